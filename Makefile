@@ -1,0 +1,78 @@
+# The commands of the project; `make` alone lists them. Recipes are prerequisites, so adding a stage or a model is
+# adding a file, and a misspelt one stops at once.
+
+MODEL  ?= smollm2-135m
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PY     := .venv/bin/python
+STAMP  := .venv/.stamp
+MODELS  = $(sort $(patsubst configs/models/%.toml,%,$(wildcard configs/models/*.toml)))
+STAGES  = $(sort $(patsubst configs/stage%.toml,train-stage%,$(wildcard configs/stage*.toml)))
+
+# Several GPUs: one process each, started by DeepSpeed's launcher. GPUS=1 keeps to one.
+GPUS ?= $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
+RUN   = $(if $(filter-out 0 1,$(GPUS)),.venv/bin/deepspeed --num_gpus $(GPUS),$(PY))
+
+# DATA=, NAME=, SEED= and FROM= are short for overrides of the recipe; ARGS= takes any others.
+OVERRIDES = $(if $(DATA),'--data.source=$(DATA)') $(if $(NAME),'--run.name=$(NAME)') \
+            $(if $(SEED),'--run.seed=$(SEED)') $(if $(FROM),'--model.start=$(FROM)') $(ARGS)
+
+# A misspelt model or stage stops here, before .venv is made and with the names that there are.
+ASKED = $(filter sft eval train-stage%,$(MAKECMDGOALS))
+UNKNOWN_STAGES = $(filter-out $(STAGES),$(filter train-stage%,$(MAKECMDGOALS)))
+ifneq (,$(UNKNOWN_STAGES))
+$(error no $(UNKNOWN_STAGES); there are: $(STAGES))
+endif
+ifneq (,$(ASKED))
+ifeq (,$(filter $(MODEL),$(MODELS)))
+$(error no model '$(MODEL)'; MODEL is one of: $(MODELS))
+endif
+endif
+
+# Forked data workers and the tokenizers' own threads do not mix.
+export TOKENIZERS_PARALLELISM = false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lint format test sft eval golden clean
+.NOTPARALLEL:
+
+help:  ## List the commands
+	@echo 'usage: make COMMAND [MODEL=$(MODEL)] [DATA=] [NAME=] [SEED=] [FROM=] [ARGS="--section.key=value ..."]'
+	@echo
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {sub("%", "1", $$1); printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo 'stages: $(STAGES)'
+	@echo 'models: $(MODELS)'
+
+setup:  ## Make .venv with what this machine can use; also tries parts again that were missing
+	$(PYTHON) launch/environment.py
+
+$(STAMP): pyproject.toml launch/environment.py
+	$(PYTHON) launch/environment.py
+
+sft: configs/sft.toml configs/models/$(MODEL).toml $(STAMP)  ## Warm up by supervised steps: make sft NAME=warm
+	$(RUN) launch/sft.py $(filter %.toml,$^) $(OVERRIDES)
+
+train-stage%: configs/stage%.toml configs/models/$(MODEL).toml $(STAMP)  ## Train a stage: make train-stage1 FROM=runs/warm
+	$(RUN) launch/train.py $(filter %.toml,$^) $(OVERRIDES)
+
+eval: configs/models/$(MODEL).toml $(STAMP)  ## Measure a model: make eval FROM=runs/NAME
+	$(PY) -m eval.run $(filter %.toml,$^) $(OVERRIDES)
+
+test: $(STAMP)  ## Run the tests
+	$(PY) -m pytest -q $(ARGS)
+
+lint: $(STAMP)  ## Check style, formatting and types
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m pyright
+
+format: $(STAMP)  ## Format the code and fix what can be fixed by itself
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+golden: $(STAMP)  ## Compare the losses and gradients with those recorded from TRL
+	$(PY) -m tests.golden_losses
+
+clean:  ## Remove caches and build outputs; never runs/ or .venv/
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . \( -path ./.venv -o -path ./runs -o -path ./.git \) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

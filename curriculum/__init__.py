@@ -1,0 +1,1 @@
+"""What the model is asked, when, and why."""

@@ -1,0 +1,67 @@
+"""Which questions come next: every question once per epoch, in an order that depends on the seed and the epoch only."""
+
+import random
+from collections.abc import Sequence
+
+from grpo.types import Example, Group, InputError
+
+
+class Epochs:
+    """A curriculum over one list of examples. The same batches on every rank, and after `load_state_dict` the same
+    stream as if there had been no break."""
+
+    def __init__(self, examples: Sequence[Example], *, seed: int) -> None:
+        if not examples:
+            raise InputError("no training questions are left after the split and the mix; check data.questions and data.unanswerable")
+        self._examples, self._seed, self._drawn = list(examples), seed, 0
+
+    def next_batch(self, count: int) -> list[Example]:
+        batch = [self._at(place) for place in range(self._drawn, self._drawn + count)]
+        self._drawn += count
+        return batch
+
+    def observe(self, groups: Sequence[Group]) -> None:
+        """The order does not depend on how the questions went."""
+
+    def state_dict(self) -> dict[str, int]:
+        return {"drawn": self._drawn}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._drawn = state["drawn"]
+
+    def _at(self, place: int) -> Example:
+        epoch, offset = divmod(place, len(self._examples))
+        return self._order(epoch)[offset]
+
+    def _order(self, epoch: int) -> list[Example]:
+        shuffled = list(self._examples)
+        random.Random(f"{self._seed}/{epoch}").shuffle(shuffled)
+        return shuffled
+
+
+def mix(examples: Sequence[Example], *, count: int, unanswerable: float, seed: int) -> list[Example]:
+    """At most `count` examples with this share of unanswerable ones, within one example; fewer in all where a kind runs
+    short, so that the share holds. Sources are drawn from evenly."""
+    kinds = {wanted: _evenly([e for e in examples if e.answerable is wanted], seed) for wanted in (True, False)}
+    refusals = round(count * unanswerable)
+    wanted = {True: count - refusals, False: refusals}
+    for kind, name in ((True, "answerable"), (False, "unanswerable")):
+        if wanted[kind] and not kinds[kind]:
+            raise InputError(f"the data holds no {name} question, but {wanted[kind]} of {count} are asked for (data.unanswerable)")
+    fit = min([1.0, *(len(kinds[kind]) / wanted[kind] for kind in kinds if wanted[kind])])
+    total = round(count * fit)
+    refusals = min(round(total * unanswerable), len(kinds[False]))
+    chosen = kinds[True][: total - refusals] + kinds[False][:refusals]
+    random.Random(f"{seed}/mix").shuffle(chosen)
+    return chosen
+
+
+def _evenly(examples: Sequence[Example], seed: int) -> list[Example]:
+    """Shuffled, and the sources taken in turn: any prefix holds them in equal numbers while they last."""
+    by_source: dict[str, list[Example]] = {}
+    for example in examples:
+        by_source.setdefault(example.source, []).append(example)
+    for source, members in sorted(by_source.items()):
+        random.Random(f"{seed}/{source}").shuffle(members)
+    longest = max((len(members) for members in by_source.values()), default=0)
+    return [members[i] for i in range(longest) for _, members in sorted(by_source.items()) if i < len(members)]

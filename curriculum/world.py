@@ -1,0 +1,399 @@
+"""A closed fictional world, and grounded examples about it: nothing in it can be answered from a model's memory.
+
+`make_world` first invents a graph of people, companies, books, towns, regions and rivers, whose facts agree with each
+other, and then asks about it. Everything is drawn with `random.Random(seed).random()`, the one stream that Python
+promises never to change, so the same arguments give the same bytes everywhere.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TypeVar
+
+from curriculum import world_facts as data
+from curriculum.world_facts import Inverse, Kind, Relation
+from grpo.text import normalize
+from grpo.types import STYLES, Example, InputError, Passage, Style
+
+T = TypeVar("T")
+Answers = tuple[tuple[str, ...], ...]
+
+MIXTURE: Mapping[Style, float] = {"prose": 0.6, "list": 0.2, "claims": 0.2}
+FEWEST_WORDS, USUAL_WORDS = 20, 27  # of a passage
+SECOND_FACT = 0.15  # share of passages that state another fact of their subject as well
+SUBJECT = 0.65  # share of examples with one more passage about the subject
+FACTLESS = 0.2  # share of such passages that are filler alone
+NAMESAKE = 0.8  # share of examples about a shared name in which the namesake appears
+VARIANT = 1 / 6  # share of facts that spell their object in another accepted way
+GROUPS = 16, 640  # fewest and most authors; the most that the stock of names can serve
+
+RELATION: Mapping[str, Relation] = {relation.name: relation for relation in data.RELATIONS}
+OF_KIND: Mapping[Kind, tuple[Relation, ...]] = {
+    kind: tuple(relation for relation in data.RELATIONS if relation.subject == kind) for kind in data.FILLERS
+}
+
+
+def make_world(
+    count: int, *, seed: int, unanswerable: float, passages: int = 3, styles: Mapping[Style, float] | None = None
+) -> list[Example]:
+    """`count` examples over `passages` passages each, a share `unanswerable` of them with no answer in any passage.
+
+    `styles` are mixture weights of prose, list and claims (default 0.6, 0.2, 0.2). Shares are met within one example,
+    and `unanswerable` within each style too. `answers` keeps the true answers of unanswerable examples. Ids hold the
+    seed, so that worlds of different seeds can be mixed.
+    """
+    weights = _checked(count, unanswerable, passages, MIXTURE if styles is None else styles)
+    draw = _Draw(seed)
+    writer = _Writer(_Graph(count, draw), draw, passages)
+    order: list[Style] = [style for style, share in _apportion(count, weights).items() for _ in range(share)]
+    # spread evenly over the sorted styles, so that the share holds in each of them; the slack absorbs rounding
+    lacking = [int(i * unanswerable + 1e-9) for i in range(count + 1)]
+    plan: list[tuple[Style, bool]] = [(style, lacking[i + 1] > lacking[i]) for i, style in enumerate(order)]
+    draw.shuffle(plan)
+    return [writer.example(f"world-{seed}-{i:06d}", style, lacks) for i, (style, lacks) in enumerate(plan)]
+
+
+def _checked(count: int, unanswerable: float, passages: int, styles: Mapping[Style, float]) -> Mapping[Style, float]:
+    if count < 0:
+        raise InputError(f"world: count is {count}; give 0 or more")
+    if not 0 <= unanswerable <= 1:
+        raise InputError(f"world: unanswerable is {unanswerable}; give a share from 0 to 1")
+    if not 1 <= passages <= 10:
+        raise InputError(f"world: passages is {passages}; give 1 to 10")
+    unknown = [style for style in styles if style not in MIXTURE]
+    if unknown:
+        raise InputError(f"world: no style {unknown[0]!r}; choose from {', '.join(MIXTURE)}")
+    if not sum(styles.values()) > 0 or min(styles.values()) < 0:
+        raise InputError("world: style weights must be 0 or more, and one of them above 0")
+    return styles
+
+
+def _apportion(count: int, weights: Mapping[Style, float]) -> dict[Style, int]:
+    """Whole numbers that sum to `count`, each within one of its share (largest remainders)."""
+    # in the order of STYLES, not of the mapping, so that equal mixtures give equal worlds
+    ordered: list[tuple[Style, float]] = [(style, weights[style]) for style in STYLES if style in weights]
+    total = sum(weight for _, weight in ordered)
+    exact: dict[Style, float] = {style: count * weight / total for style, weight in ordered}
+    shares: dict[Style, int] = {style: int(value) for style, value in exact.items()}
+    for style in sorted(exact, key=lambda style: shares[style] - exact[style])[: count - sum(shares.values())]:
+        shares[style] += 1
+    return shares
+
+
+def _content(text: str) -> frozenset[str]:
+    return frozenset(normalize(text).split()) - data.STOP_WORDS
+
+
+def _held(style: Style, answers: Answers, passage: Passage) -> tuple[bool, ...]:
+    """Which answers a passage holds: by normalized containment, or for claims by lexical entailment."""
+    premise = f"{passage.title}\n{passage.text}"
+    if style == "claims":
+        tokens = frozenset(normalize(premise).split())
+        return tuple(_content(aliases[0]) <= tokens for aliases in answers)
+    body = normalize(premise)
+    return tuple(any(normalize(alias) in body for alias in aliases) for aliases in answers)
+
+
+class _Draw:
+    """Choices made from `random()` alone: the other methods of `random.Random` may change between Python versions."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed).random
+
+    def chance(self, share: float) -> bool:
+        return self._random() < share
+
+    def below(self, bound: int) -> int:
+        return int(self._random() * bound)
+
+    def choice(self, items: Sequence[T]) -> T:
+        return items[self.below(len(items))]
+
+    def shuffle(self, items: list[T]) -> None:
+        for i in range(len(items) - 1, 0, -1):
+            j = self.below(i + 1)
+            items[i], items[j] = items[j], items[i]
+
+    def shuffled(self, items: Sequence[T]) -> list[T]:
+        mixed = list(items)
+        self.shuffle(mixed)
+        return mixed
+
+    def deck(self, items: Sequence[T]) -> Iterator[T]:
+        """Every item once in random order, again and again, so that questions repeat as late as possible."""
+        while True:
+            yield from self.shuffled(items)
+
+
+@dataclass(slots=True, eq=False)
+class _Entity:
+    kind: Kind
+    name: str
+    aliases: tuple[str, ...]  # the name first
+    label: str  # title of its passages: "Mara Fenwick (painter)"
+    asked: str  # its name in a question: "the painter Mara Fenwick"
+    trade: str = ""
+    facts: dict[str, "_Entity"] = field(default_factory=dict)  # by relation
+    members: dict[str, list["_Entity"]] = field(default_factory=dict)  # by relation: the subjects it is the object of
+    namesake: "_Entity | None" = None
+
+    @property
+    def surname(self) -> str:
+        return self.name.rsplit(" ", 1)[-1]
+
+    def state(self, relation: str, value: "_Entity") -> None:
+        self.facts[relation] = value
+        value.members.setdefault(relation, []).append(self)
+
+
+def _entity(kind: Kind, name: str, *others: str) -> _Entity:
+    return _Entity(kind=kind, name=name, aliases=(name, *others), label=name, asked=name)
+
+
+def _titled(entity: _Entity, passages: Sequence[Passage]) -> int:
+    return sum(passage.title == entity.label for passage in passages)
+
+
+class _Graph:
+    """The world's entities and the facts between them. Its size follows `count`, up to the stock of names."""
+
+    def __init__(self, count: int, draw: _Draw) -> None:
+        self._draw = draw
+        groups = min(max(count // 12, GROUPS[0]), GROUPS[1])
+        self.entities: dict[Kind, list[_Entity]] = {kind: [] for kind in data.FILLERS}
+        self.families: dict[str, list[_Entity]] = {}
+        self._people(4 * groups)
+        self._name("region", self._stock(data.REGION_FIRST, "", data.REGION_LAST)[:groups])
+        for first, last in self._stock_pairs(data.RIVER_FIRST, data.RIVER_LAST)[:groups]:
+            self.entities["river"].append(_entity("river", f"River {first}{last}", f"{first}{last} River"))
+        people = self.entities["person"]
+        towns = self._stock(data.PLACE_FIRST, " ", data.PLACE_LAST)
+        self._grouped("town", "river", self.entities["river"], towns)
+        self._grouped("company", "founder", people[:groups], self._stock(data.PLACE_LAST, " ", data.COMPANY_LAST))
+        books = [f"The {title}" for title in self._stock(data.BOOK_FIRST, " ", data.BOOK_LAST)]
+        self._grouped("book", "author", people[groups : 2 * groups], books)
+        self._share_names()
+        self._facts()
+
+    def _stock_pairs(self, first: Sequence[str], last: Sequence[str]) -> list[tuple[str, str]]:
+        return self._draw.shuffled([(a, b) for a, b in product(first, last) if a != b])
+
+    def _stock(self, first: Sequence[str], between: str, last: Sequence[str]) -> list[str]:
+        return [f"{a}{between}{b}" for a, b in self._stock_pairs(first, last)]
+
+    def _name(self, kind: Kind, names: Sequence[str]) -> None:
+        self.entities[kind] += [_entity(kind, name) for name in names]
+
+    def _people(self, size: int) -> None:
+        """People in families of about four, who share a surname."""
+        surnames = self._stock(data.SURNAME_STEMS, "", data.SURNAME_ENDS)[: size // 4]
+        for first, last in self._stock_pairs(data.FIRST_NAMES, surnames)[:size]:
+            person = _entity("person", f"{first} {last}", f"{first} {self._draw.choice(data.INITIALS)}. {last}")
+            person.trade = self._draw.choice(data.TRADES)
+            self.entities["person"].append(person)
+            self.families.setdefault(last, []).append(person)
+
+    def _grouped(self, kind: Kind, relation: str, owners: Sequence[_Entity], names: Sequence[str]) -> None:
+        """Two or three new entities of one kind for each owner, who is the object of `relation`."""
+        sizes = [2 + self._draw.below(2) for _ in owners]
+        start = len(self.entities[kind])
+        self._name(kind, names[: sum(sizes)])
+        members = iter(self.entities[kind][start:])
+        for owner, size in zip(owners, sizes, strict=True):
+            for _ in range(size):
+                next(members).state(relation, owner)
+
+    def _share_names(self) -> None:
+        """Give every tenth person, and every twelfth book, the name of another person, or of a town."""
+        people = self.entities["person"]
+        # neither of a pair has written or founded anything: a book's passage could not say which of the two it means
+        for i in range(len(people) // 2 + 5, len(people), 10):
+            self._pair(people[i], people[i - 5])
+            trades = self._draw.shuffled(data.TRADES)
+            for person, trade in zip((people[i], people[i - 5]), trades, strict=False):
+                person.trade, person.label = trade, f"{person.name} ({trade})"
+                person.asked = f"the {trade} {person.name}"
+        for book, town in zip(self.entities["book"][::12], self.entities["town"][::12], strict=False):
+            self._pair(book, town)
+            book.label, book.asked = f"{book.name} (novel)", f"the novel {book.name}"
+            town.asked = f"the town {town.name}"
+
+    def _pair(self, one: _Entity, other: _Entity) -> None:
+        if one.kind == "person":
+            self.families[one.surname].remove(one)
+            self.families[other.surname].append(one)
+        one.namesake, other.namesake = other, one
+        one.name, one.aliases = other.name, other.aliases[: len(one.aliases)]
+
+    def _facts(self) -> None:
+        of = self.entities
+        of["year"] = [_entity("year", str(year)) for year in range(1740, 1990)]
+        for one, other in zip(of["person"][::2], of["person"][1::2], strict=True):
+            one.state("spouse", other)
+            other.state("spouse", one)
+        for relation in data.RELATIONS:
+            objects = self._draw.deck(of[relation.object])
+            for subject in of[relation.subject]:
+                if relation.name not in subject.facts:
+                    subject.state(relation.name, next(objects))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ask:
+    """A question about `subject`, its answers, and passages that hold them. `relations` are those it asks about."""
+
+    question: str
+    subject: _Entity
+    relations: tuple[Relation, ...]
+    answers: Answers
+    support: list[Passage]
+
+
+class _Writer:
+    """Turns the graph into examples. Decks go round the relations and their subjects, so that all come up equally."""
+
+    def __init__(self, graph: _Graph, draw: _Draw, passages: int) -> None:
+        self._graph, self._draw, self._passages = graph, draw, passages
+        self._room = max(1, passages - 1)  # for passages that hold answers: one distractor at least
+        self._relations = draw.deck(data.RELATIONS)
+        self._inverses = draw.deck(data.INVERSES)
+        pairs = [(a, b) for kind in OF_KIND for a in OF_KIND[kind] for b in OF_KIND[kind] if a is not b]
+        self._topics = draw.deck(pairs)
+        self._subjects = {relation.name: draw.deck(graph.entities[relation.subject]) for relation in data.RELATIONS}
+        self._owners: dict[str, Iterator[_Entity]] = {}
+        for relation in (RELATION[inverse.relation] for inverse in data.INVERSES):
+            owners = [entity for entity in graph.entities[relation.object] if relation.name in entity.members]
+            self._owners[relation.name] = draw.deck(owners)
+
+    def example(self, name: str, style: Style, lacks: bool) -> Example:
+        ask = {"prose": self._prose, "list": self._list, "claims": self._claims}[style]()
+        passages = [] if lacks else ask.support
+        passages = passages + self._distractors(ask, style, passages)
+        self._draw.shuffle(passages)
+        return Example(
+            id=name,
+            question=ask.question,
+            passages=tuple(passages),
+            answers=ask.answers,
+            found=tuple(_held(style, ask.answers, passage) for passage in passages),
+            style=style,
+            source="world",
+        )
+
+    def _prose(self) -> _Ask:
+        relation = next(self._relations)
+        subject = next(self._subjects[relation.name])
+        return _Ask(
+            question=self._draw.choice(relation.questions).format(s=subject.asked),
+            subject=subject,
+            relations=(relation,),
+            answers=(subject.facts[relation.name].aliases,),
+            support=[self._passage(subject, [relation], [relation])],
+        )
+
+    def _list(self) -> _Ask:
+        """Each answer in a passage of its own, or two of them in one passage about their common object."""
+        inverse = next(self._inverses)
+        relation = RELATION[inverse.relation]
+        owner = next(self._owners[relation.name])
+        members = self._draw.shuffled(owner.members[relation.name])
+        paired = len(members) > self._room or self._draw.chance(0.3)
+        support = [self._paired(inverse, owner, members)] if paired else []
+        # with fewer than three passages a third answer finds no room: `found` then says that nothing holds it
+        alone = members[2 * len(support) :][: self._room - len(support)]
+        support += [self._passage(member, [relation], [relation]) for member in alone]
+        return _Ask(
+            question=self._draw.choice(inverse.questions).format(s=owner.asked),
+            subject=owner,
+            relations=(relation,),
+            answers=tuple(member.aliases for member in members),
+            support=support,
+        )
+
+    def _paired(self, inverse: Inverse, owner: _Entity, members: Sequence[_Entity]) -> Passage:
+        fact = self._draw.choice(inverse.pairs).format(s=owner.name, a=members[0].name, b=members[1].name)
+        return Passage(title=owner.label, text=self._filled(owner, [fact]))
+
+    def _claims(self) -> _Ask:
+        """Two facts of one subject, in one passage or in two."""
+        relations = list(next(self._topics))
+        subject = next(self._subjects[relations[0].name])
+        shapes = [relations] if self._room == 1 or self._draw.chance(0.5) else [[relations[0]], [relations[1]]]
+        x, y = (relation.topic for relation in relations)
+        return _Ask(
+            question=self._draw.choice(data.SUMMARIES).format(x=x, y=y, s=subject.asked),
+            subject=subject,
+            relations=tuple(relations),
+            answers=tuple((r.claim.format(s=subject.name, o=subject.facts[r.name].name),) for r in relations),
+            support=[self._passage(subject, shape, relations) for shape in shapes],
+        )
+
+    def _distractors(self, ask: _Ask, style: Style, kept: Sequence[Passage]) -> list[Passage]:
+        """Passages that look right and hold no answer: other facts of the subject, and the same facts of others.
+
+        How many passages are about the subject is drawn in the same way with and without support, or their number
+        would tell which questions to refuse.
+        """
+        size = self._passages - len(kept)
+        about = min(_titled(ask.subject, ask.support) + self._draw.chance(SUBJECT), self._room)
+        own = about - _titled(ask.subject, kept)
+        spare = self._draw.shuffled([r for r in OF_KIND[ask.subject.kind] if r not in ask.relations])
+        passages: list[Passage] = []
+        used: list[tuple[_Entity, Relation]] = []
+        for _ in range(50 * (size + 1)):
+            if len(passages) == size:
+                return passages
+            if len(passages) < own:
+                stated = [spare.pop()] if spare and not self._draw.chance(FACTLESS) else []
+                passage = self._passage(ask.subject, stated, ask.relations)
+            else:
+                entity, relation = self._stranger(ask, first=not used)
+                # a passage that names the subject as the object could not say which of two namesakes it means
+                names_subject = entity.facts[relation.name].name == ask.subject.name
+                if entity is ask.subject or names_subject or (entity, relation) in used:
+                    continue
+                used.append((entity, relation))
+                passage = self._passage(entity, [relation], ())
+            if passage not in passages and not any(_held(style, ask.answers, passage)):
+                passages.append(passage)
+        raise RuntimeError(f"no {size} distractors for {ask.question!r}")
+
+    def _stranger(self, ask: _Ask, *, first: bool) -> tuple[_Entity, Relation]:
+        """Somebody or something else with one of the relations asked about: a namesake first, often a relative."""
+        relation = self._draw.choice(ask.relations)
+        namesake = ask.subject.namesake
+        if first and namesake is not None and self._draw.chance(NAMESAKE):
+            same_kind = namesake.kind == relation.subject
+            return namesake, relation if same_kind else self._draw.choice(OF_KIND[namesake.kind])
+        stock = self._graph.entities[relation.subject]
+        if relation.subject == ask.subject.kind == "person" and self._draw.chance(0.5):
+            stock = self._graph.families[ask.subject.surname]
+        return self._draw.choice(stock), relation
+
+    def _passage(self, entity: _Entity, stated: Sequence[Relation], banned: Sequence[Relation]) -> Passage:
+        """A passage about `entity` that states some relations and none of the `banned` ones besides."""
+        facts = [self._fact(entity, relation) for relation in stated]
+        others = [r for r in OF_KIND[entity.kind] if r not in banned and r not in stated]
+        if len(stated) == 1 and others and entity.namesake is None and self._draw.chance(SECOND_FACT):
+            facts.append(self._fact(entity, self._draw.choice(others)))
+        return Passage(title=entity.label, text=self._filled(entity, facts))
+
+    def _fact(self, entity: _Entity, relation: Relation) -> str:
+        value = entity.facts[relation.name]
+        spelling = self._draw.choice(value.aliases) if self._draw.chance(2 * VARIANT) else value.name
+        return self._draw.choice(relation.facts).format(s=entity.name, o=spelling)
+
+    def _filled(self, entity: _Entity, facts: list[str]) -> str:
+        """The facts and enough filler, in random order."""
+        words = sum(len(fact.split()) for fact in facts)
+        lines = [
+            line.format(s=entity.name, n=entity.surname, t=entity.trade)
+            for line in self._draw.shuffled(data.FILLERS[entity.kind])
+            if entity.kind != "person" or entity.namesake is None or "{t}" in line  # the trade tells namesakes apart
+        ]
+        if words < FEWEST_WORDS:
+            enough = [line for line in lines if words + len(line.split()) >= FEWEST_WORDS]
+            fitting = [line for line in enough if words + len(line.split()) <= USUAL_WORDS]
+            facts = facts + (fitting[:1] or [min(enough, key=len)] if enough else lines[:2])
+        return " ".join(self._draw.shuffled(facts))

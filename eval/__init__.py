@@ -1,0 +1,1 @@
+"""How good a model is afterwards. Shares the parser with the rewards, never their formulas."""

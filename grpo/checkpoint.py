@@ -1,0 +1,37 @@
+"""What is kept of a run: whole model folders, never half ones."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from grpo.policy.base import PolicyEngine
+from grpo.types import InputError
+
+
+def save_model_folder(policy: PolicyEngine, tokenizer: Any, path: Path) -> None:
+    """Weights, configuration and tokenizer, written beside `path`, flushed to disk, then renamed to it.
+
+    The folder loads with `AutoModelForCausalLM.from_pretrained` and with vLLM. InputError if `path` exists.
+    """
+    if path.exists():
+        raise InputError(f"{path}: exists and is not overwritten")
+    building = path.with_name(f".{path.name}.writing")
+    if building.exists():
+        shutil.rmtree(building)  # what an interrupted save left; only this function makes such a folder
+    building.mkdir(parents=True)
+    policy.save(building)
+    tokenizer.save_pretrained(building)
+    for file in building.iterdir():
+        _flush(file)
+    _flush(building)
+    building.rename(path)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,171 @@
+"""Recipes: TOML files from left to right, dotted overrides last, into one typed value. Later wins; unknown names fail.
+
+Generic: knows nothing of this project's sections. The class that is loaded is a dataclass or pydantic model whose fields
+are such sections; pydantic checks the values.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import tomli_w
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from grpo.types import InputError
+
+T = TypeVar("T")
+Origin = dict[tuple[str, ...], str]  # ("sampling", "group_size") -> "configs/stage1.toml:12"
+
+
+def load(cls: type[T], argv: Sequence[str]) -> T:
+    """`load(Recipe, ["configs/stage1.toml", "--run.seed=3"])`; InputError names file, line and key of what is wrong."""
+    values: dict[str, Any] = {}
+    origin: Origin = {}
+    for argument in argv:
+        layer, where = _override(argument) if argument.startswith("--") else _file(Path(argument))
+        _check_names(cls, layer, (), where)
+        _merge(values, layer)
+        origin |= where
+    try:
+        return TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        raise InputError(_first(error, origin)) from None
+
+
+def dump(value: object) -> str:
+    """TOML that `load` reads back to an equal value; fields that are None are left out."""
+    return tomli_w.dumps(_plain(value))
+
+
+def describe(cls: type) -> str:
+    """Every key with its default, one per line, for `--help`."""
+    lines = []
+    for name, kind in _fields(cls).items():
+        if _is_section(kind):
+            lines.append(f"[{name}]")
+            lines += [f"  --{name}.{key}={_default(kind, key)}" for key in _fields(kind)]
+    return "\n".join(lines)
+
+
+def _file(path: Path) -> tuple[dict[str, Any], Origin]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.toml")], n=3, cutoff=0.3)
+        hint = f"; there is {', '.join(near)}" if near else ""
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise InputError(f"{path}: cannot read this recipe ({reason}){hint}") from None
+    try:
+        layer = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: not TOML: {error}") from None
+    return layer, {key: f"{path}:{_line(text, key)}" for key in _leaves(layer)}
+
+
+def _override(argument: str) -> tuple[dict[str, Any], Origin]:
+    name, equals, raw = argument[2:].partition("=")
+    if not equals or not name:
+        raise InputError(f"{argument}: an override is written --section.key=value")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw  # a bare word is a string: --run.name=first-try
+    path = tuple(name.split("."))
+    layer: Any = value
+    for part in reversed(path):
+        layer = {part: layer}
+    return layer, {path: argument}
+
+
+def _check_names(cls: Any, layer: Mapping[str, Any], path: tuple[str, ...], where: Origin) -> None:
+    known = _fields(cls)
+    for name, value in layer.items():
+        here = (*path, name)
+        if name not in known:
+            place = next(origin for key, origin in where.items() if key[: len(here)] == here or key == here)
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {'.'.join((*path, near[0]))}?" if near else f"valid: {', '.join(known)}"
+            raise InputError(f"{place}: unknown key {'.'.join(here)}; {hint}")
+        if _is_section(known[name]):
+            if not isinstance(value, Mapping):
+                place = next(origin for key, origin in where.items() if key[: len(here)] == here)
+                raise InputError(f"{place}: {'.'.join(here)} is a section: write [{'.'.join(here)}] and keys below it")
+            _check_names(known[name], value, here, where)
+
+
+def _first(error: ValidationError, origin: Origin) -> str:
+    problem = error.errors()[0]
+    path = tuple(str(part) for part in problem["loc"])
+    place = next((origin[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origin), "recipe")
+    got = "" if problem["type"] == "missing" else f" = {problem['input']!r}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {'.'.join(path)}{got}: {message}" if path else f"{place}: {message}"
+
+
+def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for name, value in layer.items():
+        if isinstance(value, Mapping) and isinstance(into.get(name), dict):
+            _merge(into[name], value)
+        else:
+            into[name] = _copy(value)
+
+
+def _copy(value: Any) -> Any:
+    return {name: _copy(item) for name, item in value.items()} if isinstance(value, Mapping) else value
+
+
+def _leaves(layer: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for name, value in layer.items():
+        found += _leaves(value, (*path, name)) if isinstance(value, Mapping) and value else [(*path, name)]
+    return found
+
+
+def _line(text: str, key: tuple[str, ...]) -> int:
+    """The line, from 1, that sets `key`; tomllib does not tell, so the file is read again line by line."""
+    section: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if stripped.startswith("["):
+            section = tuple(part.strip().strip('"') for part in stripped.strip("[]").split("."))
+        name = stripped.partition("=")[0].strip().strip('"')
+        if (*section, *name.split(".")) == key or (name == key[-1] and section == key[:-1]) or section == key:
+            return number
+    return 1
+
+
+def _fields(cls: Any) -> dict[str, Any]:
+    if isinstance(cls, type) and issubclass(cls, BaseModel):
+        return {name: info.annotation for name, info in cls.model_fields.items()}
+    if is_dataclass(cls):
+        hints = get_type_hints(cls)
+        return {field.name: hints[field.name] for field in fields(cls)}
+    return {}
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and (is_dataclass(kind) or issubclass(kind, BaseModel))
+
+
+def _default(cls: Any, key: str) -> Any:
+    if issubclass(cls, BaseModel):
+        return cls.model_fields[key].get_default(call_default_factory=True)
+    field = next(field for field in fields(cls) if field.name == key)
+    if field.default is not MISSING:
+        return field.default
+    return field.default_factory() if field.default_factory is not MISSING else "(required)"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        value = dict(value)
+    elif is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,93 @@
+"""Hidden states -> log-probabilities and entropies, in chunks: [tokens, vocabulary] never exists whole.
+
+N tokens, D hidden size, V vocabulary. Logits are computed in float32 whatever the model's dtype: a bfloat16 head alone
+is off by 0.03 nats (frameworks.md 2.4). The backward pass computes each chunk's logits again instead of keeping them.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 64 * 1024 * 1024
+
+
+def chunk_tokens(vocabulary: int, *, chunk_bytes: int = CHUNK_BYTES) -> int:
+    """How many tokens' float32 logits fit into `chunk_bytes`, at least one."""
+    return max(1, chunk_bytes // (4 * vocabulary))
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, ids_N: Tensor, temperature: float, chunk: int
+    ) -> tuple[Tensor, Tensor]:
+        dtype = _compute_dtype(hidden_ND)
+        logp_N = torch.empty(len(ids_N), dtype=dtype, device=hidden_ND.device)
+        entropy_N = torch.empty_like(logp_N)
+        logz_N = torch.empty_like(logp_N)
+        weight_f_VD = weight_VD.to(dtype)  # no copy where it is float32 already
+        for part in _chunks(len(ids_N), chunk):
+            logits_nV = (hidden_ND[part].to(dtype) @ weight_f_VD.T) / temperature
+            logz_N[part] = logits_nV.logsumexp(dim=1)
+            logp_N[part] = logits_nV.gather(1, ids_N[part, None]).squeeze(1) - logz_N[part]
+            # entropy = log Z - sum_v p_v * logit_v
+            p_nV = (logits_nV - logz_N[part, None]).exp_()
+            entropy_N[part] = logz_N[part] - (p_nV * logits_nV).sum(dim=1)
+        ctx.save_for_backward(hidden_ND, weight_VD, ids_N, logz_N, entropy_N)
+        ctx.temperature, ctx.chunk = temperature, chunk
+        return logp_N, entropy_N
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        hidden_ND, weight_VD, ids_N, logz_N, entropy_N = ctx.saved_tensors
+        d_logp_N, d_entropy_N = grads
+        dtype = _compute_dtype(hidden_ND)
+        weight_f_VD = weight_VD.to(dtype)
+        d_hidden_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
+        d_weight_VD = torch.zeros_like(weight_f_VD) if ctx.needs_input_grad[1] else None
+        for part in _chunks(len(ids_N), ctx.chunk):
+            hidden_nD = hidden_ND[part].to(dtype)
+            logp_nV = (hidden_nD @ weight_f_VD.T).div_(ctx.temperature).sub_(logz_N[part, None])
+            p_nV = logp_nV.exp()
+            # d logp / d logit_v = [v = id] - p_v;  d entropy / d logit_v = -p_v (log p_v + entropy)
+            d_logits_nV = logp_nV.add_(entropy_N[part, None]).mul_(d_entropy_N[part, None]).add_(d_logp_N[part, None])
+            d_logits_nV.mul_(p_nV).neg_()
+            d_logits_nV.scatter_add_(1, ids_N[part, None], d_logp_N[part, None])
+            d_logits_nV.div_(ctx.temperature)
+            if d_hidden_ND is not None:
+                d_hidden_ND[part] = (d_logits_nV @ weight_f_VD).to(hidden_ND.dtype)
+            if d_weight_VD is not None:
+                d_weight_VD.addmm_(d_logits_nV.T, hidden_nD)
+        d_weight = None if d_weight_VD is None else d_weight_VD.to(weight_VD.dtype)
+        return d_hidden_ND, d_weight, None, None, None
+
+
+def chunked_logprobs(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    ids_N: Tensor,
+    *,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each id, and entropy of its distribution, from hidden states and head weight.
+
+    Args: hidden_ND any float dtype; weight_VD the output embedding; ids_N int64; temperature divides the logits;
+    chunk tokens at a time (default: what fits `CHUNK_BYTES`).
+    Returns: (logp_N, entropy_N), float32, nats; both carry gradients to hidden_ND and weight_VD.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    chunk = chunk or chunk_tokens(weight_VD.shape[0])
+    device = hidden_ND.device.type
+    with torch.autocast(device, enabled=False):
+        return _ChunkedLogprobs.apply(hidden_ND, weight_VD, ids_N, temperature, chunk)  # type: ignore[return-value]
+
+
+def _compute_dtype(hidden_ND: Tensor) -> torch.dtype:
+    return torch.promote_types(hidden_ND.dtype, torch.float32)  # float64 stays, for gradcheck
+
+
+def _chunks(count: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

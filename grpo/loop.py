@@ -1,0 +1,160 @@
+"""GRPO, in the order in which the paper states it: ask, sample a group, score it, compare within it, step.
+
+Kept from Shao et al. (2024): the group baseline, the clipped ratio, the optional KL to a reference. Left out: the
+critic. One update per rollout is the default; the old policy is then the current one and costs no forward pass.
+Everything heavy arrives as an argument: this file owns the order of events and nothing else.
+
+P prompts on this rank, G completions per prompt, B = P*G rows, C completion positions.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+
+from grpo.advantages import Mode, alive, group_advantages
+from grpo.batch import Batch, collate
+from grpo.comm import Comm
+from grpo.objective import Average, Objective, Stats, grpo_loss, weigh
+from grpo.policy.base import PolicyEngine
+from grpo.rollout.base import RolloutEngine, StaleRollout, sample_groups
+from grpo.runlog import RunLog
+from grpo.types import Example, Group, Render, Sampling, Scorer
+
+
+class Curriculum(Protocol):
+    """What to ask next."""
+
+    def next_batch(self, count: int) -> list[Example]:
+        """The next questions, the same on every rank."""
+        ...
+
+    def observe(self, groups: list[Group]) -> None:
+        """Learn from how they went."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopSettings:
+    """The numbers of the loop itself."""
+
+    steps: int
+    prompts_per_step: int  # over all ranks
+    sampling: Sampling
+    objective: Objective
+    average: Average = "sequence"
+    advantage: Mode = "std"
+    updates_per_step: int = 1
+    seed: int = 0
+    mismatch_limit: float = 0.05  # nats: mean |trainer - sampler| above this stops the run
+
+
+def train(
+    cfg: LoopSettings,
+    *,
+    policy: PolicyEngine,
+    rollout: RolloutEngine,
+    curriculum: Curriculum,
+    score: Scorer,
+    render: Render,
+    comm: Comm,
+    log: RunLog,
+) -> None:
+    """Run GRPO for `cfg.steps` steps. Raises StaleRollout when sampler and trainer are not the same policy."""
+    loss = partial(grpo_loss, objective=cfg.objective)
+    for step in range(cfg.steps):
+        with log.step(step) as record:
+            # 1. Ask. Every rank draws the same questions and keeps its own share of them.
+            examples = comm.shard(curriculum.next_batch(cfg.prompts_per_step))
+
+            # 2. Sample a group per prompt from the policy as it stands now: this is pi_old.
+            with record.timed("sync"):
+                rollout.load(policy.weights(), version=step)
+            with record.timed("rollout"):
+                seed = cfg.seed * 1_000_003 + step * comm.world + comm.rank
+                groups = sample_groups(rollout, examples, render, cfg.sampling, seed=seed, version=step)
+                rollout.release()
+
+            # 3. Score each group against its example; the curriculum learns from the outcome.
+            with record.timed("score"):
+                groups = [replace(g, scores=tuple(score(g.example, g.completions))) for g in groups]
+            curriculum.observe(comm.gather(groups))
+            record.groups(groups)
+
+            # 4. Compare within the group. A group that scored all alike teaches nothing.
+            rewards_PG = torch.tensor([[s.total for s in g.scores] for g in groups], dtype=torch.float64)
+            advantages_PG = group_advantages(rewards_PG, mode=cfg.advantage)
+            record.scalars("group", {"dead": float((~alive(rewards_PG)).sum()), "std": float(rewards_PG.std(1).mean())})
+            batch = collate(groups, advantages_PG)
+
+            # 5. Step uphill inside the trust region, once per part of the batch.
+            with record.timed("update"):
+                if cfg.updates_per_step > 1:
+                    batch = replace(batch, old_logp_BC=policy.logprobs(batch))
+                if cfg.objective.kl:
+                    batch = replace(batch, ref_logp_BC=policy.logprobs(batch, reference=True))
+                for part in parts(batch, cfg.updates_per_step, seed=cfg.seed + step):
+                    stats = policy.update(weighed(part, cfg, comm), loss)
+                    record.scalars("policy", stats)
+                    check_same_policy(stats, limit=cfg.mismatch_limit, step=step)
+
+
+def weighed(batch: Batch, cfg: LoopSettings, comm: Comm) -> Batch:
+    """The batch with its weights, from counts over all ranks; with kl = 0, without the rows that teach nothing."""
+    tokens, sequences = comm.sum([int(batch.learn_BC.sum()), len(batch.group_B)])
+    return weigh(
+        batch,
+        average=cfg.average,
+        max_tokens=cfg.sampling.max_tokens,
+        tokens=int(tokens),
+        sequences=int(sequences),
+        drop_dead=cfg.objective.kl == 0,
+    )
+
+
+def parts(batch: Batch, count: int, *, seed: int) -> Iterator[Batch]:
+    """The batch itself, or its groups shuffled into `count` parts of nearly equal size."""
+    if count == 1:
+        yield batch
+        return
+    order = list(range(len(batch.prompts)))
+    random.Random(seed).shuffle(order)
+    for start in range(count):
+        chosen = set(order[start::count])
+        yield batch.rows([b for b, group in enumerate(batch.group_B.tolist()) if group in chosen])
+
+
+def check_same_policy(stats: Stats, *, limit: float, step: int) -> None:
+    """Stop when the log-probabilities of trainer and sampler are further apart than rounding explains."""
+    mismatch = stats.get("mismatch", 0.0)
+    if not mismatch <= limit:
+        raise StaleRollout(
+            f"step {step}: sampler and trainer differ by {mismatch:.3f} nats per token on average (limit {limit}); "
+            "the rollout engine is not running the trainer's weights"
+        )
+
+
+def warm_up(
+    *,
+    steps: int,
+    examples_per_step: int,
+    policy: PolicyEngine,
+    curriculum: Curriculum,
+    gold: Callable[[Example], Group],
+    loss: Any,
+    comm: Comm,
+    log: RunLog,
+) -> None:
+    """Supervised steps on gold answers through the same engine: the objective is logp * weight, averaged over tokens."""
+    for step in range(steps):
+        with log.step(step) as record:
+            groups = [gold(example) for example in comm.shard(curriculum.next_batch(examples_per_step))]
+            batch = collate(groups, torch.ones(len(groups), 1))
+            tokens, sequences = comm.sum([int(batch.learn_BC.sum()), len(groups)])
+            weights = {"tokens": int(tokens), "sequences": int(sequences), "max_tokens": 1}
+            with record.timed("update"):
+                record.scalars("policy", policy.update(weigh(batch, average="token", drop_dead=False, **weights), loss))
+            record.scalars("count", {"completion_tokens": float(batch.learn_BC.sum())})

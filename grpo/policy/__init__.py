@@ -1,0 +1,1 @@
+"""Policy engines: one file each, all behind the protocol in `base.py`."""

@@ -1,0 +1,42 @@
+"""The seam to whatever owns the trainable weights."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from grpo.batch import Batch
+from grpo.objective import Stats
+
+Loss = Callable[[Tensor, Tensor, Batch], tuple[Tensor, Stats]]
+"""(logp_BC, entropy_BC, rows) -> (loss as a plain weighted sum over these rows, statistics as sums)."""
+
+
+class PolicyEngine(Protocol):
+    """Owns the trainable weights, the frozen reference, the optimizer and its schedule.
+
+    Contract, tested for every engine: `update` follows the gradient of the *sum* of the loss over all rows of all
+    ranks. Whatever a backend averages the engine undoes; no caller ever multiplies by a world size. Micro-batching,
+    devices, dtypes and memory live inside.
+    """
+
+    def logprobs(self, batch: Batch, *, reference: bool = False) -> Tensor:
+        """Log-probabilities of the completion tokens, no gradient: float32 [B, C] on the CPU, 0 outside `learn_BC`."""
+        ...
+
+    def update(self, batch: Batch, loss: Loss) -> Stats:
+        """One optimizer step on a weighed batch; per-token means of the statistics, gradient norm, learning rate.
+
+        If no row anywhere teaches, the weights stay as they are (Adam would move on a zero gradient), the schedule
+        advances, and only `lr` and `skipped` come back.
+        """
+        ...
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole trainable tensors, one at a time, under the names of the model hub; tied ones once."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write a model folder that transformers and vLLM load (weights and configuration; safetensors)."""
+        ...

@@ -1,0 +1,1 @@
+"""Rollout engines: one file each, all behind the protocol in `base.py`."""

@@ -1,0 +1,53 @@
+"""The seam to whatever writes completions."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from grpo.types import Completion, Example, Group, Render, Sampling, TokenIds
+
+
+class RolloutEngine(Protocol):
+    """Writes completions with exactly the weights it was last given.
+
+    Token ids in, token ids out: nothing is tokenized or re-tokenized here. Log-probabilities are those of the
+    distribution that was sampled from. Truncated means `finish == "length"`.
+    """
+
+    def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        """Take new weights and forget everything computed with the old ones; completions carry `version` from now on."""
+        ...
+
+    def generate(self, prompts: Sequence[TokenIds], sampling: Sampling, *, seed: int) -> list[list[Completion]]:
+        """`sampling.group_size` completions per prompt, [P][G], in order; the same ones for the same seed and weights."""
+        ...
+
+    def release(self) -> None:
+        """Give memory back until the next `load`."""
+        ...
+
+
+class StaleRollout(RuntimeError):
+    """The rollout engine answered with other weights than it was given. Training on that would be silently wrong."""
+
+
+def sample_groups(
+    rollout: RolloutEngine,
+    examples: Sequence[Example],
+    render: Render,
+    sampling: Sampling,
+    *,
+    seed: int,
+    version: int,
+) -> list[Group]:
+    """One unscored group per example, in order. Raises StaleRollout if a completion carries another version."""
+    prompts = [render(example) for example in examples]
+    written = rollout.generate(prompts, sampling, seed=seed)
+    for completion in (completion for group in written for completion in group):
+        if completion.version != version:
+            raise StaleRollout(f"the rollout engine wrote with weights {completion.version}, the trainer is at {version}")
+    return [
+        Group(example=example, prompt_ids=prompt, completions=tuple(completions))
+        for example, prompt, completions in zip(examples, prompts, written, strict=True)
+    ]

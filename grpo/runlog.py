@@ -1,0 +1,228 @@
+"""What a run leaves behind: a console that is never silent, metrics.jsonl, rollouts.jsonl, and wandb where it is set up.
+
+Metric names are `area/what`: reward/total, group/dead, policy/mismatch, time/rollout, memory/peak_gb.
+"""
+
+import json
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+from grpo.types import Completion, Example, Group, InputError
+
+QUIET = 5.0  # seconds: the longest time without a line where stdout is not a terminal
+
+
+class Console:
+    """Lines that stay and a status that does not. On a terminal the status is rewritten in place; elsewhere it becomes
+    a line of its own, at most every `QUIET` seconds."""
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out or sys.stdout
+        self._terminal = self._out.isatty()
+        self._last = time.monotonic()
+        self._lock = threading.Lock()
+
+    def line(self, text: str = "") -> None:
+        with self._lock:
+            self._out.write(("\r\x1b[2K" if self._terminal else "") + text + "\n")
+            self._out.flush()
+            self._last = time.monotonic()
+
+    def status(self, text: str) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if self._terminal:
+                self._out.write(f"\r\x1b[2K  {text}")
+            elif now - self._last >= QUIET:
+                self._out.write(f"  ... {text}\n")
+            else:
+                return
+            self._out.flush()
+            self._last = now
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """Signs of life around a call that gives none of its own: the status counts its seconds."""
+        self.line(text)
+        started, over = time.monotonic(), threading.Event()
+
+        def tick() -> None:
+            while not over.wait(1.0):
+                self.status(f"{text} {time.monotonic() - started:.0f} s")
+
+        thread = threading.Thread(target=tick, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+class Record:
+    """What is known about one step; written when the step ends."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.values: dict[str, float] = {}
+        self.groups_seen: list[Group] = []
+
+    def scalars(self, area: str, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.values[f"{area}/{name}"] = float(value)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Seconds of this phase, added up over the step, as time/<phase>."""
+        started = time.perf_counter()
+        yield
+        name = f"time/{phase}"
+        self.values[name] = self.values.get(name, 0.0) + time.perf_counter() - started
+
+    def groups(self, groups: Sequence[Group]) -> None:
+        """Rewards by part, lengths and truncation of these scored groups; they are also the step's transcript."""
+        self.groups_seen = list(groups)
+        scores = [score for group in groups for score in group.scores]
+        completions = [completion for group in groups for completion in group.completions]
+        parts: dict[str, list[float]] = {}
+        for score in scores:
+            for name, value in score.parts.items():
+                parts.setdefault(name, []).append(value)
+        self.scalars("reward", {"total": mean([score.total for score in scores])})
+        self.scalars("reward", {name: mean(values) for name, values in sorted(parts.items())})
+        lengths = [len(completion.token_ids) for completion in completions]
+        self.scalars("completion", {"tokens_mean": mean(lengths), "tokens_max": max(lengths)})
+        self.scalars("completion", {"truncated": mean([completion.finish == "length" for completion in completions])})
+        self.scalars("count", {"completions": len(completions), "completion_tokens": sum(lengths)})
+        self.scalars("count", {"prompt_tokens": sum(len(group.prompt_ids) for group in groups)})
+
+
+class RunLog:
+    """One run's folder, console and wandb run."""
+
+    def __init__(
+        self, folder: Path, *, steps: int, console: Console, project: str, settings: dict, rollouts_every: int = 1
+    ) -> None:
+        self._folder, self._steps, self.console, self._every = folder, steps, console, rollouts_every
+        self._wandb = _start_wandb(folder, project, settings, console)
+        self._started, self._first = time.perf_counter(), -1
+
+    @contextmanager
+    def step(self, step: int) -> Iterator[Record]:
+        record = Record(step)
+        if self._first < 0:
+            self._first = step
+        with record.timed("step"):
+            yield record
+        seconds = record.values["time/step"]
+        record.values["count/tokens_per_s"] = record.values.get("count/completion_tokens", 0.0) / max(seconds, 1e-9)
+        record.values["memory/peak_gb"] = peak_gb()
+        self._append("metrics.jsonl", [{"step": step, **record.values}])
+        if step % self._every == 0:
+            self._append("rollouts.jsonl", transcript(step, record.groups_seen))
+        if self._wandb is not None:
+            self._wandb.log(record.values, step=step)
+        self.console.line(self._summary(record))
+
+    def note(self, name: str, value: Mapping[str, Any]) -> None:
+        """A result of the run that belongs to no step, such as a held-out table: one line of notes.jsonl, and wandb's summary."""
+        self._append("notes.jsonl", [{"note": name, **value}])
+        if self._wandb is not None:
+            self._wandb.summary[name] = dict(value)
+
+    def answers(self, moment: str, rows: Sequence[tuple[Example, Completion, Any]]) -> None:
+        """Graded held-out answers, one line each in held_out.jsonl; the grade is a dataclass."""
+        self._append(
+            "held_out.jsonl",
+            [
+                {"moment": moment, "id": example.id, "question": example.question, "text": completion.text, **asdict(graded)}
+                for example, completion, graded in rows
+            ],
+        )
+
+    def close(self) -> None:
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _summary(self, record: Record) -> str:
+        values = record.values
+        done = record.step - self._first + 1
+        left = (time.perf_counter() - self._started) / done * (self._steps - record.step - 1)
+        shown = [f"step {record.step + 1}/{self._steps}"]
+        if "reward/total" in values:
+            parts = [f"{n.split('/')[1]} {v:.2f}" for n, v in values.items() if n.startswith("reward/") and n != "reward/total"]
+            shown += [f"reward {values['reward/total']:.3f} ({', '.join(parts)})", f"dead {values.get('group/dead', 0):.0f}"]
+        if "policy/nll" in values:
+            shown.append(f"nll {values['policy/nll']:.3f}")
+        shown += [f"{values['count/tokens_per_s']:.0f} tok/s", f"{values['time/step']:.1f} s"]
+        return " | ".join([*shown, f"left {_clock(left)}"])
+
+    def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        if rows:
+            with (self._folder / name).open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def transcript(step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """One row per completion, readable without this project."""
+    return [
+        {
+            "step": step,
+            "id": group.example.id,
+            "question": group.example.question,
+            "answerable": group.example.answerable,
+            "text": completion.text,
+            "tokens": len(completion.token_ids),
+            "finish": completion.finish,
+            "version": completion.version,
+            "reward": score.total,
+            **{f"reward/{name}": value for name, value in score.parts.items()},
+        }
+        for group in groups
+        for completion, score in zip(group.completions, group.scores, strict=True)
+    ]
+
+
+def make_run_folder(folder: Path) -> Path:
+    """A new folder; InputError where something is already there, with the next free name. Nothing is overwritten."""
+    if folder.exists():
+        free = next(f"{folder.name}-{n}" for n in range(2, 10_000) if not folder.with_name(f"{folder.name}-{n}").exists())
+        raise InputError(f"{folder}: this run exists and is not overwritten; a free name: --run.name={free} (make: NAME={free})")
+    folder.mkdir(parents=True)
+    return folder
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def peak_gb() -> float:
+    """The largest resident memory of this process so far, in GB."""
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def _start_wandb(folder: Path, project: str, settings: dict, console: Console) -> Any:
+    """A wandb run where a key or WANDB_MODE says so. wandb out of reach never stops a run."""
+    if not (os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE")):
+        return None
+    import wandb
+
+    try:
+        return wandb.init(project=project, name=folder.name, dir=str(folder), config=settings)
+    except (wandb.errors.Error, OSError) as error:
+        console.line(f"wandb is off for this run: {error}")
+        return None
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes}:{seconds:02d}"

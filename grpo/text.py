@@ -1,0 +1,68 @@
+"""The contract between the prompt that asks, the parser that rewards and the metric that grades: what text means.
+
+Normalization is the field's own (paper.md 2.2; the ALCE and SQuAD rule). Standard library only.
+"""
+
+import re
+import string
+
+REFUSAL = "I apologize, but I couldn't find an answer to your question in the search results."
+"""The refusal sentence of Trust-Align, which the prompts ask for and the rewards compare with."""
+
+CITATION = re.compile(r"\[(\d+)\]")
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ABBREVIATIONS = "Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|Gen|Col|Lt|Sgt|Capt|Rev|Hon|vs|etc|No|Vol|Inc|Ltd|Co|e\\.g|i\\.e|approx|ca"
+_NO_END = re.compile(rf"(?:\b(?:{_ABBREVIATIONS})|\b[A-Z])\.$")  # "Dr." and the initial in "J. Smith" end no sentence
+_END = re.compile(r"[.!?][\"')\u201d\u2019]*(?:\s*\[\d+\])*(?=\s+\S)")
+
+
+def normalize(text: str) -> str:
+    """Lower-case, drop ASCII punctuation and the articles, collapse white space.
+
+    >>> normalize("The U.S. won, an A-team!  It's 1,234")
+    'us won ateam its 1234'
+    """
+    return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def contains(text: str, aliases: tuple[str, ...]) -> bool:
+    """Whether any alias, normalized, is a substring of the normalized text; an alias that normalizes to nothing is not.
+
+    >>> contains("He scored 109 goals.", ("one hundred nine", "109"))
+    True
+    """
+    body = normalize(text)
+    return any((key := normalize(alias)) and key in body for alias in aliases)
+
+
+def strip_citations(text: str) -> str:
+    """The text without its `[n]` marks and the blanks before them.
+
+    >>> strip_citations("Ali Daei scored 109 goals [1][2].")
+    'Ali Daei scored 109 goals.'
+    """
+    return re.sub(r"\s*\[\d+\]", "", text).strip()
+
+
+def cited(text: str) -> tuple[int, ...]:
+    """The numbers in `[n]` marks, in order, repeats kept: `cited("a [2][1] b [2].")` is (2, 1, 2)."""
+    return tuple(int(number) for number in CITATION.findall(text))
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, each with the citations that follow its full stop.
+
+    >>> sentences("Dr. Moss wrote it [1]. It won. [2] J. Ode sang")
+    ['Dr. Moss wrote it [1].', 'It won. [2]', 'J. Ode sang']
+    """
+    found, start = [], 0
+    for line in re.finditer(r"[^\n]+", text):
+        start = line.start()
+        for end in _END.finditer(text, line.start(), line.end()):
+            if _NO_END.search(text[start : end.start() + 1]):
+                continue
+            found.append(text[start : end.end()].strip())
+            start = end.end()
+        found.append(text[start : line.end()].strip())
+    return [sentence for sentence in found if sentence]

@@ -1,0 +1,190 @@
+"""Recipe -> the concrete objects of a run. The only place that chooses an engine, and knows what data is what."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from curriculum.build import build_from_qa
+from curriculum.gold import gold_completion_text
+from curriculum.sampler import mix
+from curriculum.world import make_world
+from grpo.config import dump
+from grpo.data import load_examples, shape_of, split
+from grpo.loop import LoopSettings
+from grpo.objective import Objective
+from grpo.policy.schedule import Optim
+from grpo.prompts import load_system, make_render
+from grpo.runlog import Console
+from grpo.types import Completion, Example, Group, InputError, Render, Sampling
+from launch.models import load_model, load_tokenizer, stop_ids
+from launch.recipe import Recipe
+
+MOST_HELD_OUT = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions:
+    """What a run trains on, warms up on and is held out of it; disjoint but for training and warm-up."""
+
+    train: list[Example]
+    warm_up: list[Example]
+    held_out: list[Example]
+
+
+def load_questions(recipe: Recipe, console: Console) -> Questions:
+    """Load or build the examples, split them by question, and mix answerable and unanswerable as the recipe asks."""
+    data, warm = recipe.data, recipe.warmup
+    everything = _all_examples(recipe, console)
+    train, held_out = split(everything, held_out=data.held_out)
+    wanted = warm.steps * warm.examples_per_step
+    questions = Questions(
+        train=mix(train, count=data.questions, unanswerable=data.unanswerable, seed=data.seed),
+        warm_up=mix(train, count=wanted, unanswerable=warm.unanswerable, seed=warm.seed) if wanted else [],
+        held_out=mix(held_out, count=recipe.eval.questions, unanswerable=recipe.eval.unanswerable, seed=0)
+        if recipe.eval.questions
+        else [],
+    )
+    shown = [f"{len(questions.train)} to train on ({_unanswerable(questions.train)} unanswerable)"]
+    shown += [f"{len(questions.warm_up)} to warm up"] if wanted else []
+    shown += [f"{len(questions.held_out)} held out ({_unanswerable(questions.held_out)} unanswerable)"]
+    console.line(f"data         {data.source}: {', '.join(shown)}")
+    return questions
+
+
+def _all_examples(recipe: Recipe, console: Console) -> list[Example]:
+    data = recipe.data
+    if data.source == "world":
+        # Twice what is needed, half of it unanswerable, so that any mix can be drawn from either side of the split.
+        needed = max(data.questions, recipe.warmup.steps * recipe.warmup.examples_per_step)
+        count = 2 * max(round(needed / (1 - data.held_out)), round(recipe.eval.questions / max(data.held_out, 0.05)))
+        return make_world(count + 200, seed=data.seed, unanswerable=0.5, passages=data.passages)
+    if shape_of(data.source) == "question_answer":
+        console.line(f"data         {data.source}: finding distractors")
+        words = data.max_words or None
+        examples, report = build_from_qa(data.source, passages=data.passages, seed=data.seed, max_words=words)
+        console.line(f"             {report}")
+        return examples
+    return load_examples(data.source)
+
+
+def _unanswerable(examples: Sequence[Example]) -> int:
+    return sum(not example.answerable for example in examples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speech:
+    """How examples become token ids and completions become text, for one tokenizer."""
+
+    tokenizer: Any
+    render: Render
+    recipe: Recipe
+
+    def gold(self, example: Example) -> Group:
+        """The example with its gold answer as the one completion, for the supervised warm-up."""
+        text = gold_completion_text(example, reasoning=self.recipe.model.reasoning)
+        ids = (*self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id)
+        completion = Completion(text=text, token_ids=ids, logprobs=(0.0,) * len(ids), finish="stop", version=-1)
+        return Group(example=example, prompt_ids=self.render(example), completions=(completion,))
+
+
+def make_speech(recipe: Recipe, folder: str) -> Speech:
+    tokenizer = load_tokenizer(folder)
+    render = make_render(
+        tokenizer,
+        system=load_system(recipe.prompt_file),
+        reasoning=recipe.model.reasoning,
+        context=recipe.model.context,
+        max_tokens=recipe.sampling.max_tokens,
+    )
+    return Speech(tokenizer=tokenizer, render=render, recipe=recipe)
+
+
+def make_policy(recipe: Recipe, folder: str, *, optim: Optim, updates: int, console: Console, kl: float = 0.0) -> Any:
+    from grpo.policy.single import SinglePolicy
+
+    device = _device()
+    return SinglePolicy(
+        load_model(folder, device=device),
+        reference=load_model(folder, device=device) if kl else None,
+        optim=optim,
+        updates=updates,
+        token_budget=recipe.policy.token_budget,
+        layout=recipe.policy.layout,
+        temperature=recipe.sampling.temperature,
+        dtype=recipe.policy.dtype,
+        gradient_checkpointing=recipe.policy.gradient_checkpointing,
+        progress=console.status,
+    )
+
+
+def make_rollout(recipe: Recipe, folder: str, speech: Speech, console: Console) -> Any:
+    from grpo.rollout.hf import HfRollout
+
+    model = load_model(folder, device=_device())
+    tokenizer = speech.tokenizer
+    return HfRollout(
+        model,
+        decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
+        eos_ids=stop_ids(model, tokenizer),
+        rows=recipe.rollout.rows,
+        progress=console.status,
+    )
+
+
+def make_optim(recipe: Recipe) -> Optim:
+    return Optim(**{field.name: getattr(recipe.optim, field.name) for field in fields(Optim)})
+
+
+def loop_settings(recipe: Recipe, *, steps: int) -> LoopSettings:
+    s, loss = recipe.sampling, recipe.loss
+    return LoopSettings(
+        steps=steps,
+        prompts_per_step=s.prompts_per_step,
+        sampling=Sampling(group_size=s.group_size, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p),
+        objective=Objective(**{field.name: getattr(loss, field.name) for field in fields(Objective)}),
+        average=loss.average,
+        advantage=loss.advantage,
+        updates_per_step=loss.updates_per_step,
+        seed=recipe.run.seed,
+        mismatch_limit=loss.mismatch_limit,
+    )
+
+
+def warm_up_folder(recipe: Recipe, questions: Questions) -> Path:
+    """Where this recipe's warmed-up model belongs. The name holds a hash of all that makes it what it is, the questions
+    themselves included, so that a run can never start from a warm-up of something else."""
+    w, p = recipe.warmup, recipe.policy
+    parts = [recipe.model.name, recipe.prompt_file, load_system(recipe.prompt_file), recipe.model.reasoning]
+    parts += [asdict(w), p.dtype, p.layout, p.token_budget, [asdict(example) for example in questions.warm_up]]
+    digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
+    return Path(recipe.run.folder) / f"sft-{recipe.model.label}-{digest}"
+
+
+def start_folder(recipe: Recipe) -> str | None:
+    """The model folder that `model.start` names, or None for "base"."""
+    start = recipe.model.start
+    if start == "base":
+        return None
+    if start == "stage1":
+        folder = Path(recipe.run.folder) / f"stage1-{recipe.model.label}" / "model"
+        if not folder.is_dir():
+            raise InputError(
+                f'model.start = "stage1": {folder} is not there; run `make train-stage1` first, '
+                "or give a model folder: --model.start=FOLDER (make: FROM=FOLDER)"
+            )
+        return str(folder)
+    if not Path(start).is_dir():
+        raise InputError(f'model.start = {start!r}: no such folder; valid: "base", "stage1", or a model folder')
+    return start
+
+
+def save_recipe(recipe: Recipe, folder: Path) -> None:
+    (folder / "recipe.toml").write_text(dump(recipe), encoding="utf-8")
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

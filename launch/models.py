@@ -1,0 +1,75 @@
+"""Names of models -> folders on disk, tokenizers and weights. The only place that loads either."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from grpo.prompts import eos_ids
+from grpo.runlog import Console
+from grpo.types import InputError
+
+EMBEDDED = "embedded:smollm2-135m"
+TINY = "random:tiny"
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: the one place outside the repository that anything is written to."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ground-grpo"
+
+
+def locate(name: str, *, console: Console) -> str:
+    """What `from_pretrained` takes: a local folder, or a hub name as it is."""
+    if name == EMBEDDED:
+        from launch.embedded_model import ensure_embedded_model
+
+        with console.waiting("embedded model: looking for it"):
+            return str(ensure_embedded_model(cache_folder()))
+    if name == TINY:
+        from launch.tiny_model import ensure_tiny_model
+
+        return str(ensure_tiny_model(cache_folder()))
+    if name.partition(":")[0] in ("embedded", "random") and ":" in name:
+        raise InputError(f"model.name = {name!r}: unknown; valid: {EMBEDDED}, {TINY}, a folder, or a hub name")
+    if Path(name).is_dir():
+        _check_folder(Path(name))
+    elif name.startswith((".", "/")) or name.count("/") != 1:
+        raise InputError(f"model.name = {name!r}: no such folder, and not a hub name like owner/model")
+    return name
+
+
+def load_tokenizer(folder: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: no tokenizer can be loaded: {_line(error)}") from None
+
+
+def load_model(folder: str, *, device: str) -> Any:
+    """The weights in float32, attention through SDPA."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: no causal language model can be loaded: {_line(error)}") from None
+    return model.to(device)
+
+
+def stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    return eos_ids(tokenizer, model.config, model.generation_config)
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: not a model folder: it has no config.json")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise InputError(f"{folder}: a model folder without a tokenizer (tokenizer.json); save the tokenizer into it")
+    if not list(folder.glob("*.safetensors")):
+        raise InputError(f"{folder}: a model folder without weights (*.safetensors); other formats are not read")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,195 @@
+"""Everything a run can be told, section by section; `grpo.config.load(Recipe, argv)` fills it from recipes and overrides.
+
+Sections that belong to one module are that module's own settings (loss, optimizer, rewards). What a combination of
+values forbids is checked at the end, before anything heavy is imported.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass as checked
+
+from rewards.compose import RewardSettings
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Where a run goes and how long it lasts."""
+
+    stage: str = "stage1"  # "sft", "stage1", "stage2": names the run, and what a later stage starts from
+    name: str = ""  # folder below `folder`; "" is <stage>-<model.label>
+    folder: str = "runs"
+    seed: int = 0  # of sampling and of the order of questions
+    steps: Count = 0  # 0: as many as `epochs` over the training questions need
+    epochs: Positive = 4  # paper 3.1
+    rollouts_every: Positive = 1  # steps between transcripts in rollouts.jsonl
+    project: str = "ground-grpo"  # wandb project, used where WANDB_API_KEY or WANDB_MODE is set
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """Which model, and how it is spoken to."""
+
+    name: str = "embedded:smollm2-135m"  # a folder, a hub name, "embedded:smollm2-135m" or "random:tiny"
+    label: str = "smollm2-135m"  # for file names
+    start: str = "base"  # "base", "stage1" (the run of that stage with this model), or a model folder
+    reasoning: bool = False  # <think>..</think><answer>..</answer>, or plain text for instruct models
+    context: Positive = 2048  # tokens: prompt and completion together
+    prompt: str = ""  # system prompt file; "" is configs/prompts/reasoning.txt or plain.txt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """What is asked."""
+
+    source: str = "world"  # "world", a .json or .jsonl file (.gz too), or "hub:NAME[:SPLIT]"
+    questions: Positive = 300  # for training, after the split
+    unanswerable: Share = 0.0  # share of them that the passages do not answer
+    passages: Positive = 3  # per question, where we build the examples (world, question-answer files)
+    max_words: Count = 0  # cut passages of question-answer files to this many words; 0 keeps them whole
+    held_out: Share = 0.2  # of all questions, by a hash of their ids
+    seed: int = 0  # of the world and of the builder; another seed is another data set
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingSettings:
+    """How many completions of what length."""
+
+    prompts_per_step: Positive = 48
+    group_size: Annotated[int, Field(ge=2)] = 8  # paper 3.1; a group of one has nobody to be compared with
+    max_tokens: Positive = 512
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """The objective (grpo/objective.py) and the advantage (grpo/advantages.py)."""
+
+    policy: Literal["grpo", "gspo", "cispo", "sapo"] = "grpo"
+    average: Literal["token", "sequence", "constant"] = "sequence"
+    advantage: Literal["std", "mean", "leave_one_out"] = "std"
+    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    clip_high: Annotated[float, Field(gt=0)] = 0.2
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    cispo_bound: Annotated[float, Field(gt=0)] = 5.0
+    sapo_temperatures: tuple[float, float] = (1.0, 1.05)
+    kl: Annotated[float, Field(ge=0)] = 0.0  # 0 keeps no reference model
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    sampler_cap: Annotated[float, Field(gt=0)] | None = 2.0
+    updates_per_step: Positive = 1
+    mismatch_limit: Annotated[float, Field(gt=0)] = 0.05  # nats per token between sampler and trainer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimizer:
+    """AdamW and its schedule (grpo/policy/schedule.py)."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-5  # paper 3.1
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Share = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How the update is computed."""
+
+    engine: Literal["single"] = "single"
+    layout: Literal["shared", "padded"] = "shared"
+    token_budget: Positive = 8192  # model tokens in a micro-batch
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast where this machine is fast at it
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """What writes the completions."""
+
+    engine: Literal["hf"] = "hf"
+    rows: Positive = 64  # completions decoded at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmUp:
+    """Supervised steps on gold answers before stage 1, for models that cannot cite at all yet; 0 steps is none."""
+
+    steps: Count = 0
+    examples_per_step: Positive = 4
+    lr: Annotated[float, Field(gt=0)] = 5e-5
+    unanswerable: Share = 0.25
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The held-out table before and after."""
+
+    questions: Count = 100  # 0: no table
+    unanswerable: Share = 0.0
+
+
+@checked(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One run."""
+
+    run: Run = field(default_factory=Run)
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    reward: RewardSettings = field(default_factory=RewardSettings)
+    loss: Loss = field(default_factory=Loss)
+    optim: Optimizer = field(default_factory=Optimizer)
+    policy: Policy = field(default_factory=Policy)
+    rollout: Rollout = field(default_factory=Rollout)
+    warmup: WarmUp = field(default_factory=WarmUp)
+    eval: Evaluation = field(default_factory=Evaluation)
+
+    @model_validator(mode="after")
+    def _combinations(self) -> "Recipe":
+        if self.sampling.max_tokens >= self.model.context:
+            raise ValueError(
+                f"sampling.max_tokens = {self.sampling.max_tokens} leaves no room for a prompt in "
+                f"model.context = {self.model.context}; at most {self.model.context - 1}"
+            )
+        if self.loss.updates_per_step > self.sampling.prompts_per_step:
+            raise ValueError(
+                f"loss.updates_per_step = {self.loss.updates_per_step} parts cannot be made of "
+                f"sampling.prompts_per_step = {self.sampling.prompts_per_step} groups; at most that many"
+            )
+        return self
+
+    @property
+    def run_name(self) -> str:
+        return self.run.name or f"{self.run.stage}-{self.model.label}"
+
+    @property
+    def prompt_file(self) -> str:
+        return self.model.prompt or f"configs/prompts/{'reasoning' if self.model.reasoning else 'plain'}.txt"
+
+    def steps(self, questions: int) -> int:
+        """Optimizer rollouts of the run: given, or epochs over this many questions, at least one."""
+        return self.run.steps or max(1, self.run.epochs * questions // self.sampling.prompts_per_step)
+
+
+def batch_plan(recipe: Recipe, *, questions: int, ranks: int = 1) -> str:
+    """What one step and the whole run amount to, in words and numbers, before anything heavy loads."""
+    s, steps = recipe.sampling, recipe.steps(questions)
+    completions = s.prompts_per_step * s.group_size
+    epochs = steps * s.prompts_per_step / max(questions, 1)
+    return "\n".join(
+        [
+            f"batch plan   {s.prompts_per_step} prompts x {s.group_size} samples = {completions} completions a step"
+            f" on {ranks} rank{'s' * (ranks > 1)}; {recipe.loss.updates_per_step} optimizer step(s) per rollout",
+            f"             completions of at most {s.max_tokens} tokens; micro-batches of at most"
+            f" {recipe.policy.token_budget} tokens, {recipe.policy.layout} prompts",
+            f"             {questions} questions, {steps} steps = {epochs:.1f} epochs, {steps * completions} completions in all",
+        ]
+    )

@@ -1,0 +1,168 @@
+"""One stage of training from a recipe: plan, questions, warm-up where it is missing, before, GRPO, after."""
+
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as Terminal
+from rich.table import Table
+
+from curriculum.sampler import Epochs
+from eval.held_out import evaluate
+from grpo.checkpoint import save_model_folder
+from grpo.comm import Alone
+from grpo.config import dump
+from grpo.loop import train, warm_up
+from grpo.objective import sft_loss
+from grpo.policy.schedule import Optim
+from grpo.runlog import Console, RunLog, make_run_folder
+from grpo.types import Example, InputError
+from launch import assemble
+from launch.models import locate
+from launch.recipe import Recipe, batch_plan
+from rewards.compose import compose
+
+
+def run_stage(recipe: Recipe, console: Console) -> Path:
+    """Train, and return the run folder. Everything the user can get wrong is found before a model is loaded."""
+    folder = Path(recipe.run.folder) / recipe.run_name
+    _refuse_existing(folder)
+    questions = assemble.load_questions(recipe, console)
+    steps = recipe.steps(len(questions.train))
+    console.line(batch_plan(recipe, questions=len(questions.train)))
+    score = compose(recipe.reward, reasoning=recipe.model.reasoning)
+    start = assemble.start_folder(recipe)
+    base = locate(recipe.model.name, console=console) if start is None else locate(start, console=console)
+    if start is None and recipe.warmup.steps:
+        base = str(run_warm_up(recipe, console, questions=questions))
+    speech = assemble.make_speech(recipe, base)
+    _check_lengths(speech, questions)
+
+    make_run_folder(folder)
+    assemble.save_recipe(recipe, folder)
+    cfg = assemble.loop_settings(recipe, steps=steps)
+    updates = steps * cfg.updates_per_step
+    with console.waiting(f"loading {base}"):
+        policy = assemble.make_policy(
+            recipe, base, optim=assemble.make_optim(recipe), updates=updates, console=console, kl=cfg.objective.kl
+        )
+        rollout = assemble.make_rollout(recipe, base, speech, console)
+    log = RunLog(
+        folder,
+        steps=steps,
+        console=console,
+        project=recipe.run.project,
+        settings={"recipe": dump(recipe)},
+        rollouts_every=recipe.run.rollouts_every,
+    )
+    measure = partial(_measure, recipe, rollout, policy, speech, questions.held_out, console, log)
+    before = measure("before", version=0)
+    train(
+        cfg,
+        policy=policy,
+        rollout=rollout,
+        curriculum=Epochs(questions.train, seed=recipe.run.seed),
+        score=score,
+        render=speech.render,
+        comm=Alone(),
+        log=log,
+    )
+    save_model_folder(policy, speech.tokenizer, folder / "model")
+    console.line(f"model        {folder / 'model'}")
+    after = measure("after", version=steps)
+    if questions.held_out:
+        show_table(before, after, title=f"{recipe.run_name}: {len(questions.held_out)} held-out questions, percent")
+    log.close()
+    return folder
+
+
+def run_warm_up(recipe: Recipe, console: Console, *, questions: assemble.Questions | None = None) -> Path:
+    """The warmed-up model folder of this recipe, made if it is not there yet."""
+    if not recipe.warmup.steps:
+        raise InputError("warmup.steps = 0: this model's recipe asks for no warm-up; give a number of steps, 24 for example")
+    questions = questions or assemble.load_questions(recipe, console)
+    folder = assemble.warm_up_folder(recipe, questions)
+    if (folder / "model").is_dir():
+        console.line(f"warm-up      {folder / 'model'} is there already")
+        return folder / "model"
+    base = locate(recipe.model.name, console=console)
+    speech = assemble.make_speech(recipe, base)
+    _check_lengths(speech, questions)
+    w = recipe.warmup
+    console.line(f"warm-up      {w.steps} supervised steps of {w.examples_per_step} gold answers -> {folder / 'model'}")
+    optim = Optim(lr=w.lr, schedule="linear", warmup=0.1)
+    with console.waiting(f"loading {base}"):
+        policy = assemble.make_policy(recipe, base, optim=optim, updates=w.steps, console=console)
+    # Built beside its final place and renamed when it is whole, so that a killed warm-up is never taken for a model.
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".sft-") as building:
+        work = Path(building) / "run"
+        work.mkdir()
+        assemble.save_recipe(recipe, work)
+        log = RunLog(work, steps=w.steps, console=console, project=recipe.run.project, settings={"recipe": dump(recipe)})
+        warm_up(
+            steps=w.steps,
+            examples_per_step=w.examples_per_step,
+            policy=policy,
+            curriculum=Epochs(questions.warm_up, seed=w.seed),
+            gold=speech.gold,
+            loss=sft_loss,
+            comm=Alone(),
+            log=log,
+        )
+        save_model_folder(policy, speech.tokenizer, work / "model")
+        log.close()
+        work.rename(folder)
+    return folder / "model"
+
+
+def show_table(before: dict[str, float], after: dict[str, float], *, title: str) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in ("", "before", "after", "change"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, value in before.items():
+        table.add_row(name, f"{value:.1f}", f"{after[name]:.1f}", f"{after[name] - value:+.1f}")
+    Terminal().print(table)
+
+
+def _measure(
+    recipe: Recipe,
+    rollout: Any,
+    policy: Any,
+    speech: assemble.Speech,
+    held_out: list[Example],
+    console: Console,
+    log: RunLog,
+    moment: str,
+    *,
+    version: int,
+) -> dict[str, float]:
+    if not held_out:
+        return {}
+    console.line(f"{moment:12} {len(held_out)} held-out questions, greedy")
+    rollout.load(policy.weights(), version=version)
+    numbers, graded = evaluate(
+        rollout,
+        held_out,
+        speech.render,
+        max_tokens=recipe.sampling.max_tokens,
+        reasoning=recipe.model.reasoning,
+        version=version,
+    )
+    rollout.release()
+    log.note(f"held_out/{moment}", numbers)
+    log.answers(moment, graded)
+    console.line(f"{'':12} " + ", ".join(f"{name} {value:.1f}" for name, value in numbers.items()))
+    return numbers
+
+
+def _check_lengths(speech: assemble.Speech, questions: assemble.Questions) -> None:
+    """Render every prompt once now: one that is too long must not be found at step 900."""
+    for example in (*questions.train, *questions.warm_up, *questions.held_out):
+        speech.render(example)
+
+
+def _refuse_existing(folder: Path) -> None:
+    if folder.exists():
+        make_run_folder(folder)

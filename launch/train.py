@@ -1,0 +1,37 @@
+"""Train one stage: `python launch/train.py configs/stage1.toml configs/models/smollm2-135m.toml [--section.key=value]`."""
+
+import sys
+from pathlib import Path
+
+# The checkout itself comes first on the path instead of launch/: it works uninstalled, ours wins over a namesake in the
+# environment, and nothing in launch/ can shadow a library.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from grpo.config import describe, load
+from grpo.runlog import Console
+from grpo.types import InputError
+from launch.recipe import Recipe
+
+
+def main(argv: list[str]) -> int:
+    if {"-h", "--help"} & set(argv):
+        print(__doc__)
+        print(describe(Recipe))
+        return 0
+    console = Console()
+    try:
+        recipe = load(Recipe, [argument for argument in argv if not argument.startswith("--local_rank")])
+        from launch.stage import run_stage, run_warm_up  # after the recipe is known to be good: this imports torch
+
+        if recipe.run.stage == "sft":
+            run_warm_up(recipe, console)
+        else:
+            run_stage(recipe, console)
+    except InputError as error:
+        console.line(f"error: {error}")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,130 @@
+"""The whole loop on a random tiny model: it learns, it is reproducible, and it stops when the sampler is stale."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from curriculum.sampler import Epochs
+from grpo.comm import Alone
+from grpo.loop import LoopSettings, parts, train
+from grpo.objective import Objective
+from grpo.policy.schedule import Optim
+from grpo.policy.single import SinglePolicy
+from grpo.rollout.base import StaleRollout
+from grpo.rollout.hf import HfRollout
+from grpo.runlog import Console, RunLog
+from grpo.types import Sampling, Score
+from tests.toy import EOS, ByteTokenizer, example, random_batch, tiny_model
+
+
+def low_bytes(example, completions):
+    """Reward: the share of bytes below 32, stop token included; 1/8 for a model that knows nothing."""
+    shares = [sum(token < 32 for token in c.token_ids) / len(c.token_ids) for c in completions]
+    return [Score(total=share, parts={"low_bytes": share}) for share in shares]
+
+
+class Forgetful(HfRollout):
+    """An engine that takes new weights once and then only says so."""
+
+    def load(self, weights, *, version):
+        if version == 0:
+            super().load(weights, version=version)
+        self._version = version
+
+
+class Lagging(HfRollout):
+    """An engine that still answers with the version before."""
+
+    def load(self, weights, *, version):
+        super().load(weights, version=max(version - 1, 0))
+
+
+def run(folder, *, steps, engine=HfRollout, seed=0, updates=1, kl=0.0, lr=1e-2):
+    folder.mkdir()
+    model = tiny_model()
+    policy = SinglePolicy(
+        model,
+        optim=Optim(lr=lr, warmup=0.0, schedule="constant"),
+        updates=steps * updates,
+        token_budget=512,
+        dtype="float32",
+        reference=tiny_model() if kl else None,
+    )
+    cfg = LoopSettings(
+        steps=steps,
+        prompts_per_step=4,
+        sampling=Sampling(group_size=8, max_tokens=8),
+        objective=Objective(kl=kl),
+        average="token",
+        updates_per_step=updates,
+        seed=seed,
+    )
+    train(
+        cfg,
+        policy=policy,
+        rollout=engine(tiny_model(seed=9), decode=ByteTokenizer().decode, eos_ids=(EOS,)),
+        curriculum=Epochs([example(i) for i in range(6)], seed=seed),
+        score=low_bytes,
+        render=lambda e: tuple(f"Q{e.id}:".encode()),
+        comm=Alone(),
+        log=RunLog(folder, steps=steps, console=Console(), project="test", settings={}),
+    )
+    return policy, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def flat(policy):
+    return torch.cat([tensor.flatten() for _, tensor in policy.weights()])
+
+
+def test_the_toy_learns(tmp_path):
+    _, metrics = run(tmp_path / "run", steps=40)
+    rewards = [row["reward/total"] for row in metrics]
+    assert rewards[0] < 0.2
+    assert sum(rewards[-5:]) / 5 > 0.8
+    assert all(row["policy/ratio"] == pytest.approx(1.0, abs=1e-6) for row in metrics)
+    assert max(row["policy/mismatch"] for row in metrics) < 1e-5
+    for name in ("time/rollout", "time/score", "time/update", "memory/peak_gb", "policy/grad_norm"):
+        assert all(math.isfinite(row[name]) and row[name] >= 0 for row in metrics), name
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path):
+    first, _ = run(tmp_path / "a", steps=3)
+    again, _ = run(tmp_path / "b", steps=3)
+    other, _ = run(tmp_path / "c", steps=3, seed=1)
+    assert torch.equal(flat(first), flat(again))
+    assert not torch.equal(flat(first), flat(other))
+
+
+def test_several_updates_and_a_reference(tmp_path):
+    _, metrics = run(tmp_path / "run", steps=3, updates=2, kl=0.1)
+    assert metrics[0]["policy/kl"] >= 0
+    assert metrics[-1]["policy/kl"] > 1e-4  # the policy has left the reference
+    assert metrics[-1]["policy/ratio"] != 1.0  # the second update is off policy
+
+
+def test_transcripts_hold_every_completion(tmp_path):
+    run(tmp_path / "run", steps=2)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * 4 * 8
+    assert {"step", "id", "question", "text", "reward", "reward/low_bytes", "version", "finish"} <= set(rows[0])
+
+
+def test_an_engine_that_forgets_to_load_stops_the_run(tmp_path):
+    """With a step large enough to show, the next rollout is caught: step 1, before anything else happens."""
+    with pytest.raises(StaleRollout, match="step 1: sampler and trainer differ"):
+        run(tmp_path / "run", steps=5, engine=Forgetful, lr=3e-2)
+
+
+def test_an_engine_that_lags_stops_the_run(tmp_path):
+    with pytest.raises(StaleRollout, match="weights 0, the trainer is at 1"):
+        run(tmp_path / "run", steps=5, engine=Lagging)
+
+
+def test_parts_keep_groups_whole_and_lose_nothing():
+    batch = random_batch(prompts=(5, 9, 3), sizes=(3, 2, 2), lengths=(4, 1, 6, 2, 5, 8, 1))
+    split = list(parts(batch, 2, seed=0))
+    assert sorted(prompt for part in split for prompt in part.prompts) == sorted(batch.prompts)
+    assert sum(len(part.group_B) for part in split) == 7
+    assert [len(part.prompts) for part in split] == [2, 1]

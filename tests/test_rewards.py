@@ -1,0 +1,297 @@
+"""Ground-GRPO's rewards: the worked cases of paper.md 1.2, the holes that the paper leaves open, and the bounds."""
+
+import dataclasses
+import sys
+import time
+import types
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grpo.text import REFUSAL
+from grpo.types import Completion, Example, InputError, Passage, Score, Style
+from rewards.compose import RewardSettings, compose
+from rewards.entailment import Lexical
+
+TEXTS = ("Ali Daei scored 109 goals.", "Josef Bican scored 805 goals.", "A pitch has grass.")
+TITLES = ("Ali Daei", "Josef Bican", "Pitch")
+PASSAGES = tuple(Passage(title=title, text=text) for title, text in zip(TITLES, TEXTS, strict=True))
+DAEI, BICAN = "Ali Daei scored 109 goals", "Josef Bican scored 805 goals"
+
+
+def question(*, answerable: bool = True, style: Style = "prose", answers: tuple[tuple[str, ...], ...] = ()) -> Example:
+    gold = answers or (("Ali Daei", "Daei"), ("Josef Bican",))
+    found = tuple(tuple(answerable and a == p for a in range(len(gold))) for p in range(len(PASSAGES)))
+    return Example(id="q", question="Who?", passages=PASSAGES, answers=gold, found=found, style=style, source="test")
+
+
+def completion(text: str, *, cut: bool = False) -> Completion:
+    finish = "length" if cut else "stop"
+    return Completion(text=text, token_ids=(2,), logprobs=(0.0,), finish=finish, version=0)
+
+
+def reasoned(answer: str) -> str:
+    return f"<think>Perhaps [3].</think>\n<answer>{answer}</answer>"
+
+
+def score(text: str, example: Example | None = None, cut: bool = False, **changes: Any) -> Score:
+    scorer = compose(RewardSettings.model_validate({"refusal": True} | changes))
+    return scorer(example or question(), [completion(text, cut=cut)])[0]
+
+
+def total(answer: str, example: Example | None = None, *, paper_sum: bool = False) -> float:
+    return score(reasoned(answer), example, paper_sum=paper_sum).total
+
+
+RIGHT, WRONG_ORDER = f"{DAEI} [1].", f"<answer>{DAEI} [1].</answer><think>a</think>"
+SORRY = "I'm sorry, but I couldn't find an answer to your question in the search results."
+COULD_NOT = "I apologize, but I could not find an answer to your question."
+CASES = [  # case, text, answerable, bad-citation penalty, tag, format, refusal, EM, citation, stage 2, stage 1
+    ("1", f"<think>a</think><answer>{RIGHT}", True, 0.5, 0.75, 0, 0, 0, 0, 0.75, 0.75),
+    ("2", WRONG_ORDER, True, 0.5, 1, 0, 0, 0, 0, 1.0, 1.0),
+    ("3", reasoned(f"{DAEI} [1]. {BICAN} [2]."), True, 0.5, 1, 1, 0.5, 1.0, 1.0, 4.5, 4.0),
+    ("4", reasoned(f"{DAEI} [1]. {BICAN} [3]."), True, 0.5, 1, 1, 0.5, 1.0, 0.0, 3.5, 3.0),
+    ("5", reasoned(RIGHT), True, 0.5, 1, 1, 0.5, 0.5, 0.5, 3.5, 3.0),
+    ("6", reasoned(f"{DAEI} [2]."), True, 0.5, 1, 1, 0.5, 0.5, -0.5, 2.5, 2.0),
+    ("6b", reasoned(f"{DAEI} [2]."), True, 0.0, 1, 1, 0.5, 0.5, 0, 3.0, 2.5),
+    ("7", reasoned(f"{DAEI}."), True, 0.5, 1, 1, 0.5, 0.5, 0, 3.0, 2.5),
+    ("8", reasoned("A pitch has grass [3]."), True, 0.5, 1, 1, 0.5, 0, 0, 2.5, 2.0),
+    ("9", reasoned(REFUSAL), True, 0.5, 1, 1, 0, 0, 0, 2.0, 2.0),
+    ("10", reasoned(REFUSAL), False, 0.5, 1, 1, 1.0, 0, 0, 3.0, 2.0),
+    ("11", reasoned(COULD_NOT), False, 0.5, 1, 1, 0.9459, 0, 0, 2.9459, 2.0),
+    ("12", reasoned(RIGHT), False, 0.5, 1, 1, 0, 0, 0, 2.0, 2.0),
+    ("13", reasoned(SORRY), False, 0.5, 1, 1, 0, 0, 0, 2.0, 2.0),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])
+def test_the_worked_cases(case: tuple[str, str, bool, float, float, float, float, float, float, float, float]) -> None:
+    _, text, answerable, penalty, tag, form, refusal, match, cite, stage2, stage1 = case
+    parts = {"tag_count": tag, "format": form, "exact_match": match, "citation": cite, "refusal": refusal}
+    for paper_sum in (False, True):
+        changes = {"citation_penalty": penalty, "paper_sum": paper_sum}
+        second = score(text, question(answerable=answerable), **changes)
+        assert second.parts == pytest.approx(parts, abs=1e-4) and second.total == pytest.approx(stage2, abs=1e-4)
+        first = score(text, question(answerable=answerable), refusal=False, **changes)
+        assert "refusal" not in first.parts and first.total == pytest.approx(stage1, abs=1e-4)
+
+
+def test_refusing_and_then_answering_is_a_refusal_in_both_stages() -> None:
+    hedged = reasoned(f"{REFUSAL} {DAEI} [1].")
+    assert score(hedged).total == 2.0 and score(hedged, refusal=False).total == 2.0
+    assert score(hedged, question(answerable=False)).total == 3.0
+
+
+@pytest.mark.parametrize("text", [RIGHT, f"{DAEI} [2].", REFUSAL])
+def test_plain_totals_are_those_of_the_reasoning_format(text: str) -> None:
+    assert score(text, reasoning=False) == score(reasoned(text), reasoning=True)
+
+
+def test_malformed_plain_answers() -> None:
+    assert score(reasoned(RIGHT), reasoning=False).total == 0.0
+    assert score(f"{DAEI} [1]. </think>", reasoning=False).total == 0.75
+    assert score("  ", reasoning=False).total == 1.0
+
+
+def test_a_cut_completion_is_not_well_formed() -> None:
+    assert score(reasoned(RIGHT), cut=True).total == 1.0
+    assert score(RIGHT, cut=True, reasoning=False).total == 1.0
+
+
+@pytest.mark.parametrize("times", [1, 2, 7])
+def test_repeating_a_right_sentence_pays_once(times: int) -> None:
+    repeated = " ".join([f"{DAEI} [1]."] * times)
+    assert total(repeated) == 3.5
+    assert total(repeated, paper_sum=True) == 2.5 + times
+    both = " ".join([f"{DAEI} and {BICAN} [1][2]."] * times)
+    assert total(both) == 3.5 and total(both, paper_sum=True) == 2.5 + times
+
+
+def test_the_first_mention_counts_not_the_best() -> None:
+    tries = " ".join(f"{DAEI} [{n}]." for n in (3, 2, 1))
+    assert total(tries) == 2.5
+    assert total(tries, paper_sum=True) == 3.5  # 2.5 + 3 * .5 - .5 - .5 + .5
+
+
+def test_only_answers_that_the_passages_support_are_paid() -> None:
+    found = ((False, False), (False, True), (False, False))
+    partly = dataclasses.replace(question(), found=found)  # no passage is said to hold Daei
+    assert score(reasoned(f"{DAEI} [1]."), partly).parts["exact_match"] == 0.0
+    assert score(reasoned(f"{BICAN} [2]."), partly).parts["exact_match"] == 0.5
+
+
+@pytest.mark.parametrize(("alias", "said", "match"), [("The 109!", "109 goals.", 0.5), ("the", "The.  Goals.", 0.0)])
+def test_spellings_are_normalized_and_blank_ones_never_match(alias: str, said: str, match: float) -> None:
+    example = question(answers=((alias,),))
+    assert score(reasoned(said), example).parts["exact_match"] == match
+
+
+def test_lists_are_judged_item_by_item() -> None:
+    items = score(reasoned("Ali Daei [1], Josef Bican [1], Grass [3]."), question(style="list"))
+    assert items.parts["exact_match"] == 1.0 and items.parts["citation"] == 0.0
+    assert total("Ali Daei [1], Josef Bican [2], Grass [1].", question(style="list")) == 4.5
+
+
+def test_a_claim_is_said_by_a_sentence_that_entails_it() -> None:
+    claim = (("Goals were scored by Ali Daei.", "Daei had 109 goals."),)
+    assert score(reasoned(RIGHT), question(style="claims", answers=claim)).parts["exact_match"] == 0.5
+    assert score(reasoned(RIGHT), question(style="prose", answers=claim)).parts["exact_match"] == 0.0
+    assert score(reasoned(f"{BICAN} [2]."), question(style="claims", answers=claim)).parts["exact_match"] == 0.0
+
+
+def test_a_closed_question_pays_for_any_gold_answer() -> None:
+    closed = Example(id="c", question="?", passages=(), answers=(("109",),), found=(), style="closed", source="test")
+    assert score(reasoned("109."), closed).parts["exact_match"] == 0.5
+    assert score(reasoned("109 [1]."), closed).parts["citation"] == -0.5
+
+
+GOOD, BAD = ("[1]", "[1][2]", "[1][1]"), ("[2]", "[2][3]", "[0]", "[4]", "[1][4]")
+MARKS = [("", 0.0), *((marks, 0.5) for marks in GOOD), *((marks, -0.5) for marks in BAD)]
+
+
+@pytest.mark.parametrize(("marks", "cite"), MARKS)
+def test_citation(marks: str, cite: float) -> None:
+    for answer in (f"{DAEI} {marks}.", f"{DAEI}. {marks}"):
+        assert score(reasoned(answer)).parts["citation"] == cite
+
+
+def test_passage_zero_is_not_the_last_one() -> None:
+    grass = question(answers=(("109",), ("805",), ("grass",)))
+    assert [score(reasoned(f"A pitch has grass [{n}]."), grass).parts["citation"] for n in (3, 0)] == [0.5, -0.5]
+
+
+def test_two_passages_can_support_a_statement_together() -> None:
+    both = "Ali Daei and Josef Bican scored goals"
+    assert score(reasoned(f"{both} [1][2].")).parts["citation"] == 0.5
+    assert score(reasoned(f"{both} [1].")).parts["citation"] == -0.5
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from([DAEI, BICAN, "A pitch has grass", "It won"]), min_size=1, max_size=6), st.data())
+def test_bounds_and_a_better_citation_never_costs(sentences: list[str], data: st.DataObject) -> None:
+    ranks = {"[3]": -1, "[9]": -1, "": 0, "right": 1}
+    marks = [data.draw(st.sampled_from(sorted(ranks))) for _ in sentences]
+    place = data.draw(st.integers(0, len(sentences) - 1))
+    better = data.draw(st.sampled_from([mark for mark in ranks if ranks[mark] >= ranks[marks[place]]]))
+    own = {DAEI: "[1]", BICAN: "[2]"}
+
+    def written(chosen: Sequence[str]) -> str:
+        pairs = zip(sentences, chosen, strict=True)
+        return " ".join(f"{s} {own.get(s, '[3]') if mark == 'right' else mark}." for s, mark in pairs)
+
+    improved = [better if n == place else mark for n, mark in enumerate(marks)]
+    for paper_sum in (False, True):
+        low = score(reasoned(written(marks)), paper_sum=paper_sum)
+        high = score(reasoned(written(improved)), paper_sum=paper_sum)
+        assert high.total >= low.total and abs(low.parts["citation"]) <= low.parts["exact_match"]
+    fair, paper = (score(reasoned(written(marks)), paper_sum=flag) for flag in (False, True))
+    assert fair.parts["exact_match"] == 0.5 * len({DAEI, BICAN} & set(sentences)) <= paper.parts["exact_match"]
+    assert 2.5 <= fair.total <= 4.5
+
+
+@pytest.mark.parametrize("piece", ["I apologize", "an answer", "I", "Apolo", "find an answer"])
+def test_a_piece_of_the_refusal_is_an_answer(piece: str) -> None:
+    assert total(piece) == 2.5 and total(piece, question(answerable=False)) == 2.0
+
+
+class Counting(Lexical):
+    """Lexical, counting its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def entails(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        self.calls.append(len(pairs))
+        assert all(hypothesis.strip() for _, hypothesis in pairs)
+        return super().entails(pairs)
+
+
+def test_a_group_is_one_call_of_the_verifier_and_each_question_is_asked_once() -> None:
+    judge = Counting()
+    texts = [RIGHT, RIGHT, f"{DAEI} [2].", f"{BICAN} [2].", f"{BICAN} [9].", REFUSAL, f"{DAEI}."]
+    scores = compose(RewardSettings(), judge)(question(), [completion(reasoned(text)) for text in texts])
+    assert judge.calls == [3]
+    assert [s.parts["citation"] for s in scores] == [0.5, 0.5, -0.5, 0.5, -0.5, 0.0, 0.0]
+
+
+def test_weights_scale_the_total_and_not_the_parts() -> None:
+    weighted = score(reasoned(RIGHT), weights={"citation": 3.0, "format": 0.0})
+    assert weighted.parts == score(reasoned(RIGHT)).parts and weighted.total == 1 + 0.5 + 0.5 + 3 * 0.5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"weights": {"citaton": 1.0}}, "no part 'citaton'; valid: tag_count, format, exact_match, citation, or"),
+        ({"weights": {"refusal": 1.0}}, "needs refusal = true"),
+        ({"weights": {"citation": float("nan")}}, "finite"),
+        ({"citation_penalty": -0.5}, "greater than or equal to 0"),
+        ({"penalty": 0.5}, "Extra inputs"),
+        ({"verifier": "nil"}, "unknown verifier 'nil'; valid: .*lexical"),
+    ],
+)
+def test_wrong_settings_are_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compose(RewardSettings.model_validate(wrong))
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    module = types.ModuleType("own_rewards")
+    monkeypatch.setitem(sys.modules, "own_rewards", module)
+    return module
+
+
+def test_a_reward_of_ones_own_is_added_and_none_is_not_scored(own: types.ModuleType) -> None:
+    def short(example: Example, completions: Sequence[Completion]) -> list[float | None]:
+        return [None if "[2]" in c.text else -0.25 for c in completions]
+
+    vars(own)["short"] = short
+    scorer = compose(RewardSettings(weights={"own_rewards:short": 2.0}))
+    scores = scorer(question(), [completion(text) for text in (reasoned(RIGHT), reasoned(f"{DAEI} [2]."), "cut")])
+    assert [s.total for s in scores] == [3.0 - 0.5, 2.0, 0.0 - 0.5]  # it passes no gate
+    assert [s.parts.get("own_rewards:short") for s in scores] == [-0.25, None, -0.25]
+    assert "own_rewards:short" not in scores[1].parts
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("nowhere_at_all:f", None, "'nowhere_at_all:f' cannot be loaded: No module named"),
+        ("own_rewards:missing", None, "cannot be loaded: .*missing"),
+        (":f", None, "cannot be loaded"),
+        ("own_rewards:f", 3, "is a int, not a function"),
+        ("own_rewards:f", lambda e, c: [1.0], "returned 1 values for 2 completions"),
+        ("own_rewards:f", lambda e, c: None, "returned a NoneType; valid: a list of 2"),
+        ("own_rewards:f", lambda e, c: [1.0, float("nan")], "returned nan for completion 1"),
+        ("own_rewards:f", lambda e, c: ["1", 1.0], "returned '1' for completion 0"),
+    ],
+)
+def test_a_bad_reward_of_ones_own_is_named(own: types.ModuleType, name: str, value: object, message: str) -> None:
+    vars(own)["f"] = value
+    with pytest.raises(InputError, match=message):
+        compose(RewardSettings(weights={name: 1.0}))(question(), [completion("a"), completion("b")])
+
+
+def test_scoring_a_step_takes_well_under_half_a_second() -> None:
+    words = " ".join(f"word{n}" for n in range(90))
+    passages = tuple(Passage(title=f"P{p}", text=f"{words} name{p} here {p}") for p in range(5))
+    found = tuple(tuple(a == p for a in range(5)) for p in range(5))
+    answers = tuple((f"name{a}",) for a in range(5))
+    example = dataclasses.replace(question(), passages=passages, answers=answers, found=found)
+
+    def text(k: int) -> str:
+        return reasoned(" ".join(f"Name{p} {words[: 60 + k]} {k} [{p + 1}][{k % 5 + 1}]." for p in range(5)))
+
+    scorer = compose(RewardSettings(refusal=True))
+    groups = [[completion(text(8 * g + k)) for k in range(8)] for g in range(48)]
+    seconds = []
+    for _ in range(3):  # the best of three, in processor time: the machine may be busy
+        start = time.process_time()
+        scores = [s for group in groups for s in scorer(example, group)]
+        seconds.append(time.process_time() - start)
+        assert len(scores) == 384 and all(s.parts["exact_match"] == 2.5 for s in scores)
+    assert min(seconds) < 0.5
