@@ -17,7 +17,7 @@ OVERRIDES = $(if $(DATA),'--data.source=$(DATA)') $(if $(NAME),'--run.name=$(NAM
             $(if $(SEED),'--run.seed=$(SEED)') $(if $(FROM),'--model.start=$(FROM)') $(ARGS)
 
 # A misspelt model or stage stops here, before .venv is made and with the names that there are.
-ASKED = $(filter sft eval train-stage%,$(MAKECMDGOALS))
+ASKED = $(filter sft train-stage%,$(MAKECMDGOALS))
 UNKNOWN_STAGES = $(filter-out $(STAGES),$(filter train-stage%,$(MAKECMDGOALS)))
 ifneq (,$(UNKNOWN_STAGES))
 $(error no $(UNKNOWN_STAGES); there are: $(STAGES))
@@ -32,7 +32,7 @@ endif
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test sft eval golden clean
+.PHONY: help setup lint format test sft golden clean
 .NOTPARALLEL:
 
 help:  ## List the commands
@@ -49,14 +49,11 @@ setup:  ## Make .venv with what this machine can use; also tries parts again tha
 $(STAMP): pyproject.toml launch/environment.py
 	$(PYTHON) launch/environment.py
 
-sft: configs/sft.toml configs/models/$(MODEL).toml $(STAMP)  ## Warm up by supervised steps: make sft NAME=warm
-	$(RUN) launch/sft.py $(filter %.toml,$^) $(OVERRIDES)
-
-train-stage%: configs/stage%.toml configs/models/$(MODEL).toml $(STAMP)  ## Train a stage: make train-stage1 FROM=runs/warm
+sft: configs/sft.toml configs/models/$(MODEL).toml $(STAMP)  ## Warm up by supervised steps: make sft
 	$(RUN) launch/train.py $(filter %.toml,$^) $(OVERRIDES)
 
-eval: configs/models/$(MODEL).toml $(STAMP)  ## Measure a model: make eval FROM=runs/NAME
-	$(PY) -m eval.run $(filter %.toml,$^) $(OVERRIDES)
+train-stage%: configs/stage%.toml configs/models/$(MODEL).toml $(STAMP)  ## Train a stage: make train-stage1 MODEL=qwen3-8b
+	$(RUN) launch/train.py $(filter %.toml,$^) $(OVERRIDES)
 
 test: $(STAMP)  ## Run the tests
 	$(PY) -m pytest -q $(ARGS)
@@ -70,8 +67,8 @@ format: $(STAMP)  ## Format the code and fix what can be fixed by itself
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
-golden: $(STAMP)  ## Compare the losses and gradients with those recorded from TRL
-	$(PY) -m tests.golden_losses
+golden: $(STAMP)  ## Compare our losses and gradients with an oracle's: make golden FILE=...
+	$(PY) -m tests.golden_losses $(or $(FILE),tests/data/loss_golden.json)
 
 clean:  ## Remove caches and build outputs; never runs/ or .venv/
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -5,8 +5,7 @@ Works for invented and for real data alike: it copies sentences of the passages 
 
 import re
 
-from curriculum.world_facts import STOP_WORDS
-from grpo.text import REFUSAL, contains, normalize, sentences, strip_citations
+from grpo.text import REFUSAL, STOP_WORDS, contains, normalize, sentences, strip_citations
 from grpo.types import Example
 
 MOST_SENTENCES = 3

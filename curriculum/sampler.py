@@ -12,7 +12,9 @@ class Epochs:
 
     def __init__(self, examples: Sequence[Example], *, seed: int) -> None:
         if not examples:
-            raise InputError("no training questions are left after the split and the mix; check data.questions and data.unanswerable")
+            raise InputError(
+                "no training questions are left after the split and the mix; check data.questions and data.unanswerable"
+            )
         self._examples, self._seed, self._drawn = list(examples), seed, 0
 
     def next_batch(self, count: int) -> list[Example]:
@@ -47,7 +49,9 @@ def mix(examples: Sequence[Example], *, count: int, unanswerable: float, seed: i
     wanted = {True: count - refusals, False: refusals}
     for kind, name in ((True, "answerable"), (False, "unanswerable")):
         if wanted[kind] and not kinds[kind]:
-            raise InputError(f"the data holds no {name} question, but {wanted[kind]} of {count} are asked for (data.unanswerable)")
+            raise InputError(
+                f"the data holds no {name} question, but {wanted[kind]} of {count} are asked for (data.unanswerable)"
+            )
     fit = min([1.0, *(len(kinds[kind]) / wanted[kind] for kind in kinds if wanted[kind])])
     total = round(count * fit)
     refusals = min(round(total * unanswerable), len(kinds[False]))

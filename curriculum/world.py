@@ -5,15 +5,14 @@ other, and then asks about it. Everything is drawn with `random.Random(seed).ran
 promises never to change, so the same arguments give the same bytes everywhere.
 """
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import product
+from dataclasses import dataclass
 from typing import TypeVar
 
 from curriculum import world_facts as data
 from curriculum.world_facts import Inverse, Kind, Relation
-from grpo.text import normalize
+from curriculum.world_graph import Draw, Entity, Graph
+from grpo.text import STOP_WORDS, normalize
 from grpo.types import STYLES, Example, InputError, Passage, Style
 
 T = TypeVar("T")
@@ -26,7 +25,6 @@ SUBJECT = 0.65  # share of examples with one more passage about the subject
 FACTLESS = 0.2  # share of such passages that are filler alone
 NAMESAKE = 0.8  # share of examples about a shared name in which the namesake appears
 VARIANT = 1 / 6  # share of facts that spell their object in another accepted way
-GROUPS = 16, 640  # fewest and most authors; the most that the stock of names can serve
 
 RELATION: Mapping[str, Relation] = {relation.name: relation for relation in data.RELATIONS}
 OF_KIND: Mapping[Kind, tuple[Relation, ...]] = {
@@ -44,8 +42,8 @@ def make_world(
     seed, so that worlds of different seeds can be mixed.
     """
     weights = _checked(count, unanswerable, passages, MIXTURE if styles is None else styles)
-    draw = _Draw(seed)
-    writer = _Writer(_Graph(count, draw), draw, passages)
+    draw = Draw(seed)
+    writer = _Writer(Graph(count, draw), draw, passages)
     order: list[Style] = [style for style, share in _apportion(count, weights).items() for _ in range(share)]
     # spread evenly over the sorted styles, so that the share holds in each of them; the slack absorbs rounding
     lacking = [int(i * unanswerable + 1e-9) for i in range(count + 1)]
@@ -82,7 +80,7 @@ def _apportion(count: int, weights: Mapping[Style, float]) -> dict[Style, int]:
 
 
 def _content(text: str) -> frozenset[str]:
-    return frozenset(normalize(text).split()) - data.STOP_WORDS
+    return frozenset(normalize(text).split()) - STOP_WORDS
 
 
 def _held(style: Style, answers: Answers, passage: Passage) -> tuple[bool, ...]:
@@ -95,148 +93,8 @@ def _held(style: Style, answers: Answers, passage: Passage) -> tuple[bool, ...]:
     return tuple(any(normalize(alias) in body for alias in aliases) for aliases in answers)
 
 
-class _Draw:
-    """Choices made from `random()` alone: the other methods of `random.Random` may change between Python versions."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed).random
-
-    def chance(self, share: float) -> bool:
-        return self._random() < share
-
-    def below(self, bound: int) -> int:
-        return int(self._random() * bound)
-
-    def choice(self, items: Sequence[T]) -> T:
-        return items[self.below(len(items))]
-
-    def shuffle(self, items: list[T]) -> None:
-        for i in range(len(items) - 1, 0, -1):
-            j = self.below(i + 1)
-            items[i], items[j] = items[j], items[i]
-
-    def shuffled(self, items: Sequence[T]) -> list[T]:
-        mixed = list(items)
-        self.shuffle(mixed)
-        return mixed
-
-    def deck(self, items: Sequence[T]) -> Iterator[T]:
-        """Every item once in random order, again and again, so that questions repeat as late as possible."""
-        while True:
-            yield from self.shuffled(items)
-
-
-@dataclass(slots=True, eq=False)
-class _Entity:
-    kind: Kind
-    name: str
-    aliases: tuple[str, ...]  # the name first
-    label: str  # title of its passages: "Mara Fenwick (painter)"
-    asked: str  # its name in a question: "the painter Mara Fenwick"
-    trade: str = ""
-    facts: dict[str, "_Entity"] = field(default_factory=dict)  # by relation
-    members: dict[str, list["_Entity"]] = field(default_factory=dict)  # by relation: the subjects it is the object of
-    namesake: "_Entity | None" = None
-
-    @property
-    def surname(self) -> str:
-        return self.name.rsplit(" ", 1)[-1]
-
-    def state(self, relation: str, value: "_Entity") -> None:
-        self.facts[relation] = value
-        value.members.setdefault(relation, []).append(self)
-
-
-def _entity(kind: Kind, name: str, *others: str) -> _Entity:
-    return _Entity(kind=kind, name=name, aliases=(name, *others), label=name, asked=name)
-
-
-def _titled(entity: _Entity, passages: Sequence[Passage]) -> int:
+def _titled(entity: Entity, passages: Sequence[Passage]) -> int:
     return sum(passage.title == entity.label for passage in passages)
-
-
-class _Graph:
-    """The world's entities and the facts between them. Its size follows `count`, up to the stock of names."""
-
-    def __init__(self, count: int, draw: _Draw) -> None:
-        self._draw = draw
-        groups = min(max(count // 12, GROUPS[0]), GROUPS[1])
-        self.entities: dict[Kind, list[_Entity]] = {kind: [] for kind in data.FILLERS}
-        self.families: dict[str, list[_Entity]] = {}
-        self._people(4 * groups)
-        self._name("region", self._stock(data.REGION_FIRST, "", data.REGION_LAST)[:groups])
-        for first, last in self._stock_pairs(data.RIVER_FIRST, data.RIVER_LAST)[:groups]:
-            self.entities["river"].append(_entity("river", f"River {first}{last}", f"{first}{last} River"))
-        people = self.entities["person"]
-        towns = self._stock(data.PLACE_FIRST, " ", data.PLACE_LAST)
-        self._grouped("town", "river", self.entities["river"], towns)
-        self._grouped("company", "founder", people[:groups], self._stock(data.PLACE_LAST, " ", data.COMPANY_LAST))
-        books = [f"The {title}" for title in self._stock(data.BOOK_FIRST, " ", data.BOOK_LAST)]
-        self._grouped("book", "author", people[groups : 2 * groups], books)
-        self._share_names()
-        self._facts()
-
-    def _stock_pairs(self, first: Sequence[str], last: Sequence[str]) -> list[tuple[str, str]]:
-        return self._draw.shuffled([(a, b) for a, b in product(first, last) if a != b])
-
-    def _stock(self, first: Sequence[str], between: str, last: Sequence[str]) -> list[str]:
-        return [f"{a}{between}{b}" for a, b in self._stock_pairs(first, last)]
-
-    def _name(self, kind: Kind, names: Sequence[str]) -> None:
-        self.entities[kind] += [_entity(kind, name) for name in names]
-
-    def _people(self, size: int) -> None:
-        """People in families of about four, who share a surname."""
-        surnames = self._stock(data.SURNAME_STEMS, "", data.SURNAME_ENDS)[: size // 4]
-        for first, last in self._stock_pairs(data.FIRST_NAMES, surnames)[:size]:
-            person = _entity("person", f"{first} {last}", f"{first} {self._draw.choice(data.INITIALS)}. {last}")
-            person.trade = self._draw.choice(data.TRADES)
-            self.entities["person"].append(person)
-            self.families.setdefault(last, []).append(person)
-
-    def _grouped(self, kind: Kind, relation: str, owners: Sequence[_Entity], names: Sequence[str]) -> None:
-        """Two or three new entities of one kind for each owner, who is the object of `relation`."""
-        sizes = [2 + self._draw.below(2) for _ in owners]
-        start = len(self.entities[kind])
-        self._name(kind, names[: sum(sizes)])
-        members = iter(self.entities[kind][start:])
-        for owner, size in zip(owners, sizes, strict=True):
-            for _ in range(size):
-                next(members).state(relation, owner)
-
-    def _share_names(self) -> None:
-        """Give every tenth person, and every twelfth book, the name of another person, or of a town."""
-        people = self.entities["person"]
-        # neither of a pair has written or founded anything: a book's passage could not say which of the two it means
-        for i in range(len(people) // 2 + 5, len(people), 10):
-            self._pair(people[i], people[i - 5])
-            trades = self._draw.shuffled(data.TRADES)
-            for person, trade in zip((people[i], people[i - 5]), trades, strict=False):
-                person.trade, person.label = trade, f"{person.name} ({trade})"
-                person.asked = f"the {trade} {person.name}"
-        for book, town in zip(self.entities["book"][::12], self.entities["town"][::12], strict=False):
-            self._pair(book, town)
-            book.label, book.asked = f"{book.name} (novel)", f"the novel {book.name}"
-            town.asked = f"the town {town.name}"
-
-    def _pair(self, one: _Entity, other: _Entity) -> None:
-        if one.kind == "person":
-            self.families[one.surname].remove(one)
-            self.families[other.surname].append(one)
-        one.namesake, other.namesake = other, one
-        one.name, one.aliases = other.name, other.aliases[: len(one.aliases)]
-
-    def _facts(self) -> None:
-        of = self.entities
-        of["year"] = [_entity("year", str(year)) for year in range(1740, 1990)]
-        for one, other in zip(of["person"][::2], of["person"][1::2], strict=True):
-            one.state("spouse", other)
-            other.state("spouse", one)
-        for relation in data.RELATIONS:
-            objects = self._draw.deck(of[relation.object])
-            for subject in of[relation.subject]:
-                if relation.name not in subject.facts:
-                    subject.state(relation.name, next(objects))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,7 +102,7 @@ class _Ask:
     """A question about `subject`, its answers, and passages that hold them. `relations` are those it asks about."""
 
     question: str
-    subject: _Entity
+    subject: Entity
     relations: tuple[Relation, ...]
     answers: Answers
     support: list[Passage]
@@ -253,7 +111,7 @@ class _Ask:
 class _Writer:
     """Turns the graph into examples. Decks go round the relations and their subjects, so that all come up equally."""
 
-    def __init__(self, graph: _Graph, draw: _Draw, passages: int) -> None:
+    def __init__(self, graph: Graph, draw: Draw, passages: int) -> None:
         self._graph, self._draw, self._passages = graph, draw, passages
         self._room = max(1, passages - 1)  # for passages that hold answers: one distractor at least
         self._relations = draw.deck(data.RELATIONS)
@@ -261,7 +119,7 @@ class _Writer:
         pairs = [(a, b) for kind in OF_KIND for a in OF_KIND[kind] for b in OF_KIND[kind] if a is not b]
         self._topics = draw.deck(pairs)
         self._subjects = {relation.name: draw.deck(graph.entities[relation.subject]) for relation in data.RELATIONS}
-        self._owners: dict[str, Iterator[_Entity]] = {}
+        self._owners: dict[str, Iterator[Entity]] = {}
         for relation in (RELATION[inverse.relation] for inverse in data.INVERSES):
             owners = [entity for entity in graph.entities[relation.object] if relation.name in entity.members]
             self._owners[relation.name] = draw.deck(owners)
@@ -311,7 +169,7 @@ class _Writer:
             support=support,
         )
 
-    def _paired(self, inverse: Inverse, owner: _Entity, members: Sequence[_Entity]) -> Passage:
+    def _paired(self, inverse: Inverse, owner: Entity, members: Sequence[Entity]) -> Passage:
         fact = self._draw.choice(inverse.pairs).format(s=owner.name, a=members[0].name, b=members[1].name)
         return Passage(title=owner.label, text=self._filled(owner, [fact]))
 
@@ -340,7 +198,7 @@ class _Writer:
         own = about - _titled(ask.subject, kept)
         spare = self._draw.shuffled([r for r in OF_KIND[ask.subject.kind] if r not in ask.relations])
         passages: list[Passage] = []
-        used: list[tuple[_Entity, Relation]] = []
+        used: list[tuple[Entity, Relation]] = []
         for _ in range(50 * (size + 1)):
             if len(passages) == size:
                 return passages
@@ -359,7 +217,7 @@ class _Writer:
                 passages.append(passage)
         raise RuntimeError(f"no {size} distractors for {ask.question!r}")
 
-    def _stranger(self, ask: _Ask, *, first: bool) -> tuple[_Entity, Relation]:
+    def _stranger(self, ask: _Ask, *, first: bool) -> tuple[Entity, Relation]:
         """Somebody or something else with one of the relations asked about: a namesake first, often a relative."""
         relation = self._draw.choice(ask.relations)
         namesake = ask.subject.namesake
@@ -371,7 +229,7 @@ class _Writer:
             stock = self._graph.families[ask.subject.surname]
         return self._draw.choice(stock), relation
 
-    def _passage(self, entity: _Entity, stated: Sequence[Relation], banned: Sequence[Relation]) -> Passage:
+    def _passage(self, entity: Entity, stated: Sequence[Relation], banned: Sequence[Relation]) -> Passage:
         """A passage about `entity` that states some relations and none of the `banned` ones besides."""
         facts = [self._fact(entity, relation) for relation in stated]
         others = [r for r in OF_KIND[entity.kind] if r not in banned and r not in stated]
@@ -379,12 +237,12 @@ class _Writer:
             facts.append(self._fact(entity, self._draw.choice(others)))
         return Passage(title=entity.label, text=self._filled(entity, facts))
 
-    def _fact(self, entity: _Entity, relation: Relation) -> str:
+    def _fact(self, entity: Entity, relation: Relation) -> str:
         value = entity.facts[relation.name]
         spelling = self._draw.choice(value.aliases) if self._draw.chance(2 * VARIANT) else value.name
         return self._draw.choice(relation.facts).format(s=entity.name, o=spelling)
 
-    def _filled(self, entity: _Entity, facts: list[str]) -> str:
+    def _filled(self, entity: Entity, facts: list[str]) -> str:
         """The facts and enough filler, in random order."""
         words = sum(len(fact.split()) for fact in facts)
         lines = [

@@ -41,9 +41,6 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-STOP_WORDS = frozenset(_words("and at by did for has have in is it its of on that to was were what when which who"))
-"""Words that the `lexical` verifier does not ask for."""
-
 RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="birthplace",

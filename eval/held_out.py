@@ -90,7 +90,5 @@ def _well_cited(statement: Statement, answer: int, stated: set[int], example: Ex
     return bool(cites & holders) and cites <= all_holders
 
 
-
-
 def _percent(values: Sequence[float]) -> float:
     return 100 * sum(values) / len(values)

@@ -1,4 +1,4 @@
-"""Groups -> tensors. Completion tokens only: how the model is run over prompts and completions is the engine's business.
+"""Groups -> tensors. Completion tokens only: how the model is run over them is the engine's business.
 
 B rows (completions), C completion positions (the longest row), right padding that nothing ever reads.
 """
@@ -60,7 +60,9 @@ def collate(groups: Sequence[Group], advantages_PG: Tensor) -> Batch:
         raise ValueError(f"{advantages_PG.numel()} advantages for {len(completions)} completions")
     for group in groups:
         if any(not completion.token_ids for completion in group.completions):
-            raise ValueError(f"example {group.example.id}: a completion without tokens; even an empty answer has a stop")
+            raise ValueError(
+                f"example {group.example.id}: a completion without tokens; even an empty answer has a stop"
+            )
     width = max((len(completion.token_ids) for completion in completions), default=0)
 
     def padded(rows: list[tuple], dtype: torch.dtype) -> Tensor:

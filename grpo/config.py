@@ -1,7 +1,7 @@
 """Recipes: TOML files from left to right, dotted overrides last, into one typed value. Later wins; unknown names fail.
 
-Generic: knows nothing of this project's sections. The class that is loaded is a dataclass or pydantic model whose fields
-are such sections; pydantic checks the values.
+Generic: knows nothing of this project's sections. The class that is loaded is a dataclass or pydantic model whose
+fields are such sections; pydantic checks the values.
 """
 
 import difflib

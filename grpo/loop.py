@@ -148,7 +148,7 @@ def warm_up(
     comm: Comm,
     log: RunLog,
 ) -> None:
-    """Supervised steps on gold answers through the same engine: the objective is logp * weight, averaged over tokens."""
+    """Supervised steps on gold answers through the same engine: logp * weight goes up, averaged over tokens."""
     for step in range(steps):
         with log.step(step) as record:
             groups = [gold(example) for example in comm.shard(curriculum.next_batch(examples_per_step))]

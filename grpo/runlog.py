@@ -1,4 +1,4 @@
-"""What a run leaves behind: a console that is never silent, metrics.jsonl, rollouts.jsonl, and wandb where it is set up.
+"""What a run leaves behind: a console that is never silent, metrics.jsonl, rollouts.jsonl, and wandb where it is on.
 
 Metric names are `area/what`: reward/total, group/dead, policy/mismatch, time/rollout, memory/peak_gb.
 """
@@ -113,13 +113,13 @@ class RunLog:
     ) -> None:
         self._folder, self._steps, self.console, self._every = folder, steps, console, rollouts_every
         self._wandb = _start_wandb(folder, project, settings, console)
-        self._started, self._first = time.perf_counter(), -1
+        self._started, self._first = 0.0, -1
 
     @contextmanager
     def step(self, step: int) -> Iterator[Record]:
         record = Record(step)
         if self._first < 0:
-            self._first = step
+            self._started, self._first = time.perf_counter(), step
         with record.timed("step"):
             yield record
         seconds = record.values["time/step"]
@@ -133,7 +133,7 @@ class RunLog:
         self.console.line(self._summary(record))
 
     def note(self, name: str, value: Mapping[str, Any]) -> None:
-        """A result of the run that belongs to no step, such as a held-out table: one line of notes.jsonl, and wandb's summary."""
+        """A result that belongs to no step, such as a held-out table: one line of notes.jsonl, and wandb's summary."""
         self._append("notes.jsonl", [{"note": name, **value}])
         if self._wandb is not None:
             self._wandb.summary[name] = dict(value)
@@ -143,7 +143,13 @@ class RunLog:
         self._append(
             "held_out.jsonl",
             [
-                {"moment": moment, "id": example.id, "question": example.question, "text": completion.text, **asdict(graded)}
+                {
+                    "moment": moment,
+                    "id": example.id,
+                    "question": example.question,
+                    "text": completion.text,
+                    **asdict(graded),
+                }
                 for example, completion, graded in rows
             ],
         )
@@ -158,8 +164,15 @@ class RunLog:
         left = (time.perf_counter() - self._started) / done * (self._steps - record.step - 1)
         shown = [f"step {record.step + 1}/{self._steps}"]
         if "reward/total" in values:
-            parts = [f"{n.split('/')[1]} {v:.2f}" for n, v in values.items() if n.startswith("reward/") and n != "reward/total"]
-            shown += [f"reward {values['reward/total']:.3f} ({', '.join(parts)})", f"dead {values.get('group/dead', 0):.0f}"]
+            parts = [
+                f"{n.split('/')[1]} {v:.2f}"
+                for n, v in values.items()
+                if n.startswith("reward/") and n != "reward/total"
+            ]
+            shown += [
+                f"reward {values['reward/total']:.3f} ({', '.join(parts)})",
+                f"dead {values.get('group/dead', 0):.0f}",
+            ]
         if "policy/nll" in values:
             shown.append(f"nll {values['policy/nll']:.3f}")
         shown += [f"{values['count/tokens_per_s']:.0f} tok/s", f"{values['time/step']:.1f} s"]
@@ -194,8 +207,12 @@ def transcript(step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
 def make_run_folder(folder: Path) -> Path:
     """A new folder; InputError where something is already there, with the next free name. Nothing is overwritten."""
     if folder.exists():
-        free = next(f"{folder.name}-{n}" for n in range(2, 10_000) if not folder.with_name(f"{folder.name}-{n}").exists())
-        raise InputError(f"{folder}: this run exists and is not overwritten; a free name: --run.name={free} (make: NAME={free})")
+        free = next(
+            f"{folder.name}-{n}" for n in range(2, 10_000) if not folder.with_name(f"{folder.name}-{n}").exists()
+        )
+        raise InputError(
+            f"{folder}: this run exists and is not overwritten; a free name: --run.name={free} (make: NAME={free})"
+        )
     folder.mkdir(parents=True)
     return folder
 

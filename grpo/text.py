@@ -9,10 +9,16 @@ import string
 REFUSAL = "I apologize, but I couldn't find an answer to your question in the search results."
 """The refusal sentence of Trust-Align, which the prompts ask for and the rewards compare with."""
 
+STOP_WORDS = frozenset(
+    ("and", "at", "by", "did", "for", "has", "have", "in", "is", "it", "its", "of", "on", "that", "to", "was", "were")
+    + ("what", "when", "which", "who")
+)
+"""Words that carry no content when one text is looked for in another (the stub of the golden Trust-Score cases)."""
+
 CITATION = re.compile(r"\[(\d+)\]")
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ABBREVIATIONS = "Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|Gen|Col|Lt|Sgt|Capt|Rev|Hon|vs|etc|No|Vol|Inc|Ltd|Co|e\\.g|i\\.e|approx|ca"
+_ABBREVIATIONS = "Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|Gen|Col|Lt|Sgt|Capt|Rev|Hon|vs|Vol|Inc|Ltd|e\\.g|i\\.e|approx|ca"
 _NO_END = re.compile(rf"(?:\b(?:{_ABBREVIATIONS})|\b[A-Z])\.$")  # "Dr." and the initial in "J. Smith" end no sentence
 _END = re.compile(r"[.!?][\"')\u201d\u2019]*(?:\s*\[\d+\])*(?=\s+\S)")
 
@@ -42,12 +48,7 @@ def strip_citations(text: str) -> str:
     >>> strip_citations("Ali Daei scored 109 goals [1][2].")
     'Ali Daei scored 109 goals.'
     """
-    return re.sub(r"\s*\[\d+\]", "", text).strip()
-
-
-def cited(text: str) -> tuple[int, ...]:
-    """The numbers in `[n]` marks, in order, repeats kept: `cited("a [2][1] b [2].")` is (2, 1, 2)."""
-    return tuple(int(number) for number in CITATION.findall(text))
+    return re.sub(r"\s?\[\d+\]", "", text).strip()
 
 
 def sentences(text: str) -> list[str]:
@@ -60,7 +61,8 @@ def sentences(text: str) -> list[str]:
     for line in re.finditer(r"[^\n]+", text):
         start = line.start()
         for end in _END.finditer(text, line.start(), line.end()):
-            if _NO_END.search(text[start : end.start() + 1]):
+            # A look back of 12 characters covers every abbreviation and keeps the time linear.
+            if _NO_END.search(text[max(start, end.start() - 12) : end.start() + 1]):
                 continue
             found.append(text[start : end.end()].strip())
             start = end.end()

@@ -22,7 +22,7 @@ class InputError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """A numbered source: `Passage(title="Ali Daei", text="Ali Daei scored 109 goals.")`. Its number is its place, from 1."""
+    """A source, `Passage(title="Ali Daei", text="Ali Daei scored 109 goals.")`; its number is its place, from 1."""
 
     title: str
     text: str
@@ -41,7 +41,9 @@ class Example:
     id: str  # unique within its source: "asqa-17"
     question: str
     passages: tuple[Passage, ...]
-    answers: tuple[tuple[str, ...], ...]  # one tuple of accepted spellings per answer; several answers for lists and claims
+    answers: tuple[
+        tuple[str, ...], ...
+    ]  # one tuple of accepted spellings per answer; several answers for lists and claims
     found: tuple[tuple[bool, ...], ...]  # found[p][a]: passage p holds answer a
     style: Style
     source: str  # data set of origin, for metrics by source: "asqa"
@@ -51,7 +53,9 @@ class Example:
             raise InputError(f"example {self.id}: found has {len(self.found)} rows for {len(self.passages)} passages")
         for number, row in enumerate(self.found, 1):
             if len(row) != len(self.answers):
-                raise InputError(f"example {self.id}: found row {number} has {len(row)} flags for {len(self.answers)} answers")
+                raise InputError(
+                    f"example {self.id}: found row {number} has {len(row)} flags for {len(self.answers)} answers"
+                )
 
     @property
     def answerable(self) -> bool:
@@ -72,7 +76,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How completions are drawn: `Sampling(group_size=8, max_tokens=64, temperature=1.0, top_p=1.0)`; temperature 0 is greedy."""
+    """How completions are drawn: `Sampling(group_size=8, max_tokens=64)`; temperature 0 is greedy."""
 
     group_size: int
     max_tokens: int

@@ -21,8 +21,6 @@ from grpo.types import Completion, Example, Group, InputError, Render, Sampling
 from launch.models import load_model, load_tokenizer, stop_ids
 from launch.recipe import Recipe
 
-MOST_HELD_OUT = 0.5
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Questions:
@@ -56,10 +54,10 @@ def load_questions(recipe: Recipe, console: Console) -> Questions:
 def _all_examples(recipe: Recipe, console: Console) -> list[Example]:
     data = recipe.data
     if data.source == "world":
-        # Twice what is needed, half of it unanswerable, so that any mix can be drawn from either side of the split.
-        needed = max(data.questions, recipe.warmup.steps * recipe.warmup.examples_per_step)
-        count = 2 * max(round(needed / (1 - data.held_out)), round(recipe.eval.questions / max(data.held_out, 0.05)))
-        return make_world(count + 200, seed=data.seed, unanswerable=0.5, passages=data.passages)
+        # Four times what is asked for, half of it unanswerable, so that any mix can be drawn on either side of the
+        # split. The evaluation's size has no say in it: the same questions then make the same warm-up everywhere.
+        needed = max(data.questions, recipe.warmup.steps * recipe.warmup.examples_per_step, 250)
+        return make_world(4 * needed, seed=data.seed, unanswerable=0.5, passages=data.passages, styles=data.styles)
     if shape_of(data.source) == "question_answer":
         console.line(f"data         {data.source}: finding distractors")
         words = data.max_words or None
@@ -153,8 +151,13 @@ def loop_settings(recipe: Recipe, *, steps: int) -> LoopSettings:
 
 
 def warm_up_folder(recipe: Recipe, questions: Questions) -> Path:
-    """Where this recipe's warmed-up model belongs. The name holds a hash of all that makes it what it is, the questions
-    themselves included, so that a run can never start from a warm-up of something else."""
+    """Where this recipe's warmed-up model belongs: below the name given to a run of its own, else by content.
+
+    The name by content holds a hash of all that makes the warm-up what it is, the questions themselves included, so
+    that a run can never start from a warm-up of something else.
+    """
+    if recipe.run.stage == "sft" and recipe.run.name:
+        return Path(recipe.run.folder) / recipe.run.name
     w, p = recipe.warmup, recipe.policy
     parts = [recipe.model.name, recipe.prompt_file, load_system(recipe.prompt_file), recipe.model.reasoning]
     parts += [asdict(w), p.dtype, p.layout, p.token_budget, [asdict(example) for example in questions.warm_up]]

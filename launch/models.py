@@ -22,7 +22,7 @@ def locate(name: str, *, console: Console) -> str:
     if name == EMBEDDED:
         from launch.embedded_model import ensure_embedded_model
 
-        with console.waiting("embedded model: looking for it"):
+        with console.waiting("model        SmolLM2-135M-Instruct, embedded"):
             return str(ensure_embedded_model(cache_folder()))
     if name == TINY:
         from launch.tiny_model import ensure_tiny_model
@@ -50,7 +50,9 @@ def load_model(folder: str, *, device: str) -> Any:
     """The weights in float32, attention through SDPA."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # the console has its own signs of life
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Everything a run can be told, section by section; `grpo.config.load(Recipe, argv)` fills it from recipes and overrides.
+"""Everything a run can be told, section by section; `grpo.config.load(Recipe, argv)` fills it from files and overrides.
 
 Sections that belong to one module are that module's own settings (loss, optimizer, rewards). What a combination of
 values forbids is checked at the end, before anything heavy is imported.
@@ -50,6 +50,9 @@ class Data:
     source: str = "world"  # "world", a .json or .jsonl file (.gz too), or "hub:NAME[:SPLIT]"
     questions: Positive = 300  # for training, after the split
     unanswerable: Share = 0.0  # share of them that the passages do not answer
+    styles: dict[Literal["prose", "list", "claims"], Annotated[float, Field(ge=0)]] = field(
+        default_factory=lambda: {"prose": 0.6, "list": 0.2, "claims": 0.2}
+    )  # of the world's questions, as weights
     passages: Positive = 3  # per question, where we build the examples (world, question-answer files)
     max_words: Count = 0  # cut passages of question-answer files to this many words; 0 keeps them whole
     held_out: Share = 0.2  # of all questions, by a hash of their ids
@@ -190,6 +193,7 @@ def batch_plan(recipe: Recipe, *, questions: int, ranks: int = 1) -> str:
             f" on {ranks} rank{'s' * (ranks > 1)}; {recipe.loss.updates_per_step} optimizer step(s) per rollout",
             f"             completions of at most {s.max_tokens} tokens; micro-batches of at most"
             f" {recipe.policy.token_budget} tokens, {recipe.policy.layout} prompts",
-            f"             {questions} questions, {steps} steps = {epochs:.1f} epochs, {steps * completions} completions in all",
+            f"             {questions} questions, {steps} steps = {epochs:.1f} epochs,"
+            f" {steps * completions} completions in all",
         ]
     )

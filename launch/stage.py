@@ -1,9 +1,8 @@
 """One stage of training from a recipe: plan, questions, warm-up where it is missing, before, GRPO, after."""
 
 import tempfile
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console as Terminal
 from rich.table import Table
@@ -15,7 +14,9 @@ from grpo.comm import Alone
 from grpo.config import dump
 from grpo.loop import train, warm_up
 from grpo.objective import sft_loss
+from grpo.policy.base import PolicyEngine
 from grpo.policy.schedule import Optim
+from grpo.rollout.base import RolloutEngine
 from grpo.runlog import Console, RunLog, make_run_folder
 from grpo.types import Example, InputError
 from launch import assemble
@@ -33,9 +34,10 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
     console.line(batch_plan(recipe, questions=len(questions.train)))
     score = compose(recipe.reward, reasoning=recipe.model.reasoning)
     start = assemble.start_folder(recipe)
-    base = locate(recipe.model.name, console=console) if start is None else locate(start, console=console)
     if start is None and recipe.warmup.steps:
         base = str(run_warm_up(recipe, console, questions=questions))
+    else:
+        base = locate(start or recipe.model.name, console=console)
     speech = assemble.make_speech(recipe, base)
     _check_lengths(speech, questions)
 
@@ -56,8 +58,10 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
         settings={"recipe": dump(recipe)},
         rollouts_every=recipe.run.rollouts_every,
     )
-    measure = partial(_measure, recipe, rollout, policy, speech, questions.held_out, console, log)
-    before = measure("before", version=0)
+    held_out = HeldOut(
+        recipe=recipe, examples=questions.held_out, policy=policy, rollout=rollout, speech=speech, log=log
+    )
+    before = held_out.measure("before", version=0)
     train(
         cfg,
         policy=policy,
@@ -70,7 +74,7 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
     )
     save_model_folder(policy, speech.tokenizer, folder / "model")
     console.line(f"model        {folder / 'model'}")
-    after = measure("after", version=steps)
+    after = held_out.measure("after", version=steps)
     if questions.held_out:
         show_table(before, after, title=f"{recipe.run_name}: {len(questions.held_out)} held-out questions, percent")
     log.close()
@@ -80,7 +84,9 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
 def run_warm_up(recipe: Recipe, console: Console, *, questions: assemble.Questions | None = None) -> Path:
     """The warmed-up model folder of this recipe, made if it is not there yet."""
     if not recipe.warmup.steps:
-        raise InputError("warmup.steps = 0: this model's recipe asks for no warm-up; give a number of steps, 24 for example")
+        raise InputError(
+            "warmup.steps = 0: this model's recipe asks for no warm-up; give a number of steps, 24 for example"
+        )
     questions = questions or assemble.load_questions(recipe, console)
     folder = assemble.warm_up_folder(recipe, questions)
     if (folder / "model").is_dir():
@@ -100,7 +106,9 @@ def run_warm_up(recipe: Recipe, console: Console, *, questions: assemble.Questio
         work = Path(building) / "run"
         work.mkdir()
         assemble.save_recipe(recipe, work)
-        log = RunLog(work, steps=w.steps, console=console, project=recipe.run.project, settings={"recipe": dump(recipe)})
+        log = RunLog(
+            work, steps=w.steps, console=console, project=recipe.run.project, settings={"recipe": dump(recipe)}
+        )
         warm_up(
             steps=w.steps,
             examples_per_step=w.examples_per_step,
@@ -126,35 +134,37 @@ def show_table(before: dict[str, float], after: dict[str, float], *, title: str)
     Terminal().print(table)
 
 
-def _measure(
-    recipe: Recipe,
-    rollout: Any,
-    policy: Any,
-    speech: assemble.Speech,
-    held_out: list[Example],
-    console: Console,
-    log: RunLog,
-    moment: str,
-    *,
-    version: int,
-) -> dict[str, float]:
-    if not held_out:
-        return {}
-    console.line(f"{moment:12} {len(held_out)} held-out questions, greedy")
-    rollout.load(policy.weights(), version=version)
-    numbers, graded = evaluate(
-        rollout,
-        held_out,
-        speech.render,
-        max_tokens=recipe.sampling.max_tokens,
-        reasoning=recipe.model.reasoning,
-        version=version,
-    )
-    rollout.release()
-    log.note(f"held_out/{moment}", numbers)
-    log.answers(moment, graded)
-    console.line(f"{'':12} " + ", ".join(f"{name} {value:.1f}" for name, value in numbers.items()))
-    return numbers
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """The held-out questions and all that it takes to answer them with the weights as they are."""
+
+    recipe: Recipe
+    examples: list[Example]
+    policy: PolicyEngine
+    rollout: RolloutEngine
+    speech: assemble.Speech
+    log: RunLog
+
+    def measure(self, moment: str, *, version: int) -> dict[str, float]:
+        """Greedy answers, graded; into the log, and as the numbers of the table."""
+        if not self.examples:
+            return {}
+        console = self.log.console
+        console.line(f"{moment:12} {len(self.examples)} held-out questions, greedy")
+        self.rollout.load(self.policy.weights(), version=version)
+        numbers, graded = evaluate(
+            self.rollout,
+            self.examples,
+            self.speech.render,
+            max_tokens=self.recipe.sampling.max_tokens,
+            reasoning=self.recipe.model.reasoning,
+            version=version,
+        )
+        self.rollout.release()
+        self.log.note(f"held_out/{moment}", numbers)
+        self.log.answers(moment, graded)
+        console.line(f"{'':12} " + ", ".join(f"{name} {value:.1f}" for name, value in numbers.items()))
+        return numbers
 
 
 def _check_lengths(speech: assemble.Speech, questions: assemble.Questions) -> None:

@@ -1,4 +1,4 @@
-"""A random two-layer Llama over bytes, as a model folder like any other: for tests and for trying a recipe in seconds."""
+"""A random two-layer Llama over bytes, as a model folder like any other: for tests and for trying a recipe."""
 
 from pathlib import Path
 

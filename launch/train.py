@@ -1,4 +1,4 @@
-"""Train one stage: `python launch/train.py configs/stage1.toml configs/models/smollm2-135m.toml [--section.key=value]`."""
+"""Train one stage: `python launch/train.py configs/stage1.toml configs/models/tiny.toml [--section.key=value ...]`."""
 
 import sys
 from pathlib import Path

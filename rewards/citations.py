@@ -47,7 +47,7 @@ def _supported(
     """The (cited numbers, statement text) pairs whose passages exist and entail the text; asks the verifier once."""
     count = len(example.passages)
     cited = dict.fromkeys((_sources(statement), statement.text) for row in rows for statement in row if statement.cites)
-    asked = [(sources, text) for sources, text in cited if 1 <= sources[0] and sources[-1] <= count]
+    asked = [(sources, text) for sources, text in cited if sources[0] >= 1 and sources[-1] <= count]
     if not asked:
         return set()
     premises = {sources: premise([example.passages[n - 1] for n in sources]) for sources, _ in asked}

@@ -3,14 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from grpo.text import normalize
+from grpo.text import STOP_WORDS, normalize
 from grpo.types import InputError, Passage
 
 ENTAILED = 0.5
 """A probability above this counts as entailed."""
-
-STOP = frozenset("and at by did for has have in is it its of on that to was were what when which who".split())
-"""Words that the lexical judge does not look for; those of the stub in the golden Trust-Score cases."""
 
 
 class Verifier(Protocol):
@@ -22,7 +19,7 @@ class Verifier(Protocol):
 
 
 class Lexical:
-    """Entailed iff every token of normalize(hypothesis) outside STOP is a token of normalize(premise).
+    """Entailed iff every token of normalize(hypothesis) outside STOP_WORDS is a token of normalize(premise).
 
     Deterministic, needs no model, and easily fooled: word order and negation mean nothing to it. It is exactly the stub
     of the golden cases, so a hypothesis of stop words alone is trivially entailed, even by nothing. The rewards never
@@ -37,7 +34,7 @@ class Lexical:
         texts = {text for pair in pairs for text in pair}
         lines = {line: frozenset(normalize(line).split()) for text in texts for line in text.split("\n")}
         tokens = {text: frozenset().union(*(lines[line] for line in text.split("\n"))) for text in texts}
-        return [1.0 if tokens[hypothesis] - STOP <= tokens[premise] else 0.0 for premise, hypothesis in pairs]
+        return [1.0 if tokens[hypothesis] - STOP_WORDS <= tokens[premise] else 0.0 for premise, hypothesis in pairs]
 
 
 VERIFIERS: dict[str, Callable[[], Verifier]] = {"lexical": Lexical}

@@ -22,7 +22,7 @@ def test_without_the_standard_deviation():
 
 
 def test_leave_one_out():
-    """Against the mean of the other three: 1 - 1.75/3... for rewards 1, 0, .5, .25 the others' means are .25, .5833, .4167, .5."""
+    """For rewards 1, 0, .5, .25 the means of the others are .25, .5833, .4167, .5."""
     advantages = group_advantages(torch.tensor([[1.0, 0.0, 0.5, 0.25]]), mode="leave_one_out")[0].tolist()
     assert advantages == pytest.approx([0.75, -0.583333, 0.083333, -0.25], abs=1e-6)
 
@@ -42,9 +42,7 @@ def test_a_small_difference_is_not_blown_up():
 
 
 @pytest.mark.parametrize("mode", MODES)
-@given(
-    rewards=st.lists(st.integers(-8, 8), min_size=2, max_size=8), shift=st.integers(-4, 4), seed=st.integers(0, 99)
-)
+@given(rewards=st.lists(st.integers(-8, 8), min_size=2, max_size=8), shift=st.integers(-4, 4), seed=st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_shift_and_permutation(mode, rewards, shift, seed):
     row = torch.tensor([rewards], dtype=torch.float64) / 2
@@ -62,7 +60,7 @@ def test_scale_leaves_the_normalized_and_stretches_the_others():
 
 
 def test_gdpo_hears_the_quiet_part():
-    """The second part is a hundred times smaller and has weight 1 all the same; a group dead in all parts stays at 0."""
+    """The second part is a hundred times smaller and weighs as much; a group dead in all parts stays at 0."""
     parts = torch.tensor([[[1.0, 0.0], [5.0, 5.0]], [[0.0, 0.01], [1.0, 1.0]]])
     advantages = gdpo_advantages(parts, torch.tensor([1.0, 1.0]))
     # Normalized: 0.5/0.7071.. = .70700 and -.005/(.00707 + .0001) = -.69725; they nearly cancel.

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo.text import normalize
+from grpo.text import STOP_WORDS, normalize
 from grpo.types import InputError, Passage
-from rewards.entailment import STOP, Lexical, make_verifier, premise
+from rewards.entailment import Lexical, make_verifier, premise
 
 DAEI = Passage(title="Ali Daei", text="Ali Daei scored 109 international goals.")
 BICAN = Passage(title="Josef Bican", text="He scored 805 career goals.")
@@ -44,7 +44,9 @@ def test_a_batch_keeps_its_order() -> None:
 
 
 def test_the_stop_list_is_the_stub_of_the_golden_cases() -> None:
-    assert len(STOP) == 21 and {"and", "who", "were", "its"} <= STOP and "he" not in STOP
+    assert len(STOP_WORDS) == 21
+    assert {"and", "who", "were", "its"} <= STOP_WORDS
+    assert "he" not in STOP_WORDS
 
 
 def test_premise_is_the_fields_document_text() -> None:
@@ -62,5 +64,5 @@ def test_an_unknown_verifier_is_refused_with_the_valid_ones() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.text("aThe .\n\r\x0b\u2028x1'-"), st.text("aThe .\n\rx1"))
 def test_reading_line_by_line_changes_nothing(text: str, hypothesis: str) -> None:
-    expected = set(normalize(hypothesis).split()) - STOP <= set(normalize(text).split())
+    expected = set(normalize(hypothesis).split()) - STOP_WORDS <= set(normalize(text).split())
     assert Lexical().entails([(text, hypothesis)]) == [float(expected)]

@@ -36,7 +36,9 @@ def test_without_the_mask_it_differs(monkeypatch):
     model, batch = tiny_model(), random_batch()
     oracle_BC, oracle = logp_and_gradient(model, batch, "padded")
     monkeypatch.setattr(
-        forward, "sibling_mask", lambda owner: torch.ones(owner.shape[1], owner.shape[1]).tril().bool().expand(len(owner), 1, -1, -1)
+        forward,
+        "sibling_mask",
+        lambda owner: torch.ones(owner.shape[1], owner.shape[1]).tril().bool().expand(len(owner), 1, -1, -1),
     )
     logp_BC, gradient = logp_and_gradient(model, batch, "shared")
     assert float((logp_BC - oracle_BC).abs().max()) > 1e-2
@@ -94,6 +96,6 @@ def test_models_that_would_be_computed_wrongly_are_refused():
         check_model(model, layout="padded")
     model.config.final_logit_softcapping = None
     model.config.layer_types = ["sliding_attention", "full_attention"]
-    with pytest.raises(InputError, match='valid here: policy.layout = "padded"'):
+    with pytest.raises(InputError, match=r'valid here: policy\.layout = "padded"'):
         check_model(model, layout="shared")
     check_model(model, layout="padded")

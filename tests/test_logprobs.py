@@ -23,8 +23,10 @@ def whole(hidden, weight, ids, temperature):
 def test_equals_the_whole_softmax_and_its_gradients(chunk, temperature):
     hidden, weight, ids = inputs()
     outputs, gradients = [], []
-    for function in (lambda: chunked_logprobs(hidden, weight, ids, temperature=temperature, chunk=chunk),
-                     lambda: whole(hidden, weight, ids, temperature)):
+    for function in (
+        lambda: chunked_logprobs(hidden, weight, ids, temperature=temperature, chunk=chunk),
+        lambda: whole(hidden, weight, ids, temperature),
+    ):
         logp, entropy = function()
         (logp.sin() + 0.3 * entropy.square()).sum().backward()
         outputs.append(torch.cat([logp, entropy]).detach())
@@ -36,7 +38,9 @@ def test_equals_the_whole_softmax_and_its_gradients(chunk, temperature):
 
 def test_gradcheck_in_float64():
     hidden, weight, ids = inputs(dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda h, w: chunked_logprobs(h, w, ids, temperature=0.7, chunk=3), (hidden, weight))
+    assert torch.autograd.gradcheck(
+        lambda h, w: chunked_logprobs(h, w, ids, temperature=0.7, chunk=3), (hidden, weight)
+    )
 
 
 def test_bfloat16_hidden_states_get_float32_logits():
@@ -48,7 +52,7 @@ def test_bfloat16_hidden_states_get_float32_logits():
 
 
 def test_the_whole_matrix_never_exists():
-    """The largest tensor that any operation makes, forward or backward, holds one chunk of logits or the head itself."""
+    """The largest tensor that any operation makes, forward or backward, is one chunk of logits or the head itself."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Largest(TorchDispatchMode):

@@ -83,9 +83,11 @@ def test_the_toy_learns(tmp_path):
     rewards = [row["reward/total"] for row in metrics]
     assert rewards[0] < 0.2
     assert sum(rewards[-5:]) / 5 > 0.8
-    assert all(row["policy/ratio"] == pytest.approx(1.0, abs=1e-6) for row in metrics)
-    assert max(row["policy/mismatch"] for row in metrics) < 1e-5
-    for name in ("time/rollout", "time/score", "time/update", "memory/peak_gb", "policy/grad_norm"):
+    taught = [row for row in metrics if not row["policy/skipped"]]
+    assert len(taught) > 10
+    assert all(row["policy/ratio"] == pytest.approx(1.0, abs=1e-6) for row in taught)
+    assert max(row["policy/mismatch"] for row in taught) < 1e-5
+    for name in ("time/rollout", "time/score", "time/update", "memory/peak_gb", "policy/lr"):
         assert all(math.isfinite(row[name]) and row[name] >= 0 for row in metrics), name
 
 

@@ -64,9 +64,7 @@ def test_weights_written_out():
     ],
 )
 def test_clip_on_each_side(ratio, advantage, dual, value):
-    got = clipped_surrogate(
-        torch.tensor(ratio), torch.tensor(advantage), clip_low=0.2, clip_high=0.3, dual_clip=dual
-    )
+    got = clipped_surrogate(torch.tensor(ratio), torch.tensor(advantage), clip_low=0.2, clip_high=0.3, dual_clip=dual)
     assert float(got) == pytest.approx(value)
 
 
@@ -125,6 +123,9 @@ def test_supervised_loss_is_the_mean_negative_log_likelihood():
 
 
 def test_stats_add_up_and_maxima_do_not():
-    total = add_stats(add_stats({}, {"tokens": 2, "kl_sum": 1.0, "mismatch_max": 3.0}), {"tokens": 6, "kl_sum": 3.0, "mismatch_max": 1.0})
+    total = add_stats(
+        add_stats({}, {"tokens": 2, "kl_sum": 1.0, "mismatch_max": 3.0}),
+        {"tokens": 6, "kl_sum": 3.0, "mismatch_max": 1.0},
+    )
     assert total == {"tokens": 8, "kl_sum": 4.0, "mismatch_max": 3.0}
     assert mean_stats(total) == {"tokens": 8, "kl": 0.5, "mismatch_max": 3.0}

@@ -29,7 +29,8 @@ def check(answer: Answer, style: Style, reasoning: bool) -> None:
     assert all(normalize(statement.text) for statement in answer.statements)
     assert all(number >= 0 for statement in answer.statements for number in statement.cites)
     if answer.well_formed:
-        assert answer.answer_text and set(answer.tags.values()) == {1 if reasoning else 0}
+        assert answer.answer_text
+        assert set(answer.tags.values()) == {1 if reasoning else 0}
 
 
 @settings(max_examples=300, deadline=None)
@@ -43,8 +44,10 @@ def test_any_text_is_read(text: str, style: Style, reasoning: bool) -> None:
 def test_thinking_changes_nothing_but_the_thinking(think: str, style: Style) -> None:
     said = "Ali Daei scored 109 [2]. Bican 805"
     loud, quiet = (parse(reasoned(said, t), style=style, reasoning=True) for t in (f"{think} [1]. {REFUSAL} [3]", ""))
-    assert loud.statements == quiet.statements and loud.refusal_score == quiet.refusal_score < 0.85
-    assert loud.well_formed and "[3]" in loud.think_text
+    assert loud.statements == quiet.statements
+    assert loud.refusal_score == quiet.refusal_score < 0.85
+    assert loud.well_formed
+    assert "[3]" in loud.think_text
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,8 @@ def test_citations_that_no_passage_has() -> None:
     assert answer.statements[0].cites == (NO_PASSAGE, NO_PASSAGE, 7)
     stray = parse("[1] It won.", style="prose", reasoning=False)
     assert parse("[1]. It won.", style="prose", reasoning=False).flaws == ("citation without a statement",)
-    assert stray.statements == (Statement("It won.", (1,)),) and stray.well_formed
+    assert stray.statements == (Statement("It won.", (1,)),)
+    assert stray.well_formed
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,8 @@ def test_the_reasoning_format(text: str, flaws: tuple[str, ...]) -> None:
     answer = parse(text, style="prose", reasoning=True)
     assert (answer.flaws, answer.well_formed) == (flaws, not flaws)
     cut = parse(text, style="prose", reasoning=True, finished=False)
-    assert cut.flaws == (*flaws, "cut at the length limit") and not cut.well_formed
+    assert cut.flaws == (*flaws, "cut at the length limit")
+    assert not cut.well_formed
 
 
 @pytest.mark.parametrize(
@@ -158,12 +163,14 @@ def test_the_fields_refusals_keep_their_sides(text: str, field: float, refused: 
 
 @pytest.mark.parametrize("piece", ["I apologize", "an answer", "I", "Apolo", "find an answer"])
 def test_a_piece_of_the_refusal_is_no_refusal(piece: str) -> None:
-    assert rscore(piece, reference=True) == 1.0 and rscore(piece) < 0.56
+    assert rscore(piece, reference=True) == 1.0
+    assert rscore(piece) < 0.56
     assert not parse(piece, style="list", reasoning=False).refused
 
 
 def test_the_flag_is_the_start_of_the_sentence_that_prompts_ask_for() -> None:
-    assert REFUSAL.startswith(FLAG) and rscore(FLAG) == rscore(FLAG.lower() + "!") == 1.0
+    assert REFUSAL.startswith(FLAG)
+    assert rscore(FLAG) == rscore(FLAG.lower() + "!") == 1.0
 
 
 def test_equation_six_at_its_threshold() -> None:

@@ -95,7 +95,7 @@ def test_logprobs_and_reference():
 
 
 def test_gradient_pass_and_logprobs_agree_exactly():
-    """The ratio of the first update is 1 whether the old values come from a pass of their own or from the gradient's."""
+    """The first ratio is 1 whether the old values come from a pass of their own or from the gradient's."""
     policy, batch = engine(budget=20), step_batch(0)
     batch = replace(batch, old_logp_BC=policy.logprobs(batch))
     stats = policy.update(batch, loss)
@@ -128,7 +128,11 @@ def test_dropout_is_off():
 
 @pytest.mark.parametrize(
     ("schedule", "rates"),
-    [("cosine", [0.5, 1.0, 1.0, 0.75, 0.25]), ("linear", [0.5, 1.0, 1.0, 0.667, 0.333]), ("constant", [0.5, 1, 1, 1, 1])],
+    [
+        ("cosine", [0.5, 1.0, 1.0, 0.75, 0.25]),
+        ("linear", [0.5, 1.0, 1.0, 0.667, 0.333]),
+        ("constant", [0.5, 1, 1, 1, 1]),
+    ],
 )
 def test_schedule(schedule, rates):
     optim = Optim(lr=1.0, schedule=schedule, warmup=0.4)

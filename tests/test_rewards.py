@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-import time
 import types
 from collections.abc import Sequence
 from typing import Any
@@ -37,8 +36,10 @@ def reasoned(answer: str) -> str:
     return f"<think>Perhaps [3].</think>\n<answer>{answer}</answer>"
 
 
-def score(text: str, example: Example | None = None, cut: bool = False, **changes: Any) -> Score:
-    scorer = compose(RewardSettings.model_validate({"refusal": True} | changes))
+def score(
+    text: str, example: Example | None = None, *, cut: bool = False, reasoning: bool = True, **changes: Any
+) -> Score:
+    scorer = compose(RewardSettings.model_validate({"refusal": True} | changes), reasoning=reasoning)
     return scorer(example or question(), [completion(text, cut=cut)])[0]
 
 
@@ -74,14 +75,17 @@ def test_the_worked_cases(case: tuple[str, str, bool, float, float, float, float
     for paper_sum in (False, True):
         changes = {"citation_penalty": penalty, "paper_sum": paper_sum}
         second = score(text, question(answerable=answerable), **changes)
-        assert second.parts == pytest.approx(parts, abs=1e-4) and second.total == pytest.approx(stage2, abs=1e-4)
+        assert second.parts == pytest.approx(parts, abs=1e-4)
+        assert second.total == pytest.approx(stage2, abs=1e-4)
         first = score(text, question(answerable=answerable), refusal=False, **changes)
-        assert "refusal" not in first.parts and first.total == pytest.approx(stage1, abs=1e-4)
+        assert "refusal" not in first.parts
+        assert first.total == pytest.approx(stage1, abs=1e-4)
 
 
 def test_refusing_and_then_answering_is_a_refusal_in_both_stages() -> None:
     hedged = reasoned(f"{REFUSAL} {DAEI} [1].")
-    assert score(hedged).total == 2.0 and score(hedged, refusal=False).total == 2.0
+    assert score(hedged).total == 2.0
+    assert score(hedged, refusal=False).total == 2.0
     assert score(hedged, question(answerable=False)).total == 3.0
 
 
@@ -107,7 +111,8 @@ def test_repeating_a_right_sentence_pays_once(times: int) -> None:
     assert total(repeated) == 3.5
     assert total(repeated, paper_sum=True) == 2.5 + times
     both = " ".join([f"{DAEI} and {BICAN} [1][2]."] * times)
-    assert total(both) == 3.5 and total(both, paper_sum=True) == 2.5 + times
+    assert total(both) == 3.5
+    assert total(both, paper_sum=True) == 2.5 + times
 
 
 def test_the_first_mention_counts_not_the_best() -> None:
@@ -131,7 +136,8 @@ def test_spellings_are_normalized_and_blank_ones_never_match(alias: str, said: s
 
 def test_lists_are_judged_item_by_item() -> None:
     items = score(reasoned("Ali Daei [1], Josef Bican [1], Grass [3]."), question(style="list"))
-    assert items.parts["exact_match"] == 1.0 and items.parts["citation"] == 0.0
+    assert items.parts["exact_match"] == 1.0
+    assert items.parts["citation"] == 0.0
     assert total("Ali Daei [1], Josef Bican [2], Grass [1].", question(style="list")) == 4.5
 
 
@@ -186,7 +192,8 @@ def test_bounds_and_a_better_citation_never_costs(sentences: list[str], data: st
     for paper_sum in (False, True):
         low = score(reasoned(written(marks)), paper_sum=paper_sum)
         high = score(reasoned(written(improved)), paper_sum=paper_sum)
-        assert high.total >= low.total and abs(low.parts["citation"]) <= low.parts["exact_match"]
+        assert high.total >= low.total
+        assert abs(low.parts["citation"]) <= low.parts["exact_match"]
     fair, paper = (score(reasoned(written(marks)), paper_sum=flag) for flag in (False, True))
     assert fair.parts["exact_match"] == 0.5 * len({DAEI, BICAN} & set(sentences)) <= paper.parts["exact_match"]
     assert 2.5 <= fair.total <= 4.5
@@ -194,7 +201,8 @@ def test_bounds_and_a_better_citation_never_costs(sentences: list[str], data: st
 
 @pytest.mark.parametrize("piece", ["I apologize", "an answer", "I", "Apolo", "find an answer"])
 def test_a_piece_of_the_refusal_is_an_answer(piece: str) -> None:
-    assert total(piece) == 2.5 and total(piece, question(answerable=False)) == 2.0
+    assert total(piece) == 2.5
+    assert total(piece, question(answerable=False)) == 2.0
 
 
 class Counting(Lexical):
@@ -212,14 +220,17 @@ class Counting(Lexical):
 def test_a_group_is_one_call_of_the_verifier_and_each_question_is_asked_once() -> None:
     judge = Counting()
     texts = [RIGHT, RIGHT, f"{DAEI} [2].", f"{BICAN} [2].", f"{BICAN} [9].", REFUSAL, f"{DAEI}."]
-    scores = compose(RewardSettings(), judge)(question(), [completion(reasoned(text)) for text in texts])
+    scores = compose(RewardSettings(), reasoning=True, verifier=judge)(
+        question(), [completion(reasoned(text)) for text in texts]
+    )
     assert judge.calls == [3]
     assert [s.parts["citation"] for s in scores] == [0.5, 0.5, -0.5, 0.5, -0.5, 0.0, 0.0]
 
 
 def test_weights_scale_the_total_and_not_the_parts() -> None:
     weighted = score(reasoned(RIGHT), weights={"citation": 3.0, "format": 0.0})
-    assert weighted.parts == score(reasoned(RIGHT)).parts and weighted.total == 1 + 0.5 + 0.5 + 3 * 0.5
+    assert weighted.parts == score(reasoned(RIGHT)).parts
+    assert weighted.total == 1 + 0.5 + 0.5 + 3 * 0.5
 
 
 @pytest.mark.parametrize(
@@ -235,7 +246,7 @@ def test_weights_scale_the_total_and_not_the_parts() -> None:
 )
 def test_wrong_settings_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        compose(RewardSettings.model_validate(wrong))
+        compose(RewardSettings.model_validate(wrong), reasoning=True)
 
 
 @pytest.fixture
@@ -250,7 +261,7 @@ def test_a_reward_of_ones_own_is_added_and_none_is_not_scored(own: types.ModuleT
         return [None if "[2]" in c.text else -0.25 for c in completions]
 
     vars(own)["short"] = short
-    scorer = compose(RewardSettings(weights={"own_rewards:short": 2.0}))
+    scorer = compose(RewardSettings(weights={"own_rewards:short": 2.0}), reasoning=True)
     scores = scorer(question(), [completion(text) for text in (reasoned(RIGHT), reasoned(f"{DAEI} [2]."), "cut")])
     assert [s.total for s in scores] == [3.0 - 0.5, 2.0, 0.0 - 0.5]  # it passes no gate
     assert [s.parts.get("own_rewards:short") for s in scores] == [-0.25, None, -0.25]
@@ -273,25 +284,26 @@ def test_a_reward_of_ones_own_is_added_and_none_is_not_scored(own: types.ModuleT
 def test_a_bad_reward_of_ones_own_is_named(own: types.ModuleType, name: str, value: object, message: str) -> None:
     vars(own)["f"] = value
     with pytest.raises(InputError, match=message):
-        compose(RewardSettings(weights={name: 1.0}))(question(), [completion("a"), completion("b")])
+        compose(RewardSettings(weights={name: 1.0}), reasoning=True)(question(), [completion("a"), completion("b")])
 
 
-def test_scoring_a_step_takes_well_under_half_a_second() -> None:
-    words = " ".join(f"word{n}" for n in range(90))
-    passages = tuple(Passage(title=f"P{p}", text=f"{words} name{p} here {p}") for p in range(5))
+def test_the_verifier_is_asked_once_per_group() -> None:
+    """A group's pairs go in one call, each pair once: five right sentences in eight alike answers are five pairs."""
+
+    class Counting(Lexical):
+        def __init__(self) -> None:
+            self.calls: list[int] = []
+
+        def entails(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+            self.calls.append(len(pairs))
+            return super().entails(pairs)
+
+    judge = Counting()
+    passages = tuple(Passage(title=f"P{p}", text=f"name{p} is here") for p in range(5))
     found = tuple(tuple(a == p for a in range(5)) for p in range(5))
     answers = tuple((f"name{a}",) for a in range(5))
     example = dataclasses.replace(question(), passages=passages, answers=answers, found=found)
-
-    def text(k: int) -> str:
-        return reasoned(" ".join(f"Name{p} {words[: 60 + k]} {k} [{p + 1}][{k % 5 + 1}]." for p in range(5)))
-
-    scorer = compose(RewardSettings(refusal=True))
-    groups = [[completion(text(8 * g + k)) for k in range(8)] for g in range(48)]
-    seconds = []
-    for _ in range(3):  # the best of three, in processor time: the machine may be busy
-        start = time.process_time()
-        scores = [s for group in groups for s in scorer(example, group)]
-        seconds.append(time.process_time() - start)
-        assert len(scores) == 384 and all(s.parts["exact_match"] == 2.5 for s in scores)
-    assert min(seconds) < 0.5
+    text = reasoned(" ".join(f"Name{p} is here [{p + 1}]." for p in range(5)))
+    scores = compose(RewardSettings(refusal=True), reasoning=True, verifier=judge)(example, [completion(text)] * 8)
+    assert judge.calls == [5]
+    assert [s.parts["citation"] for s in scores] == [2.5] * 8

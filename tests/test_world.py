@@ -13,8 +13,8 @@ import pytest
 
 from curriculum.gold import gold_answer
 from curriculum.world import make_world
-from curriculum.world_facts import FILLERS, INVERSES, RELATIONS, STOP_WORDS, TRADES
-from grpo.text import REFUSAL, cited, contains, normalize, sentences, strip_citations
+from curriculum.world_facts import FILLERS, INVERSES, RELATIONS, TRADES
+from grpo.text import CITATION, REFUSAL, STOP_WORDS, contains, normalize, sentences, strip_citations
 from grpo.types import Example, InputError, Passage
 
 COUNT = 10_000
@@ -28,6 +28,10 @@ def world() -> list[Example]:
 
 def premise(passage: Passage) -> str:
     return f"Title: {passage.title}\n{passage.text}"
+
+
+def citations(text: str) -> list[int]:
+    return [int(digits) for digits in CITATION.findall(text)]
 
 
 def entails(text: str, hypothesis: str) -> bool:
@@ -276,7 +280,7 @@ def test_gold_answers_hold_every_answer_and_are_entailed_by_what_they_cite():
             continue
         statements = gold.split(", ") if example.style == "list" else sentences(gold)
         for statement in statements:
-            numbers = cited(statement)
+            numbers = citations(statement)
             assert len(numbers) == 1, gold
             assert entails(premise(example.passages[numbers[0] - 1]), strip_citations(statement)), gold
         for answer in example.supported:
@@ -291,7 +295,7 @@ def test_no_gold_answer_is_entailed_by_the_other_passages():
     for example in (e for e in world() if e.style == "prose" and e.answerable):
         gold = gold_answer(example)
         for number, passage in enumerate(example.passages, 1):
-            assert entails(premise(passage), strip_citations(gold)) == (number in cited(gold)), example.id
+            assert entails(premise(passage), strip_citations(gold)) == (number in citations(gold)), example.id
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,10 @@ def example(number: int = 0, answer: str = "109") -> Example:
 
 
 def random_batch(
-    prompts: Sequence[int] = (5, 9), sizes: Sequence[int] = (3, 2), lengths: Sequence[int] = (4, 1, 6, 2, 5), seed: int = 0
+    prompts: Sequence[int] = (5, 9),
+    sizes: Sequence[int] = (3, 2),
+    lengths: Sequence[int] = (4, 1, 6, 2, 5),
+    seed: int = 0,
 ) -> Batch:
     """Random tokens: prompt lengths, completions per prompt, completion lengths in order."""
     generator = torch.Generator().manual_seed(seed)

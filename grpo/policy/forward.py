@@ -86,9 +86,7 @@ def sibling_mask(owner_NL: Tensor) -> Tensor:
     return (causal_LL & ((key_N1L == 0) | (key_N1L == query_NL1)))[:, None]
 
 
-def completion_logprobs(
-    model: Any, batch: Batch, *, layout: Layout, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
+def completion_logprobs(model: Any, batch: Batch, *, layout: Layout, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of every completion token: two float32 [B, C], 0 where `learn_BC` is false.
 
     `model` is any causal language model of transformers with a bare linear head.

@@ -77,9 +77,7 @@ class SinglePolicy:
         for index in micro_batches(batch, layout=self._layout, token_budget=self._budget):
             part = batch.rows(index)
             with self._autocast():
-                part_logp_BC, _ = completion_logprobs(
-                    model, part, layout=self._layout, temperature=self._temperature
-                )
+                part_logp_BC, _ = completion_logprobs(model, part, layout=self._layout, temperature=self._temperature)
             logp_BC[index, : part_logp_BC.shape[1]] = part_logp_BC.float().cpu()
         return logp_BC
 

