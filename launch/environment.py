@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
@@ -261,7 +262,9 @@ def name_of(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~; ]", requirement, maxsplit=1)[0]).lower()
 
 
-def wanted_requirements(requires: Iterable[str], parse: Callable, unwanted: Sequence[str] = CUDA_ONLY) -> list[str]:
+def wanted_requirements(
+    requires: Iterable[str], parse: Callable[[str], Any], unwanted: Sequence[str] = CUDA_ONLY
+) -> list[str]:
     """What a package requires on this machine: markers evaluated and dropped, the unwanted left out."""
     holding = (needed for needed in map(parse, requires) if not needed.marker or needed.marker.evaluate({"extra": ""}))
     kept = (needed for needed in holding if name_of(needed.name) not in unwanted)
@@ -280,8 +283,8 @@ def progress(lines: Sequence[str]) -> str:
 
 
 def quiet(lines: Iterable[str]) -> list[str]:
-    """Without pip's warnings, which mostly say that one of several indexes lacks a package."""
-    return [line for line in lines if line.strip() and not line.startswith("WARNING")]
+    """Without what pip says of its indexes, most of it that one of several lacks a package; long lines are cut."""
+    return [line[:200] for line in lines if line.strip() and not line.startswith(("WARNING", "Looking in"))]
 
 
 def reason(lines: Sequence[str]) -> str:
