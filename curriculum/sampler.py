@@ -16,6 +16,7 @@ class Epochs:
                 "no training questions are left after the split and the mix; check data.questions and data.unanswerable"
             )
         self._examples, self._seed, self._drawn = list(examples), seed, 0
+        self._epoch, self._order = -1, self._examples
 
     def next_batch(self, count: int) -> list[Example]:
         batch = [self._at(place) for place in range(self._drawn, self._drawn + count)]
@@ -33,12 +34,10 @@ class Epochs:
 
     def _at(self, place: int) -> Example:
         epoch, offset = divmod(place, len(self._examples))
-        return self._order(epoch)[offset]
-
-    def _order(self, epoch: int) -> list[Example]:
-        shuffled = list(self._examples)
-        random.Random(f"{self._seed}/{epoch}").shuffle(shuffled)
-        return shuffled
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, list(self._examples)
+            random.Random(f"{self._seed}/{epoch}").shuffle(self._order)
+        return self._order[offset]
 
 
 def mix(examples: Sequence[Example], *, count: int, unanswerable: float, seed: int) -> list[Example]:

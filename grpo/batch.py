@@ -65,7 +65,7 @@ def collate(groups: Sequence[Group], advantages_PG: Tensor) -> Batch:
             )
     width = max((len(completion.token_ids) for completion in completions), default=0)
 
-    def padded(rows: list[tuple], dtype: torch.dtype) -> Tensor:
+    def padded(rows: Sequence[tuple[float, ...]], dtype: torch.dtype) -> Tensor:
         return torch.tensor([(*row, *(0,) * (width - len(row))) for row in rows], dtype=dtype).view(len(rows), width)
 
     return Batch(

@@ -1,7 +1,7 @@
 """Hidden states -> log-probabilities and entropies, in chunks: [tokens, vocabulary] never exists whole.
 
 N tokens, D hidden size, V vocabulary. Logits are computed in float32 whatever the model's dtype: a bfloat16 head alone
-is off by 0.03 nats (frameworks.md 2.4). The backward pass computes each chunk's logits again instead of keeping them.
+is off by 0.03 nats (RMS). The backward pass computes each chunk's logits again instead of keeping them.
 """
 
 from typing import Any

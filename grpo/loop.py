@@ -18,7 +18,7 @@ import torch
 from grpo.advantages import Mode, alive, group_advantages
 from grpo.batch import Batch, collate
 from grpo.comm import Comm
-from grpo.objective import Average, Objective, Stats, grpo_loss, weigh
+from grpo.objective import Average, Objective, Stats, average_stats, grpo_loss, weigh
 from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine, StaleRollout, sample_groups
 from grpo.runlog import RunLog
@@ -96,10 +96,11 @@ def train(
                     batch = replace(batch, old_logp_BC=policy.logprobs(batch))
                 if cfg.objective.kl:
                     batch = replace(batch, ref_logp_BC=policy.logprobs(batch, reference=True))
+                updates = []
                 for part in parts(batch, cfg.updates_per_step, seed=cfg.seed + step):
-                    stats = policy.update(weighed(part, cfg, comm), loss)
-                    record.scalars("policy", stats)
-                    check_same_policy(stats, limit=cfg.mismatch_limit, step=step)
+                    updates.append(policy.update(weighed(part, cfg, comm), loss))
+                    check_same_policy(updates[-1], limit=cfg.mismatch_limit, step=step)
+                record.scalars("policy", average_stats(updates))
 
 
 def weighed(batch: Batch, cfg: LoopSettings, comm: Comm) -> Batch:

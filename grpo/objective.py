@@ -8,6 +8,7 @@ Every function returns per-token values with gradients with respect to `logp_BC`
 hold anything, also NaN, and are dropped in `grpo_loss`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -197,6 +198,13 @@ def add_stats(total: Stats, part: Stats) -> Stats:
     for name, value in part.items():
         merged[name] = max(merged.get(name, value), value) if name.endswith("_max") else merged.get(name, 0.0) + value
     return merged
+
+
+def average_stats(updates: Sequence[Stats]) -> Stats:
+    """The statistics of several updates of one step: means, over the updates that have them."""
+    names = dict.fromkeys(name for stats in updates for name in stats)
+    having = {name: [stats[name] for stats in updates if name in stats] for name in names}
+    return {name: sum(values) / len(values) for name, values in having.items()}
 
 
 def mean_stats(total: Stats) -> Stats:

@@ -21,42 +21,35 @@ QUIET = 5.0  # seconds: the longest time without a line where stdout is not a te
 
 
 class Console:
-    """Lines that stay and a status that does not. On a terminal the status is rewritten in place; elsewhere it becomes
-    a line of its own, at most every `QUIET` seconds."""
+    """Lines that stay, and a status that does not. On a terminal the status is rewritten in place; elsewhere it becomes
+    a line of its own when nothing was written for `QUIET` seconds."""
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stdout
         self._terminal = self._out.isatty()
-        self._last = time.monotonic()
+        self._written = self._since = time.monotonic()
+        self._text = ""
         self._lock = threading.Lock()
 
     def line(self, text: str = "") -> None:
         with self._lock:
-            self._out.write(("\r\x1b[2K" if self._terminal else "") + text + "\n")
-            self._out.flush()
-            self._last = time.monotonic()
+            self._write(("\r\x1b[2K" if self._terminal else "") + text + "\n")
 
     def status(self, text: str) -> None:
+        """What is being computed now."""
         with self._lock:
-            now = time.monotonic()
-            if self._terminal:
-                self._out.write(f"\r\x1b[2K  {text}")
-            elif now - self._last >= QUIET:
-                self._out.write(f"  ... {text}\n")
-            else:
-                return
-            self._out.flush()
-            self._last = now
+            self._text, self._since = text, time.monotonic()
+            self._show()
 
     @contextmanager
-    def waiting(self, text: str) -> Iterator[None]:
-        """Signs of life around a call that gives none of its own: the status counts its seconds."""
-        self.line(text)
-        started, over = time.monotonic(), threading.Event()
+    def alive(self) -> Iterator[None]:
+        """While this lasts, the status is repeated with its seconds, so that one long call is not taken for a hang."""
+        over = threading.Event()
 
         def tick() -> None:
             while not over.wait(1.0):
-                self.status(f"{text} {time.monotonic() - started:.0f} s")
+                with self._lock:
+                    self._show()
 
         thread = threading.Thread(target=tick, daemon=True)
         thread.start()
@@ -65,6 +58,18 @@ class Console:
         finally:
             over.set()
             thread.join()
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if self._text and (self._terminal or now - self._written >= QUIET):
+            seconds = f" ({now - self._since:.0f} s)" if now - self._since >= 1 else ""
+            shown = f"... {self._text}{seconds}"
+            self._write(f"\r\x1b[2K  {shown}" if self._terminal else f"  {shown}\n")
+
+    def _write(self, text: str) -> None:
+        self._out.write(text)
+        self._out.flush()
+        self._written = time.monotonic()
 
 
 class Record:
@@ -109,7 +114,14 @@ class RunLog:
     """One run's folder, console and wandb run."""
 
     def __init__(
-        self, folder: Path, *, steps: int, console: Console, project: str, settings: dict, rollouts_every: int = 1
+        self,
+        folder: Path,
+        *,
+        steps: int,
+        console: Console,
+        project: str,
+        settings: Mapping[str, Any],
+        rollouts_every: int = 1,
     ) -> None:
         self._folder, self._steps, self.console, self._every = folder, steps, console, rollouts_every
         self._wandb = _start_wandb(folder, project, settings, console)
@@ -227,15 +239,16 @@ def peak_gb() -> float:
     return kilobytes * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-def _start_wandb(folder: Path, project: str, settings: dict, console: Console) -> Any:
+def _start_wandb(folder: Path, project: str, settings: Mapping[str, Any], console: Console) -> Any:
     """A wandb run where a key or WANDB_MODE says so. wandb out of reach never stops a run."""
     if not (os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE")):
         return None
     import wandb
+    from wandb.errors import Error
 
     try:
-        return wandb.init(project=project, name=folder.name, dir=str(folder), config=settings)
-    except (wandb.errors.Error, OSError) as error:
+        return wandb.init(project=project, name=folder.name, dir=str(folder), config=dict(settings))
+    except (Error, OSError) as error:
         console.line(f"wandb is off for this run: {error}")
         return None
 

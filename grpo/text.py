@@ -1,6 +1,6 @@
 """The contract between the prompt that asks, the parser that rewards and the metric that grades: what text means.
 
-Normalization is the field's own (paper.md 2.2; the ALCE and SQuAD rule). Standard library only.
+Normalization is the field's own (the ALCE and SQuAD rule). Standard library only.
 """
 
 import re

@@ -59,7 +59,7 @@ def _all_examples(recipe: Recipe, console: Console) -> list[Example]:
         needed = max(data.questions, recipe.warmup.steps * recipe.warmup.examples_per_step, 250)
         return make_world(4 * needed, seed=data.seed, unanswerable=0.5, passages=data.passages, styles=data.styles)
     if shape_of(data.source) == "question_answer":
-        console.line(f"data         {data.source}: finding distractors")
+        console.status(f"{data.source}: finding distractors")
         words = data.max_words or None
         examples, report = build_from_qa(data.source, passages=data.passages, seed=data.seed, max_words=words)
         console.line(f"             {report}")
@@ -102,6 +102,7 @@ def make_speech(recipe: Recipe, folder: str) -> Speech:
 def make_policy(recipe: Recipe, folder: str, *, optim: Optim, updates: int, console: Console, kl: float = 0.0) -> Any:
     from grpo.policy.single import SinglePolicy
 
+    console.status(f"loading the policy, {folder}")
     device = _device()
     return SinglePolicy(
         load_model(folder, device=device),
@@ -120,6 +121,7 @@ def make_policy(recipe: Recipe, folder: str, *, optim: Optim, updates: int, cons
 def make_rollout(recipe: Recipe, folder: str, speech: Speech, console: Console) -> Any:
     from grpo.rollout.hf import HfRollout
 
+    console.status(f"loading the rollout engine, {folder}")
     model = load_model(folder, device=_device())
     tokenizer = speech.tokenizer
     return HfRollout(

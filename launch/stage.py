@@ -32,6 +32,7 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
     questions = assemble.load_questions(recipe, console)
     steps = recipe.steps(len(questions.train))
     console.line(batch_plan(recipe, questions=len(questions.train)))
+    warn_of_other_distributions(recipe, console)
     score = compose(recipe.reward, reasoning=recipe.model.reasoning)
     start = assemble.start_folder(recipe)
     if start is None and recipe.warmup.steps:
@@ -45,11 +46,11 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
     assemble.save_recipe(recipe, folder)
     cfg = assemble.loop_settings(recipe, steps=steps)
     updates = steps * cfg.updates_per_step
-    with console.waiting(f"loading {base}"):
-        policy = assemble.make_policy(
-            recipe, base, optim=assemble.make_optim(recipe), updates=updates, console=console, kl=cfg.objective.kl
-        )
-        rollout = assemble.make_rollout(recipe, base, speech, console)
+    console.line(f"loading      {base}")
+    policy = assemble.make_policy(
+        recipe, base, optim=assemble.make_optim(recipe), updates=updates, console=console, kl=cfg.objective.kl
+    )
+    rollout = assemble.make_rollout(recipe, base, speech, console)
     log = RunLog(
         folder,
         steps=steps,
@@ -98,8 +99,8 @@ def run_warm_up(recipe: Recipe, console: Console, *, questions: assemble.Questio
     w = recipe.warmup
     console.line(f"warm-up      {w.steps} supervised steps of {w.examples_per_step} gold answers -> {folder / 'model'}")
     optim = Optim(lr=w.lr, schedule="linear", warmup=0.1)
-    with console.waiting(f"loading {base}"):
-        policy = assemble.make_policy(recipe, base, optim=optim, updates=w.steps, console=console)
+    console.line(f"loading      {base}")
+    policy = assemble.make_policy(recipe, base, optim=optim, updates=w.steps, console=console)
     # Built beside its final place and renamed when it is whole, so that a killed warm-up is never taken for a model.
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".sft-") as building:
@@ -165,6 +166,20 @@ class HeldOut:
         self.log.answers(moment, graded)
         console.line(f"{'':12} " + ", ".join(f"{name} {value:.1f}" for name, value in numbers.items()))
         return numbers
+
+
+def warn_of_other_distributions(recipe: Recipe, console: Console) -> None:
+    """Say what other sampling settings than 1 and 1 do: log-probabilities are then of another distribution."""
+    if recipe.sampling.temperature != 1:
+        console.line(
+            f"warning: sampling.temperature = {recipe.sampling.temperature}: the trainer divides its logits by it too, "
+            "so what is trained is the policy at that temperature; 1 is the plain one"
+        )
+    if recipe.sampling.top_p != 1:
+        console.line(
+            f"warning: sampling.top_p = {recipe.sampling.top_p}: completions come from a cut distribution and the "
+            "trainer's log-probabilities from the whole one, so they differ; 1 cuts nothing"
+        )
 
 
 def _check_lengths(speech: assemble.Speech, questions: assemble.Questions) -> None:

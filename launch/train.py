@@ -1,5 +1,6 @@
 """Train one stage: `python launch/train.py configs/stage1.toml configs/models/tiny.toml [--section.key=value ...]`."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -21,12 +22,17 @@ def main(argv: list[str]) -> int:
     console = Console()
     try:
         recipe = load(Recipe, [argument for argument in argv if not argument.startswith("--local_rank")])
-        from launch.stage import run_stage, run_warm_up  # after the recipe is known to be good: this imports torch
+        ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        if ranks > 1:  # each of them would train a model of its own, and say nothing
+            raise InputError(f'policy.engine = "single" is for one process, and {ranks} were started; make: GPUS=1')
+        with console.alive():
+            console.status("loading torch")
+            from launch.stage import run_stage, run_warm_up  # only after the recipe is known to be good
 
-        if recipe.run.stage == "sft":
-            run_warm_up(recipe, console)
-        else:
-            run_stage(recipe, console)
+            if recipe.run.stage == "sft":
+                run_warm_up(recipe, console)
+            else:
+                run_stage(recipe, console)
     except InputError as error:
         console.line(f"error: {error}")
         return 2

@@ -102,7 +102,7 @@ def _form_flaws(text: str, tags: Mapping[str, int], shown: str, *, reasoning: bo
 def _statements(shown: str, style: Style) -> tuple[tuple[Statement, ...], bool]:
     """The statements of an answer part, and whether a citation stands before all of them.
 
-    A statement is a sentence, or for lists what stands between commas (the metric's rule, paper.md 2.6). A piece that
+    A statement is a sentence, or for lists what stands between commas (the metric's rule). A piece that
     says nothing once normalized is no statement, so that nobody asks whether nothing is true; its citations belong
     to the statement before it.
     """

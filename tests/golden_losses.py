@@ -111,7 +111,11 @@ def main(argv: list[str]) -> int:
     if len(argv) != 1:
         print("usage: python -m tests.golden_losses FILE", file=sys.stderr)
         return 2
-    differences = compare_file(Path(argv[0]))
+    try:
+        differences = compare_file(Path(argv[0]))
+    except (OSError, ValueError, KeyError) as error:  # json's own error is a ValueError
+        print(f"error: {argv[0]}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
     print(f"{'case':52} {'loss':>9} {'gradient':>9}   (largest absolute difference)")
     for d in differences:
         print(f"{d.case:52} {d.loss:9.2e} {d.gradient:9.2e}   {'' if d.ok else f'ABOVE {TOLERANCE}'}")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from grpo.advantages import alive, gdpo_advantages, group_advantages
 
-# paper.md 1.2: eight stage 2 totals, mean 2.9375, sample standard deviation 1.015505
+# Eight stage 2 totals, mean 2.9375, sample standard deviation 1.015505
 PAPER = [4.5, 2.5, 2.0, 2.5, 4.5, 2.0, 3.0, 2.5]
 MODES = ["std", "mean", "leave_one_out"]
 
@@ -36,7 +36,7 @@ def test_dead_groups_get_exactly_zero(mode):
 
 
 def test_a_small_difference_is_not_blown_up():
-    """frameworks.md 2.2: a spread of 1e-5 in a group of 4 gives 0.07 with eps 1e-4 (and would give 1.5 with 1e-9)."""
+    """A spread of 1e-5 in a group of 4 gives 0.07 with eps 1e-4 (and would give 1.5 with 1e-9)."""
     advantages = group_advantages(torch.tensor([[1e-5, 0.0, 0.0, 0.0]], dtype=torch.float64))
     assert float(advantages.max()) == pytest.approx(0.0714, abs=1e-3)
 

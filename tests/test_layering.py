@@ -1,4 +1,4 @@
-"""The import table of DESIGN part 2, and the rules on size, as tests."""
+"""Who may import whom, and the rules on size, as tests."""
 
 import ast
 import subprocess

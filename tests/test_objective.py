@@ -10,6 +10,7 @@ import torch
 from grpo.objective import (
     Objective,
     add_stats,
+    average_stats,
     clipped_surrogate,
     grpo_loss,
     kl_estimate,
@@ -128,4 +129,5 @@ def test_stats_add_up_and_maxima_do_not():
         {"tokens": 6, "kl_sum": 3.0, "mismatch_max": 1.0},
     )
     assert total == {"tokens": 8, "kl_sum": 4.0, "mismatch_max": 3.0}
+    assert average_stats([{"a": 1.0, "b": 4.0}, {"a": 2.0}]) == {"a": 1.5, "b": 4.0}
     assert mean_stats(total) == {"tokens": 8, "kl": 0.5, "mismatch_max": 3.0}

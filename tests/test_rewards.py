@@ -1,4 +1,4 @@
-"""Ground-GRPO's rewards: the worked cases of paper.md 1.2, the holes that the paper leaves open, and the bounds."""
+"""Ground-GRPO's rewards: the worked cases of eqs 1-6 and Algorithm 1, the holes that they leave, and the bounds."""
 
 import dataclasses
 import sys

@@ -21,8 +21,14 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
 
 
-def train(home, *arguments, recipes=TINY):
-    environment = {**os.environ, "XDG_CACHE_HOME": str(home / "cache"), "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+def train(home, *arguments, recipes=TINY, **variables):
+    environment = {
+        **os.environ,
+        **variables,
+        "XDG_CACHE_HOME": str(home / "cache"),
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+    }
     command = [sys.executable, "launch/train.py", *recipes, f"--run.folder={home / 'runs'}", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
@@ -153,3 +159,7 @@ def test_bad_data_files(home, tmp_path, text, parts):
 def test_bad_arguments(home, argument, parts):
     refused(train(home, "--run.name=v", argument), *parts)
     assert not (home / "runs" / "v").exists()
+
+
+def test_several_processes_are_refused(home):
+    refused(train(home, "--run.name=w", WORLD_SIZE="2"), "one process, and 2 were started", "GPUS=1")

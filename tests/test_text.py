@@ -1,4 +1,4 @@
-"""What text means, with the field's own examples (paper.md 2.2)."""
+"""What text means, with the field's own examples."""
 
 import pytest
 from hypothesis import given

@@ -26,7 +26,7 @@ def fast_bf16(device: torch.device) -> bool:
 
 
 def forbid_dropout(model: torch.nn.Module) -> None:
-    """Set every dropout to 0, so that the gradient pass and the sampler see the same policy (frameworks.md 2.9)."""
+    """Set every dropout to 0, so that the gradient pass and the sampler see the same policy ."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -60,7 +60,8 @@ class SinglePolicy:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._model, self._optim, self._updates = model, optim, updates
         self._reference = None if reference is None else reference.eval().requires_grad_(False)
-        self._layout, self._budget, self._temperature = layout, token_budget, temperature
+        self._layout: Layout = layout
+        self._budget, self._temperature = token_budget, temperature
         self._device = next(model.parameters()).device
         self._bf16 = dtype == "bfloat16" or (dtype == "auto" and fast_bf16(self._device))
         self._done, self._progress = 0, progress
@@ -113,5 +114,5 @@ class SinglePolicy:
     def save(self, path: Path) -> None:
         self._model.save_pretrained(path, safe_serialization=True)
 
-    def _autocast(self) -> AbstractContextManager:
+    def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16)
