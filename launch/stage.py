@@ -41,6 +41,7 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
         base = locate(start or recipe.model.name, console=console)
     speech = assemble.make_speech(recipe, base)
     _check_lengths(speech, questions)
+    _warn_of_long_gold(speech, questions, console)
 
     make_run_folder(folder)
     assemble.save_recipe(recipe, folder)
@@ -166,6 +167,19 @@ class HeldOut:
         self.log.answers(moment, graded)
         console.line(f"{'':12} " + ", ".join(f"{name} {value:.1f}" for name, value in numbers.items()))
         return numbers
+
+
+def _warn_of_long_gold(speech: assemble.Speech, questions: assemble.Questions, console: Console) -> None:
+    """Say so when many gold answers could not be written within the limit: such completions count as malformed."""
+    room = speech.recipe.sampling.max_tokens
+    lengths = sorted(len(speech.gold(example).completions[0].token_ids) for example in questions.train[:500])
+    longer = sum(length > room for length in lengths) / len(lengths)
+    if longer > 0.2:
+        fits = lengths[int(0.9 * (len(lengths) - 1))]
+        console.line(
+            f"warning: {longer:.0%} of the gold answers are longer than sampling.max_tokens = {room}; "
+            f"nine of ten fit into {fits}"
+        )
 
 
 def warn_of_other_distributions(recipe: Recipe, console: Console) -> None:
