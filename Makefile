@@ -8,10 +8,6 @@ STAMP  := .venv/.stamp
 MODELS  = $(sort $(patsubst configs/models/%.toml,%,$(wildcard configs/models/*.toml)))
 STAGES  = $(sort $(patsubst configs/stage%.toml,train-stage%,$(wildcard configs/stage*.toml)))
 
-# Several GPUs: one process each, started by DeepSpeed's launcher. GPUS=1 keeps to one.
-GPUS ?= $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
-RUN   = $(if $(filter-out 0 1,$(GPUS)),.venv/bin/deepspeed --num_gpus $(GPUS),$(PY))
-
 # DATA=, NAME=, SEED= and FROM= are short for overrides of the recipe; ARGS= takes any others.
 OVERRIDES = $(if $(DATA),'--data.source=$(DATA)') $(if $(NAME),'--run.name=$(NAME)') \
             $(if $(SEED),'--run.seed=$(SEED)') $(if $(FROM),'--model.start=$(FROM)') $(ARGS)
@@ -50,10 +46,10 @@ $(STAMP): pyproject.toml launch/environment.py
 	$(PYTHON) launch/environment.py
 
 sft: configs/sft.toml configs/models/$(MODEL).toml $(STAMP)  ## Warm up by supervised steps: make sft
-	$(RUN) launch/train.py $(filter %.toml,$^) $(OVERRIDES)
+	$(PY) launch/train.py $(filter %.toml,$^) $(OVERRIDES)
 
 train-stage%: configs/stage%.toml configs/models/$(MODEL).toml $(STAMP)  ## Train a stage: make train-stage1 MODEL=qwen3-8b
-	$(RUN) launch/train.py $(filter %.toml,$^) $(OVERRIDES)
+	$(PY) launch/train.py $(filter %.toml,$^) $(OVERRIDES)
 
 test: $(STAMP)  ## Run the tests
 	$(PY) -m pytest -q $(ARGS)

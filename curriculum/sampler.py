@@ -40,16 +40,17 @@ class Epochs:
         return self._order[offset]
 
 
-def mix(examples: Sequence[Example], *, count: int, unanswerable: float, seed: int) -> list[Example]:
+def mix(examples: Sequence[Example], *, count: int, unanswerable: float, seed: int, key: str) -> list[Example]:
     """At most `count` examples with this share of unanswerable ones, within one example; fewer in all where a kind runs
-    short, so that the share holds. Sources are drawn from evenly."""
+    short, so that the share holds. Sources are drawn from evenly. `key` is the setting to name when a kind is missing.
+    """
     kinds = {wanted: _evenly([e for e in examples if e.answerable is wanted], seed) for wanted in (True, False)}
     refusals = round(count * unanswerable)
     wanted = {True: count - refusals, False: refusals}
     for kind, name in ((True, "answerable"), (False, "unanswerable")):
         if wanted[kind] and not kinds[kind]:
             raise InputError(
-                f"the data holds no {name} question, but {wanted[kind]} of {count} are asked for (data.unanswerable)"
+                f"{key} = {unanswerable}: this takes {wanted[kind]} {name} questions of {count}, and the data has none"
             )
     fit = min([1.0, *(len(kinds[kind]) / wanted[kind] for kind in kinds if wanted[kind])])
     total = round(count * fit)

@@ -25,9 +25,9 @@ def load(cls: type[T], argv: Sequence[str]) -> T:
     values: dict[str, Any] = {}
     origin: Origin = {}
     for argument in argv:
-        layer, where = _override(argument) if argument.startswith("--") else _file(Path(argument))
+        layer, where = _override(cls, argument) if argument.startswith("--") else _file(Path(argument))
         _check_names(cls, layer, (), where)
-        _merge(values, layer)
+        _merge(cls, values, layer)
         origin |= where
     try:
         return TypeAdapter(cls).validate_python(values)
@@ -65,7 +65,7 @@ def _file(path: Path) -> tuple[dict[str, Any], Origin]:
     return layer, {key: f"{path}:{_line(text, key)}" for key in _leaves(layer)}
 
 
-def _override(argument: str) -> tuple[dict[str, Any], Origin]:
+def _override(cls: Any, argument: str) -> tuple[dict[str, Any], Origin]:
     name, equals, raw = argument[2:].partition("=")
     if not equals or not name:
         raise InputError(f"{argument}: an override is written --section.key=value")
@@ -74,6 +74,11 @@ def _override(argument: str) -> tuple[dict[str, Any], Origin]:
     except tomllib.TOMLDecodeError:
         value = raw  # a bare word is a string: --run.name=first-try
     path = tuple(name.split("."))
+    kind = cls
+    for part in path:
+        kind = _fields(kind).get(part)
+    if kind is str and not raw.startswith(('"', "'")):
+        value = raw  # a name is a name also where it looks like a number or a date: --run.name=2026-11-01
     layer: Any = value
     for part in reversed(path):
         layer = {part: layer}
@@ -105,10 +110,12 @@ def _first(error: ValidationError, origin: Origin) -> str:
     return f"{place}: {'.'.join(path)}{got}: {message}" if path else f"{place}: {message}"
 
 
-def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+def _merge(cls: Any, into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Sections are merged key by key; a table that is a value, such as weights, is replaced whole."""
     for name, value in layer.items():
-        if isinstance(value, Mapping) and isinstance(into.get(name), dict):
-            _merge(into[name], value)
+        kind = _fields(cls)[name]
+        if _is_section(kind):
+            _merge(kind, into.setdefault(name, {}), value)
         else:
             into[name] = _copy(value)
 

@@ -20,9 +20,9 @@ from grpo.batch import Batch, collate
 from grpo.comm import Comm
 from grpo.objective import Average, Objective, Stats, average_stats, grpo_loss, weigh
 from grpo.policy.base import PolicyEngine
-from grpo.rollout.base import RolloutEngine, StaleRollout, sample_groups
+from grpo.rollout.base import RolloutEngine, sample_groups
 from grpo.runlog import RunLog
-from grpo.types import Example, Group, Render, Sampling, Scorer
+from grpo.types import Example, Group, Render, Sampling, Scorer, StaleRollout
 
 
 class Curriculum(Protocol):

@@ -161,7 +161,7 @@ def _too_long(
     for kept in range(len(example.passages) - 1, 0, -1):
         shorter = replace(example, passages=example.passages[:kept], found=example.found[:kept])
         if len(tokens(shorter)) <= room:
-            settings.append(f"data.passages = {kept}")
+            settings.append(f"data.passages = {kept} (where this program picks the passages)")
             break
     return InputError(
         f"example {example.id}: its prompt has {count} tokens, the limit is {room} "

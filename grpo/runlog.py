@@ -117,6 +117,7 @@ class RunLog:
         self,
         folder: Path,
         *,
+        name: str,
         steps: int,
         console: Console,
         project: str,
@@ -124,7 +125,7 @@ class RunLog:
         rollouts_every: int = 1,
     ) -> None:
         self._folder, self._steps, self.console, self._every = folder, steps, console, rollouts_every
-        self._wandb = _start_wandb(folder, project, settings, console)
+        self._wandb = _start_wandb(folder, name, project, settings, console)
         self._started, self._first = 0.0, -1
 
     @contextmanager
@@ -239,7 +240,7 @@ def peak_gb() -> float:
     return kilobytes * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-def _start_wandb(folder: Path, project: str, settings: Mapping[str, Any], console: Console) -> Any:
+def _start_wandb(folder: Path, name: str, project: str, settings: Mapping[str, Any], console: Console) -> Any:
     """A wandb run where a key or WANDB_MODE says so. wandb out of reach never stops a run."""
     if not (os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE")):
         return None
@@ -247,8 +248,8 @@ def _start_wandb(folder: Path, project: str, settings: Mapping[str, Any], consol
     from wandb.errors import Error
 
     try:
-        return wandb.init(project=project, name=folder.name, dir=str(folder), config=dict(settings))
-    except (Error, OSError) as error:
+        return wandb.init(project=project, name=name, dir=str(folder), config=dict(settings))
+    except (Error, OSError, ValueError) as error:  # ValueError: an unknown WANDB_MODE
         console.line(f"wandb is off for this run: {error}")
         return None
 

@@ -20,6 +20,10 @@ class InputError(ValueError):
     """
 
 
+class StaleRollout(RuntimeError):
+    """The rollout engine answered with other weights than it was given. Training on that would be silently wrong."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
     """A source, `Passage(title="Ali Daei", text="Ali Daei scored 109 goals.")`; its number is its place, from 1."""

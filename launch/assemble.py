@@ -1,8 +1,9 @@
 """Recipe -> the concrete objects of a run. The only place that chooses an engine, and knows what data is what."""
 
 import hashlib
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from grpo.policy.schedule import Optim
 from grpo.prompts import load_system, make_render
 from grpo.runlog import Console
 from grpo.types import Completion, Example, Group, InputError, Render, Sampling
-from launch.models import load_model, load_tokenizer, stop_ids
+from launch.models import fingerprint, load_model, load_tokenizer, stop_ids
 from launch.recipe import Recipe
 
 
@@ -33,22 +34,43 @@ class Questions:
 
 def load_questions(recipe: Recipe, console: Console) -> Questions:
     """Load or build the examples, split them by question, and mix answerable and unanswerable as the recipe asks."""
-    data, warm = recipe.data, recipe.warmup
-    everything = _all_examples(recipe, console)
-    train, held_out = split(everything, held_out=data.held_out)
-    wanted = warm.steps * warm.examples_per_step
+    data = recipe.data
+    train, held_out = split(_all_examples(recipe, console), held_out=data.held_out)
     questions = Questions(
-        train=mix(train, count=data.questions, unanswerable=data.unanswerable, seed=data.seed),
-        warm_up=mix(train, count=wanted, unanswerable=warm.unanswerable, seed=warm.seed) if wanted else [],
-        held_out=mix(held_out, count=recipe.eval.questions, unanswerable=recipe.eval.unanswerable, seed=0)
-        if recipe.eval.questions
-        else [],
+        train=mix(train, count=data.questions, unanswerable=data.unanswerable, seed=data.seed, key="data.unanswerable"),
+        warm_up=_warm_up_questions(recipe, train, console),
+        held_out=_held_out_questions(recipe, held_out, console),
     )
     shown = [f"{len(questions.train)} to train on ({_unanswerable(questions.train)} unanswerable)"]
-    shown += [f"{len(questions.warm_up)} to warm up"] if wanted else []
+    shown += [f"{len(questions.warm_up)} to warm up"] if questions.warm_up else []
     shown += [f"{len(questions.held_out)} held out ({_unanswerable(questions.held_out)} unanswerable)"]
     console.line(f"data         {data.source}: {', '.join(shown)}")
     return questions
+
+
+def _warm_up_questions(recipe: Recipe, train: Sequence[Example], console: Console) -> list[Example]:
+    """None where nothing will be warmed up; without refusals where the data has nothing to refuse."""
+    warm = recipe.warmup
+    if not warm.steps or start_folder(recipe):
+        return []
+    share = warm.unanswerable if _unanswerable(train) else 0.0
+    if share < warm.unanswerable:
+        console.line("             the data has no unanswerable question, so the warm-up shows no refusal")
+    count = warm.steps * warm.examples_per_step
+    return mix(train, count=count, unanswerable=share, seed=warm.seed, key="warmup.unanswerable")
+
+
+def _held_out_questions(recipe: Recipe, held_out: Sequence[Example], console: Console) -> list[Example]:
+    """None where the recipe asks for no table, or where no question fell on that side."""
+    wanted = recipe.eval
+    if not wanted.questions:
+        return []
+    if not held_out:
+        console.line(
+            f"             no question is held out (data.held_out = {recipe.data.held_out}): there will be no table"
+        )
+        return []
+    return mix(held_out, count=wanted.questions, unanswerable=wanted.unanswerable, seed=0, key="eval.unanswerable")
 
 
 def _all_examples(recipe: Recipe, console: Console) -> list[Example]:
@@ -87,7 +109,8 @@ class Speech:
         return Group(example=example, prompt_ids=self.render(example), completions=(completion,))
 
 
-def make_speech(recipe: Recipe, folder: str) -> Speech:
+def make_speech(recipe: Recipe, folder: str, console: Console) -> Speech:
+    console.status("rendering the prompts")
     tokenizer = load_tokenizer(folder)
     render = make_render(
         tokenizer,
@@ -99,19 +122,33 @@ def make_speech(recipe: Recipe, folder: str) -> Speech:
     return Speech(tokenizer=tokenizer, render=render, recipe=recipe)
 
 
-def make_policy(recipe: Recipe, folder: str, *, optim: Optim, updates: int, console: Console, kl: float = 0.0) -> Any:
+def make_policy(
+    recipe: Recipe,
+    folder: str,
+    *,
+    optim: Optim,
+    updates: int,
+    console: Console,
+    temperature: float = 1.0,
+    kl: float = 0.0,
+) -> Any:
+    """The policy over the weights in `folder`, with a reference model only where kl > 0."""
     from grpo.policy.single import SinglePolicy
 
     console.status(f"loading the policy, {folder}")
     device = _device()
+    model = load_model(folder, device=device)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", recipe.model.context)
+    if recipe.model.context > limit:
+        raise InputError(f"model.context = {recipe.model.context}: {folder} has positions for {limit}; at most that")
     return SinglePolicy(
-        load_model(folder, device=device),
+        model,
         reference=load_model(folder, device=device) if kl else None,
         optim=optim,
         updates=updates,
         token_budget=recipe.policy.token_budget,
         layout=recipe.policy.layout,
-        temperature=recipe.sampling.temperature,
+        temperature=temperature,
         dtype=recipe.policy.dtype,
         gradient_checkpointing=recipe.policy.gradient_checkpointing,
         progress=console.status,
@@ -143,12 +180,17 @@ def loop_settings(recipe: Recipe, *, steps: int) -> LoopSettings:
         steps=steps,
         prompts_per_step=s.prompts_per_step,
         sampling=Sampling(group_size=s.group_size, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p),
-        objective=Objective(**{field.name: getattr(loss, field.name) for field in fields(Objective)}),
+        objective=replace(
+            Objective(**{field.name: getattr(loss, field.name) for field in fields(Objective)}),
+            dual_clip=loss.dual_clip or None,  # 0 is off: TOML has no way to say none
+            sampler_cap=loss.sampler_cap or None,
+        ),
         average=loss.average,
         advantage=loss.advantage,
         updates_per_step=loss.updates_per_step,
         seed=recipe.run.seed,
-        mismatch_limit=loss.mismatch_limit,
+        # A nucleus renormalizes the sampler's probabilities: each is higher than the trainer's by up to 1 / top_p.
+        mismatch_limit=loss.mismatch_limit - math.log(s.top_p),
     )
 
 
@@ -161,7 +203,7 @@ def warm_up_folder(recipe: Recipe, questions: Questions) -> Path:
     if recipe.run.stage == "sft" and recipe.run.name:
         return Path(recipe.run.folder) / recipe.run.name
     w, p = recipe.warmup, recipe.policy
-    parts = [recipe.model.name, recipe.prompt_file, load_system(recipe.prompt_file), recipe.model.reasoning]
+    parts = [fingerprint(recipe.model.name), load_system(recipe.prompt_file), recipe.model.reasoning]
     parts += [asdict(w), p.dtype, p.layout, p.token_budget, [asdict(example) for example in questions.warm_up]]
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
     return Path(recipe.run.folder) / f"sft-{recipe.model.label}-{digest}"
@@ -186,7 +228,9 @@ def start_folder(recipe: Recipe) -> str | None:
 
 
 def save_recipe(recipe: Recipe, folder: Path) -> None:
+    """The whole recipe, and the system prompt that it names: the file may change, the run was made with this one."""
     (folder / "recipe.toml").write_text(dump(recipe), encoding="utf-8")
+    (folder / "prompt.txt").write_text(load_system(recipe.prompt_file) + "\n", encoding="utf-8")
 
 
 def _device() -> str:

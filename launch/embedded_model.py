@@ -87,9 +87,6 @@ def convert(gguf: Path, made: Path, tell: Callable[[str], None]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    from transformers.utils import logging
-
     logging.disable_progress_bar()  # the lines below, and the caller's console, are the signs of life
     where = str(gguf.parent)
     tell("embedded model: reading the tokenizer (about 5 s)")

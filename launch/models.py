@@ -37,25 +37,37 @@ def locate(name: str, *, console: Console) -> str:
     return name
 
 
+def fingerprint(name: str) -> list[object]:
+    """What tells one base model from another: its name, and for a local folder its configuration, sizes and dates."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return [name]
+    weights = [
+        (file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("*.safetensors"))
+    ]
+    return [name, (folder / "config.json").read_text(encoding="utf-8"), weights]
+
+
 def load_tokenizer(folder: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the tokenizers library raises bare Exceptions for a damaged file
         raise InputError(f"{folder}: no tokenizer can be loaded: {_line(error)}") from None
 
 
 def load_model(folder: str, *, device: str) -> Any:
     """The weights in float32, attention through SDPA."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # the console has its own signs of life
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{folder}: no causal language model can be loaded: {_line(error)}") from None
     return model.to(device)
 

@@ -16,6 +16,8 @@ from rewards.compose import RewardSettings
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,7 @@ class Data:
     )  # of the world's questions, as weights
     passages: Positive = 3  # per question, where we build the examples (world, question-answer files)
     max_words: Count = 0  # cut passages of question-answer files to this many words; 0 keeps them whole
-    held_out: Share = 0.2  # of all questions, by a hash of their ids
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.2  # of all questions, by a hash of their ids
     seed: int = 0  # of the world and of the builder; another seed is another data set
 
 
@@ -80,12 +82,12 @@ class Loss:
     advantage: Literal["std", "mean", "leave_one_out"] = "std"
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     clip_high: Annotated[float, Field(gt=0)] = 0.2
-    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    dual_clip: Annotated[float, Field(ge=0)] = 0.0  # 0 is off; else above 1 + clip_high
     cispo_bound: Annotated[float, Field(gt=0)] = 5.0
-    sapo_temperatures: tuple[float, float] = (1.0, 1.05)
+    sapo_temperatures: tuple[Above0, Above0] = (1.0, 1.05)
     kl: Annotated[float, Field(ge=0)] = 0.0  # 0 keeps no reference model
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    sampler_cap: Annotated[float, Field(gt=0)] | None = 2.0
+    sampler_cap: Annotated[float, Field(ge=0)] = 2.0  # of the importance weight against the sampler; 0 is off
     updates_per_step: Positive = 1
     mismatch_limit: Annotated[float, Field(gt=0)] = 0.05  # nats per token between sampler and trainer
 
@@ -94,11 +96,11 @@ class Loss:
 class Optimizer:
     """AdamW and its schedule (grpo/policy/schedule.py)."""
 
-    lr: Annotated[float, Field(gt=0)] = 1e-5  # paper 3.1
+    lr: Above0 = 1e-5  # paper 3.1
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Share = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
 
 
@@ -106,7 +108,6 @@ class Optimizer:
 class Policy:
     """How the update is computed."""
 
-    engine: Literal["single"] = "single"
     layout: Literal["shared", "padded"] = "shared"
     token_budget: Positive = 8192  # model tokens in a micro-batch
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast where this machine is fast at it
@@ -117,7 +118,6 @@ class Policy:
 class Rollout:
     """What writes the completions."""
 
-    engine: Literal["hf"] = "hf"
     rows: Positive = 64  # completions decoded at once
 
 
@@ -127,7 +127,7 @@ class WarmUp:
 
     steps: Count = 0
     examples_per_step: Positive = 4
-    lr: Annotated[float, Field(gt=0)] = 5e-5
+    lr: Above0 = 5e-5
     unanswerable: Share = 0.25
     seed: int = 0
 
@@ -163,6 +163,11 @@ class Recipe:
                 f"sampling.max_tokens = {self.sampling.max_tokens} leaves no room for a prompt in "
                 f"model.context = {self.model.context}; at most {self.model.context - 1}"
             )
+        if 0 < self.loss.dual_clip <= 1 + self.loss.clip_high:
+            raise ValueError(
+                f"loss.dual_clip = {self.loss.dual_clip} would also cap what clip_high = {self.loss.clip_high} allows; "
+                f"valid: 0 (off) or above {1 + self.loss.clip_high}"
+            )
         if self.loss.updates_per_step > self.sampling.prompts_per_step:
             raise ValueError(
                 f"loss.updates_per_step = {self.loss.updates_per_step} parts cannot be made of "
@@ -176,7 +181,8 @@ class Recipe:
 
     @property
     def prompt_file(self) -> str:
-        return self.model.prompt or f"configs/prompts/{'reasoning' if self.model.reasoning else 'plain'}.txt"
+        """What `grpo.prompts.load_system` takes: a file, or the name of one of ours."""
+        return self.model.prompt or ("reasoning" if self.model.reasoning else "plain")
 
     def steps(self, questions: int) -> int:
         """Optimizer rollouts of the run: given, or epochs over this many questions, at least one."""

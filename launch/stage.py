@@ -34,32 +34,26 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
     console.line(batch_plan(recipe, questions=len(questions.train)))
     warn_of_other_distributions(recipe, console)
     score = compose(recipe.reward, reasoning=recipe.model.reasoning)
-    start = assemble.start_folder(recipe)
-    if start is None and recipe.warmup.steps:
-        base = str(run_warm_up(recipe, console, questions=questions))
-    else:
-        base = locate(start or recipe.model.name, console=console)
-    speech = assemble.make_speech(recipe, base)
+    base = _starting_model(recipe, console, questions)
+    speech = assemble.make_speech(recipe, base, console)
     _check_lengths(speech, questions)
     _warn_of_long_gold(speech, questions, console)
 
-    make_run_folder(folder)
-    assemble.save_recipe(recipe, folder)
     cfg = assemble.loop_settings(recipe, steps=steps)
-    updates = steps * cfg.updates_per_step
     console.line(f"loading      {base}")
     policy = assemble.make_policy(
-        recipe, base, optim=assemble.make_optim(recipe), updates=updates, console=console, kl=cfg.objective.kl
+        recipe,
+        base,
+        optim=assemble.make_optim(recipe),
+        updates=steps * cfg.updates_per_step,
+        console=console,
+        temperature=recipe.sampling.temperature,
+        kl=cfg.objective.kl,
     )
     rollout = assemble.make_rollout(recipe, base, speech, console)
-    log = RunLog(
-        folder,
-        steps=steps,
-        console=console,
-        project=recipe.run.project,
-        settings={"recipe": dump(recipe)},
-        rollouts_every=recipe.run.rollouts_every,
-    )
+    make_run_folder(folder)
+    assemble.save_recipe(recipe, folder)
+    log = _open_log(recipe, folder, folder.name, steps, console)
     held_out = HeldOut(
         recipe=recipe, examples=questions.held_out, policy=policy, rollout=rollout, speech=speech, log=log
     )
@@ -91,11 +85,15 @@ def run_warm_up(recipe: Recipe, console: Console, *, questions: assemble.Questio
         )
     questions = questions or assemble.load_questions(recipe, console)
     folder = assemble.warm_up_folder(recipe, questions)
-    if (folder / "model").is_dir():
+    if recipe.run.stage == "sft" and recipe.run.name:
+        _refuse_existing(folder)
+    elif folder.exists() and not (folder / "model").is_dir():
+        raise InputError(f"{folder}: a warm-up without its model; remove this folder, and it is made again")
+    elif folder.exists():
         console.line(f"warm-up      {folder / 'model'} is there already")
         return folder / "model"
     base = locate(recipe.model.name, console=console)
-    speech = assemble.make_speech(recipe, base)
+    speech = assemble.make_speech(recipe, base, console)
     _check_lengths(speech, questions)
     w = recipe.warmup
     console.line(f"warm-up      {w.steps} supervised steps of {w.examples_per_step} gold answers -> {folder / 'model'}")
@@ -108,9 +106,7 @@ def run_warm_up(recipe: Recipe, console: Console, *, questions: assemble.Questio
         work = Path(building) / "run"
         work.mkdir()
         assemble.save_recipe(recipe, work)
-        log = RunLog(
-            work, steps=w.steps, console=console, project=recipe.run.project, settings={"recipe": dump(recipe)}
-        )
+        log = _open_log(recipe, work, folder.name, w.steps, console)
         warm_up(
             steps=w.steps,
             examples_per_step=w.examples_per_step,
@@ -194,6 +190,26 @@ def warn_of_other_distributions(recipe: Recipe, console: Console) -> None:
             f"warning: sampling.top_p = {recipe.sampling.top_p}: completions come from a cut distribution and the "
             "trainer's log-probabilities from the whole one, so they differ; 1 cuts nothing"
         )
+
+
+def _starting_model(recipe: Recipe, console: Console, questions: assemble.Questions) -> str:
+    """The folder of the weights that training starts from: an earlier stage's, the warm-up's, or the base model's."""
+    start = assemble.start_folder(recipe)
+    if start is None and recipe.warmup.steps:
+        return str(run_warm_up(recipe, console, questions=questions))
+    return locate(start or recipe.model.name, console=console)
+
+
+def _open_log(recipe: Recipe, folder: Path, name: str, steps: int, console: Console) -> RunLog:
+    return RunLog(
+        folder,
+        name=name,
+        steps=steps,
+        console=console,
+        project=recipe.run.project,
+        settings={"recipe": dump(recipe)},
+        rollouts_every=recipe.run.rollouts_every,
+    )
 
 
 def _check_lengths(speech: assemble.Speech, questions: assemble.Questions) -> None:

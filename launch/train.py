@@ -10,7 +10,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from grpo.config import describe, load
 from grpo.runlog import Console
-from grpo.types import InputError
+from grpo.types import InputError, StaleRollout
 from launch.recipe import Recipe
 
 
@@ -24,7 +24,9 @@ def main(argv: list[str]) -> int:
         recipe = load(Recipe, [argument for argument in argv if not argument.startswith("--local_rank")])
         ranks = int(os.environ.get("WORLD_SIZE", "1"))
         if ranks > 1:  # each of them would train a model of its own, and say nothing
-            raise InputError(f'policy.engine = "single" is for one process, and {ranks} were started; make: GPUS=1')
+            raise InputError(
+                f"the policy engine is for one process, and {ranks} were started; start one: python launch/train.py"
+            )
         with console.alive():
             console.status("loading torch")
             from launch.stage import run_stage, run_warm_up  # only after the recipe is known to be good
@@ -36,6 +38,9 @@ def main(argv: list[str]) -> int:
     except InputError as error:
         console.line(f"error: {error}")
         return 2
+    except StaleRollout as error:
+        console.line(f"stopped: {error}")
+        return 1
     return 0
 
 

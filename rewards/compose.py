@@ -111,7 +111,7 @@ def load_reward(path: str) -> Reward:
     module, _, name = path.partition(":")
     try:
         reward: Reward = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
         raise InputError(f"reward {path!r} cannot be loaded: {error}") from error
     if not callable(reward):
         raise InputError(f"reward {path!r} is a {type(reward).__name__}, not a function")

@@ -31,7 +31,7 @@ WITHOUT_THEM = [
     "grpo.loop", "grpo.prompts", "grpo.data", "rewards.compose", "curriculum.world", "curriculum.build",
     "curriculum.sampler", "curriculum.gold", "eval.held_out", "launch.recipe",
 ]  # fmt: skip
-LINES, FUNCTION_LINES, PARAMETERS = 400, 60, 7
+LINES, FUNCTION_LINES, PARAMETERS = 310, 50, 7
 
 
 def files() -> list[Path]:
@@ -91,7 +91,9 @@ def test_nothing_in_launch_shadows_a_library():
 
 def test_eval_is_never_imported_over_the_builtin():
     for path in files():
-        assert "import eval\n" not in path.read_text(encoding="utf-8"), path
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert not any(alias.name.split(".")[0] == "eval" for alias in node.names), path
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))

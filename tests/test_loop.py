@@ -12,10 +12,9 @@ from grpo.loop import LoopSettings, parts, train
 from grpo.objective import Objective
 from grpo.policy.schedule import Optim
 from grpo.policy.single import SinglePolicy
-from grpo.rollout.base import StaleRollout
 from grpo.rollout.hf import HfRollout
 from grpo.runlog import Console, RunLog
-from grpo.types import Sampling, Score
+from grpo.types import Sampling, Score, StaleRollout
 from tests.toy import EOS, ByteTokenizer, example, random_batch, tiny_model
 
 
@@ -69,7 +68,7 @@ def run(folder, *, steps, engine=HfRollout, seed=0, updates=1, kl=0.0, lr=1e-2):
         score=low_bytes,
         render=lambda e: tuple(f"Q{e.id}:".encode()),
         comm=Alone(),
-        log=RunLog(folder, steps=steps, console=Console(), project="test", settings={}),
+        log=RunLog(folder, name="toy", steps=steps, console=Console(), project="test", settings={}),
     )
     return policy, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 

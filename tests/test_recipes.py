@@ -40,6 +40,10 @@ def test_later_wins_and_overrides_are_typed(tmp_path):
     (tmp_path / "b.toml").write_text("[run]\nseed = 2\n", encoding="utf-8")
     recipe = load(Recipe, [str(tmp_path / "a.toml"), str(tmp_path / "b.toml"), "--run.steps=7", "--run.name=my-run"])
     assert (recipe.run.seed, recipe.run.steps, recipe.run.name) == (2, 7, "my-run")
+    for name in ("7", "2026-11-01", "true"):
+        assert load(Recipe, [f"--run.name={name}"]).run.name == name
+    styles = load(Recipe, ["--data.styles={prose=1.0}", "--data.styles={list=1.0}"]).data.styles
+    assert styles == {"list": 1.0}  # a table that is a value is replaced, not merged
 
 
 @pytest.mark.parametrize(
@@ -58,6 +62,9 @@ def test_later_wins_and_overrides_are_typed(tmp_path):
         ("sampling = 3", r"recipe.toml:1: sampling is a section"),
         ("[run\nseed = 1", r"recipe.toml: not TOML: .*line 1"),
         ("[sampling]\nmax_tokens = 4000\n[model]\ncontext = 2048", r"max_tokens = 4000 leaves no room .* at most 2047"),
+        ("[optim]\nbetas = [1.0, 0.999]", r"recipe.toml:2: optim.betas.0 = 1.0: .*less than 1"),
+        ("[optim]\nlr = inf", r"recipe.toml:2: optim.lr = inf: .*finite"),
+        ("[loss]\ndual_clip = 1.1", r"dual_clip = 1.1 would also cap .* valid: 0 \(off\) or above 1.2"),
         ("[loss]\nupdates_per_step = 9\n[sampling]\nprompts_per_step = 4", r"updates_per_step = 9 .* = 4 groups"),
     ],
 )

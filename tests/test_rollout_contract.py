@@ -5,9 +5,9 @@ import torch
 
 from grpo.batch import collate
 from grpo.policy.forward import completion_logprobs
-from grpo.rollout.base import StaleRollout, sample_groups
+from grpo.rollout.base import sample_groups
 from grpo.rollout.hf import HfRollout, _nucleus
-from grpo.types import Sampling
+from grpo.types import Sampling, StaleRollout
 from tests.toy import EOS, ByteTokenizer, example, tiny_model
 
 PROMPTS = [(5, 6, 7, 8, 9), (10, 11), (12, 13, 14)]

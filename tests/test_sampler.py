@@ -31,20 +31,20 @@ def test_the_stream_depends_on_the_seed_and_goes_on_after_a_break():
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_the_mixture_is_hit(share):
-    chosen = mix(WORLD, count=20, unanswerable=share, seed=0)
+    chosen = mix(WORLD, count=20, unanswerable=share, seed=0, key="data.unanswerable")
     assert len(chosen) == 20
     assert sum(not example.answerable for example in chosen) == round(20 * share)
 
 
 def test_where_a_kind_runs_short_the_share_holds():
     few = [e for e in WORLD if e.answerable][:20] + [e for e in WORLD if not e.answerable][:3]
-    chosen = mix(few, count=20, unanswerable=0.5, seed=0)
+    chosen = mix(few, count=20, unanswerable=0.5, seed=0, key="data.unanswerable")
     assert len(chosen) == 6
     assert sum(not example.answerable for example in chosen) == 3
 
 
 def test_a_kind_that_is_not_there_is_named():
-    with pytest.raises(InputError, match=r"no unanswerable question.*data.unanswerable"):
-        mix([e for e in WORLD if e.answerable], count=10, unanswerable=0.5, seed=0)
+    with pytest.raises(InputError, match=r"data.unanswerable = 0.5: .* 5 unanswerable questions of 10"):
+        mix([e for e in WORLD if e.answerable], count=10, unanswerable=0.5, seed=0, key="data.unanswerable")
     with pytest.raises(InputError, match="no training questions"):
         Epochs([], seed=0)

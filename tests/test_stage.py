@@ -162,4 +162,34 @@ def test_bad_arguments(home, argument, parts):
 
 
 def test_several_processes_are_refused(home):
-    refused(train(home, "--run.name=w", WORLD_SIZE="2"), "one process, and 2 were started", "GPUS=1")
+    refused(train(home, "--run.name=w", WORLD_SIZE="2"), "one process, and 2 were started", "start one")
+
+
+def test_a_file_without_unanswerable_questions(home, tmp_path):
+    """Everything is answerable: the warm-up does without refusals and says so, and the run goes through."""
+
+    def row(n):
+        docs = [{"title": "T", "text": f"It is number {n}."}]
+        return json.dumps({"question": f"What number is {n}?", "answers": [[f"number {n}"]], "docs": docs})
+
+    (tmp_path / "mine.jsonl").write_text("\n".join(row(n) for n in range(100, 140)), encoding="utf-8")
+    done = train(home, f"--data.source={tmp_path / 'mine.jsonl'}", "--run.name=mine", "--run.steps=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no unanswerable question, so the warm-up shows no refusal" in done.stdout
+    assert (home / "runs" / "mine" / "model" / "config.json").is_file()
+
+
+def test_a_named_warm_up_is_not_taken_for_another_run(home, stage1):
+    done = train(home, "--run.name=stage1-tiny", recipes=["configs/sft.toml", TINY[1]])
+    refused(done, "stage1-tiny", "not overwritten")
+
+
+def test_a_cut_distribution_is_no_false_alarm(home):
+    """top_p 0.5 lifts each of the sampler's probabilities by up to 2: said before, and not taken for stale weights."""
+    done = train(home, "--run.name=nucleus", "--sampling.top_p=0.5", "--run.steps=2", "--eval.questions=0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "warning: sampling.top_p = 0.5" in done.stdout
+
+
+def test_more_context_than_positions(home):
+    refused(train(home, "--run.name=u", "--model.context=100000"), "model.context = 100000", "4096; at most that")

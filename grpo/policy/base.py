@@ -28,8 +28,8 @@ class PolicyEngine(Protocol):
     def update(self, batch: Batch, loss: Loss) -> Stats:
         """One optimizer step on a weighed batch; per-token means of the statistics, gradient norm, learning rate.
 
-        If no row anywhere teaches, the weights stay as they are (Adam would move on a zero gradient), the schedule
-        advances, and only `lr` and `skipped` come back.
+        If no row anywhere teaches (Adam would move on a zero gradient), or the gradient is not finite, the weights stay
+        as they are, the schedule advances, and `skipped` is 1.
         """
         ...
 

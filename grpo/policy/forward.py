@@ -136,15 +136,25 @@ def micro_batches(batch: Batch, *, layout: Layout, token_budget: int) -> list[li
 def check_model(model: Any, *, layout: Layout) -> None:
     """Refuse, in one line, a model that the chosen layout or the chunked head would compute wrongly."""
     config = model.config.get_text_config()
-    if getattr(config, "final_logit_softcapping", None):
-        raise InputError(f"model {config.model_type}: final_logit_softcapping is not supported by the chunked head")
-    head = model.get_output_embeddings()
-    if getattr(head, "bias", None) is not None:
-        raise InputError(f"model {config.model_type}: a head with a bias is not supported by the chunked head")
-    windows = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    if layout == "shared" and (windows or config._attn_implementation not in ("sdpa", "eager")):
-        reason = "sliding-window layers" if windows else f"attention {config._attn_implementation!r}"
+    if layout == "shared" and (has_sliding_windows(model) or config._attn_implementation not in ("sdpa", "eager")):
+        reason = "sliding-window layers" if has_sliding_windows(model) else f"attention {config._attn_implementation!r}"
         raise InputError(f'policy.layout = "shared" cannot serve {reason}; valid here: policy.layout = "padded"')
+    # Some models scale, cap or shift their logits after the head. Whatever it is, it shows on any few tokens.
+    with torch.no_grad():
+        ids = torch.arange(8, device=next(model.parameters()).device)[None] % config.vocab_size
+        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        plain = hidden @ model.get_output_embeddings().weight.T
+        own = model(input_ids=ids, use_cache=False).logits
+    if not torch.allclose(plain.float(), own.float(), rtol=1e-3, atol=1e-3 * float(own.abs().max())):
+        raise InputError(
+            f"model {config.model_type}: its logits are not those of a plain linear head (scaled, capped, a bias), "
+            "which the chunked log-probabilities need"
+        )
+
+
+def has_sliding_windows(model: Any) -> bool:
+    """Whether some layer looks back over a window only, which our own masks do not express."""
+    return "sliding_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or ())
 
 
 def _units(batch: Batch, token_budget: int) -> list[list[int]]:

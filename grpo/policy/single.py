@@ -101,6 +101,9 @@ class SinglePolicy:
             part_loss.backward()
             total = add_stats(total, stats)
         grad_norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._optim.max_grad_norm)
+        if not torch.isfinite(grad_norm):  # clipping would spread it over all weights, and Adam would keep it
+            self._optimizer.zero_grad(set_to_none=True)
+            return mean_stats(total) | {"lr": lr, "skipped": 1.0}
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from grpo.types import Completion, Example, Group, Render, Sampling, TokenIds
+from grpo.types import Completion, Example, Group, Render, Sampling, StaleRollout, TokenIds
 
 
 class RolloutEngine(Protocol):
@@ -26,10 +26,6 @@ class RolloutEngine(Protocol):
     def release(self) -> None:
         """Give memory back until the next `load`."""
         ...
-
-
-class StaleRollout(RuntimeError):
-    """The rollout engine answered with other weights than it was given. Training on that would be silently wrong."""
 
 
 def sample_groups(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from grpo.policy.forward import attention_mask
-from grpo.types import Completion, Sampling, TokenIds
+from grpo.policy.forward import attention_mask, has_sliding_windows
+from grpo.types import Completion, InputError, Sampling, TokenIds
 
 
 class HfRollout:
@@ -33,6 +33,10 @@ class HfRollout:
         """`decode` turns token ids into text without special tokens; at most `rows` completions are decoded at once."""
         if not eos_ids:
             raise ValueError("without a stop token every completion would run to the limit")
+        if has_sliding_windows(model):
+            raise InputError(
+                "the hf rollout engine cannot serve models with sliding-window layers: its masks hold none"
+            )
         self._model = model.eval().requires_grad_(False)
         self._decode, self._eos_ids, self._rows = decode, tuple(eos_ids), rows
         self._version, self._progress = -1, progress
