@@ -51,8 +51,9 @@ sft: configs/sft.toml configs/models/$(MODEL).toml $(STAMP)  ## Warm up by super
 train-stage%: configs/stage%.toml configs/models/$(MODEL).toml $(STAMP)  ## Train a stage: make train-stage1 MODEL=qwen3-8b
 	$(PY) launch/train.py $(filter %.toml,$^) $(OVERRIDES)
 
+# One thread: the tests' tensors are tiny, and threads that wait for each other are what makes a busy machine crawl.
 test: $(STAMP)  ## Run the tests
-	$(PY) -m pytest -q $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q $(ARGS)
 
 lint: $(STAMP)  ## Check style, formatting and types
 	$(PY) -m ruff check
