@@ -42,6 +42,7 @@ def fingerprint(name: str) -> list[object]:
     folder = Path(name)
     if not folder.is_dir():
         return [name]
+    _check_folder(folder)
     weights = [
         (file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("*.safetensors"))
     ]

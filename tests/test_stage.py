@@ -86,7 +86,7 @@ def test_an_existing_run_is_not_overwritten(home, stage1):
 def test_stage_2_goes_on_from_stage_1(home, stage1):
     done = train(home, recipes=["configs/stage2.toml", TINY[1]])
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"loading {home / 'runs' / 'stage1-tiny' / 'model'}" in done.stdout
+    assert f"loading      {home / 'runs' / 'stage1-tiny' / 'model'}" in done.stdout
     assert "refused, unanswerable" in done.stdout
     assert "refusal" in done.stdout
 
