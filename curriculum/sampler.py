@@ -35,9 +35,30 @@ class Epochs:
     def _at(self, place: int) -> Example:
         epoch, offset = divmod(place, len(self._examples))
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, list(self._examples)
-            random.Random(f"{self._seed}/{epoch}").shuffle(self._order)
+            self._epoch, self._order = epoch, spread(self._examples, random.Random(f"{self._seed}/{epoch}"))
         return self._order[offset]
+
+
+def spread(examples: Sequence[Example], rng: random.Random) -> list[Example]:
+    """A random order in which every stretch holds each kind in proportion: the kind is where the answer stands.
+
+    With four questions a step, a few steps in a row in which passage 3 happens to hold no answer teach a small model
+    never to cite [3], faster than it learns to read (docs/results).
+    """
+    kinds: dict[int, list[Example]] = {}
+    for example in examples:
+        kinds.setdefault(first_holder(example), []).append(example)
+    placed: list[tuple[float, Example]] = []
+    for _, members in sorted(kinds.items()):
+        rng.shuffle(members)
+        start = rng.random()
+        placed += [((place + start) / len(members), example) for place, example in enumerate(members)]
+    return [example for _, example in sorted(placed, key=lambda pair: pair[0])]
+
+
+def first_holder(example: Example) -> int:
+    """The number of the first passage that holds an answer, from 1; 0 where none does."""
+    return next((number for number, row in enumerate(example.found, 1) if any(row)), 0)
 
 
 def mix(examples: Sequence[Example], *, count: int, unanswerable: float, seed: int, key: str) -> list[Example]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from curriculum.sampler import Epochs, mix
+from curriculum.sampler import Epochs, first_holder, mix
 from curriculum.world import make_world
 from grpo.types import InputError
 
@@ -18,6 +18,17 @@ def test_an_epoch_asks_every_question_once():
     epochs = [ids(curriculum.next_batch(10)) for _ in range(3)]
     assert all(sorted(epoch) == sorted(ids(WORLD[:10])) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_every_stretch_has_the_answer_in_every_place():
+    """Of any nine questions in a row each place holds its share of the answers, give or take two."""
+    answerable = make_world(400, seed=5, unanswerable=0.0)
+    stream = Epochs(answerable, seed=0).next_batch(400)
+    places = [first_holder(example) for example in stream]
+    shares = [places.count(n) / 400 for n in (1, 2, 3)]
+    for start in range(390):
+        for number, share in zip((1, 2, 3), shares, strict=True):
+            assert abs(places[start : start + 9].count(number) - 9 * share) < 2.1
 
 
 def test_the_stream_depends_on_the_seed_and_goes_on_after_a_break():
