@@ -217,8 +217,8 @@ def transcript(step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
     ]
 
 
-def make_run_folder(folder: Path) -> Path:
-    """A new folder; InputError where something is already there, with the next free name. Nothing is overwritten."""
+def refuse_existing(folder: Path) -> None:
+    """InputError where something is already there, with the next free name. Nothing is overwritten."""
     if folder.exists():
         free = next(
             f"{folder.name}-{n}" for n in range(2, 10_000) if not folder.with_name(f"{folder.name}-{n}").exists()
@@ -226,6 +226,11 @@ def make_run_folder(folder: Path) -> Path:
         raise InputError(
             f"{folder}: this run exists and is not overwritten; a free name: --run.name={free} (make: NAME={free})"
         )
+
+
+def make_run_folder(folder: Path) -> Path:
+    """A new folder, or InputError as `refuse_existing`."""
+    refuse_existing(folder)
     folder.mkdir(parents=True)
     return folder
 

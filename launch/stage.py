@@ -17,7 +17,7 @@ from grpo.objective import sft_loss
 from grpo.policy.base import PolicyEngine
 from grpo.policy.schedule import Optim
 from grpo.rollout.base import RolloutEngine
-from grpo.runlog import Console, RunLog, make_run_folder
+from grpo.runlog import Console, RunLog, make_run_folder, refuse_existing
 from grpo.types import Example, InputError
 from launch import assemble
 from launch.models import locate
@@ -28,7 +28,7 @@ from rewards.compose import compose
 def run_stage(recipe: Recipe, console: Console) -> Path:
     """Train, and return the run folder. Everything the user can get wrong is found before a model is loaded."""
     folder = Path(recipe.run.folder) / recipe.run_name
-    _refuse_existing(folder)
+    refuse_existing(folder)
     questions = assemble.load_questions(recipe, console)
     steps = recipe.steps(len(questions.train))
     console.line(batch_plan(recipe, questions=len(questions.train)))
@@ -86,7 +86,7 @@ def run_warm_up(recipe: Recipe, console: Console, *, questions: assemble.Questio
     questions = questions or assemble.load_questions(recipe, console)
     folder = assemble.warm_up_folder(recipe, questions)
     if recipe.run.stage == "sft" and recipe.run.name:
-        _refuse_existing(folder)
+        refuse_existing(folder)
     elif folder.exists() and not (folder / "model").is_dir():
         raise InputError(f"{folder}: a warm-up without its model; remove this folder, and it is made again")
     elif folder.exists():
@@ -216,8 +216,3 @@ def _check_lengths(speech: assemble.Speech, questions: assemble.Questions) -> No
     """Render every prompt once now: one that is too long must not be found at step 900."""
     for example in (*questions.train, *questions.warm_up, *questions.held_out):
         speech.render(example)
-
-
-def _refuse_existing(folder: Path) -> None:
-    if folder.exists():
-        make_run_folder(folder)
