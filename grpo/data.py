@@ -47,7 +47,7 @@ def load_examples(source: str | Path, *, style: Style = "prose") -> list[Example
     seen: dict[str, str] = {}
     examples: list[Example] = []
     for place, record in read_records(source):
-        example = _example(place, record, style, _stem(source))
+        example = read_example(place, record, style=style, source=_stem(source))
         if record.get("id") is None:
             example = _with_free_id(example, seen)
         elif example.id in seen:
@@ -173,7 +173,12 @@ def _hub_rows(source: str) -> Iterator[tuple[str, object]]:
         yield f"{source}, record {number}", row
 
 
-def _example(place: str, record: Record, style: Style, source: str) -> Example:
+def read_example(place: str, record: Record, *, style: Style, source: str, blank_answers: bool = False) -> Example:
+    """The example in one record; `style` and `source` are for a record that states none of its own.
+
+    Answers that all normalize to nothing cannot be learned and are refused, unless `blank_answers`: a file that only
+    has to be scored is taken as it is.
+    """
     if "ctxs" in record and record.get("docs") is None:
         raise _wrong(place, "docs", "is missing but ctxs is there", "docs (ctxs are for curriculum.build)")
     question = text_field(place, record, "question")
@@ -181,6 +186,8 @@ def _example(place: str, record: Record, style: Style, source: str) -> Example:
     docs = _docs(place, record, style)
     labelled = bool(docs) and all(doc.get("answers_found") == [] for doc in docs)
     answers = _answers(place, record, style, empty_allowed=labelled)
+    if answers and not blank_answers and not any(normalize(alias) for aliases in answers for alias in aliases):
+        raise _wrong(place, "answers", "are only punctuation and articles", "one with another word or digit")
     passages: list[Passage] = []
     found: list[tuple[bool, ...]] = []
     for n, doc in enumerate(docs):
@@ -231,10 +238,7 @@ def _answers(place: str, record: Record, style: Style, *, empty_allowed: bool) -
     for number, row in enumerate(rows):
         if not isinstance(row, list) or not row or not all(isinstance(alias, str) for alias in cast(list[object], row)):
             raise _wrong(place, f"answers[{number}]", f"is {row!r:.60}", _ANSWERS)
-    answers = tuple(tuple(row) for row in cast(list[list[str]], rows))
-    if answers and not any(normalize(alias) for aliases in answers for alias in aliases):
-        raise _wrong(place, "answers", "are only punctuation and articles", "one with another word or digit")
-    return answers
+    return tuple(tuple(row) for row in cast(list[list[str]], rows))
 
 
 def _docs(place: str, record: Record, style: Style) -> list[Record]:

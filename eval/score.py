@@ -1,0 +1,177 @@
+"""Trust-Score of a file of answers.
+
+    python -m eval.score PREDICTIONS.jsonl --style {prose,list,claims} --nli NAME [--reference] --out scores.json
+
+Each line of PREDICTIONS has question, answers, docs (title, text, answers_found) and output. NAME is `lexical`, a
+folder or a hub name of an NLI model. `--reference` repeats the field's evaluator with every quirk and adds its numbers
+under its own names; docs/evaluation.md lists what differs.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from eval.bootstrap import intervals
+from eval.field_numbers import field_numbers
+from eval.predictions import STYLES, Prediction, read_predictions
+from eval.reading import MOST_CITATIONS, Field, Reader
+from eval.sentences import make_splitter
+from eval.trust_score import COLUMNS, confusion, judge, scores
+from grpo.types import InputError, Style
+from rewards.entailment import Verifier, make_verifier
+
+LEVEL = 0.95
+SHOWN = {  # what the table has: name in scores.json -> in words
+    "trust_score": "Trust-Score",
+    "f1_gr": "F1_GR  grounded refusals",
+    "f1_ac": "F1_AC  answer correctness",
+    "f1_gc": "F1_GC  grounded citations",
+    "citation_recall": "  citation recall",
+    "citation_precision": "  citation precision",
+    "answered_ratio": "AR     answered",
+    "over_refusal": "refused though answerable",
+    "over_answer": "answered though unanswerable",
+    "align": "%Align reasoning entails the answer",
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m eval.score", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS.jsonl")
+    parser.add_argument("--style", required=True, help=f"of the questions: {', '.join(STYLES)}")
+    parser.add_argument("--nli", required=True, metavar="NAME", help="lexical, or a folder or hub name of an NLI model")
+    parser.add_argument("--reference", action="store_true", help="every quirk of the field's evaluator")
+    parser.add_argument("--reasoning", action="store_true", help="score what <answer> holds, and %%Align of <think>")
+    parser.add_argument("--out", type=Path, default=None, help="scores.json beside the predictions, if not given")
+    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap; 0 for no intervals")
+    options = parser.parse_args(argv)
+    try:
+        out = options.out or options.predictions.parent / "scores.json"
+        refuse_other_files(out)
+        if options.resamples < 0:
+            raise InputError(f"--resamples {options.resamples}: expected 0 or more")
+        report = score_predictions(
+            read_predictions(options.predictions, style=options.style),
+            make_verifier(options.nli),
+            nli=options.nli,
+            reference=options.reference,
+            reasoning=options.reasoning,
+            resamples=options.resamples,
+        )
+        write_scores(out, report)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    Console().print(table(report, title=str(options.predictions)))
+    print(f"scores: {out}")
+    return 0
+
+
+def score_file(path: Path, *, style: Style, nli: str, reference: bool, reasoning: bool, out: Path) -> dict[str, float]:
+    """Score a file of predictions, write `out`, and give its numbers."""
+    refuse_other_files(out)
+    verifier = make_verifier(nli)
+    report = score_predictions(
+        read_predictions(path, style=style), verifier, nli=nli, reference=reference, reasoning=reasoning
+    )
+    write_scores(out, report)
+    return {name: value for name, value in report.items() if isinstance(value, float)}
+
+
+def score_predictions(
+    predictions: Sequence[Prediction],
+    verifier: Verifier,
+    *,
+    nli: str,
+    reference: bool = False,
+    reasoning: bool = False,
+    resamples: int = 1000,
+) -> dict[str, Any]:
+    """What scores.json holds: the numbers in percent, their intervals, the settings, and the sums of each question."""
+    splitter = make_splitter()
+    reading = Field(splitter) if reference else Reader(splitter)
+    items = judge(predictions, verifier, reading=reading, reasoning=reasoning)
+    report: dict[str, Any] = {name: float(values[0]) for name, values in scores(items.sums_IK.sum(0)).items()}
+    if reference:
+        report |= field_numbers(items)
+    report["confusion"] = confusion(items.sums_IK)
+    if resamples:
+        report["intervals"] = intervals(items.sums_IK, scores, resamples=resamples, level=LEVEL)
+    report["settings"] = {
+        "style": predictions[0].example.style,
+        "nli": nli,
+        "reading": reading.name,
+        "reasoning": reasoning,
+        "sentence_splitter": splitter.name,
+        "at_most_citations": MOST_CITATIONS,
+        "resamples": resamples,
+        "level": LEVEL,
+    }
+    report["items"] = {
+        "columns": list(COLUMNS),
+        "ids": [prediction.example.id for prediction in predictions],
+        "rows": [[round(value, 9) for value in row] for row in items.sums_IK.tolist()],
+    }
+    return report
+
+
+def refuse_other_files(out: Path) -> None:
+    """An earlier scores file may be written anew, since it follows from the predictions; any other file may not."""
+    if not out.exists() or (out.is_file() and not out.stat().st_size):
+        return
+    try:
+        old = json.loads(out.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        old = None
+    if not (isinstance(old, dict) and "trust_score" in old and "settings" in old):
+        raise InputError(f"{out} is there already and holds no scores; give another --out")
+
+
+def write_scores(out: Path, report: Mapping[str, Any]) -> None:
+    """Whole or not at all: written beside its place and renamed."""
+    beside = out.with_name(f".{out.name}.part")
+    try:
+        beside.write_text(_dumped(report), encoding="utf-8")
+        beside.replace(out)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error.strerror}; give a file in a folder that is there") from error
+
+
+def _dumped(report: Mapping[str, Any]) -> str:
+    """JSON with a line for each number and each question."""
+    parts = []
+    for name, value in report.items():
+        if name == "items":
+            rows = ",\n      ".join(json.dumps(row) for row in value["rows"])
+            head = f'"columns": {json.dumps(value["columns"])},\n    "ids": {json.dumps(value["ids"])}'
+            parts.append(f'  "items": {{\n    {head},\n    "rows": [\n      {rows}\n    ]\n  }}')
+        else:
+            parts.append(f"  {json.dumps(name)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def table(report: Mapping[str, Any], *, title: str) -> Table:
+    """The numbers of SHOWN, with their intervals where there are any."""
+    settings = report["settings"]
+    rows = Table(
+        title=f"{title}: {len(report['items']['ids'])} {settings['style']} questions, percent "
+        f"({settings['nli']}, {settings['reading']} reading, {settings['sentence_splitter']})",
+        title_justify="left",
+    )
+    for column in ("", "score", f"{settings['level']:.0%} interval"):
+        rows.add_column(column, justify="right" if column else "left")
+    for name, words in SHOWN.items():
+        if name in report:
+            low, high = report.get("intervals", {}).get(name, (None, None))
+            rows.add_row(words, f"{report[name]:.2f}", "" if low is None else f"{low:.1f} to {high:.1f}")
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
