@@ -42,7 +42,7 @@ help:  ## List the commands
 setup:  ## Make .venv with what this machine can use; also tries parts again that were missing
 	$(PYTHON) launch/environment.py
 
-$(STAMP): pyproject.toml launch/environment.py
+$(STAMP): pyproject.toml launch/environment.py launch/packages.py
 	$(PYTHON) launch/environment.py
 
 sft: configs/sft.toml configs/models/$(MODEL).toml $(STAMP)  ## Warm up by supervised steps: make sft

