@@ -5,7 +5,8 @@ line by line.
 
 from collections.abc import Callable, Sequence
 
-from eval.trust_score import Items, Judged, f1, list_precision, scores
+from eval.judging import Items, Judged, f1, list_precision
+from eval.trust_score import scores
 from grpo.text import normalize
 
 Some = Sequence[Judged]

@@ -19,10 +19,11 @@ from rich.table import Table
 
 from eval.bootstrap import intervals
 from eval.field_numbers import field_numbers
+from eval.judging import judge
 from eval.predictions import STYLES, Prediction, read_predictions
 from eval.reading import MOST_CITATIONS, Field, Reader
 from eval.sentences import make_splitter
-from eval.trust_score import COLUMNS, confusion, judge, scores
+from eval.trust_score import COLUMNS, confusion, scores
 from grpo.types import InputError, Style
 from rewards.entailment import Verifier, make_verifier
 

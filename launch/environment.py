@@ -1,7 +1,7 @@
 """Make `.venv` and put into it what this machine can use: `python3 launch/environment.py`, or `make setup`.
 
-Runs before anything is installed, so it is standard library only. A part that cannot be
-had is named at the end, with what will not work without it.
+Runs before anything is installed, so it is standard library only. A part that cannot be had is named at the end, with
+what will not work without it.
 """
 
 import argparse

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from eval.bootstrap import intervals, paired
+from eval.judging import judge
 from eval.predictions import Prediction, read_predictions, write_predictions
 from eval.reading import FLAG, Field, Reader, partial_ratio
 from eval.score import main, score_predictions
 from eval.sentences import Splitter, make_splitter, rule_based
-from eval.trust_score import COLUMNS, confusion, judge, scores
+from eval.trust_score import COLUMNS, confusion, scores
 from grpo.text import normalize
 from grpo.types import InputError, Passage
 from rewards.entailment import Lexical
