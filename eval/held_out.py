@@ -14,6 +14,15 @@ from grpo.types import Completion, Example, Render, Sampling
 from rewards.entailment import Lexical
 from rewards.parse import Statement, parse
 
+WORDS = {
+    "grounded": "right answer with the right citation",
+    "right": "right answer",
+    "refused_answerable": "refused though answerable",
+    "refused_unanswerable": "refused, unanswerable",
+    "well_formed": "well formed",
+}
+"""The numbers of `summarize`, in words."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grade:
@@ -50,12 +59,12 @@ def summarize(grades: Sequence[Grade]) -> dict[str, float]:
     answerable = [g for g in grades if g.answerable]
     others = [g for g in grades if not g.answerable]
     if answerable:
-        rows["right answer with the right citation"] = _percent([g.grounded for g in answerable])
-        rows["right answer"] = _percent([g.right for g in answerable])
-        rows["refused though answerable"] = _percent([g.refused for g in answerable])
+        rows["grounded"] = _percent([g.grounded for g in answerable])
+        rows["right"] = _percent([g.right for g in answerable])
+        rows["refused_answerable"] = _percent([g.refused for g in answerable])
     if others:
-        rows["refused, unanswerable"] = _percent([g.refused for g in others])
-    rows["well formed"] = _percent([g.well_formed for g in grades])
+        rows["refused_unanswerable"] = _percent([g.refused for g in others])
+    rows["well_formed"] = _percent([g.well_formed for g in grades])
     return rows
 
 

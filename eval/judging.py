@@ -1,7 +1,7 @@
 """What does each answer add to the scores? Whether it refuses, what it says, and how its citations hold up.
 
-The verifier is asked in a few large batches, whatever the number of answers. Which words count as a refusal, a statement
-or a citation is the business of `eval.reading`, what becomes of the sums that of `eval.trust_score`.
+The verifier is asked in a few large batches, whatever the number of answers. Which words count as a refusal, a
+statement or a citation is the business of `eval.reading`, what becomes of the sums that of `eval.trust_score`.
 
 I questions, K columns of `eval.trust_score.COLUMNS`.
 """

@@ -8,7 +8,7 @@ P prompts on this rank, G completions per prompt, B = P*G rows, C completion pos
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -37,6 +37,15 @@ class Curriculum(Protocol):
         ...
 
 
+Watch = Callable[[int, list[Group], Mapping[str, float]], Mapping[str, float]]
+"""Looks on at the end of a step: (step, its groups, its metrics so far) -> more metrics, named area/what."""
+
+
+def unwatched(step: int, groups: list[Group], values: Mapping[str, float]) -> Mapping[str, float]:
+    """Nobody looks on."""
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopSettings:
     """The numbers of the loop itself."""
@@ -62,6 +71,7 @@ def train(
     render: Render,
     comm: Comm,
     log: RunLog,
+    watch: Watch = unwatched,
 ) -> None:
     """Run GRPO for `cfg.steps` steps. Raises StaleRollout when sampler and trainer are not the same policy."""
     loss = partial(grpo_loss, objective=cfg.objective)
@@ -101,6 +111,10 @@ def train(
                     updates.append(policy.update(weighed(part, cfg, comm), loss))
                     check_same_policy(updates[-1], limit=cfg.mismatch_limit, step=step)
                 record.scalars("policy", average_stats(updates))
+
+            # 6. Look on: the field's numbers on these answers and, now and then, on held-out questions.
+            with record.timed("watch"):
+                record.values.update(watch(step, groups, record.values))
 
 
 def weighed(batch: Batch, cfg: LoopSettings, comm: Comm) -> Batch:

@@ -4,6 +4,7 @@ Sections that belong to one module are that module's own settings (loss, optimiz
 values forbids is checked at the end, before anything heavy is imported.
 """
 
+import difflib
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -12,6 +13,9 @@ from pydantic.dataclasses import dataclass as checked
 
 from grpo.types import Style
 from rewards.compose import RewardSettings
+
+# What `eval.best_by` may name: the numbers of eval.held_out and eval.trust_score of which more is better.
+MEASURED = ("trust_score", "f1_gr", "f1_ac", "f1_gc", "grounded", "right", "citation_recall", "citation_precision")
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -134,10 +138,13 @@ class WarmUp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """The held-out table before and after."""
+    """The held-out table before and after, and on the way."""
 
     questions: Count = 100  # 0: no table
     unanswerable: Share = 0.0
+    every: Count = 0  # steps between measurements on the way; 0: before and after only
+    best_by: str = "trust_score"  # the model with the most of it is kept, where `every` measures; "" for none
+    nli: str = "lexical"  # who judges entailment in the scores: "lexical", or an NLI model's folder or hub name
 
 
 @checked(frozen=True, slots=True, kw_only=True)
@@ -167,6 +174,12 @@ class Recipe:
             raise ValueError(
                 f"loss.dual_clip = {self.loss.dual_clip} would also cap what clip_high = {self.loss.clip_high} allows; "
                 f"valid: 0 (off) or above {1 + self.loss.clip_high}"
+            )
+        if self.eval.best_by not in ("", *MEASURED):
+            near = difflib.get_close_matches(self.eval.best_by, MEASURED, n=1, cutoff=0.0)[0]
+            raise ValueError(
+                f"eval.best_by = {self.eval.best_by!r} is not measured; nearest: {near!r}; "
+                f"valid: {', '.join(MEASURED)}, or '' to keep none"
             )
         if self.loss.updates_per_step > self.sampling.prompts_per_step:
             raise ValueError(

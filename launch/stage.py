@@ -1,28 +1,24 @@
 """One stage of training from a recipe: plan, questions, warm-up where it is missing, before, GRPO, after."""
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console as Terminal
-from rich.table import Table
-
 from curriculum.sampler import Epochs
-from eval.held_out import evaluate
+from eval.live import Live
 from grpo.checkpoint import save_model_folder
 from grpo.comm import Alone
 from grpo.config import dump
 from grpo.loop import train, warm_up
 from grpo.objective import sft_loss
-from grpo.policy.base import PolicyEngine
 from grpo.policy.schedule import Optim
-from grpo.rollout.base import RolloutEngine
 from grpo.runlog import Console, RunLog, make_run_folder, refuse_existing
-from grpo.types import Example, InputError
+from grpo.types import InputError
 from launch import assemble
 from launch.models import locate
 from launch.recipe import Recipe, batch_plan
+from launch.watching import HeldOut, Watcher, show_table
 from rewards.compose import compose
+from rewards.entailment import make_verifier
 
 
 def run_stage(recipe: Recipe, console: Console) -> Path:
@@ -34,6 +30,7 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
     console.line(batch_plan(recipe, questions=len(questions.train)))
     warn_of_other_distributions(recipe, console)
     score = compose(recipe.reward, reasoning=recipe.model.reasoning)
+    live = Live(make_verifier(recipe.eval.nli), reasoning=recipe.model.reasoning)
     base = _starting_model(recipe, console, questions)
     speech = assemble.make_speech(recipe, base, console)
     _check_lengths(speech, questions)
@@ -55,7 +52,13 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
     assemble.save_recipe(recipe, folder)
     log = _open_log(recipe, folder, folder.name, steps, console)
     held_out = HeldOut(
-        recipe=recipe, examples=questions.held_out, policy=policy, rollout=rollout, speech=speech, log=log
+        recipe=recipe,
+        examples=questions.held_out,
+        policy=policy,
+        rollout=rollout,
+        speech=speech,
+        log=log,
+        live=live,
     )
     before = held_out.measure("before", version=0)
     train(
@@ -67,6 +70,7 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
         render=speech.render,
         comm=Alone(),
         log=log,
+        watch=Watcher(held_out, folder, every=recipe.eval.every, best_by=recipe.eval.best_by, counts=dict),
     )
     save_model_folder(policy, speech.tokenizer, folder / "model")
     console.line(f"model        {folder / 'model'}")
@@ -121,48 +125,6 @@ def run_warm_up(recipe: Recipe, console: Console, *, questions: assemble.Questio
         log.close()
         work.rename(folder)
     return folder / "model"
-
-
-def show_table(before: dict[str, float], after: dict[str, float], *, title: str) -> None:
-    table = Table(title=title, title_justify="left")
-    for column in ("", "before", "after", "change"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, value in before.items():
-        table.add_row(name, f"{value:.1f}", f"{after[name]:.1f}", f"{after[name] - value:+.1f}")
-    Terminal().print(table)
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """The held-out questions and all that it takes to answer them with the weights as they are."""
-
-    recipe: Recipe
-    examples: list[Example]
-    policy: PolicyEngine
-    rollout: RolloutEngine
-    speech: assemble.Speech
-    log: RunLog
-
-    def measure(self, moment: str, *, version: int) -> dict[str, float]:
-        """Greedy answers, graded; into the log, and as the numbers of the table."""
-        if not self.examples:
-            return {}
-        console = self.log.console
-        console.line(f"{moment:12} {len(self.examples)} held-out questions, greedy")
-        self.rollout.load(self.policy.weights(), version=version)
-        numbers, graded = evaluate(
-            self.rollout,
-            self.examples,
-            self.speech.render,
-            max_tokens=self.recipe.sampling.max_tokens,
-            reasoning=self.recipe.model.reasoning,
-            version=version,
-        )
-        self.rollout.release()
-        self.log.note(f"held_out/{moment}", numbers)
-        self.log.answers(moment, graded)
-        console.line(f"{'':12} " + ", ".join(f"{name} {value:.1f}" for name, value in numbers.items()))
-        return numbers
 
 
 def _warn_of_long_gold(speech: assemble.Speech, questions: assemble.Questions, console: Console) -> None:

@@ -62,9 +62,9 @@ def test_the_table():
         graded("109", "length", answerable=False),
     ]
     assert summarize(grades) == {
-        "right answer with the right citation": 50.0,
-        "right answer": 50.0,
-        "refused though answerable": 50.0,
-        "refused, unanswerable": 50.0,
-        "well formed": 75.0,
+        "grounded": 50.0,
+        "right": 50.0,
+        "refused_answerable": 50.0,
+        "refused_unanswerable": 50.0,
+        "well_formed": 75.0,
     }

@@ -68,6 +68,33 @@ def test_a_run_leaves_everything_behind(home, stage1):
     assert torch.isfinite(model(ids).logits).all()
 
 
+def test_measured_on_the_way_and_the_best_model_kept(home, stage1):
+    done = train(home, "--run.name=watched", "--eval.every=2", "--eval.best_by=f1_gr", "--run.steps=4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = home / "runs" / "watched"
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert ["held_out/f1_gr" in row for row in metrics] == [False, True, False, True]
+    assert all(0 <= row["trust/trust_score"] <= 100 for row in metrics)
+    notes = [json.loads(line) for line in (run / "notes.jsonl").read_text().splitlines()]
+    kept = [note for note in notes if note["note"] == "best"]
+    best = max((1, 3), key=lambda step: metrics[step]["held_out/f1_gr"])  # the first of equals
+    assert kept[-1] == {
+        "note": "best",
+        "step": best + 1,
+        "f1_gr": metrics[best]["held_out/f1_gr"],
+        "model": f"best-step-{best + 1}",
+    }
+    assert [path.name for path in run.glob("best-*")] == [f"best-step-{best + 1}"]
+    assert AutoModelForCausalLM.from_pretrained(run / f"best-step-{best + 1}").num_parameters() > 0
+    first = (run / "rollouts.jsonl").read_text().splitlines()[:8]
+    again = (home / "runs" / "stage1-tiny" / "rollouts.jsonl").read_text().splitlines()
+    assert first == again[:8]  # looking on changes nothing (the schedule of four steps does, later)
+
+
+def test_a_number_that_is_not_measured(home):
+    refused(train(home, "--run.name=z", "--eval.best_by=trust"), "nearest: 'trust_score'", "f1_gc")
+
+
 def test_the_saved_recipe_is_the_whole_run(home, stage1):
     saved = home / "runs" / "stage1-tiny" / "recipe.toml"
     done = train(home, "--run.name=again", recipes=[str(saved)])

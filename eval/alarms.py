@@ -1,0 +1,94 @@
+"""Is the run going wrong in one of the known ways? Rules over the last few steps' metrics, each a line for the console.
+
+A rule speaks when it becomes true and is silent until it was false again. Its numbers are ours; the signs are those of
+Ground-GRPO (AR 100 without the bad-citation penalty, figure 6; %Align, figure 5) and of GRPO for Factuality (the drift
+to not attempting).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+WINDOW = 5  # steps in a row
+Steps = Sequence[Mapping[str, float]]
+
+
+def answers_everything(steps: Steps) -> str:
+    """AR 100 % over the window though at least one question in twenty was unanswerable."""
+    ratio, answerable = _last(steps, "trust/answered_ratio"), _last(steps, "trust/answerable")
+    if not ratio or min(ratio) < 99.9 or _mean(answerable) > 95:
+        return ""
+    return f"AR is 100 % for {WINDOW} steps though {100 - _mean(answerable):.0f} % are unanswerable: nothing is refused"
+
+
+def refuses_everything(steps: Steps) -> str:
+    """AR 0 % over the window though something was answerable."""
+    ratio, answerable = _last(steps, "trust/answered_ratio"), _last(steps, "trust/answerable")
+    if not ratio or max(ratio) > 0.1 or not _mean(answerable):
+        return ""
+    return f"AR is 0 % for {WINDOW} steps: everything is refused"
+
+
+def never_formatted(steps: Steps) -> str:
+    """No completion of the window has the format, so none is paid for anything else."""
+    formats = _last(steps, "reward/format")
+    if not formats or max(formats) > 0:
+        return ""
+    return f"the format reward is 0 for {WINDOW} steps: no answer has the format, so nothing else is paid"
+
+
+def refusals_flood(steps: Steps) -> str:
+    """Half of the answerable questions are refused, and 20 points more than in the first window."""
+    now, first = _last(steps, "trust/over_refusal"), _first(steps, "trust/over_refusal")
+    if not now or _mean(now) < 50 or _mean(now) < _mean(first) + 20:
+        return ""
+    return f"refusals flood: {_mean(now):.0f} % of the answerable questions, {_mean(first):.0f} % at the start"
+
+
+def alignment_falls(steps: Steps) -> str:
+    """%Align 15 points below the best window so far."""
+    now = _last(steps, "trust/align")
+    if not now:
+        return ""
+    values = [step["trust/align"] for step in steps if "trust/align" in step]
+    best = max(_mean(values[end - WINDOW : end]) for end in range(WINDOW, len(values) + 1))
+    if _mean(now) > best - 15:
+        return ""
+    return f"%Align fell from {best:.0f} to {_mean(now):.0f}: the reasoning no longer leads to the answer"
+
+
+RULES: tuple[Callable[[Steps], str], ...] = (
+    answers_everything,
+    refuses_everything,
+    never_formatted,
+    refusals_flood,
+    alignment_falls,
+)
+
+
+class Alarms:
+    """Remembers the steps of a run, and which rules have spoken."""
+
+    def __init__(self) -> None:
+        self._steps: list[Mapping[str, float]] = []
+        self._spoken: set[Callable[[Steps], str]] = set()
+
+    def look(self, values: Mapping[str, float]) -> list[str]:
+        """Take in a step's metrics (`area/what`) and return what there is to say now."""
+        self._steps.append({name: value for name, value in values.items() if name.startswith(("trust/", "reward/"))})
+        said = {rule: rule(self._steps) for rule in RULES}
+        new = [text for rule, text in said.items() if text and rule not in self._spoken]
+        self._spoken = {rule for rule, text in said.items() if text}
+        return new
+
+
+def _last(steps: Steps, name: str) -> list[float]:
+    """The values of the last WINDOW steps; nothing unless each of them has one."""
+    window = [step[name] for step in steps[-WINDOW:] if name in step]
+    return window if len(window) == WINDOW else []
+
+
+def _first(steps: Steps, name: str) -> list[float]:
+    return [step[name] for step in steps if name in step][:WINDOW]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

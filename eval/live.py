@@ -1,0 +1,29 @@
+"""Trust-Score while training: the same numbers on whatever answers are at hand."""
+
+from collections.abc import Sequence
+
+from eval.judging import judge
+from eval.predictions import STYLES, Prediction
+from eval.reading import Reader
+from eval.sentences import make_splitter
+from eval.trust_score import COLUMNS, scores
+from grpo.types import Completion, Example
+from rewards.entailment import Verifier
+
+
+class Live:
+    """Scores (example, completion) pairs by the default reading; `Live(Lexical(), reasoning=False)`."""
+
+    def __init__(self, verifier: Verifier, *, reasoning: bool) -> None:
+        self._verifier, self._reasoning = verifier, reasoning
+        self._reading = Reader(make_splitter())
+
+    def __call__(self, answers: Sequence[tuple[Example, Completion]]) -> dict[str, float]:
+        """Every number of `eval.trust_score.scores` in percent, and the share of answerable questions; closed-book
+        questions, which have nothing to cite, are left out."""
+        asked = [Prediction(example, answer.text) for example, answer in answers if example.style in STYLES]
+        if not asked:
+            return {}
+        sums = judge(asked, self._verifier, reading=self._reading, reasoning=self._reasoning).sums_IK.sum(0)
+        numbers = {name: float(values[0]) for name, values in scores(sums).items()}
+        return {**numbers, "answerable": 100 * float(sums[COLUMNS.index("answerable")]) / len(asked)}

@@ -1,0 +1,125 @@
+"""Who looks on while a model trains: the field's numbers on its rollouts and on held-out questions, the best model so
+far, and alarms."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console as Terminal
+from rich.table import Table
+
+from eval.alarms import Alarms
+from eval.held_out import WORDS, evaluate
+from eval.live import Live
+from grpo.checkpoint import save_model_folder
+from grpo.policy.base import PolicyEngine
+from grpo.rollout.base import RolloutEngine
+from grpo.runlog import RunLog
+from grpo.types import Example, Group
+from launch.assemble import Speech
+from launch.recipe import Recipe
+
+SHOWN = {  # the rows of the table, where a number is there
+    **WORDS,
+    "trust_score": "Trust-Score",
+    "f1_gr": "  F1_GR, grounded refusals",
+    "f1_ac": "  F1_AC, answer correctness",
+    "f1_gc": "  F1_GC, grounded citations",
+    "answered_ratio": "  AR, answered",
+    "align": "  %Align, reasoning entails the answer",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """The held-out questions and all that it takes to answer them with the weights as they are."""
+
+    recipe: Recipe
+    examples: list[Example]
+    policy: PolicyEngine
+    rollout: RolloutEngine
+    speech: Speech
+    log: RunLog
+    live: Live
+
+    def measure(self, moment: str, *, version: int) -> dict[str, float]:
+        """Greedy answers, graded from the labels and scored; into the log, and as the numbers of the table."""
+        if not self.examples:
+            return {}
+        console = self.log.console
+        console.line(f"{moment:12} {len(self.examples)} held-out questions, greedy")
+        self.rollout.load(self.policy.weights(), version=version)
+        numbers, graded = evaluate(
+            self.rollout,
+            self.examples,
+            self.speech.render,
+            max_tokens=self.recipe.sampling.max_tokens,
+            reasoning=self.recipe.model.reasoning,
+            version=version,
+        )
+        self.rollout.release()
+        numbers |= self.live([(example, completion) for example, completion, _ in graded])
+        self.log.note(f"held_out/{moment}", numbers)
+        self.log.answers(moment, graded)
+        shown = [f"{words.strip()} {numbers[name]:.1f}" for name, words in SHOWN.items() if name in numbers]
+        console.line(f"{'':12} " + "; ".join(shown))
+        return numbers
+
+
+class Watcher:
+    """What `grpo.loop.train` calls at the end of every step."""
+
+    def __init__(
+        self,
+        held_out: HeldOut,
+        folder: Path,
+        *,
+        every: int,
+        best_by: str,
+        counts: Callable[[], Mapping[str, float]],
+    ) -> None:
+        self._held_out, self._folder, self._every, self._best_by = held_out, folder, every, best_by
+        self._counts = counts  # of the scorer and its verifier, since the last call
+        self._alarms = Alarms()
+        self._best: tuple[float, Path] | None = None
+
+    def __call__(self, step: int, groups: list[Group], values: Mapping[str, float]) -> dict[str, float]:
+        """More numbers for the step's record: trust/..., and held_out/... after every `every` steps."""
+        answers = [(group.example, completion) for group in groups for completion in group.completions]
+        numbers = {f"trust/{name}": value for name, value in self._held_out.live(answers).items()}
+        numbers |= self._counts()
+        for alarm in self._alarms.look({**values, **numbers}):
+            self._held_out.log.console.line(f"ALARM step {step + 1}: {alarm}")
+            self._held_out.log.note("alarm", {"step": step, "text": alarm})
+        done = step + 1
+        if self._every and done % self._every == 0:
+            measured = self._held_out.measure(f"step {done}", version=done)
+            numbers |= {f"held_out/{name}": value for name, value in measured.items()}
+            if self._best_by and measured:
+                self._keep_best(done, measured[self._best_by])
+        return numbers
+
+    def _keep_best(self, done: int, value: float) -> None:
+        """The new best model is written whole before the old one is removed."""
+        if self._best and value <= self._best[0]:
+            return
+        path = self._folder / f"best-step-{done}"
+        save_model_folder(self._held_out.policy, self._held_out.speech.tokenizer, path)
+        if self._best:
+            shutil.rmtree(self._best[1])
+        self._best = (value, path)
+        self._held_out.log.note("best", {"step": done, self._best_by: value, "model": path.name})
+        self._held_out.log.console.line(f"best so far  {path} ({self._best_by} {value:.2f})")
+
+
+def show_table(before: Mapping[str, float], after: Mapping[str, float], *, title: str) -> None:
+    """Both measurements side by side, in percent."""
+    table = Table(title=title, title_justify="left")
+    for column in ("", "before", "after", "change"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, words in SHOWN.items():
+        if name in before:
+            change = after[name] - before[name]
+            table.add_row(words, f"{before[name]:.1f}", f"{after[name]:.1f}", f"{change:+.1f}")
+    Terminal().print(table)
