@@ -11,7 +11,7 @@ import pytest
 
 from grpo.types import InputError
 from rewards.entailment import Lexical, Verifier, take_counts
-from rewards.verdicts import WRITE, Cached
+from rewards.verdicts import APPLICATION, WRITE, Cached
 
 ROOT = Path(__file__).resolve().parents[1]
 RIGHT, WRONG = ("Ali Daei scored 109 goals.", "Daei scored 109."), ("Ali Daei scored 109 goals.", "Daei scored 805.")
@@ -101,6 +101,29 @@ def test_processes_that_start_and_write_together_lose_nothing(tmp_path: Path) ->
     verdicts = cached(tmp_path, watched).entails([(f"text {n}", f"text {n}") for n in range(300)] + [("shared", "3")])
     assert verdicts == [1.0] * 300 + [0.0]
     assert watched.calls == []
+
+
+def test_a_cache_that_another_process_is_just_making_is_waited_for_and_shared(tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.sqlite"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    made: list[object] = []
+
+    def make() -> None:
+        try:
+            made.append(Cached(Lexical(), path, model="m@1").entails([RIGHT]))
+        except InputError as error:
+            made.append(str(error))
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join(0.5)
+    assert made == []  # it waits for the lock
+    other.execute(f"PRAGMA application_id = {APPLICATION}")
+    other.execute("CREATE TABLE verdicts (key BLOB PRIMARY KEY, p REAL NOT NULL) WITHOUT ROWID")
+    other.execute("COMMIT")
+    thread.join()
+    assert made == [[1.0]]
 
 
 def test_threads_share_one_cache(tmp_path: Path) -> None:
