@@ -187,7 +187,7 @@ def load_nli(name: str, *, tell: Callable[[str], None] = lambda text: None) -> t
     tokenizer = _loaded(name, "tokenizer", AutoTokenizer, folder)
     device, dtype = _place(config, head, name, tell)
     number = str(dtype).removeprefix("torch.")
-    tell(f"verifier {name}: loading onto the {device} in {str(dtype).removeprefix('torch.')}")
+    tell(f"verifier {name}: loading onto the {device} in {number}")
     logging.disable_progress_bar()
     model, report = _loaded(name, "model", head, folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
     if report["missing_keys"]:
