@@ -1,13 +1,20 @@
 """Does one text follow from another? One protocol for every judge, and the deterministic one that needs no model."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
-from grpo.text import STOP_WORDS, normalize
+from grpo.text import STOP_WORDS, tokens
 from grpo.types import InputError, Passage
 
 ENTAILED = 0.5
 """A probability above this counts as entailed."""
+
+VALID = "lexical, a folder with an NLI model, or a hub name like owner/model or owner/model@revision"
+"""What a verifier may be called."""
+
+_tokens = lru_cache(maxsize=4096)(tokens)  # a passage is asked about many times, within a call and over calls
 
 
 class Verifier(Protocol):
@@ -15,6 +22,15 @@ class Verifier(Protocol):
 
     def entails(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """The probability, 0 to 1, that each (premise, hypothesis) has its hypothesis follow from its premise."""
+        ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A verifier that counts what it does, for the metrics."""
+
+    def take_counts(self) -> dict[str, float]:
+        """What was counted since the last call, by name; counting starts again."""
         ...
 
 
@@ -30,21 +46,32 @@ class Lexical:
     """
 
     def entails(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """1.0 or 0.0 for each pair. No token crosses a line, so that a passage shared by many premises is read once."""
-        texts = {text for pair in pairs for text in pair}
-        lines = {line: frozenset(normalize(line).split()) for text in texts for line in text.split("\n")}
-        tokens = {text: frozenset().union(*(lines[line] for line in text.split("\n"))) for text in texts}
-        return [1.0 if tokens[hypothesis] - STOP_WORDS <= tokens[premise] else 0.0 for premise, hypothesis in pairs]
+        """1.0 or 0.0 for each pair."""
+        return [1.0 if _covers(premise, hypothesis) else 0.0 for premise, hypothesis in pairs]
 
 
-VERIFIERS: dict[str, Callable[[], Verifier]] = {"lexical": Lexical}
+def make_verifier(name: str, *, cache: Path | None = None, tell: Callable[[str], None] = lambda text: None) -> Verifier:
+    """The verifier of that name; its verdicts are kept in the file `cache`, when one is given.
+
+    "lexical" is `Lexical`, never cached: it is faster than a look-up. A folder, or owner/model on the hub (at a
+    revision, after an @), is an NLI model (`rewards/nli.py`), loaded here. `tell` gets a line before each long wait.
+    Raises InputError for any other name, a model that is no NLI model, or a cache that is not one.
+    """
+    if name == "lexical":
+        return Lexical()
+    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") != 1):
+        raise InputError(f"unknown verifier {name!r}; valid: {VALID}")
+    # torch and transformers take seconds to import, and most runs need neither here.
+    from rewards.nli import load_nli
+    from rewards.verdicts import Cached
+
+    verifier, identity = load_nli(name, tell=tell)
+    return verifier if cache is None else Cached(verifier, cache, model=identity)
 
 
-def make_verifier(name: str) -> Verifier:
-    """The verifier of that name; an unknown name is refused with the valid ones."""
-    if name not in VERIFIERS:
-        raise InputError(f"unknown verifier {name!r}; valid: {', '.join(sorted(VERIFIERS))}")
-    return VERIFIERS[name]()
+def take_counts(verifier: Verifier) -> dict[str, float]:
+    """The counts of a verifier since the last call; none for one that does not count."""
+    return verifier.take_counts() if isinstance(verifier, Counting) else {}
 
 
 def premise(passages: Sequence[Passage]) -> str:
@@ -54,3 +81,13 @@ def premise(passages: Sequence[Passage]) -> str:
     'Title: Ali Daei\\n109 goals.'
     """
     return "\n".join(f"Title: {passage.title}\n{passage.text}" for passage in passages)
+
+
+def _covers(premise: str, hypothesis: str) -> bool:
+    """No token crosses a line, so that a passage shared by many premises is read once."""
+    missing = _tokens(hypothesis) - STOP_WORDS
+    for line in premise.split("\n"):
+        if not missing:
+            break
+        missing -= _tokens(line)
+    return not missing

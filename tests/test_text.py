@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo.text import contains, normalize, sentences, strip_citations
+from grpo.text import contains, normalize, sentences, strip_citations, tokens
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,8 @@ def test_citations():
 @given(st.text())
 def test_sentences_lose_nothing_but_blanks(text):
     assert "".join("".join(sentences(text)).split()) == "".join(text.split())
+
+
+@given(st.text("aThe .\n\x0b\u2028x1'-_\x00–é²\u0301") | st.text())
+def test_tokens_are_those_of_the_normalized_text(text):
+    assert tokens(text) == frozenset(normalize(text).split())
