@@ -22,7 +22,8 @@ from grpo.types import Example, InputError
 from launch import assemble
 from launch.models import locate
 from launch.recipe import Recipe, batch_plan
-from rewards.compose import compose
+from rewards.audit import audit, table
+from rewards.compose import GroupScorer, compose
 
 
 def run_stage(recipe: Recipe, console: Console) -> Path:
@@ -33,7 +34,7 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
     steps = recipe.steps(len(questions.train))
     console.line(batch_plan(recipe, questions=len(questions.train)))
     warn_of_other_distributions(recipe, console)
-    score = compose(recipe.reward, reasoning=recipe.model.reasoning)
+    score = _audited_scorer(recipe)
     base = _starting_model(recipe, console, questions)
     speech = assemble.make_speech(recipe, base, console)
     _check_lengths(speech, questions)
@@ -190,6 +191,13 @@ def warn_of_other_distributions(recipe: Recipe, console: Console) -> None:
             f"warning: sampling.top_p = {recipe.sampling.top_p}: completions come from a cut distribution and the "
             "trainer's log-probabilities from the whole one, so they differ; 1 cuts nothing"
         )
+
+
+def _audited_scorer(recipe: Recipe) -> GroupScorer:
+    """The recipe's rewards, after a table of what policies that game them would earn."""
+    score = compose(recipe.reward, reasoning=recipe.model.reasoning)
+    Terminal().print(table(audit(recipe.reward, reasoning=recipe.model.reasoning, verifier=score.verifier)))
+    return score
 
 
 def _starting_model(recipe: Recipe, console: Console, questions: assemble.Questions) -> str:

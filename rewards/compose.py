@@ -18,7 +18,7 @@ from rewards.callables import Guarded, Values
 from rewards.citations import citation_rewards
 from rewards.correctness import brevity, credited, exact_match, said
 from rewards.entailment import Verifier, make_verifier
-from rewards.factuality import caution_rewards, fact_rewards
+from rewards.factuality import Verdict, caution, fact, verdicts
 from rewards.format import format_reward, tag_count
 from rewards.overlap import fuzzy_rewards, token_f1_rewards
 from rewards.parse import Answer, parse
@@ -28,13 +28,12 @@ from rewards.settings import EXTRA, PARTS, RewardSettings
 
 __all__ = ["PARTS", "GroupScorer", "RewardSettings", "compose", "extra_parts", "ground_parts"]
 
-EXTRA_REWARDS: Mapping[str, Callable[[Example, Sequence[Answer]], list[float]]] = {
+OF_WORDING: Mapping[str, Callable[[Example, Sequence[Answer]], list[float]]] = {
     "token_f1": token_f1_rewards,
     "fuzzy": fuzzy_rewards,
-    "fact": fact_rewards,
-    "caution": caution_rewards,
 }
-assert tuple(EXTRA_REWARDS) == EXTRA
+OF_VERDICTS: Mapping[str, Callable[[Sequence[Verdict]], list[float]]] = {"fact": fact, "caution": caution}
+assert (*OF_WORDING, *OF_VERDICTS) == EXTRA
 
 
 def compose(settings: RewardSettings, *, reasoning: bool, verifier: Verifier | None = None) -> "GroupScorer":
@@ -139,7 +138,11 @@ def extra_parts(
     example: Example, answers: Sequence[Answer], settings: RewardSettings, verifier: Verifier
 ) -> list[dict[str, float]]:
     """The parts beyond Algorithm 1 that the settings switch on or name, for the answers of one group."""
-    columns = {name: EXTRA_REWARDS[name](example, answers) for name in EXTRA if name in settings.weights}
+    named = settings.weights.keys()
+    columns = {name: reward(example, answers) for name, reward in OF_WORDING.items() if name in named}
+    if OF_VERDICTS.keys() & named:
+        group = verdicts(example, answers, verifier)
+        columns |= {name: reward(group) for name, reward in OF_VERDICTS.items() if name in named}
     if settings.process:
-        columns = {"process": process_rewards(answers, verifier)} | columns
+        columns["process"] = process_rewards(answers, verifier)
     return [{name: values[n] for name, values in columns.items()} for n in range(len(answers))]

@@ -8,7 +8,8 @@ They need the whole group, since what an answer is worth depends on whether any 
 Each is 0 where the other one speaks, so that both weights at 1 are the slides' rule. The slides do not define
 "process-correct". Ours: the reasoning names a gold answer, and the final answer is something else.
 
-Right is an alias by containment, whole words for short ones. An answer that lists many candidates is thus right if one
+Right is what rewards.correctness.said finds: an alias by containment, whole words for short ones, and for claims what
+entails them. An answer that lists many candidates is thus right if one
 of them is; with several gold answers, one is enough, as in the slides' data.
 """
 
@@ -18,8 +19,9 @@ from typing import Literal
 
 from grpo.text import normalize, strip_citations
 from grpo.types import Example
-from rewards.correctness import gold, mentions
-from rewards.parse import Answer
+from rewards.correctness import said
+from rewards.entailment import Verifier
+from rewards.parse import Answer, Statement
 from rewards.refusal import is_plain, is_refusal, rscore
 
 Verdict = Literal["right", "process", "silent", "wrong"]
@@ -62,17 +64,28 @@ def is_silent(text: str) -> bool:
     return is_refusal(rscore(text)) and is_plain(text)
 
 
-def verdict(example: Example, answer: Answer) -> Verdict:
-    """What one answer is. Malformed is wrong; a refusal that goes on to answer is neither silent nor right."""
+def verdicts(example: Example, answers: Sequence[Answer], verifier: Verifier) -> list[Verdict]:
+    """What each answer of a group is; the verifier is asked at most once, and only for claims.
+
+    Malformed is wrong. A refusal that goes on to answer is neither silent nor right.
+    """
+    parts = [final_answer(answer) for answer in answers]
+    rows = [[Statement(text, ()) for text in pair] for pair in parts]
+    found = said(example, rows, verifier)
+    return [
+        _verdict(answer, final, said_by_final=bool(right), said_by_reasoning=bool(thought))
+        for answer, (_, final), (thought, right) in zip(answers, parts, found, strict=True)
+    ]
+
+
+def _verdict(answer: Answer, final: str, *, said_by_final: bool, said_by_reasoning: bool) -> Verdict:
     if not answer.well_formed:
         return "wrong"
-    reasoning, final = final_answer(answer)
     if is_silent(final):
         return "silent"
-    keys = [key for aliases in gold(example).values() for key in aliases]
-    if mentions(final, keys):
+    if said_by_final:
         return "wrong" if is_refusal(rscore(final)) else "right"
-    return "process" if mentions(reasoning, keys) else "wrong"
+    return "process" if said_by_reasoning else "wrong"
 
 
 def fact(group: Sequence[Verdict]) -> list[float]:
@@ -95,13 +108,3 @@ def caution(group: Sequence[Verdict]) -> list[float]:
     if "right" in group:
         return [0.0] * len(group)
     return [float(each == "silent") for each in group]
-
-
-def fact_rewards(example: Example, answers: Sequence[Answer]) -> list[float]:
-    """`fact` of a group of parsed answers."""
-    return fact([verdict(example, answer) for answer in answers])
-
-
-def caution_rewards(example: Example, answers: Sequence[Answer]) -> list[float]:
-    """`caution` of a group of parsed answers."""
-    return caution([verdict(example, answer) for answer in answers])

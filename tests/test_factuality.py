@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from grpo.text import REFUSAL
 from grpo.types import Completion, Example, Passage
 from rewards.compose import RewardSettings, compose
-from rewards.factuality import is_silent, verdict
+from rewards.entailment import Lexical
+from rewards.factuality import is_silent, verdicts
 from rewards.parse import parse
 
 CLOSED: dict[str, Any] = {"id": "c", "question": "Who?", "style": "closed", "source": "test"}
@@ -18,6 +19,10 @@ LI = Example(**CLOSED, passages=(), found=(), answers=(("Li", "38"),))
 ALL = RewardSettings(weights={"fact": 1.0, "caution": 1.0, "token_f1": 0.0, "fuzzy": 0.0})
 RIGHT, WRONG, SILENT = "<think>a</think><answer>boxed[Ali Daei]</answer>", "Josef Bican", "boxed[Unknown]"
 HALF = "<think>Ali Daei or Bican? I say Bican.</think><answer>boxed[Josef Bican]</answer>"
+
+
+def verdict(example: Example, answer: str) -> str:
+    return verdicts(example, [parse(answer, style=example.style, reasoning=False)], Lexical())[0]
 
 
 def reasoned(text: str) -> str:
@@ -75,7 +80,7 @@ def test_the_order_of_a_group_changes_nothing(reverse: bool) -> None:
     ],
 )
 def test_what_an_answer_is(answer: str, expected: str) -> None:
-    assert verdict(DAEI, parse(answer, style="closed", reasoning=False)) == expected
+    assert verdict(DAEI, answer) == expected
 
 
 @pytest.mark.parametrize(
@@ -83,7 +88,7 @@ def test_what_an_answer_is(answer: str, expected: str) -> None:
     [("Li", True), ("Li Na", True), ("Oliver", False), ("38", True), ("1938", False), ("a 38-year-old", True)],
 )
 def test_a_short_alias_must_be_a_whole_word(answer: str, right: bool) -> None:
-    assert (verdict(LI, parse(answer, style="closed", reasoning=False)) == "right") is right
+    assert (verdict(LI, answer) == "right") is right
 
 
 @pytest.mark.parametrize("text", ["Unknown", "unknown.", "I do not know", "I'm not sure", "Sorry, I don't know that."])
@@ -169,5 +174,5 @@ def test_every_part_stays_within_its_bounds(texts: list[str], wrapped: bool, har
 
 
 def test_a_long_row_of_boxes_is_read_in_linear_time() -> None:
-    assert verdict(DAEI, parse("boxed{" * 20_000, style="closed", reasoning=False)) == "wrong"
-    assert verdict(DAEI, parse("boxed[[" * 20_000 + "Bican", style="closed", reasoning=False)) == "wrong"
+    assert verdict(DAEI, "boxed{" * 20_000) == "wrong"
+    assert verdict(DAEI, "boxed[[" * 20_000 + "Bican") == "wrong"
