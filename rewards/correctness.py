@@ -11,7 +11,7 @@ one, so that statements far beyond the right ones shrink what those earn (`brevi
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from grpo.text import STOP_WORDS, normalize
 from grpo.types import Example
@@ -52,17 +52,25 @@ def is_fragile(key: str) -> bool:
     return len(key) <= FRAGILE or STOP_WORDS.issuperset(key.split())
 
 
-def mentions(text: str, keys: Iterable[str], *, hardened: bool = True) -> bool:
-    """Whether a text says any of these normalized answers: containment, or whole words for the fragile ones.
+def mentioned(text: str, answers: Mapping[int, Iterable[str]], *, hardened: bool = True) -> set[int]:
+    """Which of these answers, index -> normalized spellings, a text says: by containment, fragile ones as whole words.
 
-    >>> mentions("In 1938.", ["38"]), mentions("In 1938.", ["38"], hardened=False), mentions("The 38-year-old.", ["38"])
-    (False, True, True)
+    >>> answers = {0: ["38"], 1: ["ali daei", "daei"]}
+    >>> mentioned("Daei, in 1938.", answers), mentioned("The 38-year-old Daei.", answers)
+    ({1}, {0, 1})
+    >>> mentioned("Daei, in 1938.", answers, hardened=False)
+    {0, 1}
     """
     body = normalize(text)
-    fragile = [key for key in keys if hardened and is_fragile(key)]
-    if any(key in body for key in keys if key not in fragile):
-        return True
-    return any(_whole(key, body) or _whole(key, normalize(_JOINTS.sub(" ", text))) for key in fragile)
+
+    def says(key: str) -> bool:
+        if key not in body:
+            return False
+        return (
+            not hardened or not is_fragile(key) or _whole(key, body) or _whole(key, normalize(_JOINTS.sub(" ", text)))
+        )
+
+    return {index for index, keys in answers.items() if any(says(key) for key in keys)}
 
 
 def _whole(key: str, body: str) -> bool:
@@ -79,9 +87,7 @@ def said(
     """
     answers = gold(example)
     texts = dict.fromkeys(statement.text for row in rows for statement in row)
-    known = {
-        text: {a for a, keys in answers.items() if mentions(text, tuple(keys), hardened=hardened)} for text in texts
-    }
+    known = {text: mentioned(text, answers, hardened=hardened) for text in texts}
     if example.style == "claims":
         for text, index in _entailed(known, answers, verifier):
             known[text].add(index)

@@ -217,6 +217,20 @@ def test_two_passages_that_both_support_a_statement_are_both_needed() -> None:
     assert score(reasoned(f"{DAEI} [1][2][3]."), twice).parts["citation"] == pytest.approx(0.5 * 2 / 3)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.sets(st.integers(1, 6), min_size=1), st.integers(1, 3), st.booleans())
+def test_one_more_right_citation_never_lowers_the_reward(cited: set[int], more: int, hardened: bool) -> None:
+    """Passages 1 to 3 hold the sentence, 4 to 6 do not, and 7 is not there."""
+    six = dataclasses.replace(question(), passages=(PASSAGES[0],) * 3 + (PASSAGES[1],) * 3, found=((True, False),) * 6)
+
+    def citation(numbers: set[int]) -> float:
+        marks = "".join(f"[{n}]" for n in sorted(numbers))
+        return score(reasoned(f"{DAEI} {marks}."), six, hardened=hardened).parts["citation"]
+
+    assert -0.5 <= citation(cited) <= citation(cited | {more}) <= 0.5
+    assert citation({*cited, 7}) == -0.5
+
+
 def test_a_statement_of_stop_words_is_supported_only_where_it_stands() -> None:
     passages = (Passage(title="Rock", text="They heard The Who in 1969."), Passage(title="Grass", text="It grows."))
     band = dataclasses.replace(
