@@ -69,8 +69,15 @@ def test_a_cut_completion_has_none() -> None:
 def test_it_is_the_verifiers_probability_asked_once_a_group_for_the_decision() -> None:
     judge = Half()
     refusing = reasoned("no", f"{REFUSAL} [1]")
-    texts = [reasoned("so", "It won\n[1]."), reasoned("so", "It won [2]."), refusing, reasoned("", "a"), "bad"]
-    assert process(*texts, verifier=judge) == [0.5, 0.5, 0.5, 0.0, 0.0]
+    texts = [
+        reasoned("so", "It won\n[1]."),
+        reasoned("so", "It won [2]."),
+        refusing,
+        reasoned(" ", "It won."),
+        reasoned("so", "[1]"),
+        "bad",
+    ]
+    assert process(*texts, verifier=judge) == [0.5, 0.5, 0.5, 0.0, 0.0, 0.0]
     assert judge.asked == [[("so", "It won."), ("no", REFUSAL)]]
 
 
