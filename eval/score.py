@@ -47,6 +47,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS.jsonl")
     parser.add_argument("--style", required=True, help=f"of the questions: {', '.join(STYLES)}")
     parser.add_argument("--nli", required=True, metavar="NAME", help="lexical, or a folder or hub name of an NLI model")
+    parser.add_argument(
+        "--cache", type=Path, default=None, metavar="FILE", help="where an NLI model's verdicts are kept"
+    )
     parser.add_argument("--reference", action="store_true", help="every quirk of the field's evaluator")
     parser.add_argument("--reasoning", action="store_true", help="score what <answer> holds, and %%Align of <think>")
     parser.add_argument("--out", type=Path, default=None, help="scores.json beside the predictions, if not given")
@@ -59,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
             raise InputError(f"--resamples {options.resamples}: expected 0 or more")
         report = score_predictions(
             read_predictions(options.predictions, style=options.style),
-            make_verifier(options.nli),
+            make_verifier(options.nli, cache=options.cache, tell=print),
             nli=options.nli,
             reference=options.reference,
             reasoning=options.reasoning,

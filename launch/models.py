@@ -7,6 +7,7 @@ from typing import Any
 from grpo.prompts import eos_ids
 from grpo.runlog import Console
 from grpo.types import InputError
+from rewards.entailment import Verifier, make_verifier
 
 EMBEDDED = "embedded:smollm2-135m"
 TINY = "random:tiny"
@@ -15,6 +16,13 @@ TINY = "random:tiny"
 def cache_folder() -> Path:
     """Where converted models are kept: the one place outside the repository that anything is written to."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ground-grpo"
+
+
+def make_judge(name: str, *, console: Console) -> Verifier:
+    """A judge of entailment by name; the verdicts of a model are kept beside the converted models."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    return make_verifier(name, cache=folder / "verdicts.sqlite", tell=console.status)
 
 
 def locate(name: str, *, console: Console) -> str:

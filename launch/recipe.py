@@ -165,6 +165,7 @@ class Recipe:
 
     @model_validator(mode="after")
     def _combinations(self) -> "Recipe":
+        self.reward.check_format(reasoning=self.model.reasoning)
         if self.sampling.max_tokens >= self.model.context:
             raise ValueError(
                 f"sampling.max_tokens = {self.sampling.max_tokens} leaves no room for a prompt in "

@@ -14,11 +14,11 @@ from grpo.policy.schedule import Optim
 from grpo.runlog import Console, RunLog, make_run_folder, refuse_existing
 from grpo.types import InputError
 from launch import assemble
-from launch.models import locate
+from launch.models import locate, make_judge
 from launch.recipe import Recipe, batch_plan
 from launch.watching import HeldOut, Watcher, show_table
-from rewards.compose import compose
-from rewards.entailment import make_verifier
+from rewards.audit import audit, table
+from rewards.compose import GroupScorer, compose
 
 
 def run_stage(recipe: Recipe, console: Console) -> Path:
@@ -29,8 +29,9 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
     steps = recipe.steps(len(questions.train))
     console.line(batch_plan(recipe, questions=len(questions.train)))
     warn_of_other_distributions(recipe, console)
-    score = compose(recipe.reward, reasoning=recipe.model.reasoning)
-    live = Live(make_verifier(recipe.eval.nli), reasoning=recipe.model.reasoning)
+    score = _audited_scorer(recipe, console)
+    same = recipe.eval.nli == recipe.reward.verifier
+    judge = score.verifier if same else make_judge(recipe.eval.nli, console=console)
     base = _starting_model(recipe, console, questions)
     speech = assemble.make_speech(recipe, base, console)
     _check_lengths(speech, questions)
@@ -58,7 +59,7 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
         rollout=rollout,
         speech=speech,
         log=log,
-        live=live,
+        live=Live(judge, reasoning=recipe.model.reasoning),
     )
     before = held_out.measure("before", version=0)
     train(
@@ -70,7 +71,7 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
         render=speech.render,
         comm=Alone(),
         log=log,
-        watch=Watcher(held_out, folder, every=recipe.eval.every, best_by=recipe.eval.best_by, counts=dict),
+        watch=Watcher(held_out, folder, every=recipe.eval.every, best_by=recipe.eval.best_by, score=score),
     )
     save_model_folder(policy, speech.tokenizer, folder / "model")
     console.line(f"model        {folder / 'model'}")
@@ -152,6 +153,15 @@ def warn_of_other_distributions(recipe: Recipe, console: Console) -> None:
             f"warning: sampling.top_p = {recipe.sampling.top_p}: completions come from a cut distribution and the "
             "trainer's log-probabilities from the whole one, so they differ; 1 cuts nothing"
         )
+
+
+def _audited_scorer(recipe: Recipe, console: Console) -> GroupScorer:
+    """The recipe's rewards, after a table of what policies that game them would earn."""
+    recipe.reward.check_format(reasoning=recipe.model.reasoning)
+    judge = make_judge(recipe.reward.verifier, console=console)
+    score = compose(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)
+    Terminal().print(table(audit(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)))
+    return score
 
 
 def _starting_model(recipe: Recipe, console: Console, questions: assemble.Questions) -> str:

@@ -2,7 +2,7 @@
 far, and alarms."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from grpo.runlog import RunLog
 from grpo.types import Example, Group
 from launch.assemble import Speech
 from launch.recipe import Recipe
+from rewards.compose import GroupScorer
+from rewards.entailment import take_counts
 
 SHOWN = {  # the rows of the table, where a number is there
     **WORDS,
@@ -77,10 +79,10 @@ class Watcher:
         *,
         every: int,
         best_by: str,
-        counts: Callable[[], Mapping[str, float]],
+        score: GroupScorer,
     ) -> None:
         self._held_out, self._folder, self._every, self._best_by = held_out, folder, every, best_by
-        self._counts = counts  # of the scorer and its verifier, since the last call
+        self._score = score
         self._alarms = Alarms()
         self._best: tuple[float, Path] | None = None
 
@@ -88,7 +90,8 @@ class Watcher:
         """More numbers for the step's record: trust/..., and held_out/... after every `every` steps."""
         answers = [(group.example, completion) for group in groups for completion in group.completions]
         numbers = {f"trust/{name}": value for name, value in self._held_out.live(answers).items()}
-        numbers |= self._counts()
+        numbers |= self._score.take_counts()
+        numbers |= {f"verifier/{name}": value for name, value in take_counts(self._score.verifier).items()}
         for alarm in self._alarms.look({**values, **numbers}):
             self._held_out.log.console.line(f"ALARM step {step + 1}: {alarm}")
             self._held_out.log.note("alarm", {"step": step, "text": alarm})

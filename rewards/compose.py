@@ -1,4 +1,4 @@
-"""The rewards of a recipe put together: Ground-GRPO's Algorithm 1, and the user's own rewards on top.
+"""The rewards of a recipe put together: Ground-GRPO's Algorithm 1, the extra parts, and the user's own on top.
 
     R = R_tag_count
     if R_format = 1 and R_tag_count = 1:
@@ -6,126 +6,143 @@
         if answerable and rscore <= 0.85:   R += R_refusal + R_EM + R_citation
         if unanswerable:                    R += R_refusal
 
-R_refusal is part of stage 2 only; the gates are those of both stages. A part that a gate closed is worth 0.
+R_refusal is part of stage 2 only; the gates are those of both stages. A part that a gate closed is worth 0. The extra
+parts have the same gate of form; the user's own rewards pass no gate.
 """
 
-import importlib
-import math
-from collections.abc import Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
-
-from grpo.types import Completion, Example, InputError, Reward, Score, Scorer
+from grpo.types import Completion, Example, Score
+from rewards.callables import Guarded, Values
 from rewards.citations import citation_rewards
-from rewards.correctness import credited, exact_match, said
+from rewards.correctness import brevity, credited, exact_match, said
 from rewards.entailment import Verifier, make_verifier
+from rewards.factuality import Verdict, caution, fact, verdicts
 from rewards.format import format_reward, tag_count
+from rewards.overlap import fuzzy_rewards, token_f1_rewards
 from rewards.parse import Answer, parse
-from rewards.refusal import refusal_reward
+from rewards.process import process_rewards
+from rewards.refusal import is_plain, refusal_reward
+from rewards.settings import EXTRA, PARTS, RewardSettings
 
-PARTS = ("tag_count", "format", "exact_match", "citation", "refusal")
+__all__ = ["PARTS", "GroupScorer", "RewardSettings", "compose", "extra_parts", "ground_parts"]
+
+OF_WORDING: Mapping[str, Callable[[Example, Sequence[Answer]], list[float]]] = {
+    "token_f1": token_f1_rewards,
+    "fuzzy": fuzzy_rewards,
+}
+OF_VERDICTS: Mapping[str, Callable[[Sequence[Verdict]], list[float]]] = {"fact": fact, "caution": caution}
+assert (*OF_WORDING, *OF_VERDICTS) == EXTRA
 
 
-class RewardSettings(BaseModel):
-    """What answers are paid for. The defaults are the paper's stage 1; `refusal = true` makes it stage 2."""
+def compose(settings: RewardSettings, *, reasoning: bool, verifier: Verifier | None = None) -> "GroupScorer":
+    """The scorer of a recipe. `reasoning` is the model's format: <think> and <answer> tags, or plain text without any.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    refusal: bool = Field(default=False, description="stage 2: pay for refusing what the passages do not answer (eq 6)")
-    verifier: str = Field(default="lexical", description="who judges whether passages support a statement")
-    citation_penalty: FiniteFloat = Field(default=0.5, ge=0, description="cost of a bad citation; 0 is the ablation")
-    paper_sum: bool = Field(default=False, description="pay a gold answer at every repeat, as the paper's sum does")
-    weights: Mapping[str, FiniteFloat] = Field(
-        default_factory=dict,
-        description="weights of parts, 1 if not named, 0 to only watch; 'package.module:function' adds your own",
+    `verifier` overrides the settings' name with an object that is already there. InputError where the settings and the
+    format contradict each other, or a reward of the user's own cannot be had.
+    """
+    settings.check_format(reasoning=reasoning)
+    own = [name for name in settings.weights if ":" in name]
+    return GroupScorer(
+        settings=settings,
+        reasoning=reasoning,
+        verifier=verifier or make_verifier(settings.verifier),
+        own=tuple(Guarded(name, timeout=settings.timeout, limit=settings.failure_limit) for name in own),
     )
 
-    @model_validator(mode="after")
-    def _weights_name_parts(self) -> "RewardSettings":
-        parts = PARTS if self.refusal else PARTS[:-1]
-        for name in self.weights:
-            if ":" not in name and name not in parts:
-                hint = " (it needs refusal = true)" if name in PARTS else ""
-                valid = f"{', '.join(parts)}, or 'package.module:function'"
-                raise ValueError(f"weights: no part {name!r}{hint}; valid: {valid}")
-        return self
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupScorer:
+    """A grpo.types.Scorer: total = sum over parts of weight * part, for the completions of one group.
 
-def compose(settings: RewardSettings, *, reasoning: bool, verifier: Verifier | None = None) -> Scorer:
-    """The scorer of a recipe: Algorithm 1 plus the user's rewards, total = sum over parts of weight * part.
-
-    `reasoning` is the model's format: <think> and <answer> tags, or plain text without any.
-
-    `Score.parts` holds the parts before their weights, so that they mean the same in every recipe. The user's rewards
-    pass no gate, and one that was not scored (None) is in neither the parts nor the total. `verifier` overrides the
-    settings' name with an object that is already there.
+    `Score.parts` holds the parts before their weights, so that they mean the same in every recipe. Where a reward of
+    the user's own has not scored a completion (None), the part is missing from its `parts`, and its total counts the
+    mean of its scored siblings instead: left out, it would count as 0, which is worth more than a penalty and less than
+    a bonus. Where no sibling was scored, the part is in no total.
     """
-    judge = verifier or make_verifier(settings.verifier)
-    own = {name: load_reward(name) for name in settings.weights if ":" in name}
 
-    def score(example: Example, completions: Sequence[Completion]) -> list[Score]:
+    settings: RewardSettings
+    reasoning: bool
+    verifier: Verifier
+    own: tuple[Guarded, ...]
+
+    def __call__(self, example: Example, completions: Sequence[Completion]) -> list[Score]:
+        """The scores of a group, in order. InputError once a reward of the user's own has failed too often."""
+        calls = [(guard, guard.start(example, completions)) for guard in self.own]
         answers = [
-            parse(c.text, style=example.style, reasoning=reasoning, finished=c.finish == "stop") for c in completions
+            parse(c.text, style=example.style, reasoning=self.reasoning, finished=c.finish == "stop")
+            for c in completions
         ]
-        rows = ground_parts(example, answers, settings, judge, reasoning=reasoning)
-        for name, reward in own.items():
-            for row, value in zip(rows, _checked(name, reward(example, completions), len(rows)), strict=True):
+        rows = ground_parts(example, answers, self.settings, self.verifier, reasoning=self.reasoning)
+        for row, extra in zip(rows, extra_parts(example, answers, self.settings, self.verifier), strict=True):
+            row.update(extra)
+        weights = self.settings.weights
+        totals = [sum(weights.get(name, 1.0) * value for name, value in row.items()) for row in rows]
+        for guard, call in calls:
+            values = guard.finish(call)
+            for n, (value, counted) in enumerate(zip(values, filled(values), strict=True)):
+                totals[n] += weights[guard.path] * counted
                 if value is not None:
-                    row[name] = value
-        return [
-            Score(total=sum(settings.weights.get(name, 1.0) * value for name, value in row.items()), parts=row)
-            for row in rows
-        ]
+                    rows[n][guard.path] = value
+        return [Score(total=total, parts=row) for total, row in zip(totals, rows, strict=True)]
 
-    return score
+    def take_counts(self) -> dict[str, float]:
+        """Failed calls of the user's own rewards since this was last asked, as metrics; asking sets them to 0."""
+        return {f"reward_failures/{guard.path}": float(guard.take_failures()) for guard in self.own}
+
+
+def filled(values: Values) -> list[float]:
+    """The values with the mean of the others in place of None; zeros where all are None.
+
+    >>> filled([1.0, None, 0.0]), filled([None, None])
+    ([1.0, 0.5, 0.0], [0.0, 0.0])
+    """
+    scored = [value for value in values if value is not None]
+    mean = sum(scored) / len(scored) if scored else 0.0
+    return [mean if value is None else value for value in values]
 
 
 def ground_parts(
     example: Example, answers: Sequence[Answer], settings: RewardSettings, verifier: Verifier, *, reasoning: bool
 ) -> list[dict[str, float]]:
     """Algorithm 1 for the answers of one group, every part by its name and before its weight."""
+    hardened = settings.hardened
     answered = [a.statements if a.well_formed and example.answerable and not a.refused else () for a in answers]
     correct = [
         [statements[i] for i in credited(row, paper_sum=settings.paper_sum)]
-        for statements, row in zip(answered, said(example, answered, verifier), strict=True)
+        for statements, row in zip(answered, said(example, answered, verifier, hardened=hardened), strict=True)
     ]
-    citation = citation_rewards(example, correct, verifier, penalty=settings.citation_penalty)
+    discounted = hardened and not settings.paper_sum  # the paper's sum has no bound of either kind
+    shares = [brevity(len(right), s) if discounted else 1.0 for right, s in zip(correct, answered, strict=True)]
+    citation = citation_rewards(
+        example, correct, verifier, penalty=settings.citation_penalty, hardened=hardened, shares=shares
+    )
     rows = []
-    for answer, right, cited in zip(answers, correct, citation, strict=True):
+    for answer, right, cited, share in zip(answers, correct, citation, shares, strict=True):
         parts = {
             "tag_count": tag_count(answer, reasoning=reasoning),
             "format": format_reward(answer),
-            "exact_match": exact_match(len(right)),
+            "exact_match": exact_match(len(right)) * share,
             "citation": cited,
         }
         if settings.refusal:
-            refusal = refusal_reward(answer.refusal_score, answerable=example.answerable)
+            hedged = hardened and not is_plain(answer.answer_text)
+            refusal = refusal_reward(answer.refusal_score, answerable=example.answerable, hedged=hedged)
             parts["refusal"] = refusal if answer.well_formed else 0.0
         rows.append(parts)
     return rows
 
 
-def load_reward(path: str) -> Reward:
-    """The user's callable at "package.module:function"; one that cannot be had is refused with the reason."""
-    module, _, name = path.partition(":")
-    try:
-        reward: Reward = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
-        raise InputError(f"reward {path!r} cannot be loaded: {error}") from error
-    if not callable(reward):
-        raise InputError(f"reward {path!r} is a {type(reward).__name__}, not a function")
-    return reward
-
-
-def _checked(name: str, values: Sequence[float | None], count: int) -> list[float | None]:
-    """A user reward's values: one finite number, or None for "not scored", per completion."""
-    where = f"reward {name!r} returned"
-    if not hasattr(values, "__len__"):  # a forgotten `return` gives None
-        raise InputError(f"{where} a {type(values).__name__}; valid: a list of {count} numbers or None")
-    if len(values) != count:
-        raise InputError(f"{where} {len(values)} values for {count} completions")
-    for number, value in enumerate(values):
-        if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
-            raise InputError(f"{where} {value!r} for completion {number}; valid: a finite number or None")
-    return [None if value is None else float(value) for value in values]
+def extra_parts(
+    example: Example, answers: Sequence[Answer], settings: RewardSettings, verifier: Verifier
+) -> list[dict[str, float]]:
+    """The parts beyond Algorithm 1 that the settings switch on or name, for the answers of one group."""
+    named = settings.weights.keys()
+    columns = {name: reward(example, answers) for name, reward in OF_WORDING.items() if name in named}
+    if OF_VERDICTS.keys() & named:
+        group = verdicts(example, answers, verifier)
+        columns |= {name: reward(group) for name, reward in OF_VERDICTS.items() if name in named}
+    if settings.process:
+        columns["process"] = process_rewards(answers, verifier)
+    return [{name: values[n] for name, values in columns.items()} for n in range(len(answers))]

@@ -4,11 +4,16 @@ The paper sums over statements without a bound, so that one right sentence writt
 By default a statement earns only if it says a gold answer that no statement before it said. That is never more than the
 paper's sum, and at most 0.5 per gold answer. The first mention counts, not the best: else a model could cite each
 passage in turn and keep the hit. Its price: after "Both A and B won." the sentences on A and B alone earn nothing.
+
+Two more holes are closed by `hardened`: an answer of a letter or two, or of stop words ("It", "The Who"), is a piece of
+almost any sentence, so that it must appear as whole words; and copying all passages says every answer without knowing
+one, so that statements far beyond the right ones shrink what those earn (`brevity`).
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
-from grpo.text import normalize
+from grpo.text import STOP_WORDS, normalize
 from grpo.types import Example
 from rewards.entailment import ENTAILED, Verifier
 from rewards.parse import Statement
@@ -17,6 +22,14 @@ Said = frozenset[int]
 """The gold answers, by index from 0, that a statement says."""
 
 EXACT_MATCH = 0.5
+
+FRAGILE = 3
+"""A normalized answer of at most this many characters is found inside other words and numbers: "38" in "1938"."""
+
+FREE_STATEMENTS = 2
+"""Statements of introduction or context that cost nothing, beside one for every right statement."""
+
+_JOINTS = re.compile(r"[-/\u2010-\u2014]")  # hyphens, dashes, slashes: "38-year-old" says 38
 
 
 def gold(example: Example) -> dict[int, dict[str, str]]:
@@ -30,37 +43,72 @@ def gold(example: Example) -> dict[int, dict[str, str]]:
     return {index: {key: alias for key, alias in aliases.items() if key} for index, aliases in spellings.items()}
 
 
-def said(example: Example, rows: Sequence[Sequence[Statement]], verifier: Verifier) -> list[list[Said]]:
+def is_fragile(key: str) -> bool:
+    """Whether a normalized answer is so short, or so empty of content, that containment finds it by accident.
+
+    >>> [is_fragile(key) for key in ("38", "who", "in it", "109 goals", "ali daei")]
+    [True, True, True, False, False]
+    """
+    return len(key) <= FRAGILE or STOP_WORDS.issuperset(key.split())
+
+
+def mentioned(text: str, answers: Mapping[int, Iterable[str]], *, hardened: bool = True) -> set[int]:
+    """Which of these answers, index -> normalized spellings, a text says: by containment, fragile ones as whole words.
+
+    >>> answers = {0: ["38"], 1: ["ali daei", "daei"]}
+    >>> mentioned("Daei, in 1938.", answers), mentioned("The 38-year-old Daei.", answers)
+    ({1}, {0, 1})
+    >>> mentioned("Daei, in 1938.", answers, hardened=False)
+    {0, 1}
+    """
+    body = normalize(text)
+
+    def says(key: str) -> bool:
+        if key not in body:
+            return False
+        return (
+            not hardened or not is_fragile(key) or _whole(key, body) or _whole(key, normalize(_JOINTS.sub(" ", text)))
+        )
+
+    return {index for index, keys in answers.items() if any(says(key) for key in keys)}
+
+
+def _whole(key: str, body: str) -> bool:
+    return f" {key} " in f" {body} "
+
+
+def said(
+    example: Example, rows: Sequence[Sequence[Statement]], verifier: Verifier, *, hardened: bool = True
+) -> list[list[Said]]:
     """Which gold answers each statement says, for the statements of every completion of a group.
 
-    Containment of any spelling after normalization (the rule of grpo.text.contains, each text normalized once). A claim
-    is a whole sentence and rarely repeated word for word, so for claims a statement that entails it says it too.
+    Each distinct text is read once. A claim is a whole sentence and rarely repeated word for word, so for claims a
+    statement that entails it says it too.
     """
     answers = gold(example)
-    bodies = {statement.text: normalize(statement.text) for row in rows for statement in row}
-    entailed = _entailed(bodies, answers, verifier) if example.style == "claims" else set()
-
-    def says(text: str) -> Said:
-        body = bodies[text]
-        return frozenset(a for a, keys in answers.items() if any(key in body for key in keys) or (text, a) in entailed)
-
-    known = {text: says(text) for text in bodies}
-    return [[known[statement.text] for statement in row] for row in rows]
+    texts = dict.fromkeys(statement.text for row in rows for statement in row)
+    known = {text: mentioned(text, answers, hardened=hardened) for text in texts}
+    if example.style == "claims":
+        for text, index in _entailed(known, answers, verifier):
+            known[text].add(index)
+    return [[frozenset(known[statement.text]) for statement in row] for row in rows]
 
 
-def _entailed(bodies: dict[str, str], answers: dict[int, dict[str, str]], verifier: Verifier) -> set[tuple[str, int]]:
-    """The (statement, claim index) pairs that the verifier affirms, in one call; contained claims are not asked."""
+def _entailed(
+    known: dict[str, set[int]], answers: dict[int, dict[str, str]], verifier: Verifier
+) -> list[tuple[str, int]]:
+    """The (statement, claim index) pairs that the verifier affirms, in one call; what is known already is not asked."""
     asked = [
         (text, index, alias)
-        for text, body in bodies.items()
+        for text, indices in known.items()
         for index, aliases in answers.items()
-        if not any(key in body for key in aliases)
+        if index not in indices
         for alias in aliases.values()
     ]
     if not asked:
-        return set()
+        return []
     verdicts = verifier.entails([(text, alias) for text, _, alias in asked])
-    return {(text, index) for (text, index, _), p in zip(asked, verdicts, strict=True) if p > ENTAILED}
+    return [(text, index) for (text, index, _), p in zip(asked, verdicts, strict=True) if p > ENTAILED]
 
 
 def credited(row: Sequence[Said], *, paper_sum: bool = False) -> tuple[int, ...]:
@@ -78,6 +126,19 @@ def credited(row: Sequence[Said], *, paper_sum: bool = False) -> tuple[int, ...]
             earning.append(index)
         seen |= answers
     return tuple(earning)
+
+
+def brevity(right: int, statements: Sequence[Statement]) -> float:
+    """The share, in (0, 1], that `right` statements keep of their pay among these: min(1, (2 right + 2) / distinct).
+
+    Two statements are free, and one for each right one; repeats are not counted, since they earn nothing anyway. Ours.
+
+    >>> lines = [Statement(text, ()) for text in "bcdefghi"]
+    >>> brevity(1, lines[:4]), brevity(1, lines), brevity(3, lines), brevity(1, lines[:1] * 9)
+    (1.0, 0.5, 1.0, 1.0)
+    """
+    distinct = len({normalize(statement.text) for statement in statements})
+    return min(1.0, (2 * right + FREE_STATEMENTS) / max(distinct, 1))
 
 
 def exact_match(correct: int) -> float:

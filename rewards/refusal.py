@@ -8,13 +8,24 @@ results." would score 0.94 instead of 0.82 and count, which the paper's worked c
 
 from rapidfuzz import fuzz
 
-from grpo.text import normalize
+from grpo.text import REFUSAL, STOP_WORDS, normalize
 
 FLAG = "I apologize, but I couldn't find an answer"
 """The first part of `grpo.text.REFUSAL`, as the metric has it."""
 
 THRESHOLD = 0.85
+
+HEDGED = 0.5
+"""The share of a refusal's reward that is left when the answer says something else as well. Ours."""
+
 _FLAG = normalize(FLAG)
+_VARIANTS = (
+    "about", "am", "any", "are", "be", "been", "because", "cannot", "cant", "contain", "context", "could", "do",
+    "document", "documents", "does", "doesnt", "dont", "enough", "found", "given", "im", "information", "me", "no",
+    "not", "passage", "passages", "provided", "question", "relevant", "sorry", "source", "sources", "there", "these",
+    "this", "unable", "unfortunately", "with",
+)  # fmt: skip
+_REFUSING = frozenset((*normalize(REFUSAL).split(), *_VARIANTS)) | STOP_WORDS
 
 
 def rscore(answer: str, *, reference: bool = False) -> float:
@@ -40,11 +51,25 @@ def is_refusal(score: float) -> bool:
     return score > THRESHOLD
 
 
-def refusal_reward(score: float, *, answerable: bool) -> float:
-    """R_refusal (eq 6) of an rscore.
+def is_plain(answer: str) -> bool:
+    """Whether an answer has no word but those that refusals are made of, so that it can only refuse. Ours.
+
+    A positive list, since what an answer may add cannot be listed: "I apologize, but I couldn't find an answer [1]. Ali
+    Daei." is a refusal to the metric, and also an answer. An unusual refusal is taken for a hedge and paid less.
+
+    >>> is_plain(REFUSAL), is_plain("I apologize, but I could not find an answer in the provided documents.")
+    (True, True)
+    >>> is_plain(f"{REFUSAL} Ali Daei."), is_plain(f"{REFUSAL} [2]")
+    (False, False)
+    """
+    return _REFUSING.issuperset(normalize(answer).split())
+
+
+def refusal_reward(score: float, *, answerable: bool, hedged: bool = False) -> float:
+    """R_refusal (eq 6) of an rscore, in [0, 1].
 
     answerable:    0.5 if rscore <= 0.85, else 0
-    unanswerable:  rscore if rscore > 0.85, else 0
+    unanswerable:  rscore if rscore > 0.85, else 0; half of it when `hedged`, which is ours
 
     >>> refusal_reward(0.95, answerable=False), refusal_reward(0.41, answerable=False)
     (0.95, 0.0)
@@ -53,4 +78,6 @@ def refusal_reward(score: float, *, answerable: bool) -> float:
     """
     if answerable:
         return 0.0 if is_refusal(score) else 0.5
-    return score if is_refusal(score) else 0.0
+    if not is_refusal(score):
+        return 0.0
+    return score * HEDGED if hedged else score

@@ -59,6 +59,12 @@ def test_later_wins_and_overrides_are_typed(tmp_path):
         ("[loss]\npolicy = 'ppo'", r"recipe.toml:2: loss.policy = 'ppo': .*'grpo', 'gspo', 'cispo' or 'sapo'"),
         ("[data]\nunanswerable = 1.5", r"recipe.toml:2: data.unanswerable = 1.5: .*less than or equal to 1"),
         ("[reward]\nweights = { citations = 2.0 }", r"no part 'citations'; valid: tag_count"),
+        (
+            "[reward]\nprocess = true",
+            r"reward.process = true .* model.reasoning = false has none; valid: model.reasoning",
+        ),
+        ("[reward]\nhardend = true", r"recipe.toml:2: unknown key reward.hardend; did you mean reward.hardened\?"),
+        ("[reward]\ntimeout = 0", r"recipe.toml:2: reward.timeout = 0: .*greater than 0"),
         ("sampling = 3", r"recipe.toml:1: sampling is a section"),
         ("[run\nseed = 1", r"recipe.toml: not TOML: .*line 1"),
         ("[sampling]\nmax_tokens = 4000\n[model]\ncontext = 2048", r"max_tokens = 4000 leaves no room .* at most 2047"),

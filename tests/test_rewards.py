@@ -1,8 +1,6 @@
 """Ground-GRPO's rewards: the worked cases of eqs 1-6 and Algorithm 1, the holes that they leave, and the bounds."""
 
 import dataclasses
-import sys
-import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo.text import REFUSAL
-from grpo.types import Completion, Example, InputError, Passage, Score, Style
+from grpo.types import Completion, Example, Passage, Score, Style
 from rewards.compose import RewardSettings, compose
 from rewards.entailment import Lexical
 
@@ -72,8 +70,8 @@ CASES = [  # case, text, answerable, bad-citation penalty, tag, format, refusal,
 def test_the_worked_cases(case: tuple[str, str, bool, float, float, float, float, float, float, float, float]) -> None:
     _, text, answerable, penalty, tag, form, refusal, match, cite, stage2, stage1 = case
     parts = {"tag_count": tag, "format": form, "exact_match": match, "citation": cite, "refusal": refusal}
-    for paper_sum in (False, True):
-        changes = {"citation_penalty": penalty, "paper_sum": paper_sum}
+    for paper_sum, hardened in ((False, True), (True, True), (True, False)):
+        changes = {"citation_penalty": penalty, "paper_sum": paper_sum, "hardened": hardened}
         second = score(text, question(answerable=answerable), **changes)
         assert second.parts == pytest.approx(parts, abs=1e-4)
         assert second.total == pytest.approx(stage2, abs=1e-4)
@@ -82,11 +80,54 @@ def test_the_worked_cases(case: tuple[str, str, bool, float, float, float, float
         assert first.total == pytest.approx(stage1, abs=1e-4)
 
 
+def test_all_worked_cases_are_here() -> None:
+    assert [case[0] for case in CASES] == ["1", "2", "3", "4", "5", "6", "6b", *map(str, range(7, 14))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([f"{s}{m}." for s in (DAEI, BICAN, "Grass grows") for m in ("", " [1]", " [2]")]), max_size=9
+    )
+)
+def test_the_papers_sum_is_the_sum_over_statements(statements: list[str]) -> None:
+    """Eqs 1 and 2 by hand: no bound, no share, whatever else is said."""
+    paid = {
+        f"{DAEI}.": (0.5, 0.0), f"{DAEI} [1].": (0.5, 0.5), f"{DAEI} [2].": (0.5, -0.5),
+        f"{BICAN}.": (0.5, 0.0), f"{BICAN} [1].": (0.5, -0.5), f"{BICAN} [2].": (0.5, 0.5),
+    }  # fmt: skip
+    scored = score(reasoned(" ".join(["It won.", *statements])), paper_sum=True)
+    assert scored.parts["exact_match"] == sum(paid.get(s, (0.0, 0.0))[0] for s in statements)
+    assert scored.parts["citation"] == sum(paid.get(s, (0.0, 0.0))[1] for s in statements)
+
+
 def test_refusing_and_then_answering_is_a_refusal_in_both_stages() -> None:
     hedged = reasoned(f"{REFUSAL} {DAEI} [1].")
     assert score(hedged).total == 2.0
     assert score(hedged, refusal=False).total == 2.0
-    assert score(hedged, question(answerable=False)).total == 3.0
+    assert score(hedged, question(answerable=False)).total == 2.5
+    assert score(hedged, question(answerable=False), paper_sum=True).total == 2.5
+    assert score(hedged, question(answerable=False), hardened=False).total == 3.0
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        (REFUSAL, 1.0),
+        (f"{REFUSAL} The documents do not contain it.", 1.0),
+        ("I apologize, but I couldn't find an answer in the provided passages.", 1.0),
+        (f"{REFUSAL} [1]", 0.5),
+        (f"{REFUSAL[:-1]}, but it was Daei.", 0.5),
+        (f"Daei. {REFUSAL}", 0.5),
+        ("I apologize, but I couldn't find an answer, Ali Daei", 0.5),
+    ],
+)
+@pytest.mark.parametrize("style", ["prose", "list"])
+def test_a_refusal_that_says_more_is_paid_half(text: str, refusal: float, style: Style) -> None:
+    example = question(answerable=False, style=style)
+    assert score(text, example, reasoning=False).parts["refusal"] == refusal
+    assert score(text, example, reasoning=False, hardened=False).parts["refusal"] == 1.0
+    assert score(text, question(style=style), reasoning=False).parts["refusal"] == 0.0
 
 
 @pytest.mark.parametrize("text", [RIGHT, f"{DAEI} [2].", REFUSAL])
@@ -154,7 +195,7 @@ def test_a_closed_question_pays_for_any_gold_answer() -> None:
     assert score(reasoned("109 [1]."), closed).parts["citation"] == -0.5
 
 
-GOOD, BAD = ("[1]", "[1][2]", "[1][1]"), ("[2]", "[2][3]", "[0]", "[4]", "[1][4]")
+GOOD, BAD = ("[1]", "[1][1]"), ("[2]", "[2][3]", "[0]", "[4]", "[1][4]")
 MARKS = [("", 0.0), *((marks, 0.5) for marks in GOOD), *((marks, -0.5) for marks in BAD)]
 
 
@@ -162,6 +203,62 @@ MARKS = [("", 0.0), *((marks, 0.5) for marks in GOOD), *((marks, -0.5) for marks
 def test_citation(marks: str, cite: float) -> None:
     for answer in (f"{DAEI} {marks}.", f"{DAEI}. {marks}"):
         assert score(reasoned(answer)).parts["citation"] == cite
+
+
+@pytest.mark.parametrize(("marks", "cite"), [("[1][2]", 0.25), ("[3][2][1]", 0.5 / 3), ("[1][2][1]", 0.25)])
+def test_needless_citations_share_the_reward(marks: str, cite: float) -> None:
+    assert score(reasoned(f"{DAEI} {marks}.")).parts["citation"] == pytest.approx(cite)
+    assert score(reasoned(f"{DAEI} {marks}."), hardened=False).parts["citation"] == 0.5
+
+
+def test_two_passages_that_both_support_a_statement_are_both_needed() -> None:
+    twice = dataclasses.replace(question(), passages=(PASSAGES[0], PASSAGES[0], PASSAGES[1]))
+    assert score(reasoned(f"{DAEI} [1][2]."), twice).parts["citation"] == 0.5
+    assert score(reasoned(f"{DAEI} [1][2][3]."), twice).parts["citation"] == pytest.approx(0.5 * 2 / 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(st.integers(1, 6), min_size=1), st.integers(1, 3), st.booleans())
+def test_one_more_right_citation_never_lowers_the_reward(cited: set[int], more: int, hardened: bool) -> None:
+    """Passages 1 to 3 hold the sentence, 4 to 6 do not, and 7 is not there."""
+    six = dataclasses.replace(question(), passages=(PASSAGES[0],) * 3 + (PASSAGES[1],) * 3, found=((True, False),) * 6)
+
+    def citation(numbers: set[int]) -> float:
+        marks = "".join(f"[{n}]" for n in sorted(numbers))
+        return score(reasoned(f"{DAEI} {marks}."), six, hardened=hardened).parts["citation"]
+
+    assert -0.5 <= citation(cited) <= citation(cited | {more}) <= 0.5
+    assert citation({*cited, 7}) == -0.5
+
+
+def test_a_statement_of_stop_words_is_supported_only_where_it_stands() -> None:
+    passages = (Passage(title="Rock", text="They heard The Who in 1969."), Passage(title="Grass", text="It grows."))
+    band = dataclasses.replace(
+        question(style="list", answers=(("The Who",),)), passages=passages, found=((True,), (False,))
+    )
+    assert [score(f"The Who [{n}]", band, reasoning=False).parts["citation"] for n in (1, 2)] == [0.5, -0.5]
+    assert score("The Who [2]", band, reasoning=False, hardened=False).parts["citation"] == 0.5
+    whole = score("A whole other song [1]", band, reasoning=False)
+    assert whole.parts["exact_match"] == 0.0
+    assert score("A whole song [1]", band, reasoning=False, hardened=False).parts["exact_match"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("said", "match"), [("In 1938.", 0.0), ("A 38-year-old.", 0.5), ("He is 38.", 0.5), ("38", 0.5), ("380", 0.0)]
+)
+def test_a_short_answer_must_be_a_whole_word(said: str, match: float) -> None:
+    example = question(answers=(("38",),))
+    assert score(reasoned(said), example).parts["exact_match"] == match
+    assert score(reasoned(said), example, hardened=False).parts["exact_match"] == 0.5
+
+
+def test_padding_shrinks_what_right_statements_earn_and_never_a_penalty() -> None:
+    padding = " ".join(f"Fact {word} is old [3]." for word in ("one", "two", "three", "four", "five", "six", "seven"))
+    padded = score(reasoned(f"{DAEI} [1]. {padding}"))
+    assert (padded.parts["exact_match"], padded.parts["citation"]) == (0.25, 0.25)  # (2 + 2) / 8 of 0.5
+    assert score(reasoned(f"{DAEI} [2]. {padding}")).parts["citation"] == -0.5
+    for changes in ({"paper_sum": True}, {"hardened": False}):
+        assert score(reasoned(f"{DAEI} [1]. {padding}"), **changes).total == 3.5
 
 
 def test_passage_zero_is_not_the_last_one() -> None:
@@ -236,8 +333,14 @@ def test_weights_scale_the_total_and_not_the_parts() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"weights": {"citaton": 1.0}}, "no part 'citaton'; valid: tag_count, format, exact_match, citation, or"),
+        (
+            {"weights": {"citaton": 1.0}},
+            "no part 'citaton'; valid: tag_count, format, exact_match, citation, token_f1, fuzzy",
+        ),
         ({"weights": {"refusal": 1.0}}, "needs refusal = true"),
+        ({"weights": {"process": 1.0}}, r"no part 'process' \(it needs process = true\)"),
+        ({"timeout": 0}, "greater than 0"),
+        ({"failure_limit": 1.5}, "less than or equal to 1"),
         ({"weights": {"citation": float("nan")}}, "finite"),
         ({"citation_penalty": -0.5}, "greater than or equal to 0"),
         ({"penalty": 0.5}, "Extra inputs"),
@@ -247,44 +350,6 @@ def test_weights_scale_the_total_and_not_the_parts() -> None:
 def test_wrong_settings_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compose(RewardSettings.model_validate(wrong), reasoning=True)
-
-
-@pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    module = types.ModuleType("own_rewards")
-    monkeypatch.setitem(sys.modules, "own_rewards", module)
-    return module
-
-
-def test_a_reward_of_ones_own_is_added_and_none_is_not_scored(own: types.ModuleType) -> None:
-    def short(example: Example, completions: Sequence[Completion]) -> list[float | None]:
-        return [None if "[2]" in c.text else -0.25 for c in completions]
-
-    vars(own)["short"] = short
-    scorer = compose(RewardSettings(weights={"own_rewards:short": 2.0}), reasoning=True)
-    scores = scorer(question(), [completion(text) for text in (reasoned(RIGHT), reasoned(f"{DAEI} [2]."), "cut")])
-    assert [s.total for s in scores] == [3.0 - 0.5, 2.0, 0.0 - 0.5]  # it passes no gate
-    assert [s.parts.get("own_rewards:short") for s in scores] == [-0.25, None, -0.25]
-    assert "own_rewards:short" not in scores[1].parts
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("nowhere_at_all:f", None, "'nowhere_at_all:f' cannot be loaded: No module named"),
-        ("own_rewards:missing", None, "cannot be loaded: .*missing"),
-        (":f", None, "cannot be loaded"),
-        ("own_rewards:f", 3, "is a int, not a function"),
-        ("own_rewards:f", lambda e, c: [1.0], "returned 1 values for 2 completions"),
-        ("own_rewards:f", lambda e, c: None, "returned a NoneType; valid: a list of 2"),
-        ("own_rewards:f", lambda e, c: [1.0, float("nan")], "returned nan for completion 1"),
-        ("own_rewards:f", lambda e, c: ["1", 1.0], "returned '1' for completion 0"),
-    ],
-)
-def test_a_bad_reward_of_ones_own_is_named(own: types.ModuleType, name: str, value: object, message: str) -> None:
-    vars(own)["f"] = value
-    with pytest.raises(InputError, match=message):
-        compose(RewardSettings(weights={name: 1.0}), reasoning=True)(question(), [completion("a"), completion("b")])
 
 
 def test_the_verifier_is_asked_once_per_group() -> None:

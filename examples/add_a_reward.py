@@ -1,0 +1,61 @@
+"""Add rewards of your own: `python examples/add_a_reward.py`.
+
+In a recipe they are named by "module:function" (the module must be importable from where the run starts), each with its
+weight; everything else stays as it is:
+
+    [reward]
+    weights = { "examples.add_a_reward:brief" = 0.5, "examples.add_a_reward:names_a_year" = 0.25 }
+"""
+
+import re
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout, so that this file runs uninstalled
+
+from curriculum.gold import gold_answer
+from curriculum.world import make_world
+from grpo.text import REFUSAL, strip_citations
+from grpo.types import Completion, Example
+from rewards.callables import per_answer
+from rewards.compose import RewardSettings, compose
+
+
+@per_answer
+def brief(example: Example, completion: Completion) -> float | None:
+    """1 for an answer of at most 20 words, less for a longer one; a refusal is not scored."""
+    if completion.text == REFUSAL:
+        return None
+    return min(1.0, 20 / max(1, len(completion.text.split())))
+
+
+def names_a_year(prompts: list[str], completions: list[str], **columns: object) -> list[float]:
+    """A function as TRL takes it, unchanged: 1 for an answer to "When ...?" that has a year, else 0."""
+    return [
+        float(not prompt.startswith("When") or bool(re.search(r"\b\d{4}\b", completion)))
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+
+
+def main() -> None:
+    """Score four answers to one question of the invented world, and print what each part is worth."""
+    settings = RewardSettings(
+        refusal=True,
+        weights={"examples.add_a_reward:brief": 0.5, "examples.add_a_reward:names_a_year": 0.25},
+    )
+    score = compose(settings, reasoning=False)
+    example = next(
+        e for e in make_world(40, seed=0, unanswerable=0.0, passages=3, styles={"prose": 1.0}) if e.answerable
+    )
+    gold = gold_answer(example)
+    texts = [gold, strip_citations(gold), f"Let me read all of the passages before I answer. {gold} " * 3, REFUSAL]
+    group = [Completion(text=t, token_ids=(), logprobs=(), finish="stop", version=0) for t in texts]
+    print(example.question)
+    for completion, scored in zip(group, score(example, group), strict=True):
+        parts = ", ".join(f"{name.rpartition(':')[2]} {value:.2f}" for name, value in scored.parts.items())
+        print(f"{scored.total:5.2f}  {completion.text[:70]!r}\n       {parts}")
+    print(score.take_counts())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""The examples and the benchmark of the rewards run as they are written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(script: str) -> str:
+    done = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_add_a_reward() -> None:
+    out = run("examples/add_a_reward.py")
+    totals = [float(line[:5]) for line in out.splitlines() if line[:5].strip().replace(".", "").isdigit()]
+    cited, uncited, long, refused = totals
+    assert cited > long > refused
+    assert cited - uncited == 0.5  # the citation
+    assert "brief 1.00, names_a_year 1.00" in out
+    assert "'reward_failures/examples.add_a_reward:brief': 0.0" in out
+
+
+def test_the_benchmark_of_the_rewards_prints_one_line_of_json() -> None:
+    (line,) = run("benchmarks/rewards.py").splitlines()
+    measured = json.loads(line)
+    assert measured["completions"] == 384
+    assert 0 < measured["seconds_min"] <= measured["seconds_median"]
+    assert 2.0 < measured["mean_reward"] < 5.0  # some are right: the work is that of real answers
