@@ -3,6 +3,8 @@
 import tempfile
 from pathlib import Path
 
+from rich.console import Console as Terminal
+
 from curriculum.sampler import Epochs
 from eval.live import Live
 from grpo.checkpoint import save_model_folder

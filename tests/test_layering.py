@@ -28,8 +28,8 @@ ONLY_IN = {  # heavy package: where it may be imported
 HEAVY = {"vllm", "deepspeed", "wandb", "datasets", "transformers"}
 WITHOUT_THEM = [
     "grpo.types", "grpo.text", "grpo.config", "grpo.advantages", "grpo.batch", "grpo.objective", "grpo.logprobs",
-    "grpo.loop", "grpo.prompts", "grpo.data", "rewards.compose", "rewards.verdicts", "rewards.audit", "curriculum.world",
-    "curriculum.build", "curriculum.sampler", "curriculum.gold", "eval.held_out", "launch.recipe",
+    "grpo.loop", "grpo.prompts", "grpo.data", "rewards.compose", "rewards.verdicts", "rewards.audit",
+    "curriculum.world", "curriculum.build", "curriculum.sampler", "curriculum.gold", "eval.held_out", "launch.recipe",
 ]  # fmt: skip
 LINES, FUNCTION_LINES, PARAMETERS = 310, 50, 7
 
