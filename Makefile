@@ -12,8 +12,13 @@ STAGES  = $(sort $(patsubst configs/stage%.toml,train-stage%,$(wildcard configs/
 OVERRIDES = $(if $(DATA),'--data.source=$(DATA)') $(if $(NAME),'--run.name=$(NAME)') \
             $(if $(SEED),'--run.seed=$(SEED)') $(if $(FROM),'--model.start=$(FROM)') $(ARGS)
 
+# For `make eval`: CHECKPOINT= (or FROM=) is a model or run folder; without it the model is asked as it comes.
+START = $(or $(CHECKPOINT),$(FROM))
+EVAL_OVERRIDES = $(if $(DATA),'--data.source=$(DATA)') $(if $(NAME),'--run.name=$(NAME)') \
+                 $(if $(SEED),'--eval.seed=$(SEED)') $(if $(START),'--model.start=$(START)') $(ARGS)
+
 # A misspelt model or stage stops here, before .venv is made and with the names that there are.
-ASKED = $(filter sft train-stage%,$(MAKECMDGOALS))
+ASKED = $(filter sft eval train-stage%,$(MAKECMDGOALS))
 UNKNOWN_STAGES = $(filter-out $(STAGES),$(filter train-stage%,$(MAKECMDGOALS)))
 ifneq (,$(UNKNOWN_STAGES))
 $(error no $(UNKNOWN_STAGES); there are: $(STAGES))
@@ -28,11 +33,11 @@ endif
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test sft golden clean
+.PHONY: help setup lint format test sft eval golden clean
 .NOTPARALLEL:
 
 help:  ## List the commands
-	@echo 'usage: make COMMAND [MODEL=$(MODEL)] [DATA=] [NAME=] [SEED=] [FROM=] [ARGS="--section.key=value ..."]'
+	@echo 'usage: make COMMAND [MODEL=$(MODEL)] [DATA=] [NAME=] [SEED=] [FROM=] [CHECKPOINT=] [ARGS="--section.key=value ..."]'
 	@echo
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {sub("%", "1", $$1); printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
@@ -50,6 +55,9 @@ sft: configs/sft.toml configs/models/$(MODEL).toml $(STAMP)  ## Warm up by super
 
 train-stage%: configs/stage%.toml configs/models/$(MODEL).toml $(STAMP)  ## Train a stage: make train-stage1 MODEL=qwen3-8b
 	$(PY) launch/train.py $(filter %.toml,$^) $(OVERRIDES)
+
+eval: configs/models/$(MODEL).toml $(STAMP)  ## Trust-Score on held-out questions: make eval CHECKPOINT=runs/stage1-smollm2-135m
+	$(PY) launch/evaluate.py $(filter %.toml,$^) $(EVAL_OVERRIDES)
 
 # One thread: the tests' tensors are tiny, and threads that wait for each other are what makes a busy machine crawl.
 test: $(STAMP)  ## Run the tests

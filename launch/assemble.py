@@ -20,7 +20,7 @@ from grpo.prompts import load_system, make_render
 from grpo.runlog import Console
 from grpo.types import Completion, Example, Group, InputError, Render, Sampling
 from launch.models import fingerprint, load_model, load_tokenizer, stop_ids
-from launch.recipe import Recipe
+from launch.recipe import Recipe, Setup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class Questions:
 def load_questions(recipe: Recipe, console: Console) -> Questions:
     """Load or build the examples, split them by question, and mix answerable and unanswerable as the recipe asks."""
     data = recipe.data
-    train, held_out = split(_all_examples(recipe, console), held_out=data.held_out)
+    train, held_out = split(all_examples(recipe, console), held_out=data.held_out)
     questions = Questions(
         train=mix(train, count=data.questions, unanswerable=data.unanswerable, seed=data.seed, key="data.unanswerable"),
         warm_up=_warm_up_questions(recipe, train, console),
@@ -73,7 +73,8 @@ def _held_out_questions(recipe: Recipe, held_out: Sequence[Example], console: Co
     return mix(held_out, count=wanted.questions, unanswerable=wanted.unanswerable, seed=0, key="eval.unanswerable")
 
 
-def _all_examples(recipe: Recipe, console: Console) -> list[Example]:
+def all_examples(recipe: Setup, console: Console) -> list[Example]:
+    """Every example of data.source, before any split: loaded, or built for the world and question-answer pairs."""
     data = recipe.data
     if data.source == "world":
         # Four times what is asked for, half of it unanswerable, so that any mix can be drawn on either side of the
@@ -99,7 +100,7 @@ class Speech:
 
     tokenizer: Any
     render: Render
-    recipe: Recipe
+    recipe: Setup
 
     def gold(self, example: Example) -> Group:
         """The example with its gold answer as the one completion, for the supervised warm-up."""
@@ -138,9 +139,7 @@ def make_policy(
     console.status(f"loading the policy, {folder}")
     device = _device()
     model = load_model(folder, device=device)
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", recipe.model.context)
-    if recipe.model.context > limit:
-        raise InputError(f"model.context = {recipe.model.context}: {folder} has positions for {limit}; at most that")
+    _check_positions(recipe, model, folder)
     return SinglePolicy(
         model,
         reference=load_model(folder, device=device) if kl else None,
@@ -155,11 +154,12 @@ def make_policy(
     )
 
 
-def make_rollout(recipe: Recipe, folder: str, speech: Speech, console: Console) -> Any:
+def make_rollout(recipe: Setup, folder: str, speech: Speech, console: Console) -> Any:
     from grpo.rollout.hf import HfRollout
 
     console.status(f"loading the rollout engine, {folder}")
     model = load_model(folder, device=_device())
+    _check_positions(recipe, model, folder)
     tokenizer = speech.tokenizer
     return HfRollout(
         model,
@@ -209,8 +209,8 @@ def warm_up_folder(recipe: Recipe, questions: Questions) -> Path:
     return Path(recipe.run.folder) / f"sft-{recipe.model.label}-{digest}"
 
 
-def start_folder(recipe: Recipe) -> str | None:
-    """The model folder that `model.start` names, or None for "base"."""
+def start_folder(recipe: Setup) -> str | None:
+    """The model folder that `model.start` names, itself or as a run that has one, or None for "base"."""
     start = recipe.model.start
     if start == "base":
         return None
@@ -223,14 +223,21 @@ def start_folder(recipe: Recipe) -> str | None:
             )
         return str(folder)
     if not Path(start).is_dir():
-        raise InputError(f'model.start = {start!r}: no such folder; valid: "base", "stage1", or a model folder')
-    return start
+        raise InputError(f'model.start = {start!r}: no such folder; valid: "base", "stage1", or a model or run folder')
+    is_run = (Path(start) / "model").is_dir() and not (Path(start) / "config.json").exists()
+    return str(Path(start) / "model") if is_run else start
 
 
-def save_recipe(recipe: Recipe, folder: Path) -> None:
+def save_recipe(recipe: Setup, folder: Path) -> None:
     """The whole recipe, and the system prompt that it names: the file may change, the run was made with this one."""
     (folder / "recipe.toml").write_text(dump(recipe), encoding="utf-8")
     (folder / "prompt.txt").write_text(load_system(recipe.prompt_file) + "\n", encoding="utf-8")
+
+
+def _check_positions(recipe: Setup, model: Any, folder: str) -> None:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", recipe.model.context)
+    if recipe.model.context > limit:
+        raise InputError(f"model.context = {recipe.model.context}: {folder} has positions for {limit}; at most that")
 
 
 def _device() -> str:

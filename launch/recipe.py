@@ -1,14 +1,16 @@
 """Everything a run can be told, section by section; `grpo.config.load(Recipe, argv)` fills it from files and overrides.
 
+Training reads a `Recipe`, evaluation an `EvaluationRecipe`; they differ in what `[eval]` says.
+
 Sections that belong to one module are that module's own settings (loss, optimizer, rewards). What a combination of
 values forbids is checked at the end, before anything heavy is imported.
 """
 
 import difflib
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 from pydantic.dataclasses import dataclass as checked
 
 from grpo.types import Style
@@ -21,6 +23,15 @@ Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _shots(value: Any) -> int | str:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10):
+        return value
+    raise ValueError('valid: 0 to 10, or "auto" (2 for a model as it comes, 0 for a checkpoint)')
+
+
+Shots = Annotated[int | Literal["auto"], PlainValidator(_shots)]
 Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -44,7 +55,7 @@ class Model:
 
     name: str = "embedded:smollm2-135m"  # a folder, a hub name, "embedded:smollm2-135m" or "random:tiny"
     label: str = "smollm2-135m"  # for file names
-    start: str = "base"  # "base", "stage1" (the run of that stage with this model), or a model folder
+    start: str = "base"  # "base", "stage1" (the run of that stage with this model), or a model or run folder
     reasoning: bool = False  # <think>..</think><answer>..</answer>, or plain text for instruct models
     context: Positive = 2048  # tokens: prompt and completion together
     prompt: str = ""  # system prompt file; "" is configs/prompts/reasoning.txt or plain.txt
@@ -147,9 +158,28 @@ class Evaluation:
     nli: str = "lexical"  # who judges entailment in the scores: "lexical", or an NLI model's folder or hub name
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exam:
+    """An evaluation (launch/evaluate.py): what is asked and how it is answered; defaults as in the field (trust-align).
+
+    `questions` of fewer than there are is a random sample with the data's own share of unanswerable ones.
+    """
+
+    part: Literal["held_out", "all"] = "held_out"  # of the data: what training leaves out, or a test file as a whole
+    questions: Count = 0  # at most this many; 0: all
+    temperature: Annotated[float, Field(ge=0)] = 0.5  # 0: greedy
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    max_tokens: Count = 0  # of an answer; 0: 300, the field's limit, or 1024 for reasoning models, which think first
+    seed: int = 42  # of the answers and of the choice of demonstrations
+    shots: Shots = "auto"  # demonstrations before each question: 2 for a model as it comes, 0 for a checkpoint
+    shots_from: str = ""  # data to take them from, as data.source; "": what is not asked of the same data
+    nli: str = "lexical"  # the judge of citations, as eval.score --nli
+    reference: bool = False  # score with every quirk of the field's evaluator, as eval.score --reference
+
+
 @checked(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """One run."""
+class Setup:
+    """The sections that training and evaluation share."""
 
     run: Run = field(default_factory=Run)
     model: Model = field(default_factory=Model)
@@ -161,6 +191,17 @@ class Recipe:
     policy: Policy = field(default_factory=Policy)
     rollout: Rollout = field(default_factory=Rollout)
     warmup: WarmUp = field(default_factory=WarmUp)
+
+    @property
+    def prompt_file(self) -> str:
+        """What `grpo.prompts.load_system` takes: a file, or the name of one of ours."""
+        return self.model.prompt or ("reasoning" if self.model.reasoning else "plain")
+
+
+@checked(frozen=True, slots=True, kw_only=True)
+class Recipe(Setup):
+    """One run."""
+
     eval: Evaluation = field(default_factory=Evaluation)
 
     @model_validator(mode="after")
@@ -193,14 +234,50 @@ class Recipe:
     def run_name(self) -> str:
         return self.run.name or f"{self.run.stage}-{self.model.label}"
 
-    @property
-    def prompt_file(self) -> str:
-        """What `grpo.prompts.load_system` takes: a file, or the name of one of ours."""
-        return self.model.prompt or ("reasoning" if self.model.reasoning else "plain")
-
     def steps(self, questions: int) -> int:
         """Optimizer rollouts of the run: given, or epochs over this many questions, at least one."""
         return self.run.steps or max(1, self.run.epochs * questions // self.sampling.prompts_per_step)
+
+
+@checked(frozen=True, slots=True, kw_only=True)
+class EvaluationRecipe(Setup):
+    """One evaluation. Sections that only training reads are taken, since a model's recipe has them, and left alone."""
+
+    eval: Exam = field(default_factory=Exam)
+
+    @model_validator(mode="after")
+    def _combinations(self) -> "EvaluationRecipe":
+        if self.max_tokens >= self.model.context:
+            raise ValueError(
+                f"eval.max_tokens = {self.max_tokens} leaves no room for a prompt in model.context = "
+                f"{self.model.context}; at most {self.model.context - 1}"
+            )
+        if self.eval.part == "all" and self.shots and not self.eval.shots_from:
+            raise ValueError(
+                'eval.part = "all" asks every question and leaves none for demonstrations; valid: eval.shots = 0, or '
+                "eval.shots_from = other data"
+            )
+        return self
+
+    @property
+    def max_tokens(self) -> int:
+        return self.eval.max_tokens or (1024 if self.model.reasoning else 300)
+
+    @property
+    def shots(self) -> int:
+        """Demonstrations before each question. A trained model knows the task; the field shows it to others by two."""
+        if self.eval.shots == "auto":
+            return 2 if self.model.start == "base" else 0
+        return self.eval.shots
+
+
+EVALUATION_READS = {  # what of it: an override of anything else would be ignored, and is refused
+    "run": ("folder", "name"),
+    "model": ("name", "label", "start", "reasoning", "context", "prompt"),
+    "data": ("source", "questions", "styles", "passages", "max_words", "held_out", "seed"),
+    "rollout": ("rows",),
+    "eval": tuple(entry.name for entry in fields(Exam)),
+}
 
 
 def batch_plan(recipe: Recipe, *, questions: int, ranks: int = 1) -> str:

@@ -1,178 +1,77 @@
-"""Fact and caution: the worked groups of the slides, on real answers; token F1 and fuzzy containment."""
+"""The five buckets of "GRPO for Factuality", on outcomes that can be counted by hand."""
 
-from typing import Any
+import itertools
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from grpo.text import REFUSAL
-from grpo.types import Completion, Example, Passage
-from rewards.compose import RewardSettings, compose
-from rewards.entailment import Lexical
-from rewards.factuality import is_silent, verdicts
-from rewards.parse import parse
+from eval.factuality import BUCKETS, OUTCOMES, bucket, factuality
+from grpo.types import InputError
 
-CLOSED: dict[str, Any] = {"id": "c", "question": "Who?", "style": "closed", "source": "test"}
-DAEI = Example(**CLOSED, passages=(), found=(), answers=(("Ali Daei", "Daei"),))
-LI = Example(**CLOSED, passages=(), found=(), answers=(("Li", "38"),))
-ALL = RewardSettings(weights={"fact": 1.0, "caution": 1.0, "token_f1": 0.0, "fuzzy": 0.0})
-RIGHT, WRONG, SILENT = "<think>a</think><answer>boxed[Ali Daei]</answer>", "Josef Bican", "boxed[Unknown]"
-HALF = "<think>Ali Daei or Bican? I say Bican.</think><answer>boxed[Josef Bican]</answer>"
-
-
-def verdict(example: Example, answer: str) -> str:
-    return verdicts(example, [parse(answer, style=example.style, reasoning=False)], Lexical())[0]
-
-
-def reasoned(text: str) -> str:
-    return text if text.startswith("<think>") else f"<think>hm</think><answer>{text}</answer>"
-
-
-def parts(name: str, texts: list[str], example: Example = DAEI) -> list[float]:
-    group = [Completion(text=reasoned(t), token_ids=(2,), logprobs=(0.0,), finish="stop", version=0) for t in texts]
-    return [score.parts[name] for score in compose(ALL, reasoning=True)(example, group)]
+C, N, W = OUTCOMES
 
 
 @pytest.mark.parametrize(
-    ("texts", "fact", "caution"),
+    ("outcomes", "expected"),
     [
-        ([RIGHT, WRONG, SILENT, HALF, WRONG], [1, 0, 0, 0.5, 0], [0, 0, 0, 0, 0]),
-        ([WRONG, SILENT, WRONG, WRONG, SILENT], [0, 0, 0, 0, 0], [0, 1, 0, 0, 1]),
-        ([WRONG] * 5, [0] * 5, [0] * 5),
-        ([SILENT] * 5, [0] * 5, [1] * 5),
-        ([HALF, SILENT, WRONG], [0, 0, 0], [0, 1, 0]),
-        ([RIGHT] * 3, [1] * 3, [0] * 3),
+        ((C, C, C), "All Correct"),
+        ((C, C, W), "Partial Correct"),
+        ((W, N, C), "Partial Correct"),  # one correct answer decides, whatever the others are
+        ((N, N, N), "All NotAttempt"),
+        ((N, W, W), "Partial NotAttempt"),
+        ((W, W, W), "All Attempt and Wrong"),
+        ((C,), "All Correct"),
+        ((N,), "All NotAttempt"),
+        ((W,), "All Attempt and Wrong"),
     ],
 )
-def test_the_worked_groups(texts: list[str], fact: list[float], caution: list[float]) -> None:
-    assert parts("fact", texts) == fact
-    assert parts("caution", texts) == caution
+def test_each_bucket(outcomes, expected):
+    assert bucket(outcomes) == expected
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-def test_the_order_of_a_group_changes_nothing(reverse: bool) -> None:
-    texts = [WRONG, HALF, SILENT, RIGHT]
-    expected = [0.0, 0.5, 0.0, 1.0]
-    step = -1 if reverse else 1
-    assert parts("fact", texts[::step]) == expected[::step]
+def test_the_buckets_of_all_outcomes_of_three_answers_are_a_partition():
+    """Of 27: one all correct, 18 more with a correct one, 6 without that mix, one all unknown, one all wrong."""
+    every = list(itertools.product(OUTCOMES, repeat=3))
+    counts = dict.fromkeys(BUCKETS, 0)
+    for outcomes in every:
+        counts[bucket(outcomes)] += 1
+    assert list(counts.values()) == [1, 18, 6, 1, 1]
+    assert sum(factuality(every).shares.values()) == pytest.approx(100)
+
+
+def test_the_first_row_of_the_slides_table():
+    """Step 200: 36.67 / 33.33 / 8.33 / 10.00 / 11.67 percent is 22, 20, 5, 6 and 7 of 60 questions."""
+    kinds = [((C, W), 22), ((N, W), 20), ((N, N), 5), ((C, C), 6), ((W, W), 7)]
+    shares = factuality([outcomes for outcomes, count in kinds for _ in range(count)]).shares
+    assert {name: round(share, 2) for name, share in shares.items()} == {
+        "Partial Correct": 36.67,
+        "Partial NotAttempt": 33.33,
+        "All NotAttempt": 8.33,
+        "All Correct": 10.0,
+        "All Attempt and Wrong": 11.67,
+    }
+
+
+def test_rates_are_over_answers():
+    found = factuality([(C, C, W, N), (N, N, N, W)])
+    assert (found.correct, found.not_attempted, found.wrong) == (25.0, 50.0, 25.0)
+    assert found.correct_given_attempted == 50.0
+    assert found.shares["Partial Correct"] == found.shares["Partial NotAttempt"] == 50.0
+
+
+def test_nothing_attempted_has_no_accuracy():
+    assert factuality([(N, N)]).correct_given_attempted is None
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected"),
+    ("outcomes", "message"),
     [
-        ("boxed[Ali Daei]", "right"),
-        (r"So it is \boxed{Ali Daei}.", "right"),
-        (r"\boxed{\text{Daei}}", "right"),
-        ("boxed[Ali Daei [1]]", "right"),
-        ("It was daei!", "right"),
-        ("boxed[Ali Daei] no, boxed[Bican]", "process"),  # the last box is the answer, the rest is reasoning
-        ("Ali Daei perhaps. boxed[Unknown]", "silent"),
-        (r"\boxed{\text{Unknown}}", "silent"),
-        ("Unknown", "silent"),
-        ("I don't know.", "silent"),
-        (REFUSAL, "silent"),
-        (f"boxed[{REFUSAL}]", "silent"),
-        (f"{REFUSAL} Ali Daei.", "wrong"),  # both ways is neither
-        ("I don't know, perhaps Bican", "wrong"),
-        ("boxed[]", "wrong"),
-        ("The Unknown Soldier", "wrong"),
+        ([], "no questions"),
+        ([()], "question 1: a question without answers"),
+        ([(C, W), (C,)], "question 2: 1 answers, and question 1 has 2"),
+        ([(C,), ("right",)], "question 2: outcome 'right' is unknown; valid: correct, not_attempted, wrong"),
     ],
 )
-def test_what_an_answer_is(answer: str, expected: str) -> None:
-    assert verdict(DAEI, answer) == expected
-
-
-@pytest.mark.parametrize(
-    ("answer", "right"),
-    [("Li", True), ("Li Na", True), ("Oliver", False), ("38", True), ("1938", False), ("a 38-year-old", True)],
-)
-def test_a_short_alias_must_be_a_whole_word(answer: str, right: bool) -> None:
-    assert (verdict(LI, answer) == "right") is right
-
-
-@pytest.mark.parametrize("text", ["Unknown", "unknown.", "I do not know", "I'm not sure", "Sorry, I don't know that."])
-def test_forms_of_not_knowing(text: str) -> None:
-    assert is_silent(text)
-    assert not is_silent(f"{text} It may be Paris.")
-
-
-def test_what_no_passage_holds_nobody_can_be_right_about() -> None:
-    passages = (Passage(title="Grass", text="Grass grows."),)
-    example = Example(
-        id="u",
-        question="Who?",
-        passages=passages,
-        answers=(("Ali Daei",),),
-        found=((False,),),
-        style="prose",
-        source="t",
-    )
-    assert parts("fact", [RIGHT, REFUSAL], example) == [0.0, 0.0]
-    assert parts("caution", [RIGHT, REFUSAL], example) == [0.0, 1.0]
-
-
-def test_a_malformed_answer_is_wrong() -> None:
-    assert parts("fact", ["<think>Daei</think>Daei", RIGHT]) == [0.0, 1.0]
-    assert parts("caution", ["<think>x</think>Unknown", SILENT]) == [0.0, 1.0]
-
-
-@pytest.mark.parametrize(
-    ("answer", "f1", "fuzzy"),
-    [
-        ("Ali Daei [1].", 1.0, 1.0),
-        ("Ali Daei scored the 109 goals.", 4 / 7, 1.0),
-        ("Ally Dayi", 0.0, 2 * 3 / 8),  # dayi and daei share d, a, i
-        ("Da", 0.0, 2 * 2 / 6),
-        ("Grass", 0.0, 2 * 1 / 7),  # gra and daei
-        (REFUSAL, 0.0, 0.0),
-    ],
-)
-def test_overlap_with_the_best_alias(answer: str, f1: float, fuzzy: float) -> None:
-    assert parts("token_f1", [answer]) == pytest.approx([f1])
-    assert parts("fuzzy", [answer]) == pytest.approx([fuzzy])
-
-
-def test_extra_parts_are_computed_only_where_they_are_named() -> None:
-    group = [Completion(text="Daei", token_ids=(2,), logprobs=(0.0,), finish="stop", version=0)]
-    plain = compose(RewardSettings(), reasoning=False)(DAEI, group)[0]
-    assert set(plain.parts) == {"tag_count", "format", "exact_match", "citation"}
-    watched = compose(ALL.model_copy(update={"weights": {"fuzzy": 0.0}}), reasoning=False)(DAEI, group)[0]
-    assert set(watched.parts) == {*plain.parts, "fuzzy"}
-    assert watched.total == plain.total
-    paid = compose(RewardSettings(weights={"token_f1": 2.0}), reasoning=False)(DAEI, group)[0]
-    assert paid.total == plain.total + 2.0
-
-
-PIECES = ("boxed[", "boxed{", "]", "}", "\\text{", "Unknown", "Daei", "li", " ", REFUSAL, "[1]", "<think>", "</think>")
-TEXTS = st.one_of(
-    st.text(), st.binary().map(lambda raw: raw.decode("latin-1")), st.lists(st.sampled_from(PIECES)).map("".join)
-)
-BOUNDS = {
-    "tag_count": (0, 1), "format": (0, 1), "exact_match": (0, 1), "citation": (-1, 1), "refusal": (0, 1),
-    "process": (0, 1), "token_f1": (0, 1), "fuzzy": (0, 1), "fact": (0, 1), "caution": (0, 1),
-}  # fmt: skip
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(TEXTS, min_size=1, max_size=4), st.booleans(), st.booleans())
-def test_every_part_stays_within_its_bounds(texts: list[str], wrapped: bool, hardened: bool) -> None:
-    everything = RewardSettings(refusal=True, process=True, weights=ALL.weights, hardened=hardened)
-    passages = (Passage(title="Ali Daei", text="Ali Daei scored 109 goals."), Passage(title="Li", text="Li won."))
-    example = Example(
-        id="q", question="Who?", passages=passages, answers=(("Ali Daei", "Daei"), ("Li",)),
-        found=((True, False), (False, True)), style="prose", source="test",
-    )  # fmt: skip
-    group = [
-        Completion(text=reasoned(t) if wrapped else t, token_ids=(2,), logprobs=(0.0,), finish="stop", version=0)
-        for t in texts
-    ]
-    for score in compose(everything, reasoning=True)(example, group):
-        assert set(score.parts) == set(BOUNDS)
-        for name, (low, high) in BOUNDS.items():
-            assert low <= score.parts[name] <= high, name
-
-
-def test_a_long_row_of_boxes_is_read_in_linear_time() -> None:
-    assert verdict(DAEI, "boxed{" * 20_000) == "wrong"
-    assert verdict(DAEI, "boxed[[" * 20_000 + "Bican") == "wrong"
+def test_bad_outcomes(outcomes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        factuality(outcomes)
+    assert "\n" not in str(caught.value)

@@ -29,7 +29,8 @@ HEAVY = {"vllm", "deepspeed", "wandb", "datasets", "transformers"}
 WITHOUT_THEM = [
     "grpo.types", "grpo.text", "grpo.config", "grpo.advantages", "grpo.batch", "grpo.objective", "grpo.logprobs",
     "grpo.loop", "grpo.prompts", "grpo.data", "rewards.compose", "rewards.verdicts", "rewards.audit",
-    "curriculum.world", "curriculum.build", "curriculum.sampler", "curriculum.gold", "eval.held_out", "launch.recipe",
+    "curriculum.world", "curriculum.build", "curriculum.sampler", "curriculum.gold", "eval.held_out", "eval.score",
+    "eval.compare", "eval.factuality", "eval.paper", "launch.recipe",
 ]  # fmt: skip
 LINES, FUNCTION_LINES, PARAMETERS = 310, 50, 7
 

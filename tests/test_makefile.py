@@ -16,7 +16,7 @@ def make(*arguments):
 def test_make_alone_lists_the_commands():
     done = make()
     assert done.returncode == 0
-    for name in ("setup", "train-stage1", "sft", "test", "lint", "smollm2-135m", "qwen3-8b"):
+    for name in ("setup", "train-stage1", "sft", "eval", "test", "lint", "smollm2-135m", "qwen3-8b"):
         assert name in done.stdout
 
 
@@ -27,6 +27,14 @@ def test_every_stage_and_model_resolves(stage, model):
     assert done.returncode == 0, done.stderr
     recipe = "sft" if stage == "sft" else stage.removeprefix("train-")
     assert f"launch/train.py configs/{recipe}.toml configs/models/{model}.toml" in done.stdout
+
+
+@pytest.mark.parametrize("model", ["smollm2-135m", "tiny", "qwen3-8b"])
+def test_every_model_can_be_evaluated(model):
+    done = make("-n", "eval", f"MODEL={model}", "CHECKPOINT=runs/a b", "DATA=x.json", "SEED=3", "NAME=n")
+    assert done.returncode == 0, done.stderr
+    overrides = "'--data.source=x.json' '--run.name=n' '--eval.seed=3' '--model.start=runs/a b'"
+    assert f"launch/evaluate.py configs/models/{model}.toml {overrides}" in done.stdout
 
 
 def test_variables_become_overrides():
@@ -42,7 +50,12 @@ def test_variables_become_overrides():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"), [(["train-stage1", "MODEL=qwen9"], "qwen3-8b"), (["train-stage9"], "train-stage2")]
+    ("arguments", "named"),
+    [
+        (["train-stage1", "MODEL=qwen9"], "qwen3-8b"),
+        (["eval", "MODEL=qwen9"], "qwen3-8b"),
+        (["train-stage9"], "train-stage2"),
+    ],
 )
 def test_a_misspelt_name_stops_and_lists_the_right_ones(arguments, named):
     done = make("-n", *arguments)
