@@ -77,15 +77,15 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def score_file(path: Path, *, style: Style, nli: str, reference: bool, reasoning: bool, out: Path) -> dict[str, float]:
-    """Score a file of predictions, write `out`, and give its numbers."""
+def score_file(
+    path: Path, verifier: Verifier, *, style: Style, nli: str, reference: bool, reasoning: bool, out: Path
+) -> dict[str, Any]:
+    """Score a file of predictions by the verifier whose name is `nli`, write `out`, and return what it holds."""
     refuse_other_files(out)
-    verifier = make_verifier(nli)
-    report = score_predictions(
-        read_predictions(path, style=style), verifier, nli=nli, reference=reference, reasoning=reasoning
-    )
+    asked = read_predictions(path, style=style)
+    report = score_predictions(asked, verifier, nli=nli, reference=reference, reasoning=reasoning)
     write_scores(out, report)
-    return {name: value for name, value in report.items() if isinstance(value, float)}
+    return report
 
 
 def score_predictions(

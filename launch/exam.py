@@ -24,8 +24,9 @@ from grpo.runlog import Console, make_run_folder, refuse_existing
 from grpo.types import Example, InputError, Sampling, Style, TokenIds
 from launch import assemble
 from launch.demonstrations import Shown, choose_demonstrations, with_demonstrations
-from launch.models import fingerprint, load_tokenizer, locate
+from launch.models import fingerprint, load_tokenizer, locate, make_judge
 from launch.recipe import EVALUATION_READS, EvaluationRecipe
+from rewards.entailment import check_name
 
 ANSWERS, SCORES, INPUTS = "predictions.jsonl", "scores.json", "inputs.json"
 SCORING = ("nli", "reference")  # of [eval]: they change the scores, not the answers
@@ -37,6 +38,7 @@ def run_evaluation(recipe: EvaluationRecipe, console: Console) -> Path:
     A folder with answers but without all scores is gone on with, if its answers were made as `recipe` says. Any other
     folder that is there already is refused.
     """
+    check_name(recipe.eval.nli)
     start = assemble.start_folder(recipe)
     recipe = _with_trained_prompt(recipe, start)
     folder = _folder(recipe)
@@ -153,6 +155,7 @@ def _unasked(recipe: EvaluationRecipe, data: Sequence[Example], console: Console
 def _score(recipe: EvaluationRecipe, asked: Sequence[Example], folder: Path, console: Console) -> None:
     """Scores beside the answers. Several styles are scored one by one, each in a folder of its own: each has rules of
     its own for what a statement and a right answer are, and their mean is no number of the field."""
+    judge = make_judge(recipe.eval.nli, console=console)
     lines = (folder / ANSWERS).read_text(encoding="utf-8").split("\n")
     for style, place in _places(folder, {example.style for example in asked}).items():
         console.status(f"scoring the {style} answers")
@@ -160,15 +163,15 @@ def _score(recipe: EvaluationRecipe, asked: Sequence[Example], folder: Path, con
             place.mkdir(exist_ok=True)
             own = [line for example, line in zip(asked, lines, strict=False) if example.style == style]
             (place / ANSWERS).write_text("\n".join([*own, ""]), encoding="utf-8")
-        score_file(
+        report = score_file(
             place / ANSWERS,
+            judge,
             style=style,
             nli=recipe.eval.nli,
             reference=recipe.eval.reference,
             reasoning=recipe.model.reasoning,
             out=place / SCORES,
         )
-        report = json.loads((place / SCORES).read_text(encoding="utf-8"))
         Terminal().print(table(report, title=str(place)))
 
 

@@ -57,16 +57,22 @@ def make_verifier(name: str, *, cache: Path | None = None, tell: Callable[[str],
     revision, after an @), is an NLI model (`rewards/nli.py`), loaded here. `tell` gets a line before each long wait.
     Raises InputError for any other name, a model that is no NLI model, or a cache that is not one.
     """
+    check_name(name)
     if name == "lexical":
         return Lexical()
-    if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") != 1):
-        raise InputError(f"unknown verifier {name!r}; valid: {VALID}")
     # torch and transformers take seconds to import, and most runs need neither here.
     from rewards.nli import load_nli
     from rewards.verdicts import Cached
 
     verifier, identity = load_nli(name, tell=tell)
     return verifier if cache is None else Cached(verifier, cache, model=identity)
+
+
+def check_name(name: str) -> None:
+    """InputError for what cannot be the name of a verifier; loads nothing."""
+    looks_like_hub = not name.startswith((".", "/", "~")) and name.partition("@")[0].count("/") == 1
+    if name != "lexical" and not Path(name).is_dir() and not looks_like_hub:
+        raise InputError(f"unknown verifier {name!r}; valid: {VALID}")
 
 
 def take_counts(verifier: Verifier) -> dict[str, float]:
