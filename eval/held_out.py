@@ -39,7 +39,7 @@ def grade(example: Example, completion: Completion, *, reasoning: bool) -> Grade
     """A refusal states nothing; an answer that the passages do not hold counts neither way."""
     finished = completion.finish == "stop"
     answer = parse(completion.text, style=example.style, reasoning=reasoning, finished=finished)
-    supported = example.supported
+    supported = _gold(example)
     said = [] if answer.refused else [(s, _answers_in(s, example)) for s in answer.statements]
     right = {a for _, stated in said for a in stated}
     grounded = {a for statement, stated in said for a in stated if _well_cited(statement, a, stated, example)}
@@ -85,7 +85,7 @@ def evaluate(
 
 
 def _answers_in(statement: Statement, example: Example) -> set[int]:
-    stated = {a for a in example.supported if contains(statement.text, example.answers[a])}
+    stated = {a for a in _gold(example) if contains(statement.text, example.answers[a])}
     if example.style == "claims":
         for a in example.supported:
             if any(Lexical().entails([(statement.text, claim) for claim in example.answers[a]])):
@@ -93,7 +93,14 @@ def _answers_in(statement: Statement, example: Example) -> set[int]:
     return stated
 
 
+def _gold(example: Example) -> tuple[int, ...]:
+    """The answers that may be stated: those that a passage holds; for a closed-book question all of them."""
+    return tuple(range(len(example.answers))) if example.style == "closed" else example.supported
+
+
 def _well_cited(statement: Statement, answer: int, stated: set[int], example: Example) -> bool:
+    if example.style == "closed":
+        return True  # there is nothing to cite
     cites, holders = set(statement.cites), example.holders(answer)
     all_holders = frozenset().union(*(example.holders(a) for a in stated))
     return bool(cites & holders) and cites <= all_holders

@@ -120,6 +120,8 @@ def _hear_claims(judged: list[Judged], verifier: Verifier, reading: Reading) -> 
         return
     verdicts = verifier.entails([(judged[index].bare, wording) for index, _, wording in asked])
     held = {(index, claim) for (index, claim, _), p in zip(asked, verdicts, strict=True) if p > ENTAILED}
+    if reading.counts_silence:
+        held = {(index, claim) for index, claim in held if normalize(judged[index].bare)}
     for index in {index for index, _, _ in asked}:
         one = judged[index]
         judged[index] = replace(one, hits=tuple(float((index, c) in held) for c in range(len(one.example.answers))))
@@ -225,7 +227,8 @@ def _sums(one: Judged) -> list[float]:
         "answerable": answerable,
         "answered_answerable": answered and answerable,
         "graded": graded,
-        "correct": answer_correctness(one) if graded else 0,
+        "correct_graded": answer_correctness(one) if graded else 0,
+        "correct": answer_correctness(one),
         "cited": cited,
         "recall": one.recall if cited else 0,
         "precision": one.precision if cited else 0,

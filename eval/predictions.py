@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from grpo.data import read_example, read_records
+from grpo.data import read_example, read_records, with_free_id
 from grpo.types import Example, InputError, Style
 
 STYLES: tuple[Style, ...] = ("prose", "list", "claims")
@@ -25,15 +25,21 @@ def read_predictions(path: str | Path, *, style: Style) -> list[Prediction]:
     if style not in STYLES:
         raise InputError(f"style {style!r} cannot be scored; valid: {', '.join(STYLES)}")
     found: list[Prediction] = []
+    seen: dict[str, str] = {}
     for number, (place, record) in enumerate(read_records(path), 1):
         where = f"{place}: record {number}"
         output = record.get("output")
         if not isinstance(output, str):
             state = "is missing" if "output" not in record else f"is {type(output).__name__}"
             raise InputError(f"{where}: output {state}; expected a string (it may be empty)")
-        example = read_example(where, record, style=style, source=Path(path).stem, blank_answers=True)
+        example = read_example(where, record, style=style, source="question", blank_answers=True)
         if example.style != style:
             raise InputError(f"{where}: style is {example.style!r}; expected {style!r} in every record")
+        if record.get("id") is None:  # made from question and answers: the same in every file
+            example = with_free_id(example, seen)
+        elif example.id in seen:
+            raise InputError(f"{where}: id {example.id!r} is taken by {seen[example.id]}; expected another")
+        seen[example.id] = place
         found.append(Prediction(example, output))
     return found
 

@@ -124,22 +124,29 @@ class Reader:
         return strip_citations(_one_bracket_each(text))
 
     def says(self, text: str, aliases: Sequence[str]) -> bool:
-        """Whole words after normalization; a spelling that normalizes to nothing is never said."""
-        body = f" {normalize(text)} "
-        return any((key := normalize(alias)) and f" {key} " in body for alias in aliases)
+        """Whole words: of the normalized texts ("U.S." says "US"), or of those cut at every sign that is no letter or
+        digit ("Paris-based" and "Paris’s" say "Paris"). A spelling that normalizes to nothing is never said."""
+        bodies = [(read, f" {read(text)} ") for read in (normalize, _words)]
+        keys = [alias for alias in aliases if normalize(alias)]
+        return any((key := read(alias)) and f" {key} " in body for alias in keys for read, body in bodies)
 
     def items(self, text: str, example: Example) -> list[str]:
         """Entries; an accepted answer that holds a comma itself stays whole."""
         return [item for item in (normalize(piece) for piece in _pieces(_kept_whole(text, example))) if item]
 
     def claims(self, aliases: tuple[str, ...]) -> tuple[str, ...]:
-        return aliases
+        return tuple(alias for alias in aliases if normalize(alias))
+
+    def _sentences(self, text: str) -> list[str]:
+        """Line by line, without the bullets and numbers of a list, which would look like the end of a sentence."""
+        lines = (re.sub(r"^\s*(?:[-*•]|\d{1,3}[.)])\s+", "", line) for line in text.split("\n"))
+        return [sentence for line in lines if line.strip() for sentence in self._split(line)]
 
     def statements(self, text: str, example: Example) -> list[Statement]:
         """Sentences, or question and item, each with the citations behind its full stop; every citation is charged."""
         text = _one_bracket_each(text)
         listed = example.style == "list"
-        pieces = _pieces(_kept_whole(text, example)) if listed else _own_citations(self._split(text))
+        pieces = _pieces(_kept_whole(text, example)) if listed else _own_citations(self._sentences(text))
         found = []
         for piece in pieces:
             said = strip_citations(piece)
@@ -150,6 +157,16 @@ class Reader:
             hypothesis = f"{example.question} {said}" if listed else said
             found.append(Statement(hypothesis, tuple(cited) if known else (), len(cited)))
         return found
+
+
+def _words(text: str) -> str:
+    """Lower case, letters and digits only, without articles and a possessive 's.
+
+    >>> _words("The Paris-based club’s year: 1914–1918")
+    'paris based club year 1914 1918'
+    """
+    plain = re.sub(r"[\W_]+", " ", re.sub(r"['’]s\b", " ", text.lower()))
+    return " ".join(word for word in plain.split() if word not in ("a", "an", "the"))
 
 
 def partial_ratio(a: str, b: str) -> int:
@@ -180,15 +197,24 @@ def _index(digits: str) -> int:
 
 
 def _one_bracket_each(text: str) -> str:
-    """ "[1, 3]" as "[1][3]"."""
-    return re.sub(r"\[(\d+(?:\s*,\s*\d+)+)\]", lambda m: "".join(f"[{n.strip()}]" for n in m.group(1).split(",")), text)
+    """ "[1, 3]" and "[1; 3]" as "[1][3]", "[1-3]" as "[1][2][3]"."""
+
+    def spread(match: re.Match[str]) -> str:
+        numbers: list[str] = []
+        for part in re.split(r"[,;]", match.group(1)):
+            ends = [int(digits) for digits in re.findall(r"\d{1,9}", part)]
+            several = len(ends) == 2 and 0 < ends[1] - ends[0] < 20
+            numbers += [str(n) for n in (range(ends[0], ends[1] + 1) if several else ends)]
+        return "".join(f"[{number}]" for number in numbers)
+
+    return re.sub(r"\[(\d+(?:\s*[,;\u2010-\u2014-]\s*\d+)+)\]", spread, text)
 
 
 def _own_citations(sentences: Sequence[str]) -> list[str]:
     """The sentences with the citations that stand behind the full stop given back to the sentence before."""
     found: list[str] = []
     for sentence in sentences:
-        leading = re.match(r"(?:\s*\[\d+\])+", sentence)
+        leading = re.match(r"(?:\s*\(?\[\d+\]\)?)+", sentence)
         moved = leading.end() if leading and found else 0
         if moved:
             found[-1] += sentence[:moved]
@@ -199,6 +225,8 @@ def _own_citations(sentences: Sequence[str]) -> list[str]:
 
 def _kept_whole(text: str, example: Example) -> str:
     """The text with the commas taken out of accepted answers, so that they are no separators."""
-    for alias in sorted({alias for aliases in example.answers for alias in aliases if "," in alias}, key=len)[::-1]:
-        text = re.sub(re.escape(alias), alias.replace(",", "").replace("\\", r"\\"), text, flags=re.IGNORECASE)
+    holding = {alias for aliases in example.answers for alias in aliases if "," in alias}
+    for alias in sorted(holding, key=lambda alias: (-len(alias), alias)):
+        whole, bare = rf"(?<!\w){re.escape(alias)}(?!\w)", alias.replace(",", "")
+        text = re.sub(whole, lambda _, bare=bare: bare, text, flags=re.IGNORECASE)
     return text

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from eval.bootstrap import intervals
@@ -22,7 +23,7 @@ from eval.field_numbers import field_numbers
 from eval.judging import judge
 from eval.predictions import STYLES, Prediction, read_predictions
 from eval.reading import MOST_CITATIONS, Field, Reader
-from eval.sentences import make_splitter
+from eval.sentences import PUNKT, make_splitter
 from eval.trust_score import COLUMNS, confusion, scores
 from grpo.types import InputError, Style
 from rewards.entailment import Verifier, make_verifier
@@ -52,16 +53,20 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--reference", action="store_true", help="every quirk of the field's evaluator")
     parser.add_argument("--reasoning", action="store_true", help="score what <answer> holds, and %%Align of <think>")
-    parser.add_argument("--out", type=Path, default=None, help="scores.json beside the predictions, if not given")
+    parser.add_argument("--out", type=Path, default=None, help="NAME.scores.json beside NAME.jsonl, if not given")
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap; 0 for no intervals")
     options = parser.parse_args(argv)
     try:
-        out = options.out or options.predictions.parent / "scores.json"
+        name = options.predictions.name.partition(".")[0]
+        out = options.out or options.predictions.with_name(f"{name}.scores.json")
         refuse_other_files(out)
+        if options.cache and options.nli == "lexical":
+            raise InputError(f"--cache {options.cache}: the lexical judge needs no cache; leave it out")
         if options.resamples < 0:
             raise InputError(f"--resamples {options.resamples}: expected 0 or more")
+        asked = read_predictions(options.predictions, style=options.style)
         report = score_predictions(
-            read_predictions(options.predictions, style=options.style),
+            asked,
             make_verifier(options.nli, cache=options.cache, tell=print),
             nli=options.nli,
             reference=options.reference,
@@ -72,6 +77,8 @@ def main(argv: Sequence[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if not options.reasoning and any("</answer>" in row.output for row in asked):
+        print("warning: some outputs hold </answer>, and all of them were scored as they are; see --reasoning")
     Console().print(table(report, title=str(options.predictions)))
     print(f"scores: {out}")
     return 0
@@ -99,6 +106,8 @@ def score_predictions(
 ) -> dict[str, Any]:
     """What scores.json holds: the numbers in percent, their intervals, the settings, and the sums of each question."""
     splitter = make_splitter()
+    if reference and splitter.name != PUNKT:
+        raise InputError("the reference reading splits with NLTK's punkt, whose data is not there; run `make setup`")
     reading = Field(splitter) if reference else Reader(splitter)
     items = judge(predictions, verifier, reading=reading, reasoning=reasoning)
     report: dict[str, Any] = {name: float(values[0]) for name, values in scores(items.sums_IK.sum(0)).items()}
@@ -127,8 +136,13 @@ def score_predictions(
 
 def refuse_other_files(out: Path) -> None:
     """An earlier scores file may be written anew, since it follows from the predictions; any other file may not."""
-    if not out.exists() or (out.is_file() and not out.stat().st_size):
-        return
+    try:
+        if not out.parent.is_dir():
+            raise InputError(f"{out}: there is no folder {out.parent}; give a file in one that is there")
+        if not out.exists() or (out.is_file() and not out.stat().st_size):
+            return
+    except OSError as error:  # a name that is too long
+        raise InputError(f"{out}: {error.strerror}; give another --out") from error
     try:
         old = json.loads(out.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -164,7 +178,7 @@ def table(report: Mapping[str, Any], *, title: str) -> Table:
     """The numbers of SHOWN, with their intervals where there are any."""
     settings = report["settings"]
     rows = Table(
-        title=f"{title}: {len(report['items']['ids'])} {settings['style']} questions, percent "
+        title=f"{escape(title)}: {len(report['items']['ids'])} {settings['style']} questions, percent "
         f"({settings['nli']}, {settings['reading']} reading, {settings['sentence_splitter']})",
         title_justify="left",
     )

@@ -8,6 +8,8 @@ says which of them read the text.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+PUNKT = "nltk punkt_tab"
+
 
 @dataclass(frozen=True, slots=True)
 class Splitter:
@@ -25,7 +27,7 @@ def make_splitter() -> Splitter:
         punkt = PunktTokenizer("english")
     except LookupError:
         return rule_based()
-    return Splitter("nltk punkt_tab", punkt.tokenize)
+    return Splitter(PUNKT, punkt.tokenize)
 
 
 def rule_based() -> Splitter:

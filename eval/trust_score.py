@@ -26,7 +26,8 @@ COLUMNS = (
     "answerable",
     "answered_answerable",
     "graded",  # questions whose answers count as given when correctness is graded: `answered`, but for a quirk
-    "correct",  # AC_q of answered, answerable questions
+    "correct_graded",  # AC_q, summed over those
+    "correct",  # AC_q, summed over all; the same, but for the same quirk
     "cited",  # what recall and precision are averaged over: answered questions (the field: with a statement)
     "recall",
     "precision",  # by the reading's own rule for unneeded citations
@@ -50,7 +51,7 @@ def scores(sums_RK: Floats) -> Mapping[str, Floats]:
         "answer_recall": _share_of(s["answered_answerable"], s["answerable"]),
         "over_refusal": _share_of(s["answerable"] - s["answered_answerable"], s["answerable"]),
         "over_answer": _share_of(unanswerable - refused_unanswerable, unanswerable),
-        "ac_precision": _share_of(s["correct"], s["graded"]),
+        "ac_precision": _share_of(s["correct_graded"], s["graded"]),
         "ac_recall": _share_of(s["correct"], s["answerable"]),
         "citation_recall": _share_of(s["recall"], s["cited"]),
         "citation_precision": _share_of(s["precision"], s["cited"]),

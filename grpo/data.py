@@ -19,7 +19,7 @@ import hashlib
 import itertools
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
@@ -49,7 +49,7 @@ def load_examples(source: str | Path, *, style: Style = "prose") -> list[Example
     for place, record in read_records(source):
         example = read_example(place, record, style=style, source=_stem(source))
         if record.get("id") is None:
-            example = _with_free_id(example, seen)
+            example = with_free_id(example, seen)
         elif example.id in seen:
             raise _wrong(place, "id", f"{example.id!r} is taken by {seen[example.id]}", "another id in each record")
         seen[example.id] = place
@@ -134,7 +134,7 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[str, object]]:
             continue
         try:
             row: object = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # RecursionError: thousands of brackets
             raise _malformed(path, error, number, "one JSON object a line") from error
         yield f"{path}:{number}", row
 
@@ -144,16 +144,17 @@ def _json_list(path: Path, text: str) -> Iterator[tuple[str, object]]:
         return
     try:
         rows: object = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise _malformed(path, error, error.lineno, "a JSON list of records") from error
+    except (ValueError, RecursionError) as error:
+        raise _malformed(path, error, getattr(error, "lineno", 1), "a JSON list of records") from error
     if not isinstance(rows, list):
         raise InputError(f"{path}: {type(rows).__name__} at the top; expected a JSON list of records")
     for number, row in enumerate(cast(list[object], rows), 1):
         yield f"{path}, record {number}", row
 
 
-def _malformed(path: Path, error: json.JSONDecodeError, line: int, valid: str) -> InputError:
-    return InputError(f"{path}:{line}: malformed JSON ({error.msg}, column {error.colno}); expected {valid}")
+def _malformed(path: Path, error: Exception, line: int, valid: str) -> InputError:
+    why = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+    return InputError(f"{path}:{line}: malformed JSON ({why}); expected {valid}")
 
 
 def _hub_rows(source: str) -> Iterator[tuple[str, object]]:
@@ -284,7 +285,8 @@ def text_field(place: str, record: Record, field: str, *, empty: bool = False) -
     return value
 
 
-def _with_free_id(example: Example, seen: Mapping[str, str]) -> Example:
+def with_free_id(example: Example, seen: Container[str]) -> Example:
+    """The example, with -2, -3 and so on behind its id where that is taken."""
     copies = (f"{example.id}-{copy}" for copy in itertools.count(2))
     return replace(example, id=next(key for key in itertools.chain([example.id], copies) if key not in seen))
 
