@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 WINDOW = 5  # steps in a row
 Steps = Sequence[Mapping[str, float]]
+WATCHED = ("trust/answered_ratio", "trust/answerable", "trust/over_refusal", "trust/align", "reward/format")
 
 
 def answers_everything(steps: Steps) -> str:
@@ -73,7 +74,7 @@ class Alarms:
 
     def look(self, values: Mapping[str, float]) -> list[str]:
         """Take in a step's metrics (`area/what`) and return what there is to say now."""
-        self._steps.append({name: value for name, value in values.items() if name.startswith(("trust/", "reward/"))})
+        self._steps.append({name: values[name] for name in WATCHED if name in values})
         said = {rule: rule(self._steps) for rule in RULES}
         new = [text for rule, text in said.items() if text and rule not in self._spoken]
         self._spoken = {rule for rule, text in said.items() if text}

@@ -20,10 +20,13 @@ from rich.table import Table
 
 from eval.bootstrap import paired
 from eval.paper import NUMBERS, PREFIX, find_rows
+from eval.sentences import PUNKT
 from eval.trust_score import COLUMNS, scores
 from grpo.types import InputError
 
 HEADLINES = ("trust_score", "f1_gr", "f1_ac", "f1_gc", "answered_ratio")  # what every scores.json must have
+PAPER_SETTINGS = {"reading": "reference", "nli": "google/t5_xxl_true_nli_mixture", "sentence_splitter": PUNKT}
+PAPER_STYLES = {"ASQA": "prose", "QAMPARI": "list", "ELI5": "claims", "ExpertQA": "claims"}
 RESAMPLES, SEED = 10_000, 0
 
 
@@ -83,7 +86,10 @@ def find(name: str) -> list[Scored]:
     """What the argument `name` stands for: one run, or one or several rows of the paper."""
     if not name.startswith(PREFIX):
         return [read_scores(Path(name))]
-    return [Scored(label=row.label, numbers=row.numbers) for row in find_rows(name)]
+    return [
+        Scored(label=row.label, numbers=row.numbers, settings={**PAPER_SETTINGS, "style": PAPER_STYLES[row.dataset]})
+        for row in find_rows(name)
+    ]
 
 
 def why_unpaired(a: Scored, b: Scored) -> str | None:
@@ -148,10 +154,11 @@ def main(argv: Sequence[str]) -> int:
         if len(left) > 1 or len(right) > 1:
             (run,), rows = (right, left) if len(left) > 1 else (left, right)
             terminal.print(paper_table(run, rows))
+            terminal.print("\n".join(_differences(run, rows[0], "the run", "the paper")), highlight=False, markup=False)
             return 0
         _print_pair(left[0], right[0], terminal)
     except InputError as error:
-        print(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -160,9 +167,13 @@ def _print_pair(a: Scored, b: Scored, terminal: Terminal) -> None:
     reason = why_unpaired(a, b)
     terminal.print(pair_table(a, b, {} if reason else paired_differences(a, b)))
     lines = [reason or f"p: paired bootstrap over {len(a.ids)} questions, {RESAMPLES} resamples"]
-    for name in (name for name in a.settings if name in b.settings and a.settings[name] != b.settings[name]):
-        lines.append(f"scored differently: {name} = {a.settings[name]} in A, {b.settings[name]} in B")
-    terminal.print("\n".join(lines), highlight=False, markup=False)
+    terminal.print("\n".join([*lines, *_differences(a, b, "A", "B")]), highlight=False, markup=False)
+
+
+def _differences(a: Scored, b: Scored, name_a: str, name_b: str) -> list[str]:
+    """What made the two sides' scores otherwise, a line each: such numbers are not comparable to the digit."""
+    names = [name for name in a.settings if name in b.settings and a.settings[name] != b.settings[name]]
+    return [f"scored differently: {n} = {a.settings[n]} in {name_a}, {b.settings[n]} in {name_b}" for n in names]
 
 
 _VALID = "a scores.json, or a folder that holds one"

@@ -26,4 +26,8 @@ class Live:
             return {}
         sums = judge(asked, self._verifier, reading=self._reading, reasoning=self._reasoning).sums_IK.sum(0)
         numbers = {name: float(values[0]) for name, values in scores(sums).items()}
-        return {**numbers, "answerable": 100 * float(sums[COLUMNS.index("answerable")]) / len(asked)}
+        answerable = 100 * float(sums[COLUMNS.index("answerable")]) / len(asked)
+        for name, share in (("over_refusal", answerable), ("over_answer", 100 - answerable)):
+            if not share:
+                del numbers[name]  # a share of no questions is no number to average over steps
+        return {**numbers, "answerable": answerable}

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ def run_evaluation(recipe: EvaluationRecipe, console: Console) -> Path:
     """
     check_name(recipe.eval.nli)
     start = assemble.start_folder(recipe)
+    _check_trained(recipe, start, console)
     recipe = _with_trained_prompt(recipe, start)
     folder = _folder(recipe)
     data = assemble.all_examples(recipe, console)
@@ -220,7 +222,9 @@ def _save_inputs(folder: Path, digest: str, base: str, asked: Sequence[Example],
         "styles": sorted({example.style for example in asked}),
         "demonstrations": {style: [example.id for example in examples] for style, examples in shown.items()},
     }
-    (folder / INPUTS).write_text(json.dumps(inputs, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part = folder / f".{INPUTS}.part"
+    part.write_text(json.dumps(inputs, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(folder / INPUTS)
 
 
 def _digest(recipe: EvaluationRecipe, base: str, systems: Mapping[Style, str], asked: Sequence[Example]) -> str:
@@ -230,10 +234,34 @@ def _digest(recipe: EvaluationRecipe, base: str, systems: Mapping[Style, str], a
     return hashlib.sha256(repr([*parts, [asdict(example) for example in asked]]).encode()).hexdigest()[:16]
 
 
+def _check_trained(recipe: EvaluationRecipe, start: str | None, console: Console) -> None:
+    """InputError where a run's model would be asked what it was trained on, or in a format that it never learned."""
+    trained = Path(start).parent / "recipe.toml" if start else None
+    if trained is None or not trained.is_file():
+        return
+    there = tomllib.loads(trained.read_text(encoding="utf-8"))
+    data, reasoning = there.get("data", {}), there.get("model", {}).get("reasoning", recipe.model.reasoning)
+    if reasoning != recipe.model.reasoning:
+        raise InputError(
+            f"{trained}: trained with model.reasoning = {reasoning}, and asked with {recipe.model.reasoning}; "
+            f"valid: --model.reasoning={str(reasoning).lower()}"
+        )
+    if data.get("source", recipe.data.source) != recipe.data.source:
+        console.line(f"note         trained on {data['source']}, asked about {recipe.data.source}")
+        return
+    for name in ("held_out", "seed"):
+        was, now = data.get(name, getattr(recipe.data, name)), getattr(recipe.data, name)
+        if was != now and recipe.eval.part == "held_out":
+            raise InputError(
+                f"{trained}: trained with data.{name} = {was}; with {now} some of its training questions would "
+                f"be asked; valid: --data.{name}={was}"
+            )
+
+
 def _with_trained_prompt(recipe: EvaluationRecipe, start: str | None) -> EvaluationRecipe:
     """A model out of a run is asked with the prompt that the run kept, unless the recipe names one."""
     kept = Path(start).parent / "prompt.txt" if start else None
-    if kept is None or recipe.model.prompt or Path(start or "").name != "model" or not kept.is_file():
+    if kept is None or recipe.model.prompt or not kept.is_file() or not (kept.parent / "recipe.toml").is_file():
         return recipe
     return replace(recipe, model=replace(recipe.model, prompt=str(kept)))
 

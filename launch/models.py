@@ -20,6 +20,8 @@ def cache_folder() -> Path:
 
 def make_judge(name: str, *, console: Console) -> Verifier:
     """A judge of entailment by name; the verdicts of a model are kept beside the converted models."""
+    if name == "lexical":
+        return make_verifier(name)
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     return make_verifier(name, cache=folder / "verdicts.sqlite", tell=console.status)

@@ -18,9 +18,10 @@ from grpo.types import InputError
 from launch import assemble
 from launch.models import locate, make_judge
 from launch.recipe import Recipe, batch_plan
-from launch.watching import HeldOut, Watcher, show_table
+from launch.watching import HeldOut, Watcher, check_best_by, show_table
 from rewards.audit import audit, table
 from rewards.compose import GroupScorer, compose
+from rewards.entailment import check_name
 
 
 def run_stage(recipe: Recipe, console: Console) -> Path:
@@ -31,6 +32,8 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
     steps = recipe.steps(len(questions.train))
     console.line(batch_plan(recipe, questions=len(questions.train)))
     warn_of_other_distributions(recipe, console)
+    check_best_by(recipe, questions.held_out)
+    check_name(recipe.eval.nli)
     score = _audited_scorer(recipe, console)
     same = recipe.eval.nli == recipe.reward.verifier
     judge = score.verifier if same else make_judge(recipe.eval.nli, console=console)

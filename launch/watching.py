@@ -2,7 +2,7 @@
 far, and alarms."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,12 @@ from rich.table import Table
 from eval.alarms import Alarms
 from eval.held_out import WORDS, evaluate
 from eval.live import Live
+from eval.predictions import STYLES
 from grpo.checkpoint import save_model_folder
 from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine
 from grpo.runlog import RunLog
-from grpo.types import Example, Group
+from grpo.types import Example, Group, InputError
 from launch.assemble import Speech
 from launch.recipe import Recipe
 from rewards.compose import GroupScorer
@@ -69,6 +70,20 @@ class HeldOut:
         return numbers
 
 
+def check_best_by(recipe: Recipe, held_out: Sequence[Example]) -> None:
+    """InputError where the held-out questions cannot give the number by which the best model is chosen."""
+    wanted, every = recipe.eval.best_by, recipe.eval.every
+    if not every or not wanted:
+        return
+    if not held_out:
+        raise InputError(f"eval.every = {every} measures held-out questions, and there are none; valid: eval.every = 0")
+    labelled = any(example.answerable for example in held_out)
+    open_book = any(example.style in STYLES for example in held_out)
+    if not (labelled if wanted in ("grounded", "right") else open_book):
+        valid = "'grounded', 'right' or ''" if labelled else "a number of the Trust-Score or ''"
+        raise InputError(f"eval.best_by = {wanted!r} is not a number of these held-out questions; valid: {valid}")
+
+
 class Watcher:
     """What `grpo.loop.train` calls at the end of every step."""
 
@@ -107,12 +122,12 @@ class Watcher:
         """The new best model is written whole before the old one is removed."""
         if self._best and value <= self._best[0]:
             return
-        path = self._folder / f"best-step-{done}"
+        path = self._folder / f"best-step-{done}"  # after so many steps; metrics.jsonl counts from 0
         save_model_folder(self._held_out.policy, self._held_out.speech.tokenizer, path)
         if self._best:
             shutil.rmtree(self._best[1])
         self._best = (value, path)
-        self._held_out.log.note("best", {"step": done, self._best_by: value, "model": path.name})
+        self._held_out.log.note("best", {"step": done - 1, self._best_by: value, "model": path.name})
         self._held_out.log.console.line(f"best so far  {path} ({self._best_by} {value:.2f})")
 
 

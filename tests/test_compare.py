@@ -107,6 +107,7 @@ def test_a_run_beside_every_row_of_the_paper(runs, capsys):
     (row,) = [line for line in rows if "SFT→DPO→Ground-GRPO" in line]
     assert "57.40" in row
     assert "-46.29" in row  # 100 / 9 - 57.40
+    assert "scored differently: nli = lexical in the run, google/t5_xxl_true_nli_mixture in the paper" in shown
 
 
 def test_one_row_of_the_paper_stands_side_by_side(runs, capsys):
@@ -127,7 +128,7 @@ def test_one_row_of_the_paper_stands_side_by_side(runs, capsys):
         (lambda s: s.update(settings=[]), ["settings is list", "an object"]),
         (lambda s: s["intervals"].update(f1_gc=[1.0]), ["intervals.f1_gc is [1.0]", "[low, high]"]),
         (lambda s: s["items"]["ids"].pop(), ["39 ids and 40 rows", "one row per id"]),
-        (lambda s: s["items"]["rows"][6].pop(), ["items.rows, row 7", "13 numbers"]),
+        (lambda s: s["items"]["rows"][6].pop(), ["items.rows, row 7", "14 numbers"]),
         (lambda s: s["items"]["rows"][6].__setitem__(0, None), ["row 7, questions is None", "finite number"]),
         (lambda s: s["items"].pop("ids"), ["items.ids is missing", "columns, ids and rows"]),
     ],
@@ -170,6 +171,6 @@ def test_an_evaluation_of_several_styles_names_them(runs, tmp_path):
 
 
 def assert_one_line(capsys, *parts):
-    (line,) = capsys.readouterr().out.splitlines()
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert all(part in line for part in parts), line

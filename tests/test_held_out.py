@@ -54,6 +54,21 @@ def test_claims_count_when_entailed():
     assert graded("Ali Daei scored goals [1].", style="claims", answers=claim).right == 0.0
 
 
+def test_a_closed_book_question_has_nothing_to_cite():
+    closed = Example(
+        id="c", question="Who?", passages=(), answers=(("Ali Daei",),), found=(), style="closed", source="test"
+    )
+    said = [
+        Completion(text=text, token_ids=(1,), logprobs=(0.0,), finish="stop", version=0)
+        for text in ("Ali Daei", "Bican", REFUSAL)
+    ]
+    assert [(g.right, g.grounded) for g in (grade(closed, one, reasoning=False) for one in said)] == [
+        (1.0, 1.0),
+        (0.0, 0.0),
+        (0.0, 0.0),
+    ]
+
+
 def test_the_table():
     grades = [
         graded("It was 109 [1]."),

@@ -42,6 +42,9 @@ def test_scores_of_rollouts() -> None:
     assert numbers["f1_ac"] == pytest.approx(2 * (2 / 3) * 1 / (2 / 3 + 1) * 100)
     assert numbers["f1_gr"] == pytest.approx((2 / 3 + 0.8) / 2 * 100)
     assert "align" not in numbers
+    assert (numbers["over_refusal"], numbers["over_answer"]) == (0, 50)
+    assert "over_answer" not in live(answers[:2])  # nothing was unanswerable
+    assert "over_refusal" not in live(answers[2:])
 
 
 def test_lists_claims_and_prose_go_together_and_closed_book_questions_are_left_out() -> None:

@@ -82,7 +82,7 @@ def test_measured_on_the_way_and_the_best_model_kept(home, stage1):
     best = max((1, 3), key=lambda step: metrics[step]["held_out/f1_gr"])  # the first of equals
     assert kept[-1] == {
         "note": "best",
-        "step": best + 1,
+        "step": best,
         "f1_gr": metrics[best]["held_out/f1_gr"],
         "model": f"best-step-{best + 1}",
     }
@@ -91,6 +91,14 @@ def test_measured_on_the_way_and_the_best_model_kept(home, stage1):
     first = (run / "rollouts.jsonl").read_text().splitlines()[:8]
     again = (home / "runs" / "stage1-tiny" / "rollouts.jsonl").read_text().splitlines()
     assert first == again[:8]  # looking on changes nothing (the schedule of four steps does, later)
+
+
+def test_a_best_model_by_numbers_that_the_questions_do_not_give(home):
+    done = train(home, "--run.name=z", "--eval.every=1", "--eval.unanswerable=1", "--eval.best_by=grounded")
+    refused(done, "eval.best_by = 'grounded' is not a number of these held-out questions")
+    refused(
+        train(home, "--run.name=z", "--eval.every=1", "--eval.questions=0"), "there are none; valid: eval.every = 0"
+    )
 
 
 def test_a_number_that_is_not_measured(home):

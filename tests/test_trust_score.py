@@ -77,6 +77,23 @@ def test_all_refused_and_all_answered(tmp_path: Path) -> None:
     assert [numbers[key] for key in ("answered_ratio", "f1_gr", "f1_ac", "f1_gc")] == pytest.approx([0, 25, 0, 0])
     assert numbers["trust_score"] == pytest.approx(8.333333, abs=1e-5)
 
+    answered = [
+        {**one, "output": "x" if one["output"] == REFUSAL else one["output"]} for one in GOLDEN["asqa"]["items"]
+    ]
+    numbers = report(answered, "prose", tmp_path, reference=True)
+    found = [numbers[key] for key in ("f1_gr", "ac_precision", "ac_recall", "f1_ac", "f1_gc", "trust_score")]
+    assert found == pytest.approx([40, 41.6667, 62.5, 50, 40.229885, 43.409962], abs=1e-4)
+
+
+def test_a_refusal_that_is_none_without_its_citation_marks(tmp_path: Path) -> None:
+    """The field asks twice: AR of the raw text, correctness of the bare one."""
+    text = "I apologize, but I couldn't [6] find an[4] 109 to your[3] question Daei"
+    items = [item(text, answers=(("find",),)), item("find it [1].", answers=(("find",),))]
+    numbers = report(items, "prose", tmp_path, reference=True)
+    assert numbers["answered_ratio"] == 50
+    assert numbers["calib_answerable_str_em"] == numbers["ac_recall"] == 100
+    assert numbers["calib_str_em_f1"] == numbers["f1_ac"] == 100
+
 
 @pytest.mark.parametrize("name", MICRO)
 def test_citation_cases_as_the_field_scores_them(name: str, tmp_path: Path) -> None:
@@ -144,6 +161,15 @@ def test_a_reader_finds_whole_words_only() -> None:
     assert not reader.says("The theater opened", ["Heat"])
     assert not reader.says("anything", ["the"])
     assert reader.says("In '38, he left", ["1838", "38"])
+    for text, alias in (
+        ("Ali Daei's record", "Ali Daei"),
+        ("the Paris-based club", "Paris"),
+        ("London/Paris", "Paris"),
+        ("“Heat” was it", "Heat"),
+        ("from 1914–1918", "1914"),
+        ("the U.S. team", "US"),
+    ):
+        assert reader.says(text, [alias]), text
 
 
 def test_several_numbers_in_one_bracket(tmp_path: Path) -> None:
@@ -151,6 +177,18 @@ def test_several_numbers_in_one_bracket(tmp_path: Path) -> None:
     one = item("Alpha one beta two [1, 2].", docs=docs)
     reader, field = (report([one], "prose", tmp_path, reference=flag) for flag in (False, True))
     assert (reader["citation_recall"], field["citation_recall"]) == (100, 0)
+    asked = predictions([one], "prose", tmp_path)[0].example
+    for text, sources in (("Gamma [1-3].", (0, 1, 2)), ("Gamma [1; 3].", (0, 2)), ("Gamma [3-1].", (2, 0))):
+        (statement,) = Reader(make_splitter()).statements(text, asked)
+        assert (statement.text, statement.sources) == ("Gamma.", sources)
+
+
+def test_lists_in_prose_are_read_line_by_line(tmp_path: Path) -> None:
+    docs = (("A", "alpha one", (1,)), ("B", "beta two", (0,)))
+    asked = predictions([item("", docs=docs)], "prose", tmp_path)[0].example
+    for text in ("1. Alpha one [1].\n2. Beta two [2].", "- Alpha one. ([1])\n- Beta two. [2]"):
+        found = Reader(make_splitter()).statements(text, asked)
+        assert [(s.text.strip(" ()"), s.sources) for s in found] == [("Alpha one.", (0,)), ("Beta two.", (1,))]
 
 
 def test_an_answer_with_a_comma_in_a_list(tmp_path: Path) -> None:
@@ -161,6 +199,8 @@ def test_an_answer_with_a_comma_in_a_list(tmp_path: Path) -> None:
     assert reader["f1_ac"] == 100
     assert field["f1_ac"] == pytest.approx(2 * (1 / 3) * 0.5 / (1 / 3 + 0.5) * 100)
     assert reader["citation_recall"] == 100
+    other = item("Gandhi, Robots", answers=(("Gandhi",), ("Robots",), ("I, Robot",)), docs=(("A", "x", (1, 1, 0)),))
+    assert report([other], "list", tmp_path, reference=False)["f1_ac"] == 100
 
 
 def test_an_empty_answer_is_worth_nothing(tmp_path: Path) -> None:
@@ -168,6 +208,8 @@ def test_an_empty_answer_is_worth_nothing(tmp_path: Path) -> None:
     reader, field = (report(items, "prose", tmp_path, reference=flag) for flag in (False, True))
     assert (reader["answered_ratio"], reader["ac_precision"]) == (100, 50)
     assert (reader["citation_recall"], field["citation_recall"]) == (50, 100)
+    nothing = item("", answers=(("It was.",), ("",)), docs=(("A", "x", (1, 1)),))  # a lexical judge finds both in it
+    assert report([nothing], "claims", tmp_path, reference=False)["f1_ac"] == 0
 
 
 def test_reasoning_is_not_scored_but_asked_whether_it_leads_to_the_answer(tmp_path: Path) -> None:
@@ -262,12 +304,43 @@ def test_a_bad_record_is_named(name: str, tmp_path: Path, capsys: pytest.Capture
     assert error.startswith(f"error: {path}:2: ")
     assert message in error
     assert error.count("\n") == 1
-    assert not (tmp_path / "scores.json").exists()
+    assert not (tmp_path / "p.scores.json").exists()
+
+
+def test_made_ids_are_the_same_in_every_file_and_no_two_alike(tmp_path: Path) -> None:
+    rows = "".join(json.dumps(one) + "\n" for one in (item("x"), item("y"), item("z", question="Who?")))
+    (tmp_path / "a.jsonl").write_text(rows)
+    (tmp_path / "b.jsonl").write_text(rows)
+    a, b = ([p.example.id for p in read_predictions(tmp_path / name, style="prose")] for name in ("a.jsonl", "b.jsonl"))
+    assert a == b
+    assert len(set(a)) == 3
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps({**item("x"), "id": "q"}) + "\n" for _ in range(2)))
+    with pytest.raises(InputError, match=r"c.jsonl:2: record 2: id 'q' is taken by .*c.jsonl:1"):
+        read_predictions(tmp_path / "c.jsonl", style="prose")
+
+
+def test_a_line_of_brackets_is_malformed_and_a_huge_number_no_passage(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"a.jsonl:1: malformed JSON"):
+        read_predictions(tmp_path / "a.jsonl", style="prose")
+    for reference in (False, True):
+        numbers = report([item(f"Daei scored 109 goals [{'9' * 5000}].")], "prose", tmp_path, reference=reference)
+        assert numbers["citation_recall"] == 0
+
+
+def test_the_reference_needs_punkt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nltk
+
+    monkeypatch.setattr(nltk.data, "path", [])
+    with pytest.raises(InputError, match="run `make setup`"):
+        report([item("x")], "prose", tmp_path, reference=True)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--style", "prose", "--nli", "lexical", "--out", "nowhere/s.json"], "there is no folder nowhere"),
+        (["--style", "prose", "--nli", "lexical", "--cache", "c.sqlite"], "the lexical judge needs no cache"),
         (["--style", "poem", "--nli", "lexical"], "style 'poem' cannot be scored; valid: prose, list, claims"),
         (["--style", "prose", "--nli", "lexicla"], "lexicla"),
         (["--style", "prose", "--nli", "lexical", "--resamples", "-1"], "--resamples -1: expected 0 or more"),
