@@ -98,14 +98,10 @@ def train(
             rewards_PG = torch.tensor([[s.total for s in g.scores] for g in groups], dtype=torch.float64)
             advantages_PG = group_advantages(rewards_PG, mode=cfg.advantage)
             record.scalars("group", {"dead": float((~alive(rewards_PG)).sum()), "std": float(rewards_PG.std(1).mean())})
-            batch = collate(groups, advantages_PG)
 
             # 5. Step uphill inside the trust region, once per part of the batch.
             with record.timed("update"):
-                if cfg.updates_per_step > 1:
-                    batch = replace(batch, old_logp_BC=policy.logprobs(batch))
-                if cfg.objective.kl:
-                    batch = replace(batch, ref_logp_BC=policy.logprobs(batch, reference=True))
+                batch = with_fixed_logprobs(collate(groups, advantages_PG), cfg, policy)
                 updates = []
                 for part in parts(batch, cfg.updates_per_step, seed=cfg.seed + step):
                     updates.append(policy.update(weighed(part, cfg, comm), loss))
@@ -115,6 +111,15 @@ def train(
             # 6. Look on: the field's numbers on these answers and, now and then, on held-out questions.
             with record.timed("watch"):
                 record.values.update(watch(step, groups, record.values))
+
+
+def with_fixed_logprobs(batch: Batch, cfg: LoopSettings, policy: PolicyEngine) -> Batch:
+    """The batch with what stays fixed during its updates: pi_old where there are several, the reference where paid."""
+    if cfg.updates_per_step > 1:
+        batch = replace(batch, old_logp_BC=policy.logprobs(batch))
+    if cfg.objective.kl:
+        batch = replace(batch, ref_logp_BC=policy.logprobs(batch, reference=True))
+    return batch
 
 
 def weighed(batch: Batch, cfg: LoopSettings, comm: Comm) -> Batch:

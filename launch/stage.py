@@ -12,6 +12,7 @@ from grpo.comm import Alone
 from grpo.config import dump
 from grpo.loop import train, warm_up
 from grpo.objective import sft_loss
+from grpo.policy.base import PolicyEngine
 from grpo.policy.schedule import Optim
 from grpo.runlog import Console, RunLog, make_run_folder, refuse_existing
 from grpo.types import InputError
@@ -21,7 +22,7 @@ from launch.recipe import Recipe, batch_plan
 from launch.watching import HeldOut, Watcher, check_best_by, show_table
 from rewards.audit import audit, table
 from rewards.compose import GroupScorer, compose
-from rewards.entailment import check_name
+from rewards.entailment import Verifier, check_name
 
 
 def run_stage(recipe: Recipe, console: Console) -> Path:
@@ -34,25 +35,14 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
     warn_of_other_distributions(recipe, console)
     check_best_by(recipe, questions.held_out)
     check_name(recipe.eval.nli)
-    score = _audited_scorer(recipe, console)
-    same = recipe.eval.nli == recipe.reward.verifier
-    judge = score.verifier if same else make_judge(recipe.eval.nli, console=console)
+    score, judge = _audited_judges(recipe, console)
     base = _starting_model(recipe, console, questions)
     speech = assemble.make_speech(recipe, base, console)
     _check_lengths(speech, questions)
     _warn_of_long_gold(speech, questions, console)
 
     cfg = assemble.loop_settings(recipe, steps=steps)
-    console.line(f"loading      {base}")
-    policy = assemble.make_policy(
-        recipe,
-        base,
-        optim=assemble.make_optim(recipe),
-        updates=steps * cfg.updates_per_step,
-        console=console,
-        temperature=recipe.sampling.temperature,
-        kl=cfg.objective.kl,
-    )
+    policy = _policy(recipe, base, updates=steps * cfg.updates_per_step, console=console)
     rollout = assemble.make_rollout(recipe, base, speech, console)
     make_run_folder(folder)
     assemble.save_recipe(recipe, folder)
@@ -160,13 +150,28 @@ def warn_of_other_distributions(recipe: Recipe, console: Console) -> None:
         )
 
 
-def _audited_scorer(recipe: Recipe, console: Console) -> GroupScorer:
-    """The recipe's rewards, after a table of what policies that game them would earn."""
+def _policy(recipe: Recipe, base: str, *, updates: int, console: Console) -> PolicyEngine:
+    """The policy that GRPO trains, for that many updates."""
+    console.line(f"loading      {base}")
+    return assemble.make_policy(
+        recipe,
+        base,
+        optim=assemble.make_optim(recipe),
+        updates=updates,
+        console=console,
+        temperature=recipe.sampling.temperature,
+        kl=recipe.loss.kl,
+    )
+
+
+def _audited_judges(recipe: Recipe, console: Console) -> tuple[GroupScorer, Verifier]:
+    """The recipe's rewards, after a table of what policies that game them would earn; and evaluation's own verifier."""
     recipe.reward.check_format(reasoning=recipe.model.reasoning)
     judge = make_judge(recipe.reward.verifier, console=console)
     score = compose(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)
     Terminal().print(table(audit(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)))
-    return score
+    same = recipe.eval.nli == recipe.reward.verifier
+    return score, judge if same else make_judge(recipe.eval.nli, console=console)
 
 
 def _starting_model(recipe: Recipe, console: Console, questions: assemble.Questions) -> str:

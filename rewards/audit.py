@@ -127,6 +127,12 @@ def _copied(*numbers: int) -> str:
     return " ".join(f"{s[:-1]} [{n}]." for n in numbers for s in sentences(PASSAGES[n - 1].text))
 
 
+def _run_on(*numbers: int) -> str:
+    """These passages whole, as one sentence that cites them all."""
+    joined = "; ".join(s[:-1] for n in numbers for s in sentences(PASSAGES[n - 1].text))
+    return f"{joined} {''.join(f'[{n}]' for n in numbers)}."
+
+
 def _cited(question: Question, marks: str) -> str:
     return re.sub(r"\[\d+\]", marks, question.honest)
 
@@ -157,6 +163,8 @@ POLICIES: Mapping[str, Callable[[Question], str]] = {
     "cite another passage": lambda q: _cited(q, f"[{_holder(q) % len(PASSAGES) + 1}]"),
     "copy a passage": lambda q: _copied(_holder(q)),
     "copy all passages": lambda q: _copied(1, 2, 3),
+    "run-on copy": lambda q: _run_on(1, 2, 3),
+    "run-on copy per passage": lambda q: " ".join(_run_on(n) for n in (1, 2, 3)),
     "repeat one sentence": _repeated,
     "gold dump": _gold_dump,
     "empty": lambda q: "",

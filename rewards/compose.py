@@ -107,14 +107,17 @@ def ground_parts(
     example: Example, answers: Sequence[Answer], settings: RewardSettings, verifier: Verifier, *, reasoning: bool
 ) -> list[dict[str, float]]:
     """Algorithm 1 for the answers of one group, every part by its name and before its weight."""
-    hardened = settings.hardened
+    hardened = settings.hardened and not settings.paper_sum  # eqs 1 and 2 to the letter: nothing of ours in the sums
     answered = [a.statements if a.well_formed and example.answerable and not a.refused else () for a in answers]
+    sayings = said(example, answered, verifier, hardened=hardened)
     correct = [
         [statements[i] for i in credited(row, paper_sum=settings.paper_sum)]
-        for statements, row in zip(answered, said(example, answered, verifier, hardened=hardened), strict=True)
+        for statements, row in zip(answered, sayings, strict=True)
     ]
-    discounted = hardened and not settings.paper_sum  # the paper's sum has no bound of either kind
-    shares = [brevity(len(right), s) if discounted else 1.0 for right, s in zip(correct, answered, strict=True)]
+    shares = [1.0] * len(answers)
+    if hardened:
+        counts = [(len(right), len(frozenset().union(*row))) for right, row in zip(correct, sayings, strict=True)]
+        shares = [brevity(*count, statements) for count, statements in zip(counts, answered, strict=True)]
     citation = citation_rewards(
         example, correct, verifier, penalty=settings.citation_penalty, hardened=hardened, shares=shares
     )
@@ -127,7 +130,7 @@ def ground_parts(
             "citation": cited,
         }
         if settings.refusal:
-            hedged = hardened and not is_plain(answer.answer_text)
+            hedged = settings.hardened and not is_plain(answer.answer_text)
             refusal = refusal_reward(answer.refusal_score, answerable=example.answerable, hedged=hedged)
             parts["refusal"] = refusal if answer.well_formed else 0.0
         rows.append(parts)

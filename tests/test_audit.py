@@ -15,9 +15,10 @@ from rewards.settings import RewardSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 CITATIONS = {"cite everything", "cite nothing", "cite another passage", "repeat one sentence"}
+COPIES = {"copy a passage", "copy all passages", "run-on copy", "run-on copy per passage"}
 BLIND_TO = {  # preset: what it does not judge, so that honesty only ties
     "paper": {"cite everything"},
-    "fact": CITATIONS | {"copy a passage", "copy all passages", "gold dump"},  # refusals are not judged either
+    "fact": CITATIONS | COPIES | {"gold dump"},  # refusals are not judged either
     "caution": CITATIONS | {"always refuse"},
     "fact_and_caution": CITATIONS,
 }
