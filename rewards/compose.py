@@ -13,7 +13,7 @@ parts have the same gate of form; the user's own rewards pass no gate.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from grpo.types import Completion, Example, Score
+from grpo.types import Completion, Example, InputError, Score
 from rewards.callables import Guarded, Values
 from rewards.citations import citation_rewards
 from rewards.correctness import brevity, credited, exact_match, said
@@ -43,13 +43,22 @@ def compose(settings: RewardSettings, *, reasoning: bool, verifier: Verifier | N
     format contradict each other, or a reward of the user's own cannot be had.
     """
     settings.check_format(reasoning=reasoning)
-    own = [name for name in settings.weights if ":" in name]
+    own = load_own(settings)  # first: what the user got wrong should not be found after a model was loaded
     return GroupScorer(
-        settings=settings,
-        reasoning=reasoning,
-        verifier=verifier or make_verifier(settings.verifier),
-        own=tuple(Guarded(name, timeout=settings.timeout, limit=settings.failure_limit) for name in own),
+        settings=settings, reasoning=reasoning, verifier=verifier or make_verifier(settings.verifier), own=own
     )
+
+
+def load_own(settings: RewardSettings) -> tuple[Guarded, ...]:
+    """The rewards of the user's own that the settings name; InputError for one that cannot be had."""
+    form = {"timeout": settings.timeout, "limit": settings.failure_limit, "conversational": settings.trl_conversational}
+    own = tuple(Guarded(name, **form) for name in settings.weights if ":" in name)
+    if settings.trl_conversational and not any(guard.for_trl for guard in own):
+        raise InputError(
+            "reward.trl_conversational = true, and no function in reward.weights is written for TRL; "
+            "valid: false, or name one as 'package.module:function'"
+        )
+    return own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

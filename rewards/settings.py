@@ -41,6 +41,9 @@ class RewardSettings(BaseModel):
         description="weights of parts, 1 if not named, 0 to only watch; naming token_f1, fuzzy, fact or caution adds "
         "it; 'package.module:function' adds your own",
     )
+    trl_conversational: bool = Field(
+        default=False, description="give functions written for TRL lists of messages in place of plain strings"
+    )
     timeout: FiniteFloat = Field(default=30.0, gt=0, description="seconds that a call of a reward of your own may take")
     failure_limit: FiniteFloat = Field(
         default=0.1, ge=0, le=1, description="share of a reward's calls that may fail; above it the run stops"
