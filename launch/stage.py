@@ -16,6 +16,7 @@ from grpo.policy.schedule import Optim
 from grpo.runlog import Console, RunLog, make_run_folder, refuse_existing
 from grpo.types import InputError
 from launch import assemble
+from launch.engines import choose_rollout, make_rollout
 from launch.models import locate, make_judge
 from launch.recipe import Recipe, batch_plan
 from launch.watching import HeldOut, Watcher, check_best_by, show_table
@@ -38,6 +39,7 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
     same = recipe.eval.nli == recipe.reward.verifier
     judge = score.verifier if same else make_judge(recipe.eval.nli, console=console)
     base = _starting_model(recipe, console, questions)
+    engine = choose_rollout(recipe, base, console)
     speech = assemble.make_speech(recipe, base, console)
     _check_lengths(speech, questions)
     _warn_of_long_gold(speech, questions, console)
@@ -53,7 +55,7 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
         temperature=recipe.sampling.temperature,
         kl=cfg.objective.kl,
     )
-    rollout = assemble.make_rollout(recipe, base, speech, console)
+    rollout = make_rollout(engine, recipe, base, speech, console)
     make_run_folder(folder)
     assemble.save_recipe(recipe, folder)
     log = _open_log(recipe, folder, folder.name, steps, console)

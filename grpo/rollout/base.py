@@ -36,7 +36,7 @@ def checked(
 ) -> Iterator[tuple[str, Tensor]]:
     """The weights as they come, one at a time. StaleRollout unless they are exactly the parameters in `shapes`.
 
-    What this cannot see, two parameters of one shape under each other's names, the comparison of log-probabilities does.
+    Two parameters of one shape under each other's names pass here; the comparison of log-probabilities sees them.
     """
     missing = dict.fromkeys(shapes)
     for name, tensor in weights:
@@ -45,7 +45,7 @@ def checked(
             raise StaleRollout(f"weights {version}: {name} {what}")
         if tuple(tensor.shape) != shapes[name]:
             raise StaleRollout(
-                f"weights {version}: {name} has the shape {tuple(tensor.shape)}, the rollout engine's has {shapes[name]}"
+                f"weights {version}: {name} has the shape {tuple(tensor.shape)}, in the rollout engine {shapes[name]}"
             )
         del missing[name]
         yield name, tensor.detach()

@@ -114,12 +114,17 @@ class VllmRollout:
             raise ValueError("without a stop token every completion would run to the limit")
         self._llm, self._shapes = llm, shapes
         self._decode, self._eos_ids, self._progress = decode, list(eos_ids), progress
-        self._version, self._asleep = -1, set[str]()
+        self._version, self._asleep, self._whole = -1, set[str](), True
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        """Wake, push, forget. A tensor may be asked for before the one ahead of it is used: none may be a buffer that
-        is filled again. StaleRollout where names or shapes are not the model's, or the prefix cache stays."""
-        self._version = -1
+        """Wake, push, forget; StaleRollout also where the prefix cache stays. A push that fails leaves layers between
+        two versions, so that this engine is then of no more use.
+
+        vLLM waits for all parts of a layer (q, k and v) before it copies any: no tensor may be a buffer that is filled
+        again for the next.
+        """
+        self._check_whole()
+        self._whole = False
         self._wake("weights")
         self._llm.collective_rpc(_drop_packed_ties)
         self._push(checked(weights, self._shapes, version=version))
@@ -129,11 +134,12 @@ class VllmRollout:
             raise StaleRollout(
                 f"vLLM kept its prefix cache when weights {version} came: prompts would be read with the old ones"
             )
-        self._version = version
+        self._version, self._whole = version, True
 
     def generate(self, prompts: Sequence[TokenIds], sampling: Sampling, *, seed: int) -> list[list[Completion]]:
         from vllm import SamplingParams
 
+        self._check_whole()
         self._wake("weights", "kv_cache")
         self._progress(f"rollout: {len(prompts)} prompts x {sampling.group_size} with vLLM")
         stream = random.Random(seed)  # a seed for each prompt: what it gives does not depend on who is served beside it
@@ -165,6 +171,10 @@ class VllmRollout:
         if self._llm.llm_engine.vllm_config.model_config.enable_sleep_mode and not self._asleep:
             self._llm.sleep(level=2)
             self._asleep = {"weights", "kv_cache"}
+
+    def _check_whole(self) -> None:
+        if not self._whole:
+            raise StaleRollout(f"vLLM is between two versions: the push of weights after {self._version} failed")
 
     def _wake(self, *parts: str) -> None:
         for part in self._asleep.intersection(parts):
