@@ -1,4 +1,4 @@
-"""Recipe -> the concrete objects of a run. The only place that chooses an engine, and knows what data is what."""
+"""Recipe -> the concrete objects of a run, but for what writes the completions: that is launch/engines.py."""
 
 import hashlib
 import math
@@ -19,7 +19,7 @@ from grpo.policy.schedule import Optim
 from grpo.prompts import load_system, make_render
 from grpo.runlog import Console
 from grpo.types import Completion, Example, Group, InputError, Render, Sampling
-from launch.models import fingerprint, load_model, load_tokenizer, stop_ids
+from launch.models import fingerprint, load_model, load_tokenizer
 from launch.recipe import Recipe, Setup
 
 
@@ -102,6 +102,10 @@ class Speech:
     render: Render
     recipe: Setup
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of these token ids, without special tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
     def gold(self, example: Example) -> Group:
         """The example with its gold answer as the one completion, for the supervised warm-up."""
         text = gold_completion_text(example, reasoning=self.recipe.model.reasoning)
@@ -137,12 +141,12 @@ def make_policy(
     from grpo.policy.single import SinglePolicy
 
     console.status(f"loading the policy, {folder}")
-    device = _device()
-    model = load_model(folder, device=device)
-    _check_positions(recipe, model, folder)
+    where = device()
+    model = load_model(folder, device=where)
+    check_positions(recipe, model, folder)
     return SinglePolicy(
         model,
-        reference=load_model(folder, device=device) if kl else None,
+        reference=load_model(folder, device=where) if kl else None,
         optim=optim,
         updates=updates,
         token_budget=recipe.policy.token_budget,
@@ -150,22 +154,6 @@ def make_policy(
         temperature=temperature,
         dtype=recipe.policy.dtype,
         gradient_checkpointing=recipe.policy.gradient_checkpointing,
-        progress=console.status,
-    )
-
-
-def make_rollout(recipe: Setup, folder: str, speech: Speech, console: Console) -> Any:
-    from grpo.rollout.hf import HfRollout
-
-    console.status(f"loading the rollout engine, {folder}")
-    model = load_model(folder, device=_device())
-    _check_positions(recipe, model, folder)
-    tokenizer = speech.tokenizer
-    return HfRollout(
-        model,
-        decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
-        eos_ids=stop_ids(model, tokenizer),
-        rows=recipe.rollout.rows,
         progress=console.status,
     )
 
@@ -234,13 +222,15 @@ def save_recipe(recipe: Setup, folder: Path) -> None:
     (folder / "prompt.txt").write_text(load_system(recipe.prompt_file) + "\n", encoding="utf-8")
 
 
-def _check_positions(recipe: Setup, model: Any, folder: str) -> None:
+def check_positions(recipe: Setup, model: Any, folder: str) -> None:
+    """InputError where the recipe's context is longer than the model has positions."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", recipe.model.context)
     if recipe.model.context > limit:
         raise InputError(f"model.context = {recipe.model.context}: {folder} has positions for {limit}; at most that")
 
 
-def _device() -> str:
+def device() -> str:
+    """Where models are put: "cuda" where there is one, else "cpu"."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -17,6 +17,7 @@ from grpo.policy.schedule import Optim
 from grpo.runlog import Console, RunLog, make_run_folder, refuse_existing
 from grpo.types import InputError
 from launch import assemble
+from launch.engines import choose_rollout, make_rollout
 from launch.models import locate, make_judge
 from launch.recipe import Recipe, batch_plan
 from launch.watching import HeldOut, Watcher, check_best_by, show_table
@@ -37,13 +38,14 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
     check_name(recipe.eval.nli)
     score, judge = _audited_judges(recipe, console)
     base = _starting_model(recipe, console, questions)
+    engine = choose_rollout(recipe, base, console)
     speech = assemble.make_speech(recipe, base, console)
     _check_lengths(speech, questions)
     _warn_of_long_gold(speech, questions, console)
 
     cfg = assemble.loop_settings(recipe, steps=steps)
     policy = _policy(recipe, base, updates=steps * cfg.updates_per_step, console=console)
-    rollout = assemble.make_rollout(recipe, base, speech, console)
+    rollout = make_rollout(engine, recipe, base, speech, console)
     make_run_folder(folder)
     assemble.save_recipe(recipe, folder)
     log = _open_log(recipe, folder, folder.name, steps, console)
