@@ -1,5 +1,6 @@
 """Names of models -> folders on disk, tokenizers and weights. The only place that loads either."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,8 @@ def load_shell(folder: str) -> Any:
             model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: not the configuration of a causal language model: {_line(error)}") from None
-    try:
+    with contextlib.suppress(OSError):  # a model folder may do without one; stop tokens are then those of config.json
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    except OSError:  # a model folder may do without one; the stop tokens are then those of its config.json
-        pass
     return model
 
 

@@ -83,7 +83,7 @@ def test_a_shell_is_the_model_without_its_weights(folder):
 
 
 def test_several_ranks_for_one_engine_are_vllms_business():
-    with pytest.raises(InputError, match="rollout.tensor_parallel = 2 is for vLLM"):
+    with pytest.raises(InputError, match=r"rollout.tensor_parallel = 2 is for vLLM"):
         load(Recipe, ["--rollout.engine=hf", "--rollout.tensor_parallel=2"])
 
 
@@ -99,6 +99,6 @@ def test_a_cache_too_small_for_one_prompt_is_refused_in_one_line(folder):
     need("vllm")
     from grpo.rollout.vllm import start_vllm
 
-    with pytest.raises(InputError, match="rollout.engine = 'vllm' cannot start on .*KV cache") as caught:
+    with pytest.raises(InputError, match=r"rollout.engine = 'vllm' cannot start on .*KV cache") as caught:
         start_vllm(str(folder), context=4096, rows=4, dtype="float32", memory=0.4, kv_cache=0.0005)
     assert "\n" not in str(caught.value)
