@@ -40,8 +40,7 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
     base = _starting_model(recipe, console, questions)
     engine = choose_rollout(recipe, base, console)
     speech = assemble.make_speech(recipe, base, console)
-    _check_lengths(speech, questions)
-    _warn_of_long_gold(speech, questions, console)
+    _check_lengths(speech, questions, console)
 
     cfg = assemble.loop_settings(recipe, steps=steps)
     policy = _policy(recipe, base, updates=steps * cfg.updates_per_step, console=console)
@@ -96,7 +95,7 @@ def run_warm_up(recipe: Recipe, console: Console, *, questions: assemble.Questio
         return folder / "model"
     base = locate(recipe.model.name, console=console)
     speech = assemble.make_speech(recipe, base, console)
-    _check_lengths(speech, questions)
+    _check_lengths(speech, questions, console)
     w = recipe.warmup
     console.line(f"warm-up      {w.steps} supervised steps of {w.examples_per_step} gold answers -> {folder / 'model'}")
     optim = Optim(lr=w.lr, schedule="linear", warmup=0.1)
@@ -123,19 +122,6 @@ def run_warm_up(recipe: Recipe, console: Console, *, questions: assemble.Questio
         log.close()
         work.rename(folder)
     return folder / "model"
-
-
-def _warn_of_long_gold(speech: assemble.Speech, questions: assemble.Questions, console: Console) -> None:
-    """Say so when many gold answers could not be written within the limit: such completions count as malformed."""
-    room = speech.recipe.sampling.max_tokens
-    lengths = sorted(len(speech.gold(example).completions[0].token_ids) for example in questions.train[:500])
-    longer = sum(length > room for length in lengths) / len(lengths)
-    if longer > 0.2:
-        fits = lengths[int(0.9 * (len(lengths) - 1))]
-        console.line(
-            f"warning: {longer:.0%} of the gold answers are longer than sampling.max_tokens = {room}; "
-            f"nine of ten fit into {fits}"
-        )
 
 
 def warn_of_other_distributions(recipe: Recipe, console: Console) -> None:
@@ -196,7 +182,17 @@ def _open_log(recipe: Recipe, folder: Path, name: str, steps: int, console: Cons
     )
 
 
-def _check_lengths(speech: assemble.Speech, questions: assemble.Questions) -> None:
-    """Render every prompt once now: one that is too long must not be found at step 900."""
+def _check_lengths(speech: assemble.Speech, questions: assemble.Questions, console: Console) -> None:
+    """Render every prompt once now: one that is too long must not be found at step 900. And say so when many gold
+    answers could not be written within the limit: such completions count as malformed."""
     for example in (*questions.train, *questions.warm_up, *questions.held_out):
         speech.render(example)
+    room = speech.recipe.sampling.max_tokens
+    lengths = sorted(len(speech.gold(example).completions[0].token_ids) for example in questions.train[:500])
+    longer = sum(length > room for length in lengths) / len(lengths)
+    if longer > 0.2:
+        fits = lengths[int(0.9 * (len(lengths) - 1))]
+        console.line(
+            f"warning: {longer:.0%} of the gold answers are longer than sampling.max_tokens = {room}; "
+            f"nine of ten fit into {fits}"
+        )

@@ -8,8 +8,10 @@ With several ranks each has an engine of its own; with tensor parallelism that m
 
 import os
 import random
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -64,10 +66,7 @@ def start_vllm(
             + ", ".join(str(n) for n in range(1, ranks + 1) if ranks % n == 0)
         )
     _prepare()
-    # The worker forbids torch.set_num_threads on a CPU and lowers the threads to 1 elsewhere; the trainer in this
-    # process needs them as they were.
-    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
-    try:
+    with _undisturbed(folder):
         from vllm import LLM
         from vllm.platforms import current_platform
 
@@ -90,11 +89,6 @@ def start_vllm(
             use_tqdm_on_load=False,
             seed=0,
         )
-    except ValueError as error:  # vLLM's own word for a model or a number that it cannot serve
-        raise InputError(f"rollout.engine = 'vllm' cannot start on {folder}: {_line(error)}") from error
-    finally:
-        torch.set_num_threads = set_threads
-        set_threads(threads)
 
 
 class VllmRollout:
@@ -221,6 +215,26 @@ def _prepare() -> None:
         if current_platform.is_cpu():
             current_platform.simple_compile_backend = "eager"
         import vllm.entrypoints.llm  # noqa: F401
+
+
+@contextmanager
+def _undisturbed(folder: str) -> Iterator[None]:
+    """What vLLM's start must neither change nor meet; its refusals as InputError."""
+    # The worker forbids torch.set_num_threads on a CPU and lowers the threads to 1 elsewhere; the trainer in this
+    # process needs them as they were.
+    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+    # The CPU worker looks through the attributes of all loaded modules and stumbles over one of llvmlite's, which
+    # answers every question. It is there when numba was imported before, as bm25s does for distractors.
+    stumbling_block = sys.modules.pop("llvmlite.binding.ffi", None)
+    try:
+        yield
+    except ValueError as error:  # vLLM's own word for a model or a number that it cannot serve
+        raise InputError(f"rollout.engine = 'vllm' cannot start on {folder}: {_line(error)}") from error
+    finally:
+        if stumbling_block is not None:
+            sys.modules["llvmlite.binding.ffi"] = stumbling_block
+        torch.set_num_threads = set_threads
+        set_threads(threads)
 
 
 def _ties(worker: Any) -> list[tuple[Any, Any]]:
