@@ -209,7 +209,7 @@ class VllmRollout:
 
 
 def _prepare() -> None:
-    """The environment that vLLM is to find, and on a CPU no compiler: what it would compile is one comparison."""
+    """Import vLLM into the environment that it is to find."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
@@ -219,8 +219,19 @@ def _prepare() -> None:
         from vllm.platforms import current_platform
 
         if current_platform.is_cpu():
+            from vllm.triton_utils import dispatcher
+
+            # What it would compile is one comparison: half a minute, and a C++ compiler that must be there.
             current_platform.simple_compile_backend = "eager"
+            # It looks for kernels in the attributes of all that is imported, and trips over a library of llvmlite's
+            # (below numba, below bm25s), for which any attribute is a C function, __dict__ too.
+            dispatcher.__dict__["vars"] = _attributes
         import vllm.entrypoints.llm  # noqa: F401
+
+
+def _attributes(value: object) -> Mapping[str, Any]:
+    found: object = vars(value)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _ties(worker: Any) -> list[tuple[Any, Any]]:
