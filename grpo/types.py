@@ -24,6 +24,10 @@ class StaleRollout(RuntimeError):
     """The rollout engine answered with other weights than it was given. Training on that would be silently wrong."""
 
 
+class EngineLost(RuntimeError):
+    """A rollout engine in another process does not answer any more. The message is one line: where, and since when."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
     """A source, `Passage(title="Ali Daei", text="Ali Daei scored 109 goals.")`; its number is its place, from 1."""

@@ -12,14 +12,18 @@ from launch.recipe import Recipe, Setup
 
 
 def choose_rollout(recipe: Setup, folder: str, console: Console) -> str:
-    """The engine for the model in `folder`, "hf" or "vllm"; says which, and why it is that one.
+    """The engine for the model in `folder`, "hf", "vllm" or "server"; says which, and why it is that one.
 
     InputError where the recipe asks for one that cannot be. No weights are loaded.
     """
     engine = wanted = recipe.rollout.engine
-    why, why_not = "as the recipe asks", "" if wanted == "hf" else _not_vllm(folder)
+    why, why_not = "as the recipe asks", "" if wanted in ("hf", "server") else _not_vllm(folder)
     if wanted == "vllm" and why_not:
         raise InputError(f'rollout.engine = "vllm": {why_not}; valid here: "hf", or "auto"')
+    if wanted == "server" and not isinstance(recipe, Recipe):
+        raise InputError(
+            'rollout.engine = "server" is for training, which sends it weights; valid here: "auto", "hf" or "vllm"'
+        )
     if wanted == "auto":
         engine = "hf" if why_not else "vllm"
         why = f"auto, since {why_not or 'vLLM is installed and knows the model'}"
@@ -30,7 +34,7 @@ def choose_rollout(recipe: Setup, folder: str, console: Console) -> str:
 def make_rollout(engine: str, recipe: Setup, folder: str, speech: Speech, console: Console) -> RolloutEngine:
     """The engine that `choose_rollout` named, over the weights in `folder`."""
     console.status(f"loading the rollout engine, {engine} on {folder}")
-    return (_vllm if engine == "vllm" else _hf)(recipe, folder, speech, console)
+    return {"hf": _hf, "vllm": make_vllm, "server": _server}[engine](recipe, folder, speech, console)
 
 
 def _hf(recipe: Setup, folder: str, speech: Speech, console: Console) -> RolloutEngine:
@@ -47,7 +51,15 @@ def _hf(recipe: Setup, folder: str, speech: Speech, console: Console) -> Rollout
     )
 
 
-def _vllm(recipe: Setup, folder: str, speech: Speech, console: Console) -> RolloutEngine:
+def _server(recipe: Setup, folder: str, speech: Speech, console: Console) -> RolloutEngine:
+    from grpo.rollout.vllm_server import ServerRollout
+
+    wanted = recipe.rollout
+    return ServerRollout(wanted.port, shapes=shapes_of(folder), patience=wanted.patience, progress=console.status)
+
+
+def make_vllm(recipe: Setup, folder: str, speech: Speech, console: Console) -> RolloutEngine:
+    """vLLM in this process over the weights in `folder`."""
     import torch
 
     from grpo.policy.single import fast_bf16
@@ -70,11 +82,16 @@ def _vllm(recipe: Setup, folder: str, speech: Speech, console: Console) -> Rollo
     )
     return VllmRollout(
         llm,
-        shapes={name: tuple(parameter.shape) for name, parameter in shell.named_parameters()},
+        shapes=shapes_of(folder),
         decode=speech.decode,
         eos_ids=stop_ids(shell, speech.tokenizer),
         progress=console.status,
     )
+
+
+def shapes_of(folder: str) -> dict[str, tuple[int, ...]]:
+    """What a rollout engine for this model must be given: each parameter of the trainer, tied ones once."""
+    return {name: tuple(parameter.shape) for name, parameter in load_shell(folder).named_parameters()}
 
 
 def _not_vllm(folder: str) -> str:

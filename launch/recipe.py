@@ -133,11 +133,13 @@ class Policy:
 class Rollout:
     """What writes the completions (grpo/rollout/)."""
 
-    engine: Literal["auto", "hf", "vllm"] = "auto"  # auto: vllm where it is installed and knows the model, else hf
+    engine: Literal["auto", "hf", "vllm", "server"] = "auto"  # auto: vllm where it is installed and fits, else hf
     rows: Positive = 64  # completions decoded at once
     memory: Annotated[float, Field(gt=0, lt=1)] = 0.45  # vLLM's share of each GPU, weights and cache, while it writes
     kv_cache: Above0 = 2.0  # GiB of vLLM's cache on a CPU, where `memory` says nothing
     tensor_parallel: Positive = 1  # ranks that share one vLLM; 1: each rank has its own
+    port: Annotated[int, Field(ge=1024, le=65535)] = 8011  # of "server", which `python launch/serve.py` starts
+    patience: Above0 = 600.0  # seconds that "server" is waited for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,7 +286,7 @@ EVALUATION_READS = {  # what of it: an override of anything else would be ignore
     "run": ("folder", "name"),
     "model": ("name", "label", "start", "reasoning", "context", "prompt"),
     "data": ("source", "questions", "styles", "passages", "max_words", "held_out", "seed"),
-    "rollout": ("engine", "rows", "memory", "kv_cache"),
+    "rollout": ("engine", "rows", "memory", "kv_cache", "port", "patience"),
     "eval": tuple(entry.name for entry in fields(Exam)),
 }
 

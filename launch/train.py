@@ -10,7 +10,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from grpo.config import describe, load
 from grpo.runlog import Console
-from grpo.types import InputError, StaleRollout
+from grpo.types import EngineLost, InputError, StaleRollout
 from launch.recipe import Recipe
 
 
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     except InputError as error:
         console.line(f"error: {error}")
         return 2
-    except StaleRollout as error:
+    except (EngineLost, StaleRollout) as error:
         console.line(f"stopped: {error}")
         return 1
     return 0

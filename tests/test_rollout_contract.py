@@ -76,8 +76,8 @@ def test_logprobs_are_the_trainers(make, temperature, rows):
 def test_shapes_versions_and_stops(make):
     """Half the vocabulary stops, so that several EOS ids are met; the stop token is kept and the rest cut off."""
     eos = tuple(range(128))
-    written = make.engine(eos=eos).generate(PROMPTS, Sampling(group_size=4, max_tokens=3), seed=1)
-    assert [len(group) for group in written] == [4, 4, 4]
+    written = make.engine(eos=eos).generate(PROMPTS, Sampling(group_size=16, max_tokens=3), seed=1)
+    assert [len(group) for group in written] == [16, 16, 16]
     for completion in (c for group in written for c in group):
         assert completion.version == 3
         assert 1 <= len(completion.token_ids) == len(completion.logprobs) <= 3

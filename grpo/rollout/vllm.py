@@ -8,10 +8,8 @@ With several ranks each has an engine of its own; with tensor parallelism that m
 
 import os
 import random
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -66,7 +64,10 @@ def start_vllm(
             + ", ".join(str(n) for n in range(1, ranks + 1) if ranks % n == 0)
         )
     _prepare()
-    with _undisturbed(folder):
+    # The worker forbids torch.set_num_threads on a CPU and lowers the threads to 1 elsewhere; the trainer in this
+    # process needs them as they were.
+    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+    try:
         from vllm import LLM
         from vllm.platforms import current_platform
 
@@ -89,6 +90,11 @@ def start_vllm(
             use_tqdm_on_load=False,
             seed=0,
         )
+    except ValueError as error:  # vLLM's own word for a model or a number that it cannot serve
+        raise InputError(f"rollout.engine = 'vllm' cannot start on {folder}: {_line(error)}") from error
+    finally:
+        torch.set_num_threads = set_threads
+        set_threads(threads)
 
 
 class VllmRollout:
@@ -203,7 +209,7 @@ class VllmRollout:
 
 
 def _prepare() -> None:
-    """The environment that vLLM is to find, and on a CPU no compiler: what it would compile is one comparison."""
+    """Import vLLM into the environment that it is to find."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
@@ -213,28 +219,19 @@ def _prepare() -> None:
         from vllm.platforms import current_platform
 
         if current_platform.is_cpu():
+            from vllm.triton_utils import dispatcher
+
+            # What it would compile is one comparison: half a minute, and a C++ compiler that must be there.
             current_platform.simple_compile_backend = "eager"
+            # It looks for kernels in the attributes of all that is imported, and trips over a library of llvmlite's
+            # (below numba, below bm25s), for which any attribute is a C function, __dict__ too.
+            dispatcher.__dict__["vars"] = _attributes
         import vllm.entrypoints.llm  # noqa: F401
 
 
-@contextmanager
-def _undisturbed(folder: str) -> Iterator[None]:
-    """What vLLM's start must neither change nor meet; its refusals as InputError."""
-    # The worker forbids torch.set_num_threads on a CPU and lowers the threads to 1 elsewhere; the trainer in this
-    # process needs them as they were.
-    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
-    # The CPU worker looks through the attributes of all loaded modules and stumbles over one of llvmlite's, which
-    # answers every question. It is there when numba was imported before, as bm25s does for distractors.
-    stumbling_block = sys.modules.pop("llvmlite.binding.ffi", None)
-    try:
-        yield
-    except ValueError as error:  # vLLM's own word for a model or a number that it cannot serve
-        raise InputError(f"rollout.engine = 'vllm' cannot start on {folder}: {_line(error)}") from error
-    finally:
-        if stumbling_block is not None:
-            sys.modules["llvmlite.binding.ffi"] = stumbling_block
-        torch.set_num_threads = set_threads
-        set_threads(threads)
+def _attributes(value: object) -> Mapping[str, Any]:
+    found: object = vars(value)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _ties(worker: Any) -> list[tuple[Any, Any]]:

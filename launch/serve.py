@@ -1,0 +1,60 @@
+"""vLLM in a process of its own, for runs with `rollout.engine = "server"`: `python launch/serve.py RECIPES`.
+
+It takes the recipes of the run that it is for, and listens on loopback until it is stopped. With GPUs, set
+CUDA_VISIBLE_DEVICES for both processes.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # as in launch/train.py, which says why
+
+from grpo.config import describe, load
+from grpo.runlog import Console
+from grpo.types import InputError
+from launch.recipe import Recipe
+
+MEMORY = "/dev/shm"  # a file system in memory, on Linux
+
+
+def main(argv: list[str]) -> int:
+    if {"-h", "--help"} & set(argv):
+        print(__doc__)
+        print(describe(Recipe))
+        return 0
+    console = Console()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an exit, unlike the default, leaves no files in memory
+    try:
+        recipe = load(Recipe, argv)
+        with console.alive(), tempfile.TemporaryDirectory(dir=MEMORY if os.path.isdir(MEMORY) else None) as folder:
+            console.status("loading torch")
+            run_server(recipe, Path(folder), console)
+    except InputError as error:
+        console.line(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        console.line("stopped")
+    return 0
+
+
+def run_server(recipe: Recipe, folder: Path, console: Console) -> None:
+    """Start vLLM on the recipe's model and serve it. Weights come from the run, so any of the same shapes will do."""
+    from grpo.rollout.vllm_server import Server, Service
+    from launch import assemble
+    from launch.engines import make_vllm, shapes_of
+    from launch.models import locate
+
+    with Server(recipe.rollout.port) as server:  # first, since a port in use should not cost the start of vLLM
+        model = locate(assemble.start_folder(recipe) or recipe.model.name, console=console)
+        speech = assemble.make_speech(recipe, model, console)
+        engine = make_vllm(recipe, model, speech, console)
+        console.status("")
+        console.line(f"serving      {model} at 127.0.0.1:{recipe.rollout.port}")
+        server.serve(Service(engine, model=model, shapes=shapes_of(model), folder=folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

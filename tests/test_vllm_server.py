@@ -1,0 +1,139 @@
+"""vLLM in a process of its own: the same answers, weights in buckets, and one line when it is lost."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from grpo.rollout.hf import HfRollout
+from grpo.rollout.vllm_server import Server, ServerRollout, Service, buckets
+from grpo.types import EngineLost, InputError, Sampling, StaleRollout
+from tests.installed import need
+from tests.toy import EOS, ByteTokenizer, tiny_model
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPES = {name: tuple(parameter.shape) for name, parameter in tiny_model().named_parameters()}
+SAMPLING = Sampling(group_size=3, max_tokens=8)
+PROMPTS = [(5, 6, 7), (8, 9)]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def hf():
+    return HfRollout(tiny_model(seed=1), decode=ByteTokenizer().decode, eos_ids=(EOS,))
+
+
+@pytest.fixture
+def port(tmp_path):
+    """A server of this process, over the engine that starts at once: what is tested is the way there and back."""
+    port = free_port()
+    with Server(port) as server:
+        service = Service(hf(), model="tiny", shapes=SHAPES, folder=tmp_path)
+        thread = threading.Thread(target=server.serve, args=(service,), daemon=True)
+        thread.start()
+        yield port
+        server.shutdown()
+        thread.join()
+
+
+def client(port, *, shapes=SHAPES, patience=5.0):
+    return ServerRollout(port, shapes=shapes, patience=patience)
+
+
+def test_the_server_answers_as_the_engine_in_it_would(port, tmp_path):
+    model, here, there = tiny_model(), hf(), client(port)
+    for version in (3, 4):
+        for engine in (here, there):
+            engine.load(model.named_parameters(), version=version)
+        assert there.generate(PROMPTS, SAMPLING, seed=1) == here.generate(PROMPTS, SAMPLING, seed=1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.1)
+    there.release()
+    assert list(tmp_path.iterdir()) == []  # no file of weights is left
+
+
+def test_weights_come_in_buckets_of_bounded_size():
+    weights = [(str(number), torch.zeros(size)) for number, size in enumerate((3, 3, 3, 9, 1))]
+    assert [list(bucket) for bucket in buckets(weights, size=24)] == [["0", "1"], ["2"], ["3"], ["4"]]
+
+
+def test_half_a_push_is_refused_and_the_next_one_taken(port):
+    model, there = tiny_model(), client(port)
+    with pytest.raises(StaleRollout, match=r"weights 5: model.norm.weight is missing"):
+        there.load(list(model.named_parameters())[:-1], version=5)
+    there.load(model.named_parameters(), version=6)
+    assert there.generate(PROMPTS, SAMPLING, seed=0)[0][0].version == 6
+
+
+def test_a_push_that_the_server_knows_nothing_of(port):
+    there = client(port)
+    with pytest.raises(StaleRollout, match="no push of weights is under way: the server has been started anew"):
+        there._ask("loaded")
+
+
+def test_a_server_with_another_model_is_refused(port):
+    with pytest.raises(InputError, match=f"rollout.port = {port}: the server there has another model, tiny"):
+        client(port, shapes={"w": (2, 2)})
+
+
+def test_a_server_that_is_not_there_is_waited_for_and_then_named():
+    told, port = [], free_port()
+    with pytest.raises(EngineLost, match=rf"server at port {port} is lost .*refused.*serve.py RECIPES"):
+        ServerRollout(port, shapes=SHAPES, patience=1.0, progress=told.append)
+    assert len(told) >= 3  # it asked again and again
+
+
+def test_a_server_that_comes_late_is_found(tmp_path):
+    port = free_port()
+
+    def late():
+        time.sleep(0.5)
+        with Server(port) as server:
+            server.service = Service(hf(), model="tiny", shapes=SHAPES, folder=tmp_path)
+            server.handle_request()
+
+    thread = threading.Thread(target=late)
+    thread.start()
+    client(port, patience=30.0)
+    thread.join()
+
+
+def test_a_port_in_use_is_named(port):
+    with pytest.raises(InputError, match=rf"rollout.port = {port}: Address already in use; valid: a free port"):
+        Server(port)
+
+
+def test_a_run_and_its_server_from_the_command_line(tmp_path):
+    """Two processes and the real vLLM; then the server is killed, and the next run ends with one line."""
+    need("vllm")
+    port = free_port()
+    recipes = ["configs/stage1.toml", "configs/models/tiny.toml", f"--rollout.port={port}", f"--run.folder={tmp_path}"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    about = {"cwd": ROOT, "env": environment, "text": True}
+    serve = [sys.executable, "launch/serve.py", *recipes, "--rollout.kv_cache=0.1", "--model.context=2048"]
+    train = [sys.executable, "launch/train.py", *recipes, "--rollout.engine=server", "--eval.questions=0"]
+    with subprocess.Popen(serve, stdout=subprocess.DEVNULL, **about) as server:
+        try:
+            done = subprocess.run([*train, "--run.name=s"], capture_output=True, check=False, **about)
+        finally:
+            server.terminate()
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = [json.loads(line) for line in (tmp_path / "s" / "metrics.jsonl").read_text().splitlines()]
+    assert len(metrics) == 3
+    assert max(row.get("policy/mismatch", 0.0) for row in metrics) < 1e-4
+    lost = subprocess.run([*train, "--run.name=l", "--rollout.patience=1"], capture_output=True, check=False, **about)
+    assert lost.returncode == 1, lost.stdout + lost.stderr
+    assert f"stopped: the rollout server at port {port} is lost" in lost.stdout
+    assert "Traceback" not in lost.stdout + lost.stderr
