@@ -1,9 +1,9 @@
 """Is the memory plan right? The peak of one real rollout and update on this CPU, beside the plan's sum, phase by phase.
 
-    python benchmarks/peak_memory.py [TOKEN_BUDGET ...]
+    python benchmarks/peak_memory.py [GROUPS ...]
 
-The embedded model, one process, the hf rollout engine, float32. Each budget is a process of its own, since memory once
-taken is not given back. The prompts and completions fill the micro-batches: random ids, 8 completions a prompt.
+The embedded model, one process, the hf rollout engine, float32; micro-batches of 1, 2 and 4 whole groups of random ids.
+Each size is a process of its own, since an allocator does not give back all that it took.
 """
 
 import subprocess
@@ -22,6 +22,7 @@ from launch.recipe import Recipe
 from launch.shapes import find_shape
 
 PROMPT, ANSWER, GROUP = 384, 64, 8
+TOKENS = PROMPT + GROUP * (ANSWER - 1)  # of a group: a completion's last token is predicted, not read
 RECIPES = ["configs/stage1.toml", "configs/models/smollm2-135m.toml"]
 
 
@@ -49,8 +50,8 @@ def resident() -> float:
     return 4096.0 * int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
 
 
-def measure(budget: int) -> None:
-    """Print a row: measured and planned GB of the start, the rollout, the backward pass and the step."""
+def measure(groups: int) -> None:
+    """Print measured and planned GB of each phase, with micro-batches of so many groups."""
     import torch
 
     from grpo.batch import Batch
@@ -61,10 +62,11 @@ def measure(budget: int) -> None:
     from grpo.types import Sampling
     from launch.models import load_model, locate
 
+    budget = groups * TOKENS
     recipe = load(Recipe, [*RECIPES, f"--policy.token_budget={budget}", "--policy.dtype=float32"])
     devices = Devices(kind="cpu", per_node=1, nodes=1, memory=64 * GB, fast_bf16=False)
     settings = replace(plan_settings(recipe, devices), rollout="hf", context=PROMPT + ANSWER, max_tokens=ANSWER)
-    settings = replace(settings, rows=GROUP, prompts=2, group_size=GROUP)
+    settings = replace(settings, rows=GROUP, prompts=2 * groups, group_size=GROUP)
     lines = memory_plan(find_shape(recipe.model.name, recipe.model.shape)[0], settings, devices)
 
     peak, measured = Peak(), {}
@@ -75,12 +77,11 @@ def measure(budget: int) -> None:
         load_model(folder, device="cpu"), optim=Optim(), updates=4, token_budget=budget, dtype="float32"
     )
     rollout = HfRollout(load_model(folder, device="cpu"), decode=lambda ids: "", eos_ids=(2,), rows=GROUP)
-    groups = max(2, budget // (PROMPT + GROUP * ANSWER))
-    prompts = tuple(tuple(torch.randint(100, 40_000, (PROMPT,)).tolist()) for _ in range(groups))
-    ids_BC = torch.randint(100, 40_000, (groups * GROUP, ANSWER))
+    prompts = tuple(tuple(torch.randint(100, 40_000, (PROMPT,)).tolist()) for _ in range(2 * groups))
+    ids_BC = torch.randint(100, 40_000, (2 * groups * GROUP, ANSWER))
     batch = Batch(
         prompts=prompts,
-        group_B=torch.arange(groups).repeat_interleave(GROUP),
+        group_B=torch.arange(2 * groups).repeat_interleave(GROUP),
         ids_BC=ids_BC,
         learn_BC=torch.ones_like(ids_BC, dtype=torch.bool),
         advantage_B=torch.randn(len(ids_BC)),
@@ -104,18 +105,18 @@ def measure(budget: int) -> None:
     rollout.load(policy.weights(), version=1)
     rollout.generate(prompts[:1], Sampling(group_size=GROUP, max_tokens=ANSWER), seed=0)
     measured["rollout"] = peak.end()
-    for phase in ("rollout", "backward", "step"):
+    print(f"{groups} x {TOKENS} tokens; python and torch alone {measured.pop('runtime'):.2f} GB")
+    for phase, found in measured.items():
         planned = sum(getattr(line, phase) for line in lines) / GB
-        print(f"{budget:>7,} {phase:<9} measured {measured[phase]:6.2f} GB   planned {planned:6.2f} GB", flush=True)
-    print(f"{budget:>7,} runtime   measured {measured['runtime']:6.2f} GB", flush=True)
+        print(f"  {phase:<9} measured {found:5.2f} GB, planned {planned:5.2f} GB", flush=True)
 
 
 def main(argv: list[str]) -> int:
     if argv[:1] == ["--one"]:
         measure(int(argv[1]))
         return 0
-    for budget in argv or ["1024", "2048", "4096"]:
-        subprocess.run([sys.executable, __file__, "--one", budget], check=True)
+    for groups in argv or ["1", "2", "4"]:
+        subprocess.run([sys.executable, __file__, "--one", groups], check=True)
     return 0
 
 

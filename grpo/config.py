@@ -9,7 +9,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import tomli_w
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -104,7 +105,9 @@ def _check_names(cls: Any, layer: Mapping[str, Any], path: tuple[str, ...], wher
 def _first(error: ValidationError, origin: Origin) -> str:
     problem = error.errors()[0]
     path = tuple(str(part) for part in problem["loc"])
-    place = next((origin[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origin), "recipe")
+    place = next((origin[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origin), "")
+    if not place:  # a key that is missing: where its section begins, if that is a section within one
+        place = next((origin[key] for key in origin if len(path) > 2 and key[:2] == path[:2]), "recipe")
     got = "" if problem["type"] == "missing" else f" = {problem['input']!r}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{place}: {'.'.join(path)}{got}: {message}" if path else f"{place}: {message}"
@@ -149,8 +152,14 @@ def _fields(cls: Any) -> dict[str, Any]:
         return {name: info.annotation for name, info in cls.model_fields.items()}
     if is_dataclass(cls):
         hints = get_type_hints(cls)
-        return {field.name: hints[field.name] for field in fields(cls)}
+        return {field.name: _bare(hints[field.name]) for field in fields(cls)}
     return {}
+
+
+def _bare(kind: Any) -> Any:
+    """X of `X | None`: a section that may be missing is a section like any other."""
+    rest = [part for part in get_args(kind) if part is not NoneType]
+    return rest[0] if isinstance(kind, UnionType) and len(rest) == 1 else kind
 
 
 def _is_section(kind: Any) -> bool:

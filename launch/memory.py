@@ -1,16 +1,17 @@
 """How much memory does a rank need, part by part and phase by phase? Estimates, before anything is loaded.
 
 Pure functions of the model's shape, the settings and the devices. P is the number of parameters, N the number of ranks,
-c the bytes of a number in the policy's dtype (2 for bfloat16, 4 for float32), GB is 1e9 bytes. Three phases are told
-apart, since what they need does not coincide: `rollout` (the engine awake, new weights pushed), `backward` (all forward
-and backward passes), `step` (the optimizer). A plan fits where the largest phase takes at most `ROOM` of the memory.
+c the bytes of a number in the policy's dtype (2 for bfloat16, 4 for float32), GB is 1e9 bytes. Four phases are told
+apart, since what they need does not coincide: `push` (new weights go to the rollout engine), `rollout` (it writes),
+`backward` (all forward and backward passes), `step` (the optimizer). A plan fits where the largest phase takes at most
+`ROOM` of the memory.
 
 What is counted from tensors that the code allocates is exact; `activations`, `WORKSPACE` and `RUNTIME` are rules of
 thumb, and nothing here was measured on a GPU.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from grpo.types import InputError
@@ -18,7 +19,7 @@ from launch.shapes import Shape
 
 Offload = Literal["none", "optimizer", "all"]
 OFFLOADS: tuple[Offload, ...] = ("none", "optimizer", "all")
-PHASES = ("rollout", "backward", "step")
+PHASES = ("push", "rollout", "backward", "step")
 
 GB, GIB = 1e9, 2**30
 ROOM = 0.95  # rule of thumb: the rest is for what the allocator cannot join together
@@ -84,6 +85,7 @@ class Line:
 
     name: str
     how: str  # the formula, short
+    push: float = 0.0
     rollout: float = 0.0
     backward: float = 0.0
     step: float = 0.0
@@ -109,7 +111,12 @@ def host_bytes(lines: Sequence[Line], d: Devices) -> float:
 
 
 def _always(name: str, how: str, size: float) -> Line:
-    return Line(name=name, how=how, rollout=size, backward=size, step=size)
+    return Line(name=name, how=how, push=size, rollout=size, backward=size, step=size)
+
+
+def _place(name: str, how: str, size: float, offloaded: bool) -> Line:
+    """In main memory where it is offloaded, else on the device; always."""
+    return Line(name=name, how=how, host=size) if offloaded else _always(name, how, size)
 
 
 def _single_states(shape: Shape, s: PlanSettings, d: Devices) -> list[Line]:
@@ -119,13 +126,14 @@ def _single_states(shape: Shape, s: PlanSettings, d: Devices) -> list[Line]:
     takes one tensor at a time on a CPU (two of the largest tensor), all at once on a GPU (4 P).
     """
     p, copies = 4 * shape.parameters, 2 * shape.layers * shape.layer_parameters * (s.dtype == "bfloat16")
-    work = 8 * shape.head_parameters if d.kind == "cpu" else p
+    work, how = (8 * shape.head_parameters, "two of the largest tensor") if d.kind == "cpu" else (p, "4 P")
     lines = [
-        Line(name="weights", how="4 P" + " + 2 P of layers" * bool(copies), rollout=p, backward=p + copies, step=p),
+        _always("weights", "4 P", p),
         Line(name="gradients", how="4 P", backward=p, step=p),
         _always("optimizer", "8 P", 2 * p),
-        Line(name="optimizer's work", how="of the largest tensor x 2" if d.kind == "cpu" else "4 P", step=work),
+        Line(name="optimizer's work", how=how, step=work),
     ]
+    lines += [Line(name="autocast", how="2 P of the layers", backward=copies)] * bool(copies)
     return lines + [_always("reference", "4 P", p)] * s.reference
 
 
@@ -134,38 +142,28 @@ def _zero_states(shape: Shape, s: PlanSettings, d: Devices) -> list[Line]:
 
     Stage 1 shards 12 P of optimizer (float32 master weights and two moments); stage 2 the gradients as well; stage 3
     the weights as well, of which `LIVE` numbers are gathered at once. Offload moves the optimizer and the gradients,
-    and with "all" the weights, to main memory; the pinned gradients are there twice, as sum and as what Adam reads.
+    and with "all" the weights, to main memory: the gradients twice, as sum and as what Adam reads, and below stage 3 the
+    new weights on their way back, c P / N.
     """
     p, n, c = shape.parameters, d.ranks, s.width
-    off, off_weights = s.offload != "none", s.offload == "all"
-    if s.stage < 3:
-        weights = _always("weights", f"{c} P", c * p)
-    else:
-        kept = 0.0 if off_weights else c * p / n
-        live = c * min(p, LIVE)
-        weights = Line(
-            name="weights",
-            how=f"{c} P / N, {live / GB:.1f} GB gathered" if not off_weights else f"{live / GB:.1f} GB gathered",
-            rollout=kept,
-            backward=kept + live,
-            step=kept,
-            host=c * p / n * off_weights,
-        )
-    optimizer = 12 * p / n
-    lines = [weights, _zero_gradients(p, s, d)]
-    lines += (
-        [Line(name="optimizer", how="12 P / N", host=optimizer)]
-        if off
-        else [_always("optimizer", "12 P / N", optimizer)]
-    )
+    offloaded = s.offload != "none"
+    lines = [_zero_weights(p, s, d), _zero_gradients(p, s, d)]
+    back = c * (offloaded and s.stage < 3)
+    lines += [_place("optimizer", f"{12 + back} P / N", (12 + back) * p / n, offloaded)]
     lines += [Line(name="buckets", how="two of 50M float32", backward=8 * BUCKET, step=8 * BUCKET)]
-    if s.reference:
-        size = c * p / n
-        how = f"{c} P / N"  # sharded as under stage 3, whatever the policy's stage
-        lines += [
-            Line(name="reference", how=how, host=size) if off else _always("reference", how, size),
-        ]
+    if s.reference:  # sharded as under stage 3, whatever the policy's stage
+        lines += [_place("reference", f"{c} P / N", c * p / n, offloaded)]
     return lines
+
+
+def _zero_weights(p: int, s: PlanSettings, d: Devices) -> Line:
+    """Whole below stage 3; there this rank's share, and in the passes what is gathered of the others'."""
+    c = s.width
+    if s.stage < 3:
+        return _always("weights", f"{c} P", c * p)
+    gathered, how = c * min(p, LIVE), f"{c} P / N + {c * min(p, LIVE) / GB:.1f} GB gathered"
+    kept = _place("weights", how, c * p / d.ranks, s.offload == "all")
+    return replace(kept, backward=kept.backward + gathered)
 
 
 def _zero_gradients(p: int, s: PlanSettings, d: Devices) -> Line:
@@ -176,12 +174,14 @@ def _zero_gradients(p: int, s: PlanSettings, d: Devices) -> Line:
     if s.stage == 1:  # in bfloat16 the buffer of the sums is there from the start
         how, held = ("(4 + 2) P", 4 * p) if written else ("4 P", 0)
         host = 8 * p / n * (s.offload != "none")
-        return Line(name="gradients", how=how, rollout=held, backward=4 * p + written, step=4 * p, host=host)
+        return Line(
+            name="gradients", how=how, push=held, rollout=held, backward=4 * p + written, step=4 * p, host=host
+        )
     size = 4 * p / n
     if s.stage == 2:  # in float32 the sums are joined into a new tensor for the step
         return Line(name="gradients", how="4 P / N", backward=size, step=size * (1 if written else 2))
     joined = 4 * min(p / n, SUB_GROUP)
-    return Line(name="gradients", how="4 P / N", rollout=size, backward=size, step=size + joined)
+    return Line(name="gradients", how="4 P / N", push=size, rollout=size, backward=size, step=size + joined)
 
 
 def activations(shape: Shape, s: PlanSettings) -> Line:
@@ -227,17 +227,18 @@ def head(shape: Shape, s: PlanSettings) -> Line:
 def _rollout(shape: Shape, s: PlanSettings, d: Devices) -> list[Line]:
     """The rollout engine and what handing weights over to it takes.
 
-    vLLM on GPUs: its share while awake; asleep, its weights wait in main memory. On a CPU: weights and cache, always.
-    hf: another float32 model, always, and the cache of the completions decoded at once. A server: nothing here.
-    New weights: two of the largest tensor, V D.
+    vLLM on GPUs: its weights while they come, its share while it writes, nothing else asleep (level 2). On a CPU it
+    keeps both, always. hf: another float32 model, always, and the cache of the completions decoded at once. A server:
+    nothing here. What is on its way: two of the largest tensor, V D.
     """
     p, c = shape.parameters, s.width
-    sync = Line(name="sync", how=f"2 x {c} V D", rollout=2 * c * shape.head_parameters)
+    sync = Line(name="on the way", how=f"2 x {c} V D", push=2 * c * shape.head_parameters)
     if s.rollout == "server":
         return [sync]
     if s.rollout == "vllm" and d.kind == "gpu":
-        how = f"{s.share:g} of {d.memory / GB:.0f} GB"
-        return [Line(name="vLLM", how=how, rollout=s.share * d.memory, host=c * p / s.tensor_parallel), sync]
+        weights = c * p / s.tensor_parallel
+        how = f"{s.share:g} of {d.memory / GB:.0f} GB: {weights / GB:.1f} weights, {WORKSPACE / GB:g} work, rest cache"
+        return [Line(name="vLLM", how=how, push=weights, rollout=s.share * d.memory), sync]
     if s.rollout == "vllm":
         return [_always("vLLM", f"{c} P + {s.kv_cache:g} GiB", c * p + s.kv_cache * GIB), sync]
     groups = max(1, s.rows // s.group_size)

@@ -48,7 +48,7 @@ def make_plan(recipe: Recipe, devices: Devices) -> Plan:
 
 
 def plan_settings(recipe: Recipe, devices: Devices) -> PlanSettings:
-    """What of the recipe decides about memory. The only place that knows what "auto" comes to on these devices."""
+    """What of the recipe decides about memory, with what "auto" comes to on these devices."""
     p, r = recipe.policy, recipe.rollout
     zero = p.engine == "zero" or (p.engine == "auto" and (devices.ranks > 1 or p.offload != "none"))
     fast = "bfloat16" if devices.fast_bf16 else "float32"
@@ -155,7 +155,8 @@ def verdict(plan: Plan) -> str:
     if s.rollout == "vllm":
         held = cache_tokens(plan.shape, s, d)
         asked = s.prompts * s.group_size * s.tensor_parallel // d.ranks
-        said += f"; vLLM's cache: {held:,} tokens, {held // s.context} of {asked} completions at full length at once"
+        most = min(held // s.context, s.rows, asked)
+        said += f"; vLLM's cache: {held:,} tokens, {most} of {asked} completions at full length at once"
     return said
 
 
@@ -213,7 +214,7 @@ def devices_asked(options: Any) -> Devices:
 
 
 def main(argv: Sequence[str]) -> int:
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else 120)
     try:
         options, rest = _parser().parse_known_args(argv)
         if options.table:

@@ -136,13 +136,13 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """What writes the completions."""
+    """What writes the completions (grpo/rollout/)."""
 
-    engine: Literal["auto", "hf", "vllm", "server"] = "auto"  # auto: vllm where it is installed, hf else
-    memory: Annotated[float, Field(gt=0, lt=1)] = 0.45  # of each GPU, vLLM's while it writes
-    kv_cache: Above0 = 2.0  # GiB of vLLM's cache on a CPU
-    tensor_parallel: Positive = 1  # GPUs that hold one copy of vLLM's weights
+    engine: Literal["auto", "hf", "vllm"] = "auto"  # auto: vllm where it is installed and knows the model, else hf
     rows: Positive = 64  # completions decoded at once
+    memory: Annotated[float, Field(gt=0, lt=1)] = 0.45  # vLLM's share of each GPU, weights and cache, while it writes
+    kv_cache: Above0 = 2.0  # GiB of vLLM's cache on a CPU, where `memory` says nothing
+    tensor_parallel: Positive = 1  # ranks that share one vLLM; 1: each rank has its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
