@@ -142,8 +142,8 @@ def _zero_states(shape: Shape, s: PlanSettings, d: Devices) -> list[Line]:
 
     Stage 1 shards 12 P of optimizer (float32 master weights and two moments); stage 2 the gradients as well; stage 3
     the weights as well, of which `LIVE` numbers are gathered at once. Offload moves the optimizer and the gradients,
-    and with "all" the weights, to main memory: the gradients twice, as sum and as what Adam reads, and below stage 3 the
-    new weights on their way back, c P / N.
+    and with "all" the weights, to main memory: the gradients twice, as sum and as what Adam reads, and below stage 3
+    the new weights on their way back, c P / N.
     """
     p, n, c = shape.parameters, d.ranks, s.width
     offloaded = s.offload != "none"
@@ -174,9 +174,7 @@ def _zero_gradients(p: int, s: PlanSettings, d: Devices) -> Line:
     if s.stage == 1:  # in bfloat16 the buffer of the sums is there from the start
         how, held = ("(4 + 2) P", 4 * p) if written else ("4 P", 0)
         host = 8 * p / n * (s.offload != "none")
-        return Line(
-            name="gradients", how=how, push=held, rollout=held, backward=4 * p + written, step=4 * p, host=host
-        )
+        return Line(name="gradients", how=how, push=held, rollout=held, backward=4 * p + written, step=4 * p, host=host)
     size = 4 * p / n
     if s.stage == 2:  # in float32 the sums are joined into a new tensor for the step
         return Line(name="gradients", how="4 P / N", backward=size, step=size * (1 if written else 2))
@@ -187,12 +185,12 @@ def _zero_gradients(p: int, s: PlanSettings, d: Devices) -> Line:
 def activations(shape: Shape, s: PlanSettings) -> Line:
     """What the layers keep for the backward pass, T tokens at a time. A rule of thumb, from reading the model's code.
 
-    One layer keeps, per token: for each norm its float32 input and result and what the next product reads, 2 (8 + c) D;
-    queries, keys and values as the attention sees them, its output twice, 5 c A; gate, up and two products, 4 c I. Norms
-    of queries and keys add (8 + c)(A + K). With gradient checkpointing only each layer's input stays, s D, and one
-    layer at a time is computed again. The backward pass through the widest part holds 3 c I more. The residual stream
-    takes s = 4 bytes a number under autocast and in float32, 2 in a bfloat16 model. The dense mask of the shared layout
-    is a byte and a number per pair of positions of a row; a row holds at most a group and at most the budget.
+    One layer keeps, per token: for each norm its float32 input and result and what the next product reads, 2 (8 + c)
+    D; queries, keys and values as the attention sees them, its output twice, 5 c A; gate, up and two products, 4 c I.
+    Norms of queries and keys add (8 + c)(A + K). With gradient checkpointing only each layer's input stays, s D, and
+    one layer at a time is computed again. The backward pass through the widest part holds 3 c I more. The residual
+    stream takes s = 4 bytes a number under autocast and in float32, 2 in a bfloat16 model. The dense mask of the shared
+    layout is a byte and a number per pair of positions of a row; a row holds at most a group and at most the budget.
     """
     t, c = s.tokens, s.width
     stream = 4 if s.stage == 0 else c

@@ -1,9 +1,9 @@
 """What is short, and which nearest setting would fit? The search is a plain list of candidates, cheapest first.
 
-From the cheapest to the dearest: gradient checkpointing (a third more computing), another share for vLLM, a smaller token
-budget (smaller products, prompts computed more often), vLLM's weights split over more GPUs, ZeRO stage 3 (weights gathered
-in every pass), the optimizer in main memory, the weights too, more GPUs. Stage 2 instead of 1 costs nothing and is tried
-with each. A candidate changes what it must of each kind; the first that fits is the answer.
+From the cheapest to the dearest: gradient checkpointing (a third more computing), another share for vLLM, a smaller
+token budget (smaller products, prompts computed more often), vLLM's weights split over more GPUs, ZeRO stage 3 (weights
+gathered in every pass), the optimizer in main memory, the weights too, more GPUs. Stage 2 instead of 1 costs nothing and
+is tried with each. A candidate is a combination of these; the first that fits is the answer.
 """
 
 from collections.abc import Iterator

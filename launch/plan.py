@@ -4,8 +4,8 @@
     python -m launch.plan configs/stage1.toml configs/models/qwen3-8b.toml      the machine at hand
     python -m launch.plan --table                                               the plans in docs/running.md
 
-Overrides are those of training: --policy.stage=3. `--host-memory GB` is a node's main memory, for what is offloaded. The
-formulas are in launch/memory.py: estimates, of which nothing was measured on a GPU.
+Overrides are those of training: --policy.stage=3. `--host-memory GB` is a node's main memory, for what is offloaded.
+The formulas are in launch/memory.py: estimates, of which nothing was measured on a GPU.
 """
 
 import argparse
@@ -86,9 +86,7 @@ def devices_at_hand(*, per_node: int | None = None, nodes: int = 1) -> Devices:
             raise InputError(f"{per_node} ranks on a node with {found} GPUs; at most one rank a GPU")
         memory = min(torch.cuda.get_device_properties(i).total_memory for i in range(found))
         fast = fast_bf16(torch.device("cuda"))
-        return Devices(
-            kind="gpu", per_node=per_node or found, nodes=nodes, memory=memory, host=total, fast_bf16=fast
-        )
+        return Devices(kind="gpu", per_node=per_node or found, nodes=nodes, memory=memory, host=total, fast_bf16=fast)
     ranks = per_node or 1
     fast = fast_bf16(torch.device("cpu"))
     return Devices(kind="cpu", per_node=ranks, nodes=nodes, memory=available / ranks, host=total, fast_bf16=fast)
@@ -100,10 +98,19 @@ def _main_memory() -> tuple[float, float]:
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         name, _, rest = line.partition(":")
         numbers[name] = 1024 * int(rest.split()[0])
-    limit = Path("/sys/fs/cgroup/memory.max")
-    allowed = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"
-    most = numbers["MemTotal"] if allowed == "max" else min(numbers["MemTotal"], int(allowed))
+    most = numbers["MemTotal"]
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # of control groups, version 2 and 1
+        file = Path("/sys/fs/cgroup") / limit
+        if file.is_file() and (allowed := file.read_text(encoding="ascii").strip()) != "max":
+            most = min(most, int(allowed))
     return most, min(most, numbers["MemAvailable"])
+
+
+def announce(plan: Plan) -> None:
+    """Print the plan. InputError where it does not fit, after the table that shows why."""
+    print(heading(plan))
+    Console(width=None if sys.stdout.isatty() else 120).print(show(plan))
+    print(verdict(plan), flush=True)
 
 
 def show(plan: Plan) -> Table:
@@ -191,7 +198,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gpus", type=int, metavar="N", help="of a node")
     parser.add_argument("--gpu-memory", type=float, metavar="GB", help="of each")
     parser.add_argument("--nodes", type=int, metavar="N", help="1 if not given")
-    parser.add_argument("--host-memory", type=float, metavar="GB", help="main memory of a node; not given: not compared")
+    parser.add_argument(
+        "--host-memory", type=float, metavar="GB", help="main memory of a node, if it is to be compared"
+    )
     parser.add_argument("--table", action="store_true", help="print the plans of docs/running.md as Markdown")
     return parser
 
@@ -214,7 +223,6 @@ def devices_asked(options: Any) -> Devices:
 
 
 def main(argv: Sequence[str]) -> int:
-    console = Console(width=None if sys.stdout.isatty() else 120)
     try:
         options, rest = _parser().parse_known_args(argv)
         if options.table:
@@ -224,10 +232,7 @@ def main(argv: Sequence[str]) -> int:
             return 0
         if not any(not argument.startswith("--") for argument in rest):
             raise InputError("no recipe: python -m launch.plan configs/stage1.toml configs/models/qwen3-8b.toml ...")
-        plan = make_plan(load(Recipe, rest), devices_asked(options))
-        print(heading(plan))
-        console.print(show(plan))
-        print(verdict(plan))
+        announce(make_plan(load(Recipe, rest), devices_asked(options)))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

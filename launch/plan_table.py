@@ -16,7 +16,7 @@ PLANNED = (  # model's recipe, GPUs of a node, nodes
     *(("llama3.1-70b", 8, nodes) for nodes in (2, 3, 6)),
 )
 HEADER = (
-    "| recipe | GPUs | settings | push | rollout | backward | step | main memory of a node | completions in the cache |",
+    "| recipe | GPUs | settings | push | rollout | backward | step | main memory of a node | completions in cache |",
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
 )
 

@@ -23,6 +23,10 @@ FAMILIES: dict[str, dict[str, bool]] = {  # model_type of a config.json -> what 
 }
 
 
+class NotCounted(InputError):
+    """No plan can be made for this model. That is no reason not to train it."""
+
+
 @checked(frozen=True, slots=True, kw_only=True)
 class Shape:
     """A decoder's sizes, under the names of its config.json, or close to them.
@@ -77,19 +81,19 @@ class Shape:
 
 
 def read_shape(file: Path) -> Shape:
-    """The shape that a config.json gives. InputError where the model is no decoder that is counted here."""
+    """The shape that a config.json gives. NotCounted for a family that is not known here."""
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{file}: cannot be read as JSON: {error}") from None
     kind = config.get("model_type")
     if kind not in FAMILIES:
-        raise InputError(
+        raise NotCounted(
             f"{file}: model_type = {kind!r}: its parameters are not counted here; counted: {', '.join(FAMILIES)}; "
-            "without its config.json, a [model.shape] in the recipe says what to plan with"
+            "or say in a [model.shape] of the recipe what to plan with"
         )
     if kind == "llama" and (config.get("attention_bias") or config.get("mlp_bias")):
-        raise InputError(f"{file}: a llama with attention_bias or mlp_bias is not counted here; valid: both false")
+        raise NotCounted(f"{file}: a llama with attention_bias or mlp_bias is not counted here; valid: both false")
     return _shape(config, kind, file)
 
 
@@ -118,14 +122,19 @@ def _shape(config: Mapping[str, Any], kind: str, file: Path) -> Shape:
 def find_shape(name: str, given: Shape | None) -> tuple[Shape, str]:
     """(shape, where it is from): the config.json of a model folder or of the hub's cache, else the recipe's.
 
-    Nothing is downloaded. InputError where neither is there.
+    The recipe's also where that config.json is of a family that is not counted.
+    Nothing is downloaded. NotCounted where neither is there.
     """
     file = config_file(name)
     if file is not None:
-        return read_shape(file), str(file)
+        try:
+            return read_shape(file), str(file)
+        except NotCounted:
+            if given is None:
+                raise
     if given is not None:
         return given, "[model.shape] of the recipe"
-    raise InputError(
+    raise NotCounted(
         f"model.name = {name!r}: neither its config.json (a model folder, or the hub's cache) nor a [model.shape] in "
         "the recipe says how large it is; valid: one of the two"
     )

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, MistralC
 from grpo.config import load
 from grpo.types import InputError
 from launch.recipe import Recipe
-from launch.shapes import Shape, find_shape, read_shape
+from launch.shapes import NotCounted, Shape, find_shape, read_shape
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = sorted(path.stem for path in ROOT.glob("configs/models/*.toml"))
@@ -107,6 +107,13 @@ def test_a_config_that_cannot_be_counted(change, message, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
         read_shape(tmp_path / "config.json")
     assert "\n" not in str(caught.value)
+
+
+def test_the_recipes_shape_serves_where_the_family_is_not_counted(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "olmo2", **SMALL}), encoding="utf-8")
+    with pytest.raises(NotCounted, match=r"model_type = 'olmo2'.*\[model.shape\] of the recipe"):
+        find_shape(str(tmp_path), None)
+    assert find_shape(str(tmp_path), shape_of("tiny"))[1] == "[model.shape] of the recipe"
 
 
 def test_a_config_that_is_no_json_and_a_model_of_unknown_size(tmp_path):
