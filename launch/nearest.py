@@ -2,8 +2,8 @@
 
 From the cheapest to the dearest: gradient checkpointing (a third more computing), another share for vLLM, a smaller
 token budget (smaller products, prompts computed more often), vLLM's weights split over more GPUs, ZeRO stage 3 (weights
-gathered in every pass), the optimizer in main memory, the weights too, more GPUs. Stage 2 instead of 1 costs nothing and
-is tried with each. A candidate is a combination of these; the first that fits is the answer.
+gathered in every pass), the optimizer in main memory, the weights too, more GPUs. Stage 2 instead of 1 costs nothing
+and is tried with each. A candidate is a combination of these; the first that fits is the answer.
 """
 
 from collections.abc import Iterator
