@@ -99,6 +99,14 @@ def memory_plan(shape: Shape, s: PlanSettings, d: Devices) -> list[Line]:
     return [*parts, _always("runtime", "rule of thumb", RUNTIME[d.kind])]
 
 
+def loading(shape: Shape, s: PlanSettings) -> float:
+    """Bytes while a rank loads: the whole model in float32 (launch/models.py), and the reference with it, 4 P each.
+
+    Not a phase of the plan: what is sharded afterwards is whole here under every stage.
+    """
+    return 4.0 * shape.parameters * (1 + s.reference)
+
+
 def peak(lines: Sequence[Line], d: Devices) -> float:
     """Bytes of the largest phase; where the device is the CPU itself, what is offloaded to it counts too."""
     host = sum(line.host for line in lines) if d.kind == "cpu" else 0.0

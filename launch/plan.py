@@ -22,7 +22,18 @@ from rich.table import Table
 
 from grpo.config import load
 from grpo.types import InputError
-from launch.memory import GB, PHASES, Devices, PlanSettings, cache_tokens, check, host_bytes, memory_plan, peak
+from launch.memory import (
+    GB,
+    PHASES,
+    Devices,
+    PlanSettings,
+    cache_tokens,
+    check,
+    host_bytes,
+    loading,
+    memory_plan,
+    peak,
+)
 from launch.nearest import changes, nearest, shortage
 from launch.recipe import Recipe
 from launch.shapes import Shape, find_shape
@@ -152,7 +163,8 @@ def machine(d: Devices) -> str:
 
 
 def verdict(plan: Plan) -> str:
-    """One line on a plan that fits. InputError, with the nearest setting that does, for one that does not."""
+    """One line on a plan that fits, and a warning where the model would not come so far. InputError, with the nearest
+    setting that fits, for one that does not."""
     s, d = plan.settings, plan.devices
     short = shortage(plan.shape, s, d)
     if short is not None:
@@ -164,6 +176,12 @@ def verdict(plan: Plan) -> str:
         asked = s.prompts * s.group_size * s.tensor_parallel // d.ranks
         most = min(held // s.context, s.rows, asked)
         said += f"; vLLM's cache: {held:,} tokens, {most} of {asked} completions at full length at once"
+    whole = loading(plan.shape, s)
+    if whole > d.memory:
+        said += (
+            f"\nwarning: while it loads, every rank holds the whole model in float32, {whole / GB:.1f} GB, more than "
+            "there is; the plan is of training alone"
+        )
     return said
 
 

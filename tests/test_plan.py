@@ -221,6 +221,14 @@ def test_the_papers_recipes_fit_8_gpus_of_80_gb(model, stage):
     assert plan.settings.token_budget >= whole  # no prompt is run twice
 
 
+def test_a_model_that_cannot_be_loaded_whole_is_warned_of():
+    """4 P: 32,762,123,264 parameters are 131.0 GB in float32, twice that with a reference."""
+    two = replace(EIGHT, nodes=2)
+    assert "every rank holds the whole model in float32, 131.0 GB" in verdict(make_plan(recipe("qwen3-32b"), two))
+    assert "warning" not in verdict(make_plan(recipe("qwen3-8b"), two))
+    assert "float32, 65.5 GB" in verdict(make_plan(recipe("qwen3-8b", "--loss.kl=0.04"), replace(two, memory=65 * GB)))
+
+
 def test_the_machine_at_hand_has_memory_for_the_embedded_model():
     devices = devices_at_hand()
     assert devices.ranks >= 1
