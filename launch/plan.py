@@ -244,6 +244,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         options, rest = _parser().parse_known_args(argv)
         if options.table:
+            if len(argv) > 1:
+                raise InputError("--table is of fixed recipes and machines; valid: --table alone")
             from launch.plan_table import plans
 
             print(plans())

@@ -254,6 +254,7 @@ def test_the_command_prints_a_plan(capsys):
     [
         (["--gpus", "8", "--gpu-memory", "80"], "no recipe: python -m launch.plan configs/stage1.toml"),
         ([STAGE, "--gpus", "8"], "--gpu-memory GB is missing"),
+        (["--table", "--gpus", "8"], "valid: --table alone"),
         ([STAGE, "--nodes", "2"], "--gpus N is missing"),
         ([STAGE, "--gpus", "eight", "--gpu-memory", "80"], "argument --gpus: invalid int value: 'eight'"),
         ([STAGE, "--gpus", "0", "--gpu-memory", "80"], "--gpus 0: expected a number above 0"),
