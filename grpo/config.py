@@ -9,7 +9,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import tomli_w
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -106,6 +107,8 @@ def _first(error: ValidationError, origin: Origin) -> str:
     path = tuple(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")
     place = next((origin[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origin), None)
+    if place is None and len(path) > 2:  # a key that is missing: where its section begins, as that is within one
+        place = next((origin[key] for key in origin if key[:2] == path[:2]), None)
     if place is None:  # about a section, or the recipe, as a whole
         place = _named_in(message, path, origin) or "recipe"
         return f"{place}: {'.'.join(path)}: {message}" if path else f"{place}: {message}"
@@ -160,8 +163,14 @@ def _fields(cls: Any) -> dict[str, Any]:
         return {name: info.annotation for name, info in cls.model_fields.items()}
     if is_dataclass(cls):
         hints = get_type_hints(cls)
-        return {field.name: hints[field.name] for field in fields(cls)}
+        return {field.name: _bare(hints[field.name]) for field in fields(cls)}
     return {}
+
+
+def _bare(kind: Any) -> Any:
+    """X of `X | None`: a section that may be missing is a section like any other."""
+    rest = [part for part in get_args(kind) if part is not NoneType]
+    return rest[0] if isinstance(kind, UnionType) and len(rest) == 1 else kind
 
 
 def _is_section(kind: Any) -> bool:

@@ -14,6 +14,7 @@ from pydantic import Field, PlainValidator, model_validator
 from pydantic.dataclasses import dataclass as checked
 
 from grpo.types import Style
+from launch.shapes import Shape
 from rewards.compose import RewardSettings
 
 # What `eval.best_by` may name: the numbers of eval.held_out and eval.trust_score of which more is better.
@@ -59,6 +60,7 @@ class Model:
     reasoning: bool = False  # <think>..</think><answer>..</answer>, or plain text for instruct models
     context: Positive = 2048  # tokens: prompt and completion together
     prompt: str = ""  # system prompt file; "" is configs/prompts/reasoning.txt or plain.txt
+    shape: Shape | None = None  # for plans of a model whose config.json is not here (python -m launch.plan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +125,9 @@ class Optimizer:
 class Policy:
     """How the update is computed."""
 
+    engine: Literal["auto", "single", "zero"] = "auto"  # auto: single for one rank without offload, zero else
+    stage: Literal[1, 2, 3] = 2  # of ZeRO
+    offload: Literal["none", "optimizer", "all"] = "none"  # what of ZeRO waits in main memory; all needs stage 3
     layout: Literal["shared", "padded"] = "shared"
     token_budget: Positive = 8192  # model tokens in a micro-batch
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast where this machine is fast at it

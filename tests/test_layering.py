@@ -32,6 +32,7 @@ WITHOUT_THEM = [
     "grpo.loop", "grpo.prompts", "grpo.data", "rewards.compose", "rewards.verdicts", "rewards.audit",
     "curriculum.world", "curriculum.build", "curriculum.sampler", "curriculum.gold", "eval.held_out", "eval.score",
     "eval.compare", "eval.factuality", "eval.paper", "launch.recipe",
+    "launch.shapes", "launch.memory", "launch.nearest", "launch.plan", "launch.plan_table",
 ]  # fmt: skip
 LINES, FUNCTION_LINES, PARAMETERS = 310, 50, 7
 

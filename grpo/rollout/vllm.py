@@ -57,12 +57,7 @@ def start_vllm(
     On GPUs `memory` is its share of each (weights and KV cache) while it is awake; on a CPU `kv_cache` is the GiB of
     its KV cache. InputError where vLLM refuses the model or these numbers.
     """
-    ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    if ranks % tensor_parallel:
-        raise InputError(
-            f"rollout.tensor_parallel = {tensor_parallel} does not divide the {ranks} rank{'s' * (ranks > 1)}; valid: "
-            + ", ".join(str(n) for n in range(1, ranks + 1) if ranks % n == 0)
-        )
+    ranks = _ranks(tensor_parallel)
     _prepare()
     # The worker forbids torch.set_num_threads on a CPU and lowers the threads to 1 elsewhere; the trainer in this
     # process needs them as they were.
@@ -95,6 +90,17 @@ def start_vllm(
     finally:
         torch.set_num_threads = set_threads
         set_threads(threads)
+
+
+def _ranks(tensor_parallel: int) -> int:
+    """How many ranks there are; InputError where engines of so many ranks each cannot be made of them."""
+    ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    if ranks % tensor_parallel:
+        raise InputError(
+            f"rollout.tensor_parallel = {tensor_parallel} does not divide the {ranks} rank{'s' * (ranks > 1)}; valid: "
+            + ", ".join(str(n) for n in range(1, ranks + 1) if ranks % n == 0)
+        )
+    return ranks
 
 
 class VllmRollout:
