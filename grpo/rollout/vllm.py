@@ -9,7 +9,8 @@ With several ranks each has an engine of its own; with tensor parallelism that m
 import os
 import random
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -59,10 +60,7 @@ def start_vllm(
     """
     ranks = _ranks(tensor_parallel)
     _prepare()
-    # The worker forbids torch.set_num_threads on a CPU and lowers the threads to 1 elsewhere; the trainer in this
-    # process needs them as they were.
-    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
-    try:
+    with _starting(folder):
         from vllm import LLM
         from vllm.platforms import current_platform
 
@@ -85,11 +83,6 @@ def start_vllm(
             use_tqdm_on_load=False,
             seed=0,
         )
-    except ValueError as error:  # vLLM's own word for a model or a number that it cannot serve
-        raise InputError(f"rollout.engine = 'vllm' cannot start on {folder}: {_line(error)}") from error
-    finally:
-        torch.set_num_threads = set_threads
-        set_threads(threads)
 
 
 def _ranks(tensor_parallel: int) -> int:
@@ -233,6 +226,22 @@ def _prepare() -> None:
             # (below numba, below bm25s), for which any attribute is a C function, __dict__ too.
             dispatcher.__dict__["vars"] = _attributes
         import vllm.entrypoints.llm  # noqa: F401
+
+
+@contextmanager
+def _starting(folder: str) -> Iterator[None]:
+    """The trainer's threads stay as they are, and what vLLM refuses is an InputError.
+
+    The worker forbids torch.set_num_threads on a CPU, and lowers the threads to 1 elsewhere.
+    """
+    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+    try:
+        yield
+    except ValueError as error:  # vLLM's own word for a model or a number that it cannot serve
+        raise InputError(f"rollout.engine = 'vllm' cannot start on {folder}: {_line(error)}") from error
+    finally:
+        torch.set_num_threads = set_threads
+        set_threads(threads)
 
 
 def _attributes(value: object) -> Mapping[str, Any]:
