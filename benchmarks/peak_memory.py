@@ -3,7 +3,8 @@
     python benchmarks/peak_memory.py [GROUPS ...]
 
 The embedded model, one process, the hf rollout engine, float32; micro-batches of 1, 2 and 4 whole groups of random ids.
-Each size is a process of its own, since an allocator does not give back all that it took.
+Each size is a process of its own, since the allocator keeps most of what is freed. For the same reason only the
+backward phase compares: step and rollout are measured with what it left.
 """
 
 import subprocess
