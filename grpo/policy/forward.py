@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from grpo.batch import Batch
-from grpo.logprobs import chunked_logprobs
+from grpo.logprobs import ChunkedHead
 from grpo.types import InputError
 
 Layout = Literal["shared", "padded"]
@@ -86,10 +86,13 @@ def sibling_mask(owner_NL: Tensor) -> Tensor:
     return (causal_LL & ((key_N1L == 0) | (key_N1L == query_NL1)))[:, None]
 
 
-def completion_logprobs(model: Any, batch: Batch, *, layout: Layout, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def completion_logprobs(
+    model: Any, batch: Batch, *, layout: Layout, temperature: float = 1.0, head: ChunkedHead | None = None
+) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of every completion token: two float32 [B, C], 0 where `learn_BC` is false.
 
-    `model` is any causal language model of transformers with a bare linear head.
+    `model` is any causal language model of transformers with a bare linear head; `head` is given where its weight is
+    sharded and only a module that DeepSpeed knows can gather it.
     """
     device = next(model.parameters()).device
     rows = shared_rows(batch) if layout == "shared" else padded_rows(batch)
@@ -103,9 +106,8 @@ def completion_logprobs(model: Any, batch: Batch, *, layout: Layout, temperature
     hidden_TD = hidden_NLD[rows.row_T.to(device), rows.place_T.to(device)]
     learn_BC = batch.learn_BC.to(device)
     ids_T = batch.ids_BC.to(device)[learn_BC]
-    logp_T, entropy_T = chunked_logprobs(
-        hidden_TD, model.get_output_embeddings().weight, ids_T, temperature=temperature
-    )
+    head = ChunkedHead(model.get_output_embeddings().weight) if head is None else head
+    logp_T, entropy_T = head(hidden_TD, ids_T, temperature)
     zeros_BC = torch.zeros(learn_BC.shape, dtype=logp_T.dtype, device=device)
     return zeros_BC.masked_scatter(learn_BC, logp_T), zeros_BC.masked_scatter(learn_BC, entropy_T.detach())
 
