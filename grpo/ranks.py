@@ -111,8 +111,10 @@ class Watch:
         # The store lives in rank 0: it looks after all others, and they after it.
         self._minded = [other for other in range(world) if other != rank] if rank == 0 else [0]
 
+        self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
+
     def start(self) -> None:
-        threading.Thread(target=self._run, daemon=True, name="watch").start()
+        self._thread.start()
 
     def tell(self, error: BaseException) -> Failure:
         """Make this rank's error the run's, unless there is one already; returns the first when all have heard it."""
@@ -122,6 +124,7 @@ class Watch:
             vanished = self._vanished() if _lost_connection(error) and self._first() is None else None
             own = vanished or Failure(self._rank, code, text)
             first = _decode(self._store.compare_set("failure", "", json.dumps(asdict(own))))
+            self._store.add("told", 1)
             self._wait_for("told")
         except dist.DistError:
             return Failure(0, 1, "it is gone, and the store with it") if self._rank else Failure(0, code, text)
@@ -130,8 +133,11 @@ class Watch:
     def leave(self) -> None:
         """The run is over and went well. Rank 0 stays until the others need its store no longer."""
         self._over.set()
+        self._thread.join()
         with suppress(dist.DistError):
-            self._wait_for("left")
+            self._store.add("left", 1)
+            if self._rank == 0:
+                self._wait_for("left")
 
     def _run(self) -> None:
         beats = dict.fromkeys(self._minded, (0, time.monotonic()))
@@ -152,7 +158,7 @@ class Watch:
             self._store.compare_set("failure", "", json.dumps(asdict(failure)))
             self._store.add("told", 1)
             if self._rank == 0:
-                self._wait_for("told", arrive=False)
+                self._wait_for("told")
         os._exit(failure.code)
 
     def _first(self) -> Failure | None:
@@ -178,12 +184,13 @@ class Watch:
                 return Failure(other, 1, "it ended without a word")
         return None
 
-    def _wait_for(self, key: str, *, arrive: bool = True) -> None:
-        if arrive:
-            self._store.add(key, 1)
+    def _wait_for(self, key: str) -> None:
+        """Until every rank has counted itself there, or for `TOLD` seconds."""
         until = time.monotonic() + TOLD
         while self._store.add(key, 0) < self._world and time.monotonic() < until:
             time.sleep(0.05)
+        if self._rank == 0:
+            time.sleep(0.3)  # for those who are reading the last number just now
 
 
 def _meet(host: str, port: int, rank: int, world: int) -> Any:

@@ -6,6 +6,7 @@ The only file that imports DeepSpeed. What it is told is in `zero_config.py`.
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from functools import reduce
 from pathlib import Path
@@ -101,8 +102,7 @@ class ZeroPolicy:
             # Under ZeRO-3 the tensors that a layer saved are shards by the time it is run again, which only the
             # reentrant way does not compare.
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": zero.stage == 3})
-        _quiet()
-        _need_process_group()
+        _prepare()
         self._engine = deepspeed.initialize(
             model=Scorer(model, layout=layout, temperature=temperature),
             model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
@@ -231,12 +231,16 @@ class ZeroPolicy:
 
     def _make_adam_state(self, steps: int) -> None:
         """What the optimizer would make at its first step, so that it can be filled in."""
-        adam = self._engine.optimizer.optimizer
-        for shard in (shard for group in adam.param_groups for shard in group["params"]):
+        sharded = self._engine.optimizer
+        adam = sharded.optimizer
+        shards = [shard for group in adam.param_groups for shard in group["params"]]
+        if hasattr(sharded, "fp32_partitioned_groups_flat"):  # ZeRO-3 shows them to Adam for the time of a step only
+            shards = sharded.fp32_partitioned_groups_flat
+        for shard in shards:
             adam.state[shard] = {key: torch.zeros_like(shard) for key in MOMENTS}
             adam.state[shard]["step"] = torch.tensor(float(steps), device=shard.device)
-        if hasattr(self._engine.optimizer, "_lazy_init_hp_params_optimizer_state"):  # stages 1 and 2
-            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+        if hasattr(sharded, "_lazy_init_hp_params_optimizer_state"):  # stages 1 and 2
+            sharded._lazy_init_hp_params_optimizer_state()
 
     def _set(self, parameter: Any, whole: Tensor, key: str) -> None:
         """This rank's share of the float32 weights ("master") or of a moment."""
@@ -276,13 +280,12 @@ def _read_parameter(file: Path, name: str, shape: tuple[int, ...]) -> dict[str, 
     return tensors
 
 
-def _quiet() -> None:
-    """DeepSpeed tells dozens of lines about itself per engine; warnings stay."""
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-
-
-def _need_process_group() -> None:
-    """DeepSpeed wants one also where there is one rank only; this one opens no port."""
+def _prepare() -> None:
+    """Fewer lines from DeepSpeed, no compiler, and a process group also where there is one rank only."""
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it tells dozens of lines about itself per engine
+    # It calls torch by names that are on their way out, thousands of times.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled at start on CPUs, for inference only
     os.environ.setdefault("LOCAL_RANK", "0")
     if not dist.is_initialized():
-        dist.init_process_group(backend(), store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend(), store=dist.HashStore(), rank=0, world_size=1)  # opens no port

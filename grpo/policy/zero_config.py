@@ -6,7 +6,7 @@ from typing import Any, Literal
 from grpo.policy.schedule import Optim
 
 Stage = Literal[1, 2, 3]
-Offload = Literal["none", "optimizer", "parameters"]
+Offload = Literal["none", "optimizer", "all"]
 
 BUCKET = 50_000_000  # elements that are reduced or gathered at once: 200 MB in float32, and DeepSpeed keeps two
 
@@ -16,7 +16,7 @@ class Zero:
     """How the policy is spread over the ranks.
 
     Stage 1 shards the optimizer's state, 2 the gradients as well, 3 the weights as well. `offload` keeps the optimizer's
-    state, or with "parameters" (stage 3 only) the weights as well, in the memory of the CPU.
+    state, or with "all" (stage 3 only) the weights as well, in the memory of the CPU.
     """
 
     stage: Stage = 2
@@ -74,7 +74,7 @@ def _stage_3(zero: Zero) -> dict[str, Any]:
         "stage3_prefetch_bucket_size": BUCKET,
         "stage3_param_persistence_threshold": 100_000,  # norms stay whole: gathering them costs more than holding them
     }
-    if zero.offload == "parameters":
+    if zero.offload == "all":
         sharding["offload_param"] = {"device": "cpu", "pin_memory": True}
     return sharding
 
