@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
-from grpo.types import InputError
+from grpo.types import InputError, StaleRollout
 
 T = TypeVar("T")
 
@@ -34,6 +34,10 @@ class Comm(Protocol):
         """`work()`, by one rank of every node before the others: what it leaves in a cache is then made once."""
         ...
 
+    def lead(self, work: Callable[[], T]) -> T:
+        """`work()` by rank 0 alone: what it returned, on every rank. Where it raises, every rank ends."""
+        ...
+
     def wait(self) -> None:
         """Return when every rank is here."""
         ...
@@ -55,6 +59,9 @@ class Alone:
         return list(items)
 
     def first(self, work: Callable[[], T]) -> T:
+        return work()
+
+    def lead(self, work: Callable[[], T]) -> T:
         return work()
 
     def wait(self) -> None:
@@ -96,6 +103,9 @@ class Ranks:
             self.wait()
         return done
 
+    def lead(self, work: Callable[[], T]) -> T:
+        return cast(T, self.gather([work()] if self.rank == 0 else [])[0])
+
     def wait(self) -> None:
         self.sum([0.0])  # not dist.barrier(): with GPUs that one would go through NCCL
 
@@ -115,3 +125,16 @@ def check_shares(count: int, world: int, name: str) -> None:
     *most, last = [str(ranks) for ranks in range(1, count + 1) if count % ranks == 0]
     ranks = f"{', '.join(most)} or {last} ranks" if most else "1 rank"
     raise InputError(f"{name} = {count} cannot be shared equally by {world} ranks; valid: {counts}, or {ranks}")
+
+
+def ending(error: BaseException) -> tuple[int, str]:
+    """How a command ends by this error: exit status and the line that says so.
+
+    >>> ending(InputError("recipe.toml:3: no such key"))
+    (2, 'error: recipe.toml:3: no such key')
+    """
+    if isinstance(error, InputError):
+        return 2, f"error: {error}"
+    if isinstance(error, StaleRollout):
+        return 1, f"stopped: {error}"
+    return 1, f"failed: {type(error).__name__}: {error}"

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from grpo.comm import Ranks
-from grpo.types import InputError, StaleRollout
+from grpo.comm import Ranks, ending
+from grpo.types import InputError
 
 MEET = 300.0  # seconds in which all ranks must have started
 BEAT = 1.0  # seconds between heartbeats
@@ -43,21 +43,11 @@ class OtherRankFailed(RuntimeError):
     """Another rank's failure came first; it says which and how."""
 
     def __init__(self, failure: Failure) -> None:
-        super().__init__(f"rank {failure.rank}: {failure.text}")
-        self.code = failure.code
+        super().__init__(failure)
+        self.failure = failure
 
-
-def ending(error: BaseException) -> tuple[int, str]:
-    """How a command ends by this error: exit status and the line that says so.
-
-    >>> ending(InputError("recipe.toml:3: no such key"))
-    (2, 'error: recipe.toml:3: no such key')
-    """
-    if isinstance(error, InputError):
-        return 2, f"error: {error}"
-    if isinstance(error, StaleRollout):
-        return 1, f"stopped: {error}"
-    return 1, f"failed: {type(error).__name__}: {error}"
+    def __str__(self) -> str:
+        return f"rank {self.failure.rank}: {self.failure.text}"
 
 
 def backend() -> str:

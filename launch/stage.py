@@ -1,6 +1,9 @@
 """One stage of training from a recipe: plan, questions, warm-up where it is missing, before, GRPO, after."""
 
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console as Terminal
@@ -8,7 +11,7 @@ from rich.console import Console as Terminal
 from curriculum.sampler import Epochs
 from eval.live import Live
 from grpo.checkpoint import save_model_folder
-from grpo.comm import Alone
+from grpo.comm import Comm
 from grpo.config import dump
 from grpo.loop import train, warm_up
 from grpo.objective import sft_loss
@@ -24,20 +27,21 @@ from rewards.compose import GroupScorer, compose
 from rewards.entailment import check_name
 
 
-def run_stage(recipe: Recipe, console: Console) -> Path:
+def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     """Train, and return the run folder. Everything the user can get wrong is found before a model is loaded."""
     folder = Path(recipe.run.folder) / recipe.run_name
-    refuse_existing(folder)
+    comm.lead(lambda: refuse_existing(folder))
+    assemble.check_ranks(recipe, comm.world, warm_up=False)
     questions = assemble.load_questions(recipe, console)
     steps = recipe.steps(len(questions.train))
-    console.line(batch_plan(recipe, questions=len(questions.train)))
+    console.line(batch_plan(recipe, questions=len(questions.train), ranks=comm.world))
     warn_of_other_distributions(recipe, console)
     check_best_by(recipe, questions.held_out)
     check_name(recipe.eval.nli)
-    score = _audited_scorer(recipe, console)
+    score = _audited_scorer(recipe, console, comm)
     same = recipe.eval.nli == recipe.reward.verifier
     judge = score.verifier if same else make_judge(recipe.eval.nli, console=console)
-    base = _starting_model(recipe, console, questions)
+    base = _starting_model(recipe, console, comm, questions)
     speech = assemble.make_speech(recipe, base, console)
     _check_lengths(speech, questions)
     _warn_of_long_gold(speech, questions, console)
@@ -50,13 +54,13 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
         optim=assemble.make_optim(recipe),
         updates=steps * cfg.updates_per_step,
         console=console,
+        comm=comm,
         temperature=recipe.sampling.temperature,
         kl=cfg.objective.kl,
     )
     rollout = assemble.make_rollout(recipe, base, speech, console)
-    make_run_folder(folder)
-    assemble.save_recipe(recipe, folder)
-    log = _open_log(recipe, folder, folder.name, steps, console)
+    comm.lead(lambda: _make_run_folder(recipe, folder))
+    log = _open_log(recipe, folder, folder.name, steps, console, comm)
     held_out = HeldOut(
         recipe=recipe,
         examples=questions.held_out,
@@ -64,6 +68,7 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
         rollout=rollout,
         speech=speech,
         log=log,
+        comm=comm,
         live=Live(judge, reasoning=recipe.model.reasoning),
     )
     before = held_out.measure("before", version=0)
@@ -74,20 +79,22 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
         curriculum=Epochs(questions.train, seed=recipe.run.seed),
         score=score,
         render=speech.render,
-        comm=Alone(),
+        comm=comm,
         log=log,
         watch=Watcher(held_out, folder, every=recipe.eval.every, best_by=recipe.eval.best_by, score=score),
     )
-    save_model_folder(policy, speech.tokenizer, folder / "model")
+    save_model_folder(policy, speech.tokenizer, folder / "model", comm)
     console.line(f"model        {folder / 'model'}")
     after = held_out.measure("after", version=steps)
-    if questions.held_out:
+    if questions.held_out and comm.rank == 0:
         show_table(before, after, title=f"{recipe.run_name}: {len(questions.held_out)} held-out questions, percent")
     log.close()
     return folder
 
 
-def run_warm_up(recipe: Recipe, console: Console, *, questions: assemble.Questions | None = None) -> Path:
+def run_warm_up(
+    recipe: Recipe, console: Console, comm: Comm, *, questions: assemble.Questions | None = None
+) -> Path:
     """The warmed-up model folder of this recipe, made if it is not there yet."""
     if not recipe.warmup.steps:
         raise InputError(
@@ -95,28 +102,22 @@ def run_warm_up(recipe: Recipe, console: Console, *, questions: assemble.Questio
         )
     questions = questions or assemble.load_questions(recipe, console)
     folder = assemble.warm_up_folder(recipe, questions)
-    if recipe.run.stage == "sft" and recipe.run.name:
-        refuse_existing(folder)
-    elif folder.exists() and not (folder / "model").is_dir():
-        raise InputError(f"{folder}: a warm-up without its model; remove this folder, and it is made again")
-    elif folder.exists():
+    if comm.lead(lambda: _has_warm_up(recipe, folder)):
         console.line(f"warm-up      {folder / 'model'} is there already")
         return folder / "model"
-    base = locate(recipe.model.name, console=console)
+    assemble.check_ranks(recipe, comm.world, warm_up=True)
+    base = comm.first(lambda: locate(recipe.model.name, console=console))
     speech = assemble.make_speech(recipe, base, console)
     _check_lengths(speech, questions)
     w = recipe.warmup
     console.line(f"warm-up      {w.steps} supervised steps of {w.examples_per_step} gold answers -> {folder / 'model'}")
     optim = Optim(lr=w.lr, schedule="linear", warmup=0.1)
     console.line(f"loading      {base}")
-    policy = assemble.make_policy(recipe, base, optim=optim, updates=w.steps, console=console)
+    policy = assemble.make_policy(recipe, base, optim=optim, updates=w.steps, console=console, comm=comm)
     # Built beside its final place and renamed when it is whole, so that a killed warm-up is never taken for a model.
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".sft-") as building:
-        work = Path(building) / "run"
-        work.mkdir()
-        assemble.save_recipe(recipe, work)
-        log = _open_log(recipe, work, folder.name, w.steps, console)
+    with _building(folder, comm) as work:
+        comm.lead(lambda: assemble.save_recipe(recipe, work))
+        log = _open_log(recipe, work, folder.name, w.steps, console, comm)
         warm_up(
             steps=w.steps,
             examples_per_step=w.examples_per_step,
@@ -124,13 +125,45 @@ def run_warm_up(recipe: Recipe, console: Console, *, questions: assemble.Questio
             curriculum=Epochs(questions.warm_up, seed=w.seed),
             gold=speech.gold,
             loss=sft_loss,
-            comm=Alone(),
+            comm=comm,
             log=log,
         )
-        save_model_folder(policy, speech.tokenizer, work / "model")
+        save_model_folder(policy, speech.tokenizer, work / "model", comm)
         log.close()
-        work.rename(folder)
+        comm.lead(lambda: work.rename(folder))
     return folder / "model"
+
+
+def _has_warm_up(recipe: Recipe, folder: Path) -> bool:
+    """Whether the warm-up's model is in its folder; InputError where something else is."""
+    if recipe.run.stage == "sft" and recipe.run.name:
+        refuse_existing(folder)
+    if folder.exists() and not (folder / "model").is_dir():
+        raise InputError(f"{folder}: a warm-up without its model; remove this folder, and it is made again")
+    return folder.exists()
+
+
+@contextmanager
+def _building(folder: Path, comm: Comm) -> Iterator[Path]:
+    """A new folder beside `folder`, the same on all ranks; gone at the end unless it was renamed."""
+
+    def make() -> Path:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=folder.parent, prefix=".sft-"))
+
+    holder = comm.lead(make)
+    work = holder / "run"
+    comm.lead(lambda: work.mkdir())
+    try:
+        yield work
+    finally:
+        if comm.rank == 0:
+            shutil.rmtree(holder)
+
+
+def _make_run_folder(recipe: Recipe, folder: Path) -> None:
+    make_run_folder(folder)
+    assemble.save_recipe(recipe, folder)
 
 
 def _warn_of_long_gold(speech: assemble.Speech, questions: assemble.Questions, console: Console) -> None:
@@ -160,24 +193,25 @@ def warn_of_other_distributions(recipe: Recipe, console: Console) -> None:
         )
 
 
-def _audited_scorer(recipe: Recipe, console: Console) -> GroupScorer:
+def _audited_scorer(recipe: Recipe, console: Console, comm: Comm) -> GroupScorer:
     """The recipe's rewards, after a table of what policies that game them would earn."""
     recipe.reward.check_format(reasoning=recipe.model.reasoning)
     judge = make_judge(recipe.reward.verifier, console=console)
     score = compose(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)
-    Terminal().print(table(audit(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)))
+    if comm.rank == 0:
+        Terminal().print(table(audit(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)))
     return score
 
 
-def _starting_model(recipe: Recipe, console: Console, questions: assemble.Questions) -> str:
+def _starting_model(recipe: Recipe, console: Console, comm: Comm, questions: assemble.Questions) -> str:
     """The folder of the weights that training starts from: an earlier stage's, the warm-up's, or the base model's."""
     start = assemble.start_folder(recipe)
     if start is None and recipe.warmup.steps:
-        return str(run_warm_up(recipe, console, questions=questions))
-    return locate(start or recipe.model.name, console=console)
+        return str(run_warm_up(recipe, console, comm, questions=questions))
+    return comm.first(lambda: locate(start or recipe.model.name, console=console))
 
 
-def _open_log(recipe: Recipe, folder: Path, name: str, steps: int, console: Console) -> RunLog:
+def _open_log(recipe: Recipe, folder: Path, name: str, steps: int, console: Console, comm: Comm) -> RunLog:
     return RunLog(
         folder,
         name=name,
@@ -186,6 +220,7 @@ def _open_log(recipe: Recipe, folder: Path, name: str, steps: int, console: Cons
         project=recipe.run.project,
         settings={"recipe": dump(recipe)},
         rollouts_every=recipe.run.rollouts_every,
+        writes=comm.rank == 0,
     )
 
 

@@ -1,8 +1,12 @@
-"""Two real ranks for a test: processes that meet over gloo and run one function each."""
+"""Several real ranks for a test: processes that meet over gloo and run one function each."""
 
 import os
 import socket
+import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch.multiprocessing as mp
@@ -10,30 +14,60 @@ import torch.multiprocessing as mp
 from grpo.ranks import joined
 
 
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What became of a rank: the value returned or the exception raised, the exit status (None: still running when its
+    time was up), and what it printed."""
+
+    value: Any
+    code: int | None
+    said: str
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
 
-def run_ranks(work: Callable[..., Any], *args: Any, world: int = 2) -> list[Any]:
-    """What `work(comm, *args)` returned on each rank, or the exception that ended it there; None for a rank that ended
-    without a word."""
+def run_ranks(work: Callable[..., Any], *args: Any, world: int = 2, grace: float = 60.0) -> list[Ran]:
+    """`work(comm, *args)` on every rank. When the first has ended the others have `grace` seconds, then are killed."""
     context = mp.get_context("forkserver")  # its one process imports what takes long, and the ranks are forked off it
     context.set_forkserver_preload(["transformers", "deepspeed"])
     results, port = context.SimpleQueue(), free_port()
-    processes = [context.Process(target=_rank, args=(rank, world, port, results, work, args)) for rank in range(world)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(300)
-    found = {}
-    while not results.empty():
-        rank, value = results.get()
-        found[rank] = value
-    return [found.get(rank) for rank in range(world)]
+    with tempfile.TemporaryDirectory() as folder:
+        said = [Path(folder) / f"rank-{rank}" for rank in range(world)]
+        processes = [
+            context.Process(target=_rank, args=(rank, world, port, results, str(said[rank]), work, args))
+            for rank in range(world)
+        ]
+        for process in processes:
+            process.start()
+        codes = _codes(processes, grace)
+        values = {}
+        while not results.empty():
+            rank, value = results.get()
+            values[rank] = value
+        return [Ran(values.get(rank), codes[rank], said[rank].read_text()) for rank in range(world)]
 
 
-def _rank(rank: int, world: int, port: int, results: Any, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _codes(processes: list[Any], grace: float) -> list[int | None]:
+    until = time.monotonic() + 600
+    while any(process.exitcode is None for process in processes) and time.monotonic() < until:
+        if any(process.exitcode is not None for process in processes):
+            until = min(until, time.monotonic() + grace)
+            grace = 600.0
+        time.sleep(0.05)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+        process.join()
+    return codes
+
+
+def _rank(rank: int, world: int, port: int, results: Any, said: str, work: Callable[..., Any], args: Any) -> None:
+    log = os.open(said, os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:

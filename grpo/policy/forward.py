@@ -8,7 +8,8 @@ that is 2.6 times fewer tokens.
 N model rows, L their length, B completions, C completion positions, T the learnt tokens of all of them, D hidden size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -135,8 +136,13 @@ def micro_batches(batch: Batch, *, layout: Layout, token_budget: int) -> list[li
     return parts
 
 
-def check_model(model: Any, *, layout: Layout) -> None:
-    """Refuse, in one line, a model that the chosen layout or the chunked head would compute wrongly."""
+def check_model(
+    model: Any, *, layout: Layout, whole: Callable[[Tensor], AbstractContextManager[Any]] = nullcontext
+) -> None:
+    """Refuse, in one line, a model that the chosen layout or the chunked head would compute wrongly.
+
+    `whole` is a context in which a weight that is sharded can be read.
+    """
     config = model.config.get_text_config()
     if layout == "shared" and (has_sliding_windows(model) or config._attn_implementation not in ("sdpa", "eager")):
         reason = "sliding-window layers" if has_sliding_windows(model) else f"attention {config._attn_implementation!r}"
@@ -145,7 +151,9 @@ def check_model(model: Any, *, layout: Layout) -> None:
     with torch.no_grad():
         ids = torch.arange(8, device=next(model.parameters()).device)[None] % config.vocab_size
         hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-        plain = hidden @ model.get_output_embeddings().weight.T
+        weight_VD = model.get_output_embeddings().weight
+        with whole(weight_VD):
+            plain = hidden @ weight_VD.T
         own = model(input_ids=ids, use_cache=False).logits
     if not torch.allclose(plain.float(), own.float(), rtol=1e-3, atol=1e-3 * float(own.abs().max())):
         raise InputError(

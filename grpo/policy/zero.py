@@ -91,24 +91,23 @@ class ZeroPolicy:
         In bfloat16 the weights themselves are, with float32 masters; `auto` is that on GPUs that are fast at it, and
         float32 on CPUs.
         """
-        check_model(model, layout=layout)
         forbid_dropout(model)
         self._model, self._optim, self._updates, self._comm = model, optim, updates, comm
         self._layout: Layout = layout
         self._budget, self._done, self._progress = token_budget, 0, progress
-        device = next(model.parameters()).device
-        self._bf16 = dtype == "bfloat16" or (dtype == "auto" and device.type == "cuda" and fast_bf16(device))
+        self._bf16 = uses_bf16(dtype)
         if gradient_checkpointing:
             # Under ZeRO-3 the tensors that a layer saved are shards by the time it is run again, which only the
             # reentrant way does not compare.
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": zero.stage == 3})
-        _prepare()
+        prepare()
         self._engine = deepspeed.initialize(
             model=Scorer(model, layout=layout, temperature=temperature),
             model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
             config=zero_config(zero, optim, bf16=self._bf16, world=comm.world),
             dist_init_required=False,
         )[0]
+        check_model(model, layout=layout, whole=lambda weight: deepspeed.zero.GatheredParameters([weight]))
         self._engine.train()
         self._reference = None
         if reference is not None:
@@ -280,8 +279,15 @@ def _read_parameter(file: Path, name: str, shape: tuple[int, ...]) -> dict[str, 
     return tensors
 
 
-def _prepare() -> None:
-    """Fewer lines from DeepSpeed, no compiler, and a process group also where there is one rank only."""
+def uses_bf16(dtype: Dtype) -> bool:
+    """Whether the weights are held in bfloat16: on GPUs that are fast at it, or where the recipe says so."""
+    gpu = torch.cuda.is_available()
+    return dtype == "bfloat16" or (dtype == "auto" and gpu and fast_bf16(torch.device("cuda")))
+
+
+def prepare() -> None:
+    """What DeepSpeed needs before a model is loaded for it: fewer lines from it, no compiler, and a process group also
+    where there is one rank only."""
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it tells dozens of lines about itself per engine
     # It calls torch by names that are on their way out, thousands of times.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
@@ -289,3 +295,4 @@ def _prepare() -> None:
     os.environ.setdefault("LOCAL_RANK", "0")
     if not dist.is_initialized():
         dist.init_process_group(backend(), store=dist.HashStore(), rank=0, world_size=1)  # opens no port
+    deepspeed.init_distributed(dist_backend=None, auto_mpi_discovery=False, verbose=False)

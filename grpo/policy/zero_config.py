@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from grpo.policy.schedule import Optim
+from grpo.types import InputError
 
 Stage = Literal[1, 2, 3]
 Offload = Literal["none", "optimizer", "all"]
@@ -21,6 +22,13 @@ class Zero:
 
     stage: Stage = 2
     offload: Offload = "none"
+
+    def __post_init__(self) -> None:
+        if self.offload == "all" and self.stage != 3:
+            raise InputError(
+                f'policy.offload = "all" takes the weights too, which policy.stage = {self.stage} does not shard; '
+                'valid: policy.stage = 3, or policy.offload = "optimizer"'
+            )
 
 
 def zero_config(zero: Zero, optim: Optim, *, bf16: bool, world: int) -> dict[str, Any]:
@@ -64,9 +72,12 @@ def reference_config(zero: Zero, *, bf16: bool, world: int) -> dict[str, Any]:
     sharding: dict[str, Any] = {"stage": 3, **_stage_3(zero)}
     if zero.offload != "none":
         sharding["offload_param"] = {"device": "cpu", "pin_memory": True}
-    return {"train_micro_batch_size_per_gpu": 1, "train_batch_size": world, "zero_optimization": sharding} | _precision(
-        bf16
-    )
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "train_batch_size": world,
+        "zero_optimization": sharding,
+        **_precision(bf16),
+    }
 
 
 def _stage_3(zero: Zero) -> dict[str, Any]:
