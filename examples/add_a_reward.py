@@ -1,7 +1,7 @@
 """Add rewards of your own: `python examples/add_a_reward.py`.
 
-In a recipe they are named by "module:function" (the module must be importable from where the run starts), each with its
-weight; everything else stays as it is:
+In a recipe they are named by "module:function", each with its weight; everything else stays as it is. The module must
+be importable in a run: a file in this checkout, as here, or of a package installed into its environment.
 
     [reward]
     weights = { "examples.add_a_reward:brief" = 0.5, "examples.add_a_reward:names_a_year" = 0.25 }
@@ -11,7 +11,8 @@ import re
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout, so that this file runs uninstalled
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout, so that this file runs uninstalled
 
 from curriculum.gold import gold_answer
 from curriculum.world import make_world

@@ -113,10 +113,10 @@ class Ranks:
 def check_shares(count: int, world: int, name: str) -> None:
     """InputError where `count` items cannot be shared equally, naming the nearest counts and ranks that can.
 
-    >>> check_shares(4, 3, "sampling.prompts_per_step")
+    >>> check_shares(4, 3, "prompts")
     Traceback (most recent call last):
     ...
-    grpo.types.InputError: sampling.prompts_per_step = 4 cannot be shared equally by 3 ranks; valid: 3 or 6, or 1, 2 or 4 ranks
+    grpo.types.InputError: prompts = 4 cannot be shared equally by 3 ranks; valid: 3 or 6, or 1, 2 or 4 ranks
     """
     if count % world == 0:
         return

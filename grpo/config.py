@@ -104,10 +104,20 @@ def _check_names(cls: Any, layer: Mapping[str, Any], path: tuple[str, ...], wher
 def _first(error: ValidationError, origin: Origin) -> str:
     problem = error.errors()[0]
     path = tuple(str(part) for part in problem["loc"])
-    place = next((origin[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origin), "recipe")
-    got = "" if problem["type"] == "missing" else f" = {problem['input']!r}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {'.'.join(path)}{got}: {message}" if path else f"{place}: {message}"
+    place = next((origin[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origin), None)
+    if place is None:  # about a section, or the recipe, as a whole
+        place = _named_in(message, path, origin) or "recipe"
+        return f"{place}: {'.'.join(path)}: {message}" if path else f"{place}: {message}"
+    got = "" if problem["type"] == "missing" else f" = {problem['input']!r}"
+    return f"{place}: {'.'.join(path)}{got}: {message}"
+
+
+def _named_in(message: str, path: tuple[str, ...], origin: Origin) -> str | None:
+    """Where the first key that a message about the section `path` names was set, of those that were set."""
+    names = {key: ".".join(key[len(path) : 2]) for key in origin if key[: len(path)] == path}
+    found = {message.index(name): origin[key] for key, name in names.items() if name and name in message}
+    return found[min(found)] if found else None
 
 
 def _merge(cls: Any, into: dict[str, Any], layer: Mapping[str, Any]) -> None:
@@ -139,7 +149,8 @@ def _line(text: str, key: tuple[str, ...]) -> int:
         if stripped.startswith("["):
             section = tuple(part.strip().strip('"') for part in stripped.strip("[]").split("."))
         name = stripped.partition("=")[0].strip().strip('"')
-        if (*section, *name.split(".")) == key or (name == key[-1] and section == key[:-1]) or section == key:
+        here = (*section, *name.split("."))  # of an inline table the line sets all that is in it
+        if key[: len(here)] == here or (name == key[-1] and section == key[:-1]) or section == key:
             return number
     return 1
 

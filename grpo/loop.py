@@ -97,15 +97,12 @@ def train(
             record.groups(everyones)
 
             # 4. Compare within the group. A group that scored all alike teaches nothing.
-            batch = collate(groups, group_advantages(total_rewards(groups), mode=cfg.advantage))
+            advantages_PG = group_advantages(total_rewards(groups), mode=cfg.advantage)
             record.scalars("group", spread(total_rewards(everyones)))
 
             # 5. Step uphill inside the trust region, once per part of the batch.
             with record.timed("update"):
-                if cfg.updates_per_step > 1:
-                    batch = replace(batch, old_logp_BC=policy.logprobs(batch))
-                if cfg.objective.kl:
-                    batch = replace(batch, ref_logp_BC=policy.logprobs(batch, reference=True))
+                batch = with_fixed_logprobs(collate(groups, advantages_PG), cfg, policy)
                 updates = []
                 for part in parts(batch, cfg.updates_per_step, seed=cfg.seed + step):
                     updates.append(policy.update(weighed(part, cfg, comm), loss))
@@ -125,6 +122,15 @@ def total_rewards(groups: Sequence[Group]) -> Tensor:
 def spread(rewards_PG: Tensor) -> Stats:
     """How many groups scored all alike, and how far apart a group's scores are."""
     return {"dead": float((~alive(rewards_PG)).sum()), "std": float(rewards_PG.std(1).mean())}
+
+
+def with_fixed_logprobs(batch: Batch, cfg: LoopSettings, policy: PolicyEngine) -> Batch:
+    """The batch with what stays fixed during its updates: pi_old where there are several, the reference where paid."""
+    if cfg.updates_per_step > 1:
+        batch = replace(batch, old_logp_BC=policy.logprobs(batch))
+    if cfg.objective.kl:
+        batch = replace(batch, ref_logp_BC=policy.logprobs(batch, reference=True))
+    return batch
 
 
 def weighed(batch: Batch, cfg: LoopSettings, comm: Comm) -> Batch:

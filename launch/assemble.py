@@ -1,4 +1,4 @@
-"""Recipe -> the concrete objects of a run. The only place that chooses an engine, and knows what data is what."""
+"""Recipe -> the concrete objects of a run, but for what writes the completions: that is launch/engines.py."""
 
 import hashlib
 import importlib.util
@@ -24,7 +24,7 @@ from grpo.policy.zero_config import Zero, zero_config
 from grpo.prompts import load_system, make_render
 from grpo.runlog import Console
 from grpo.types import Completion, Example, Group, InputError, Render, Sampling
-from launch.models import fingerprint, load_model, load_tokenizer, stop_ids
+from launch.models import fingerprint, load_model, load_tokenizer
 from launch.recipe import Recipe, Setup
 
 
@@ -107,6 +107,10 @@ class Speech:
     render: Render
     recipe: Setup
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of these token ids, without special tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
     def gold(self, example: Example) -> Group:
         """The example with its gold answer as the one completion, for the supervised warm-up."""
         text = gold_completion_text(example, reasoning=self.recipe.model.reasoning)
@@ -152,7 +156,7 @@ def make_policy(
         "gradient_checkpointing": p.gradient_checkpointing,
         "progress": console.status,
     }
-    load: Callable[[], Any] = partial(load_model, folder, device=_device())
+    load: Callable[[], Any] = partial(load_model, folder, device=device())
     if zero is None:
         from grpo.policy.single import SinglePolicy as Engine
     else:
@@ -164,7 +168,7 @@ def make_policy(
         load = partial(load, bf16=bf16, sharding=sharding)
         Engine = partial(ZeroPolicy, zero=zero, comm=comm)
     model = load()
-    _check_positions(recipe, model, folder)
+    check_positions(recipe, model, folder)
     return Engine(model, reference=load() if kl else None, **settings)
 
 
@@ -196,22 +200,6 @@ def check_ranks(recipe: Recipe, ranks: int, *, warm_up: bool) -> None:
             f"loss.updates_per_step = {parts} parts cannot be made of the {prompts // ranks} groups of a rank; at most "
             "that many"
         )
-
-
-def make_rollout(recipe: Setup, folder: str, speech: Speech, console: Console) -> Any:
-    from grpo.rollout.hf import HfRollout
-
-    console.status(f"loading the rollout engine, {folder}")
-    model = load_model(folder, device=_device())
-    _check_positions(recipe, model, folder)
-    tokenizer = speech.tokenizer
-    return HfRollout(
-        model,
-        decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
-        eos_ids=stop_ids(model, tokenizer),
-        rows=recipe.rollout.rows,
-        progress=console.status,
-    )
 
 
 def make_optim(recipe: Recipe) -> Optim:
@@ -278,13 +266,15 @@ def save_recipe(recipe: Setup, folder: Path) -> None:
     (folder / "prompt.txt").write_text(load_system(recipe.prompt_file) + "\n", encoding="utf-8")
 
 
-def _check_positions(recipe: Setup, model: Any, folder: str) -> None:
+def check_positions(recipe: Setup, model: Any, folder: str) -> None:
+    """InputError where the recipe's context is longer than the model has positions."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", recipe.model.context)
     if recipe.model.context > limit:
         raise InputError(f"model.context = {recipe.model.context}: {folder} has positions for {limit}; at most that")
 
 
-def _device() -> str:
+def device() -> str:
+    """Where models are put: "cuda" where there is one, else "cpu"."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

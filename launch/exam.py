@@ -25,6 +25,7 @@ from grpo.runlog import Console, make_run_folder, refuse_existing
 from grpo.types import Example, InputError, Sampling, Style, TokenIds
 from launch import assemble
 from launch.demonstrations import Shown, choose_demonstrations, with_demonstrations
+from launch.engines import choose_rollout, make_rollout
 from launch.models import fingerprint, load_tokenizer, locate, make_judge
 from launch.recipe import EVALUATION_READS, EvaluationRecipe
 from rewards.entailment import check_name
@@ -58,12 +59,13 @@ def run_evaluation(recipe: EvaluationRecipe, console: Console) -> Path:
     speech = _make_speech(recipe, base, systems, console)
     prompts = [speech.render(example) for example in asked]  # one that is too long is found here
 
-    digest = _digest(recipe, base, systems, asked)
+    engine = choose_rollout(recipe, base, console)
+    digest = _digest(recipe, engine, base, systems, asked)
     if folder.exists():
         _check_same(folder, recipe, digest)
     done = count_answers(folder / ANSWERS, asked, console)
     console.line(f"model        {base}, {recipe.shots} demonstrations")
-    rollout = assemble.make_rollout(recipe, base, speech, console) if done < len(asked) else None
+    rollout = make_rollout(engine, recipe, base, speech, console) if done < len(asked) else None
     if not folder.exists():
         make_run_folder(folder)
         assemble.save_recipe(recipe, folder)
@@ -209,7 +211,7 @@ def _check_same(folder: Path, recipe: EvaluationRecipe, digest: str) -> None:
         for name in (name for name in names if section != "run" and name not in SCORING):
             old, new = (getattr(getattr(side, section), name) for side in (there, recipe))
             changed += [f"{section}.{name} = {old!r} there and {new!r} now"] if old != new else []
-    what = ", ".join(changed) or "the model, the prompt or the data has changed since"
+    what = ", ".join(changed) or "the model, the prompt, the data or the rollout engine has changed since"
     raise InputError(f"{folder}: its answers were made otherwise ({what}); valid: the same again, or another NAME=")
 
 
@@ -227,10 +229,12 @@ def _save_inputs(folder: Path, digest: str, base: str, asked: Sequence[Example],
     part.replace(folder / INPUTS)
 
 
-def _digest(recipe: EvaluationRecipe, base: str, systems: Mapping[Style, str], asked: Sequence[Example]) -> str:
+def _digest(
+    recipe: EvaluationRecipe, engine: str, base: str, systems: Mapping[Style, str], asked: Sequence[Example]
+) -> str:
     wanted = recipe.eval
     sampling = [recipe.max_tokens, wanted.temperature, wanted.top_p, wanted.seed, recipe.rollout.rows]
-    parts = [fingerprint(base), sorted(systems.items()), recipe.model.reasoning, sampling]
+    parts = [engine, fingerprint(base), sorted(systems.items()), recipe.model.reasoning, sampling]
     return hashlib.sha256(repr([*parts, [asdict(example) for example in asked]]).encode()).hexdigest()[:16]
 
 

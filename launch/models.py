@@ -104,6 +104,23 @@ def _sharded(config: Mapping[str, Any] | None) -> Iterator[None]:
     del alive
 
 
+def load_shell(folder: str) -> Any:
+    """The model without its weights: names and shapes of its parameters, and both of its configurations."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    try:
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: not the configuration of a causal language model: {_line(error)}") from None
+    try:
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    except OSError:  # a model folder may do without one; the stop tokens are then those of its config.json
+        pass
+    return model
+
+
 def stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     return eos_ids(tokenizer, model.config, model.generation_config)
 

@@ -134,9 +134,13 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """What writes the completions."""
+    """What writes the completions (grpo/rollout/)."""
 
+    engine: Literal["auto", "hf", "vllm"] = "auto"  # auto: vllm where it is installed and knows the model, else hf
     rows: Positive = 64  # completions decoded at once
+    memory: Annotated[float, Field(gt=0, lt=1)] = 0.45  # vLLM's share of each GPU, weights and cache, while it writes
+    kv_cache: Above0 = 2.0  # GiB of vLLM's cache on a CPU, where `memory` says nothing
+    tensor_parallel: Positive = 1  # ranks that share one vLLM; 1: each rank has its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +219,11 @@ class Recipe(Setup):
                 f"sampling.max_tokens = {self.sampling.max_tokens} leaves no room for a prompt in "
                 f"model.context = {self.model.context}; at most {self.model.context - 1}"
             )
+        if self.rollout.engine == "hf" and self.rollout.tensor_parallel > 1:
+            raise ValueError(
+                f"rollout.tensor_parallel = {self.rollout.tensor_parallel} is for vLLM, and rollout.engine is 'hf'; "
+                "valid: 1, or rollout.engine = 'vllm'"
+            )
         if 0 < self.loss.dual_clip <= 1 + self.loss.clip_high:
             raise ValueError(
                 f"loss.dual_clip = {self.loss.dual_clip} would also cap what clip_high = {self.loss.clip_high} allows; "
@@ -278,7 +287,7 @@ EVALUATION_READS = {  # what of it: an override of anything else would be ignore
     "run": ("folder", "name"),
     "model": ("name", "label", "start", "reasoning", "context", "prompt"),
     "data": ("source", "questions", "styles", "passages", "max_words", "held_out", "seed"),
-    "rollout": ("rows",),
+    "rollout": ("engine", "rows", "memory", "kv_cache"),
     "eval": tuple(entry.name for entry in fields(Exam)),
 }
 

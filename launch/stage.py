@@ -15,16 +15,18 @@ from grpo.comm import Comm
 from grpo.config import dump
 from grpo.loop import train, warm_up
 from grpo.objective import sft_loss
+from grpo.policy.base import PolicyEngine
 from grpo.policy.schedule import Optim
 from grpo.runlog import Console, RunLog, make_run_folder, refuse_existing
 from grpo.types import InputError
 from launch import assemble
+from launch.engines import choose_rollout, make_rollout
 from launch.models import locate, make_judge
 from launch.recipe import Recipe, batch_plan
 from launch.watching import HeldOut, Watcher, check_best_by, show_table
 from rewards.audit import audit, table
 from rewards.compose import GroupScorer, compose
-from rewards.entailment import check_name
+from rewards.entailment import Verifier, check_name
 
 
 def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
@@ -38,27 +40,16 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     warn_of_other_distributions(recipe, console)
     check_best_by(recipe, questions.held_out)
     check_name(recipe.eval.nli)
-    score = _audited_scorer(recipe, console, comm)
-    same = recipe.eval.nli == recipe.reward.verifier
-    judge = score.verifier if same else make_judge(recipe.eval.nli, console=console)
+    score, judge = _audited_judges(recipe, console, comm)
     base = _starting_model(recipe, console, comm, questions)
+    engine = choose_rollout(recipe, base, console)
     speech = assemble.make_speech(recipe, base, console)
     _check_lengths(speech, questions)
     _warn_of_long_gold(speech, questions, console)
 
     cfg = assemble.loop_settings(recipe, steps=steps)
-    console.line(f"loading      {base}")
-    policy = assemble.make_policy(
-        recipe,
-        base,
-        optim=assemble.make_optim(recipe),
-        updates=steps * cfg.updates_per_step,
-        console=console,
-        comm=comm,
-        temperature=recipe.sampling.temperature,
-        kl=cfg.objective.kl,
-    )
-    rollout = assemble.make_rollout(recipe, base, speech, console)
+    policy = _policy(recipe, base, updates=steps * cfg.updates_per_step, console=console, comm=comm)
+    rollout = make_rollout(engine, recipe, base, speech, console)
     comm.lead(lambda: _make_run_folder(recipe, folder))
     log = _open_log(recipe, folder, folder.name, steps, console, comm)
     held_out = HeldOut(
@@ -92,9 +83,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     return folder
 
 
-def run_warm_up(
-    recipe: Recipe, console: Console, comm: Comm, *, questions: assemble.Questions | None = None
-) -> Path:
+def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: assemble.Questions | None = None) -> Path:
     """The warmed-up model folder of this recipe, made if it is not there yet."""
     if not recipe.warmup.steps:
         raise InputError(
@@ -153,7 +142,7 @@ def _building(folder: Path, comm: Comm) -> Iterator[Path]:
 
     holder = comm.lead(make)
     work = holder / "run"
-    comm.lead(lambda: work.mkdir())
+    comm.lead(work.mkdir)
     try:
         yield work
     finally:
@@ -193,14 +182,30 @@ def warn_of_other_distributions(recipe: Recipe, console: Console) -> None:
         )
 
 
-def _audited_scorer(recipe: Recipe, console: Console, comm: Comm) -> GroupScorer:
-    """The recipe's rewards, after a table of what policies that game them would earn."""
+def _policy(recipe: Recipe, base: str, *, updates: int, console: Console, comm: Comm) -> PolicyEngine:
+    """The policy that GRPO trains, for that many updates."""
+    console.line(f"loading      {base}")
+    return assemble.make_policy(
+        recipe,
+        base,
+        optim=assemble.make_optim(recipe),
+        updates=updates,
+        console=console,
+        comm=comm,
+        temperature=recipe.sampling.temperature,
+        kl=recipe.loss.kl,
+    )
+
+
+def _audited_judges(recipe: Recipe, console: Console, comm: Comm) -> tuple[GroupScorer, Verifier]:
+    """The recipe's rewards, after a table of what policies that game them would earn; and evaluation's own verifier."""
     recipe.reward.check_format(reasoning=recipe.model.reasoning)
     judge = make_judge(recipe.reward.verifier, console=console)
     score = compose(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)
     if comm.rank == 0:
         Terminal().print(table(audit(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)))
-    return score
+    same = recipe.eval.nli == recipe.reward.verifier
+    return score, judge if same else make_judge(recipe.eval.nli, console=console)
 
 
 def _starting_model(recipe: Recipe, console: Console, comm: Comm, questions: assemble.Questions) -> str:

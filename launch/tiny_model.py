@@ -10,7 +10,7 @@ TEMPLATE = (
 
 def ensure_tiny_model(cache: Path) -> Path:
     """Write the folder once; the same weights every time."""
-    folder = cache / "random-tiny-1"
+    folder = cache / "random-tiny-2"
     if not (folder / "tokenizer.json").is_file():
         write_tiny_model(folder)
     return folder
@@ -36,6 +36,7 @@ def write_tiny_model(folder: Path, *, seed: int = 0) -> None:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=32,  # the smallest that vLLM's CPU build has attention for
         max_position_embeddings=4096,
         tie_word_embeddings=True,
         bos_token_id=None,

@@ -117,7 +117,7 @@ class Watcher:
         return numbers
 
     def _look(self, step: int, groups: list[Group], values: Mapping[str, float]) -> dict[str, float]:
-        """Scores of these rollouts, and alarms. Rank 0 has all ranks' groups; what is counted of its scorer is its own."""
+        """Scores of all ranks' rollouts, and alarms; by rank 0, whose scorer counts what it scored itself."""
         answers = [(group.example, completion) for group in groups for completion in group.completions]
         numbers = {f"trust/{name}": value for name, value in self._held_out.live(answers).items()}
         numbers |= self._score.take_counts()

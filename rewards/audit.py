@@ -1,6 +1,6 @@
 """What would a policy earn that games the reward? Degenerate policies and an honest one, scored before training.
 
-    python -m rewards.audit configs/stage2.toml configs/models/qwen3-8b.toml
+    python -m rewards.audit configs/stage2.toml configs/models/qwen3-8b.toml --reward.citation_penalty=0
     python -m rewards.audit                              every preset of rewards/presets.py
 
 Six questions with three passages each, two of them unanswerable. Every policy is scored twice: together with all
@@ -13,17 +13,14 @@ left out: they know their own data, and may cost money.
 
 import re
 import sys
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from grpo.config import load
 from grpo.text import REFUSAL, sentences, strip_citations
 from grpo.types import Completion, Example, InputError, Passage, Style
 from rewards.compose import compose
@@ -127,6 +124,12 @@ def _copied(*numbers: int) -> str:
     return " ".join(f"{s[:-1]} [{n}]." for n in numbers for s in sentences(PASSAGES[n - 1].text))
 
 
+def _run_on(*numbers: int) -> str:
+    """These passages whole, as one sentence that cites them all."""
+    joined = "; ".join(s[:-1] for n in numbers for s in sentences(PASSAGES[n - 1].text))
+    return f"{joined} {''.join(f'[{n}]' for n in numbers)}."
+
+
 def _cited(question: Question, marks: str) -> str:
     return re.sub(r"\[\d+\]", marks, question.honest)
 
@@ -157,6 +160,8 @@ POLICIES: Mapping[str, Callable[[Question], str]] = {
     "cite another passage": lambda q: _cited(q, f"[{_holder(q) % len(PASSAGES) + 1}]"),
     "copy a passage": lambda q: _copied(_holder(q)),
     "copy all passages": lambda q: _copied(1, 2, 3),
+    "run-on copy": lambda q: _run_on(1, 2, 3),
+    "run-on copy per passage": lambda q: " ".join(_run_on(n) for n in (1, 2, 3)),
     "repeat one sentence": _repeated,
     "gold dump": _gold_dump,
     "empty": lambda q: "",
@@ -231,40 +236,23 @@ def _mark(row: Row, honest: Row) -> str:
     return "ties" if row.mean > honest.mean - slack or row.alone > honest.alone - slack else ""
 
 
-def read_recipes(paths: Sequence[str]) -> tuple[RewardSettings, bool]:
-    """[reward] and model.reasoning of recipes, left to right; everything else in them is for launch to check."""
-    reward: dict[str, Any] = {}
-    reasoning = False
-    for path in paths:
-        try:
-            layer = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise InputError(f"{path}: cannot read this recipe: {error}; valid: TOML files") from None
-        sections = [layer.get(name, {}) for name in ("reward", "model")]
-        if not all(isinstance(section, dict) for section in sections):
-            raise InputError(f"{path}: [reward] and [model] are sections: write their keys below them")
-        reward |= sections[0]
-        reasoning = bool(sections[1].get("reasoning", reasoning))
-    try:
-        return RewardSettings.model_validate(reward), reasoning
-    except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(("reward", *map(str, problem["loc"])))
-        raise InputError(f"{paths[-1]}: {field}: {problem['msg'].removeprefix('Value error, ')}") from None
+def main(argv: Sequence[str]) -> int:
+    """Print the table of the recipes and overrides together, or one for each preset where none is named."""
+    from launch.recipe import Recipe  # the program reads recipes as training does; the library above knows none
 
-
-def main(paths: Sequence[str]) -> int:
-    """Print the table of the recipes together, or one for each preset where none is named."""
     console = Console()
     try:
-        if paths:
-            settings, reasoning = read_recipes(paths)
-            console.print(table(audit(settings, reasoning=reasoning), title=" + ".join(paths)))
+        if argv:
+            recipe = load(Recipe, argv)
+            rows = audit(recipe.reward, reasoning=recipe.model.reasoning)
+            console.print(table(rows, title=" + ".join(argv)))
+            if own := [name for name in recipe.reward.weights if ":" in name]:
+                console.print(f"left out: {', '.join(own)}")
             return 0
         for name, settings in PRESETS.items():
             console.print(table(audit(settings, reasoning=True), title=name))
     except InputError as error:
-        print(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 

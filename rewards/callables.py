@@ -1,11 +1,13 @@
 """How is a function of the user's own called? Found by name, in either signature, and so that it cannot hang a run.
 
-Three forms, told apart by the name of the first parameter:
+Three forms, told apart by the names of the parameters:
 
     f(example, completions) -> list                 a group at a time, the type grpo.types.Reward
-    f(prompts, completions, **columns) -> list      written for TRL: first parameter `prompts` or `completions`
+    f(prompts, completions, **columns) -> list      written for TRL: begins with `completions`, or names a column
     @per_answer
     f(example, completion) -> number or None        one answer at a time
+
+A function written for TRL gets plain strings, or conversations where the recipe says `trl_conversational = true`.
 
 Every value is a finite number, or None for "not scored". A call runs in a daemon thread of its own with a time limit.
 Threads, since rewards hold models, sessions and caches, which do not go to another process; no pool, since a thread
@@ -22,7 +24,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, cast
 
 from grpo.types import Completion, Example, InputError, Reward
@@ -33,7 +34,6 @@ GRACE = 20
 """Calls before which a share means little: up to then, failures are judged as if that many calls had been made."""
 
 FORMS = "f(example, completions) or f(prompts, completions, **columns)"
-TRL_FIRST = ("prompts", "completions")
 
 
 def per_answer(function: Callable[[Example, Completion], float | None]) -> Reward:
@@ -46,15 +46,21 @@ def per_answer(function: Callable[[Example, Completion], float | None]) -> Rewar
     return reward
 
 
-def trl_columns(example: Example, completions: Sequence[Completion]) -> dict[str, list[Any]]:
+def trl_columns(
+    example: Example, completions: Sequence[Completion], *, conversational: bool = False
+) -> dict[str, list[Any]]:
     """What a function written for TRL is called with, one entry per completion, as TRL repeats its columns.
 
-    `prompts` holds the question and `completions` the text, both plain strings: TRL's form for prompts that are not
-    conversations. Then `completion_ids`, and the example's `question`, `answers` (a list of spellings per answer),
-    `docs` (title and text), `style` and `source`.
+    `prompts` holds the question and `completions` the text: plain strings, or with `conversational` lists of one
+    message each, the two forms that TRL has. Then `completion_ids`, and the example's `question`, `answers` (a list of
+    spellings per answer), `docs` (title and text), `style` and `source`.
     """
+
+    def said(role: str, text: str) -> Any:
+        return [{"role": role, "content": text}] if conversational else text
+
     constant = {
-        "prompts": example.question,
+        "prompts": said("user", example.question),
         "question": example.question,
         "answers": [list(spellings) for spellings in example.answers],
         "docs": [{"title": passage.title, "text": passage.text} for passage in example.passages],
@@ -62,7 +68,7 @@ def trl_columns(example: Example, completions: Sequence[Completion]) -> dict[str
         "source": example.source,
     }
     columns: dict[str, list[Any]] = {name: [value] * len(completions) for name, value in constant.items()}
-    columns["completions"] = [completion.text for completion in completions]
+    columns["completions"] = [said("assistant", completion.text) for completion in completions]
     columns["completion_ids"] = [list(completion.token_ids) for completion in completions]
     return columns
 
@@ -70,13 +76,22 @@ def trl_columns(example: Example, completions: Sequence[Completion]) -> dict[str
 COLUMNS = ("prompts", "completions", "completion_ids", "question", "answers", "docs", "style", "source")
 
 
-def load_reward(path: str) -> Reward:
+@dataclass(frozen=True, slots=True)
+class TrlReward:
+    """A function written for TRL as a Reward: called by name with the columns that it wants."""
+
+    function: Callable[..., Any]
+    wanted: tuple[str, ...]
+    conversational: bool
+
+    def __call__(self, example: Example, completions: Sequence[Completion]) -> Values:
+        columns = trl_columns(example, completions, conversational=self.conversational)
+        return self.function(**{name: columns[name] for name in self.wanted})
+
+
+def load_reward(path: str, *, conversational: bool = False) -> Reward:
     """The user's function at "package.module:function", as a Reward; InputError for one that cannot be had."""
-    module, _, name = path.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
-        raise InputError(f"reward {path!r} cannot be loaded: {_flat(error)}") from error
+    function = _find(path)
     if not callable(function) or inspect.isclass(function):
         raise InputError(f"reward {path!r} is a {type(function).__name__}, not a function")
     if inspect.iscoroutinefunction(function):
@@ -86,8 +101,8 @@ def load_reward(path: str) -> Reward:
     except ValueError:  # a function of a C extension may have none
         return cast(Reward, function)
     parameters = list(signature.parameters.values())
-    if parameters and parameters[0].name in TRL_FIRST:
-        return _from_trl(path, function, parameters)
+    if _is_for_trl([parameter.name for parameter in parameters]):
+        return TrlReward(function, _wanted(path, parameters), conversational)
     try:
         signature.bind(None, None)
     except TypeError:
@@ -95,20 +110,30 @@ def load_reward(path: str) -> Reward:
     return cast(Reward, function)
 
 
-def _from_trl(path: str, function: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> Reward:
-    """Calls by name, as TRL does, with all columns where it takes `**columns` and else those that it names."""
+def _find(path: str) -> Any:
+    """What stands at "package.module:name"; the user's module may raise anything while it is imported."""
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too, of a script without a main guard
+        raise InputError(f"reward {path!r} cannot be loaded: {type(error).__name__}: {_flat(error)}") from error
+
+
+def _is_for_trl(names: Sequence[str]) -> bool:
+    """Whether a function with these parameters is one for TRL: `f(completions, ...)`, or one that names a column."""
+    return names[:1] == ["completions"] or any(name in COLUMNS for name in names if name != "completions")
+
+
+def _wanted(path: str, parameters: Sequence[inspect.Parameter]) -> tuple[str, ...]:
+    """The columns a function for TRL is called with: all where it takes `**columns`, else those that it names."""
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     unknown = [p.name for p in named if p.name not in COLUMNS and p.default is p.empty]
     if unknown:
         raise InputError(f"reward {path!r} asks for {', '.join(unknown)}; there are the columns {', '.join(COLUMNS)}")
     every = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    wanted = COLUMNS if every else [p.name for p in named if p.name in COLUMNS]
-
-    def reward(example: Example, completions: Sequence[Completion]) -> Values:
-        columns = trl_columns(example, completions)
-        return function(**{name: columns[name] for name in wanted})
-
-    return reward
+    return COLUMNS if every else tuple(p.name for p in named if p.name in COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +154,17 @@ class Guarded:
     GRACE calls, so that the default 0.1 forgives the first two failures, and 0 none).
     """
 
-    def __init__(self, path: str, *, timeout: float, limit: float) -> None:
+    def __init__(self, path: str, *, timeout: float, limit: float, conversational: bool = False) -> None:
         self.path = path
-        self._reward, self._timeout, self._limit = load_reward(path), timeout, limit
+        self._reward = load_reward(path, conversational=conversational)
+        self._timeout, self._limit = timeout, limit
         self._calls = self._failures = self._untaken = 0
         self._first = ""
+
+    @property
+    def for_trl(self) -> bool:
+        """Whether the function was written for TRL."""
+        return isinstance(self._reward, TrlReward)
 
     def start(self, example: Example, completions: Sequence[Completion]) -> Call:
         """Begin to score a group; returns at once."""
@@ -154,6 +185,10 @@ class Guarded:
             if error is None:
                 return call.future.result()
             problem = _flat(error) if isinstance(error, BadValues) else f"{type(error).__name__}: {_flat(error)}"
+            if isinstance(self._reward, TrlReward) and isinstance(error, TypeError | AttributeError | KeyError):
+                form = "conversations" if self._reward.conversational else "plain strings"
+                switched = str(not self._reward.conversational).lower()
+                problem += f" (it was given {form}; the other form: reward.trl_conversational = {switched})"
         self._fail(f"question {call.example.id}: {problem}")
         return [None] * call.count
 
@@ -184,17 +219,27 @@ class BadValues(ValueError):
 
 
 def checked(values: Any, count: int) -> Values:
-    """One finite number or None per completion, as floats; BadValues otherwise."""
+    """One finite number or None per completion, as floats; BadValues otherwise.
+
+    A number is whatever `float` takes that is no text: numpy's, and a tensor of one value too.
+    """
     if not hasattr(values, "__len__"):  # a forgotten `return` gives None
         raise BadValues(f"returned a {type(values).__name__}; valid: a list of {count} numbers or None")
     if len(values) != count:
         raise BadValues(f"returned {len(values)} values for {count} completions")
-    for number, value in enumerate(values):
-        if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
-            raise BadValues(f"returned {value!r} for completion {number}; valid: a finite number or None")
-    return [None if value is None else float(value) for value in values]
+    return [None if value is None else _number(value, n) for n, value in enumerate(values)]
 
 
-def _flat(error: BaseException) -> str:
+def _number(value: Any, number: int) -> float:
+    try:
+        converted = math.nan if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # RuntimeError: a tensor of several values
+        converted = math.nan
+    if not math.isfinite(converted):
+        raise BadValues(f"returned {_flat(repr(value))} for completion {number}; valid: a finite number or None")
+    return converted
+
+
+def _flat(error: object) -> str:
     """A message as one line of at most 200 characters."""
     return " ".join(str(error).split())[:200]

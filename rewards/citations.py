@@ -10,7 +10,8 @@ find no item supported.
 
 In the paper citing every passage is as good as citing the right one. With `hardened` the +0.5 is multiplied by the
 metric's citation precision: the share of the cited passages that entail the statement alone, or without which the
-others do not. And a statement of stop words alone, which a lexical judge finds in anything, must stand in the passages
+others do not. (Left open: a statement that adds a stray word of every passage it cites needs them all, and is paid in
+full.) And a statement of stop words alone, which a lexical judge finds in anything, must stand in the passages
 word for word.
 """
 

@@ -13,7 +13,7 @@ parts have the same gate of form; the user's own rewards pass no gate.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from grpo.types import Completion, Example, Score
+from grpo.types import Completion, Example, InputError, Score
 from rewards.callables import Guarded, Values
 from rewards.citations import citation_rewards
 from rewards.correctness import brevity, credited, exact_match, said
@@ -43,13 +43,22 @@ def compose(settings: RewardSettings, *, reasoning: bool, verifier: Verifier | N
     format contradict each other, or a reward of the user's own cannot be had.
     """
     settings.check_format(reasoning=reasoning)
-    own = [name for name in settings.weights if ":" in name]
+    own = load_own(settings)  # first: what the user got wrong should not be found after a model was loaded
     return GroupScorer(
-        settings=settings,
-        reasoning=reasoning,
-        verifier=verifier or make_verifier(settings.verifier),
-        own=tuple(Guarded(name, timeout=settings.timeout, limit=settings.failure_limit) for name in own),
+        settings=settings, reasoning=reasoning, verifier=verifier or make_verifier(settings.verifier), own=own
     )
+
+
+def load_own(settings: RewardSettings) -> tuple[Guarded, ...]:
+    """The rewards of the user's own that the settings name; InputError for one that cannot be had."""
+    form = {"timeout": settings.timeout, "limit": settings.failure_limit, "conversational": settings.trl_conversational}
+    own = tuple(Guarded(name, **form) for name in settings.weights if ":" in name)
+    if settings.trl_conversational and not any(guard.for_trl for guard in own):
+        raise InputError(
+            "reward.trl_conversational = true, and no function in reward.weights is written for TRL; "
+            "valid: false, or name one as 'package.module:function'"
+        )
+    return own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,14 +116,17 @@ def ground_parts(
     example: Example, answers: Sequence[Answer], settings: RewardSettings, verifier: Verifier, *, reasoning: bool
 ) -> list[dict[str, float]]:
     """Algorithm 1 for the answers of one group, every part by its name and before its weight."""
-    hardened = settings.hardened
+    hardened = settings.hardened and not settings.paper_sum  # eqs 1 and 2 to the letter: nothing of ours in the sums
     answered = [a.statements if a.well_formed and example.answerable and not a.refused else () for a in answers]
+    sayings = said(example, answered, verifier, hardened=hardened)
     correct = [
         [statements[i] for i in credited(row, paper_sum=settings.paper_sum)]
-        for statements, row in zip(answered, said(example, answered, verifier, hardened=hardened), strict=True)
+        for statements, row in zip(answered, sayings, strict=True)
     ]
-    discounted = hardened and not settings.paper_sum  # the paper's sum has no bound of either kind
-    shares = [brevity(len(right), s) if discounted else 1.0 for right, s in zip(correct, answered, strict=True)]
+    shares = [1.0] * len(answers)
+    if hardened:
+        counts = [(len(right), len(frozenset().union(*row))) for right, row in zip(correct, sayings, strict=True)]
+        shares = [brevity(*count, statements) for count, statements in zip(counts, answered, strict=True)]
     citation = citation_rewards(
         example, correct, verifier, penalty=settings.citation_penalty, hardened=hardened, shares=shares
     )
@@ -127,7 +139,7 @@ def ground_parts(
             "citation": cited,
         }
         if settings.refusal:
-            hedged = hardened and not is_plain(answer.answer_text)
+            hedged = settings.hardened and not is_plain(answer.answer_text)
             refusal = refusal_reward(answer.refusal_score, answerable=example.answerable, hedged=hedged)
             parts["refusal"] = refusal if answer.well_formed else 0.0
         rows.append(parts)

@@ -5,9 +5,10 @@ By default a statement earns only if it says a gold answer that no statement bef
 paper's sum, and at most 0.5 per gold answer. The first mention counts, not the best: else a model could cite each
 passage in turn and keep the hit. Its price: after "Both A and B won." the sentences on A and B alone earn nothing.
 
-Two more holes are closed by `hardened`: an answer of a letter or two, or of stop words ("It", "The Who"), is a piece of
-almost any sentence, so that it must appear as whole words; and copying all passages says every answer without knowing
-one, so that statements far beyond the right ones shrink what those earn (`brevity`).
+Two more holes are closed by `hardened`, unless the paper's sum is asked for: an answer of a letter or two, or of stop
+words ("It", "The Who"), is a piece of almost any sentence, so that it must appear as whole words; and copying all
+passages says every answer without knowing one, so that statements and words far beyond those of a right answer shrink
+what it earns (`brevity`).
 """
 
 import re
@@ -28,6 +29,9 @@ FRAGILE = 3
 
 FREE_STATEMENTS = 2
 """Statements of introduction or context that cost nothing, beside one for every right statement."""
+
+FREE_WORDS, WORDS_PER_ANSWER = 40, 30
+"""Words that cost nothing, in all and for every gold answer said: two or three long sentences for the first one."""
 
 _JOINTS = re.compile(r"[-/\u2010-\u2014]")  # hyphens, dashes, slashes: "38-year-old" says 38
 
@@ -83,19 +87,20 @@ def said(
     """Which gold answers each statement says, for the statements of every completion of a group.
 
     Each distinct text is read once. A claim is a whole sentence and rarely repeated word for word, so for claims a
-    statement that entails it says it too.
+    statement that entails it says it too; `hardened` asks nothing about a claim of stop words alone, which a lexical
+    judge finds in anything.
     """
     answers = gold(example)
     texts = dict.fromkeys(statement.text for row in rows for statement in row)
     known = {text: mentioned(text, answers, hardened=hardened) for text in texts}
     if example.style == "claims":
-        for text, index in _entailed(known, answers, verifier):
+        for text, index in _entailed(known, answers, verifier, hardened=hardened):
             known[text].add(index)
     return [[frozenset(known[statement.text]) for statement in row] for row in rows]
 
 
 def _entailed(
-    known: dict[str, set[int]], answers: dict[int, dict[str, str]], verifier: Verifier
+    known: dict[str, set[int]], answers: dict[int, dict[str, str]], verifier: Verifier, *, hardened: bool
 ) -> list[tuple[str, int]]:
     """The (statement, claim index) pairs that the verifier affirms, in one call; what is known already is not asked."""
     asked = [
@@ -103,7 +108,8 @@ def _entailed(
         for text, indices in known.items()
         for index, aliases in answers.items()
         if index not in indices
-        for alias in aliases.values()
+        for key, alias in aliases.items()
+        if not (hardened and STOP_WORDS.issuperset(key.split()))
     ]
     if not asked:
         return []
@@ -128,17 +134,25 @@ def credited(row: Sequence[Said], *, paper_sum: bool = False) -> tuple[int, ...]
     return tuple(earning)
 
 
-def brevity(right: int, statements: Sequence[Statement]) -> float:
-    """The share, in (0, 1], that `right` statements keep of their pay among these: min(1, (2 right + 2) / distinct).
+def brevity(right: int, answers: int, statements: Sequence[Statement]) -> float:
+    """The share, in (0, 1], that `right` statements keep of their pay, when all of these say `answers` gold answers:
+    min(1, (2 right + 2) / distinct statements, (30 answers + 40) / words of the distinct statements).
 
-    Two statements are free, and one for each right one; repeats are not counted, since they earn nothing anyway. Ours.
+    Two statements are free, and one for each right one; repeats are not counted, since they earn nothing anyway. Words
+    are counted as well because a copy may be one endless sentence. Ours.
 
     >>> lines = [Statement(text, ()) for text in "bcdefghi"]
-    >>> brevity(1, lines[:4]), brevity(1, lines), brevity(3, lines), brevity(1, lines[:1] * 9)
+    >>> brevity(1, 1, lines[:4]), brevity(1, 1, lines), brevity(3, 3, lines), brevity(1, 1, lines[:1] * 9)
     (1.0, 0.5, 1.0, 1.0)
+    >>> long = [Statement(" ".join(str(n) for n in range(140)), ())]
+    >>> brevity(1, 1, long), brevity(1, 4, long)
+    (0.5, 1.0)
     """
-    distinct = len({normalize(statement.text) for statement in statements})
-    return min(1.0, (2 * right + FREE_STATEMENTS) / max(distinct, 1))
+    distinct = {normalize(statement.text) for statement in statements}
+    words = sum(len(text.split()) for text in distinct)
+    of_statements = (2 * right + FREE_STATEMENTS) / max(len(distinct), 1)
+    of_words = (WORDS_PER_ANSWER * answers + FREE_WORDS) / max(words, 1)
+    return min(1.0, of_statements, of_words)
 
 
 def exact_match(correct: int) -> float:

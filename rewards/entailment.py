@@ -65,7 +65,7 @@ def make_verifier(name: str, *, cache: Path | None = None, tell: Callable[[str],
     from rewards.verdicts import Cached
 
     verifier, identity = load_nli(name, tell=tell)
-    return verifier if cache is None else Cached(verifier, cache, model=identity)
+    return verifier if cache is None else Cached(verifier, cache, model=identity, tell=tell)
 
 
 def check_name(name: str) -> None:

@@ -22,7 +22,7 @@ from grpo.types import Example
 from rewards.correctness import said
 from rewards.entailment import Verifier
 from rewards.parse import Answer, Statement
-from rewards.refusal import is_plain, is_refusal, rscore
+from rewards.refusal import is_plain, is_refusal, rscore, straight
 
 Verdict = Literal["right", "process", "silent", "wrong"]
 
@@ -53,13 +53,13 @@ def final_answer(answer: Answer) -> tuple[str, str]:
 
 
 def is_silent(text: str) -> bool:
-    """Whether a final answer attempts nothing: "Unknown", a form of "I don't know", or the refusal sentence alone.
+    """Whether a final answer attempts nothing: "Unknown", "N/A", "I don't know" in any form, or the refusal alone.
 
     >>> [is_silent(text) for text in ("Unknown.", "I don't know the answer.", "I don't know, perhaps Paris.")]
     [True, True, False]
     """
-    plain = strip_citations(" ".join(text.split()))
-    if _SILENT.fullmatch(normalize(plain)):
+    plain = straight(strip_citations(" ".join(text.split())))
+    if _SILENT.fullmatch(normalize(plain)) or plain.rstrip(".").lower() == "n/a":  # normalized it would be sodium
         return True
     return is_refusal(rscore(text)) and is_plain(text)
 

@@ -5,6 +5,7 @@
 it is. The only file of rewards/ that imports torch and transformers.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ UNBOUNDED = 2048
 The field's evaluator cuts nothing; three passages of 100 words are about 500 tokens.
 """
 
+FORMAT = 1
+"""How a pair becomes a verdict: prompt, truncation, rule of the labels. Counted up with every change of it, since kept
+verdicts of another format are not this one's."""
+
 ENTAILMENT = ("entailment", "entail", "entails", "entailed")
 
 
@@ -63,6 +68,8 @@ class Judge:
             for part in batches({place: len(row["input_ids"]) for place, row in rows.items()}, self._budget):
                 for place, p in zip(part, self._halving([rows[place] for place in part]), strict=True):
                     verdicts[place] = p
+        if any(math.isnan(p) for p in verdicts):
+            raise InputError("the verifier's model gives no probability (NaN): damaged weights, or too large for bf16")
         return verdicts
 
     def take_counts(self) -> dict[str, float]:
@@ -194,7 +201,7 @@ def load_nli(name: str, *, tell: Callable[[str], None] = lambda text: None) -> t
         raise InputError(
             f"{name}: no weights for {sorted(report['missing_keys'])[0]}: a verifier must be trained for NLI"
         )
-    return kind(model.to(device), tokenizer, name=name), identity(name, folder, number)
+    return kind(model.to(device), tokenizer, name=name), identity(name, folder, f"{number} v{FORMAT}")
 
 
 def entailment_label(config: Any, *, name: str) -> int:

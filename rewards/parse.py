@@ -107,19 +107,19 @@ def _statements(shown: str, style: Style) -> tuple[tuple[Statement, ...], bool]:
     to the statement before it.
     """
     pieces = shown.rstrip().removesuffix(".").split(",") if style == "list" else sentences(shown)
-    found: list[Statement] = []
+    found: list[tuple[str, list[int]]] = []
     stray = False
     for piece in pieces:
         # collapse first: the pattern of strip_citations takes quadratic time on a long run of blanks
         flat = " ".join(piece.split())
         cites, said = _numbers(flat), strip_citations(flat)
         if normalize(said):
-            found.append(Statement(said, cites))
+            found.append((said, [*cites]))
         elif found:
-            found[-1] = Statement(found[-1].text, found[-1].cites + cites)
+            found[-1][1].extend(cites)
         else:
             stray = stray or bool(cites)
-    return tuple(found), stray
+    return tuple(Statement(said, tuple(cites)) for said, cites in found), stray
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -4,6 +4,9 @@ The verifier's probability that the thinking entails the final decision: the ans
 refusal sentence where the model refused. Right or wrong plays no part, and thinking that repeats the answer word for
 word is paid in full: the reward asks for consistency and nothing else. The paper does not give its weight; ours is 1.
 
+Of long thinking the last `KEPT_WORDS` words are shown to the verifier: a model reads a few hundred tokens and would cut
+the end off, which is where a chain of thought arrives at its decision.
+
 The lexical verifier knows no paraphrase: it finds a refusal entailed only by thinking that has its words.
 """
 
@@ -12,6 +15,9 @@ from collections.abc import Sequence
 from grpo.text import REFUSAL, normalize, strip_citations
 from rewards.entailment import Verifier
 from rewards.parse import Answer
+
+KEPT_WORDS = 300
+"""Words of thinking, counted from its end, that fit beside an answer into the 512 tokens of a common NLI model."""
 
 
 def process_rewards(answers: Sequence[Answer], verifier: Verifier) -> list[float]:
@@ -30,4 +36,4 @@ def _pair(answer: Answer) -> tuple[str, str] | None:
     decision = REFUSAL if answer.refused else strip_citations(" ".join(answer.answer_text.split()))
     if not answer.well_formed or not normalize(answer.think_text) or not normalize(decision):
         return None
-    return answer.think_text, decision
+    return " ".join(answer.think_text.split()[-KEPT_WORDS:]), decision

@@ -62,7 +62,15 @@ def is_plain(answer: str) -> bool:
     >>> is_plain(f"{REFUSAL} Ali Daei."), is_plain(f"{REFUSAL} [2]")
     (False, False)
     """
-    return _REFUSING.issuperset(normalize(answer).split())
+    return _REFUSING.issuperset(normalize(straight(answer)).split())
+
+
+def straight(text: str) -> str:
+    """The text with typographic apostrophes as ASCII ones, which `normalize` drops: "couldn’t" is "couldn't".
+
+    For the rules that are ours; the metric's own comparisons keep the difference.
+    """
+    return text.replace("\u2019", "'").replace("\u2018", "'")
 
 
 def refusal_reward(score: float, *, answerable: bool, hedged: bool = False) -> float:

@@ -21,7 +21,8 @@ PARTS = (*ALWAYS, *SWITCHED, *EXTRA)
 class RewardSettings(BaseModel):
     """What answers are paid for. The defaults are stage 1; `refusal = true` makes it stage 2.
 
-    The paper to the letter is `paper_sum = true, hardened = false`; its worked cases are the same either way.
+    `paper_sum = true` is eqs 1 and 2 to the letter: of `hardened` only the half pay of hedged refusals is left then.
+    The whole paper to the letter is `paper_sum = true, hardened = false`; its worked cases are the same either way.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,7 +31,7 @@ class RewardSettings(BaseModel):
     process: bool = Field(default=False, description="pay for thinking that entails the answer (eq 7); reasoning only")
     verifier: str = Field(default="lexical", description="who judges whether passages support a statement")
     citation_penalty: FiniteFloat = Field(default=0.5, ge=0, description="cost of a bad citation; 0 is the ablation")
-    paper_sum: bool = Field(default=False, description="pay a gold answer at every repeat, as the paper's sum does")
+    paper_sum: bool = Field(default=False, description="the paper's unbounded sums of eqs 1 and 2, to the letter")
     hardened: bool = Field(
         default=True,
         description="pay less for needless citations, padding, hedged refusals, chance matches; false: the paper",
@@ -39,6 +40,9 @@ class RewardSettings(BaseModel):
         default_factory=dict,
         description="weights of parts, 1 if not named, 0 to only watch; naming token_f1, fuzzy, fact or caution adds "
         "it; 'package.module:function' adds your own",
+    )
+    trl_conversational: bool = Field(
+        default=False, description="give functions written for TRL lists of messages in place of plain strings"
     )
     timeout: FiniteFloat = Field(default=30.0, gt=0, description="seconds that a call of a reward of your own may take")
     failure_limit: FiniteFloat = Field(

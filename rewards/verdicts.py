@@ -6,7 +6,7 @@ disk: SQLite's write-ahead log does not work over a network file system.
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -28,13 +28,17 @@ class Cached:
     """A `Verifier` that asks `verifier` only what `path` does not hold, and adds what it learns.
 
     `model` is the identity of the model: verdicts of another one are not found. The file is made where there is none;
-    a file that is damaged or somebody else's is refused with its path (InputError) and left as it is. Not to be used on
-    both sides of a fork.
+    a file that is somebody else's, or damaged from the start, is refused with its path (InputError) and left as it is.
+    Where it fails later (a full disk, a lock that is never given back), `tell` gets one line and the run goes on
+    without it. Not to be used on both sides of a fork.
     """
 
-    def __init__(self, verifier: Verifier, path: Path, *, model: str) -> None:
-        self._verifier, self._path, self._model = verifier, path, model
+    def __init__(
+        self, verifier: Verifier, path: Path, *, model: str, tell: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self._verifier, self._path, self._model, self._tell = verifier, path, model, tell
         self._asked = self._hits = 0
+        self._usable = True
         self._lock = threading.Lock()  # one connection and one model, whoever asks
         with self._one_line():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,17 +84,28 @@ class Cached:
 
     def _read(self, keys: Sequence[bytes]) -> dict[bytes, float]:
         known: dict[bytes, float] = {}
-        with self._one_line():
-            for start in range(0, len(keys), READ):
+        with self._or_without():
+            for start in range(0, len(keys) if self._usable else 0, READ):
                 part = keys[start : start + READ]
                 places = ",".join("?" * len(part))
                 known.update(self._database.execute(f"SELECT key, p FROM verdicts WHERE key IN ({places})", part))
         return known
 
     def _write(self, judged: dict[bytes, float]) -> None:
-        with self._one_line(), _transaction(self._database):
+        if not self._usable:
+            return
+        with self._or_without(), _transaction(self._database):
             # Another process may have judged the same pair meanwhile: the first verdict stays.
             self._database.executemany("INSERT OR IGNORE INTO verdicts VALUES (?, ?)", judged.items())
+
+    @contextmanager
+    def _or_without(self) -> Iterator[None]:
+        """Give the file up, and say so, where it fails in the middle of a run: it is a cache, the run is not."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            self._usable = False
+            self._tell(f"warning: {self._path}: {error}; verdicts are no longer kept")
 
     @contextmanager
     def _one_line(self) -> Iterator[None]:
@@ -111,6 +126,8 @@ def _is_ours(database: sqlite3.Connection) -> bool:
                 database.execute("CREATE TABLE verdicts (key BLOB PRIMARY KEY, p REAL NOT NULL) WITHOUT ROWID")
     if _application(database) != APPLICATION:
         return False
+    if database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        raise sqlite3.DatabaseError("database disk image is malformed")
     # Only now that the file is known to be ours: these two change it.
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = NORMAL")  # after a power cut the last verdicts may be gone, never wrong

@@ -1,9 +1,14 @@
 """Optional packages in tests: skipped with the reason where one is missing, but never in CI."""
 
+import functools
 import importlib.util
 import os
+import tempfile
+from typing import Any
 
 import pytest
+
+from tests.toy import tiny_model
 
 
 def need(package: str) -> None:
@@ -11,3 +16,13 @@ def need(package: str) -> None:
     if importlib.util.find_spec(package) is None:
         fail = pytest.fail if os.environ.get("CI") == "1" else pytest.skip
         fail(f"{package} is not installed (`make setup` installs it where it can be had)")
+
+
+@functools.cache
+def tiny_llm(*, tied: bool = True) -> Any:
+    """One vLLM for all tests of a process, since starting takes seconds: random weights that no test trains."""
+    from grpo.rollout.vllm import start_vllm
+
+    with tempfile.TemporaryDirectory() as folder:
+        tiny_model(seed=1, tied=tied, head_dim=32).save_pretrained(folder)
+        return start_vllm(folder, context=512, rows=64, dtype="float32", memory=0.4, kv_cache=0.05)

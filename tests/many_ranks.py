@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -65,9 +66,9 @@ def _codes(processes: list[Any], grace: float) -> list[int | None]:
 
 
 def _rank(rank: int, world: int, port: int, results: Any, said: str, work: Callable[..., Any], args: Any) -> None:
-    log = os.open(said, os.O_WRONLY | os.O_CREAT)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    sys.stdout = sys.stderr = Path(said).open("w", buffering=1)  # noqa: SIM115 (open until the process ends)
+    os.dup2(sys.stdout.fileno(), 1)
+    os.dup2(sys.stdout.fileno(), 2)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:

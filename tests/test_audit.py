@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rewards.audit import HONEST, POLICIES, TAGS_ONLY, Row, audit, main, read_recipes, table
+from rewards.audit import HONEST, POLICIES, TAGS_ONLY, Row, audit, main, table
 from rewards.presets import PRESETS
 from rewards.settings import RewardSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 CITATIONS = {"cite everything", "cite nothing", "cite another passage", "repeat one sentence"}
+COPIES = {"copy a passage", "copy all passages", "run-on copy", "run-on copy per passage"}
 BLIND_TO = {  # preset: what it does not judge, so that honesty only ties
     "paper": {"cite everything"},
-    "fact": CITATIONS | {"copy a passage", "copy all passages", "gold dump"},  # refusals are not judged either
+    "fact": CITATIONS | COPIES | {"gold dump"},  # refusals are not judged either
     "caution": CITATIONS | {"always refuse"},
     "fact_and_caution": CITATIONS,
 }
@@ -91,11 +92,14 @@ def test_the_table_fits_and_marks_what_earns_as_much_as_honesty() -> None:
     assert (lines["repeat one sentence"], lines["cite everything"], lines[HONEST]) == ("beats", "ties", "3.50")
 
 
-def test_the_command_reads_recipes_left_to_right(tmp_path: Path) -> None:
-    (tmp_path / "a.toml").write_text("[reward]\nrefusal = true\n[data]\nsource = 'world'\n", encoding="utf-8")
-    (tmp_path / "b.toml").write_text("[model]\nreasoning = true\n[reward]\nprocess = true\n", encoding="utf-8")
-    settings, reasoning = read_recipes([str(tmp_path / "a.toml"), str(tmp_path / "b.toml")])
-    assert (settings, reasoning) == (RewardSettings(refusal=True, process=True), True)
+def test_the_command_reads_recipes_as_training_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipes = [str(ROOT / "configs" / name) for name in ("stage2.toml", "models/tiny.toml")]
+    (tmp_path / "own.toml").write_text("[reward]\nweights = { 'nowhere_at_all:f' = 1.0 }\n", encoding="utf-8")
+    assert main([*recipes, str(tmp_path / "own.toml"), "--model.reasoning=true", "--reward.paper_sum=true"]) == 0
+    out = capsys.readouterr().out
+    assert "left out: nowhere_at_all:f" in " ".join(out.split())
+    repeated = next(line.split() for line in out.splitlines() if "repeat one sentence" in line)
+    assert repeated[3] == "10.50"  # 2.5 and eight times a right sentence, rightly cited
     command = [sys.executable, "-m", "rewards.audit", "configs/stage2.toml", "configs/models/tiny.toml"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "configs/stage2.toml + configs/models/tiny.toml: mean reward by policy" in done.stdout
@@ -104,15 +108,16 @@ def test_the_command_reads_recipes_left_to_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[reward]\nrefuse = true", "r.toml: reward.refuse: Extra inputs"),
-        ("[reward]\nweights = { citations = 1.0 }", "r.toml: reward: weights: no part 'citations'; valid: tag_count"),
+        ("[reward]\nrefuse = true", "r.toml:2: unknown key reward.refuse; did you mean reward.refusal?"),
+        ("[reward]\n\nweights = { citations = 1.0 }", "r.toml:3: reward: .*no part 'citations'; valid: tag_count"),
         ("[reward]\nprocess = true", "reward.process = true .* model.reasoning = false"),
-        ("[reward", "r.toml: cannot read this recipe: Expected .*; valid: TOML files"),
-        ("reward = 3", r"r.toml: \[reward\] and \[model\] are sections"),
+        ("[model]\nreasoning = 'no thanks'", "r.toml:2: model.reasoning = 'no thanks': .* valid boolean"),
+        ("[reward", "r.toml: not TOML: Expected"),
+        ("reward = 3", r"r.toml:1: reward is a section: write \[reward\]"),
     ],
 )
 def test_a_bad_recipe_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str) -> None:
     (tmp_path / "r.toml").write_text(text, encoding="utf-8")
     assert main([str(tmp_path / "r.toml")]) == 2
-    (line,) = capsys.readouterr().out.splitlines()
+    (line,) = capsys.readouterr().err.splitlines()
     assert re.search(message, line), line

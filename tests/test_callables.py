@@ -4,12 +4,15 @@ import sys
 import threading
 import types
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+import torch
 
 from grpo.types import Completion, Example, InputError, Passage, Score
-from rewards.callables import COLUMNS, Guarded, load_reward, per_answer, trl_columns
+from rewards.callables import COLUMNS, BadValues, Guarded, checked, load_reward, per_answer, trl_columns
 from rewards.compose import GroupScorer, RewardSettings, compose
 
 EXAMPLE = Example(
@@ -114,6 +117,67 @@ def test_a_function_written_for_trl_without_kwargs_gets_what_it_names(own: types
     assert [s.parts[NAME] for s in scorer(own, Accuracy())(EXAMPLE, completions())] == [1.0, 1.0, 1.0]
 
 
+def test_a_function_that_names_a_column_is_for_trl_wherever_it_stands(own: types.ModuleType) -> None:
+    def grounded(question: list[str], completions: list[str]) -> list[float]:
+        return [
+            float(q == EXAMPLE.question and text.endswith("[1]."))
+            for q, text in zip(question, completions, strict=True)
+        ]
+
+    def longest(q: Example, completions: Sequence[Completion]) -> list[float]:
+        return [float(q.id == "asqa-1" and len(c.text) > 20) for c in completions]
+
+    assert [s.parts[NAME] for s in scorer(own, grounded)(EXAMPLE, completions())] == [1.0, 1.0, 0.0]
+    assert [s.parts[NAME] for s in scorer(own, longest)(EXAMPLE, completions())] == [1.0, 0.0, 0.0]
+
+
+def talks(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+    asked, said = ([messages[-1]["content"] for messages in column] for column in (prompts, completions))
+    return [float(q == EXAMPLE.question and "Daei" in text) for q, text in zip(asked, said, strict=True)]
+
+
+def test_a_function_for_conversations_gets_messages_where_the_recipe_says_so(own: types.ModuleType) -> None:
+    scores = scorer(own, talks, trl_conversational=True)(EXAMPLE, completions())
+    assert [score.parts[NAME] for score in scores] == [1.0, 0.0, 0.0]
+    with pytest.raises(InputError, match=r"TypeError: .* \(it was given plain strings; .*trl_conversational = true\)"):
+        scorer(own, talks, failure_limit=0)(EXAMPLE, completions())
+    plain = lambda completions, **columns: [len(text.split()) for text in completions]  # noqa: E731
+    with pytest.raises(InputError, match=r"it was given conversations; the other form: .*trl_conversational = false"):
+        scorer(own, plain, failure_limit=0, trl_conversational=True)(EXAMPLE, completions())
+
+
+def test_a_switch_for_trl_without_a_function_for_trl_is_refused(own: types.ModuleType) -> None:
+    with pytest.raises(InputError, match=r"trl_conversational = true, and no function in reward.weights is written"):
+        scorer(own, lambda example, completions: [0.0] * 3, trl_conversational=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("open('/nowhere/at/all')", "FileNotFoundError: "),
+        ("undefined", "NameError: name 'undefined'"),
+        ("def f(:", "SyntaxError: "),
+    ],
+)
+def test_whatever_a_module_raises_while_it_is_imported_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, says: str
+) -> None:
+    (tmp_path / "broken_rewards.py").write_text(source + "\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InputError, match=rf"reward 'broken_rewards:f' cannot be loaded: {says}") as caught:
+        load_reward("broken_rewards:f")
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_other_libraries_are_numbers(own: types.ModuleType) -> None:
+    for values in (torch.tensor([1.0, 0.0, 0.5]), [torch.tensor(1.0), numpy.float32(0), 0.5], numpy.array([1, 0, 0.5])):
+        assert checked(values, 3) == [1.0, 0.0, 0.5]
+    for wrong in ("1.0", b"1", torch.tensor([1.0, 2.0]), numpy.nan, [1.0], 1j):
+        with pytest.raises(BadValues, match="for completion 1; valid: a finite number or None"):
+            checked([0.0, wrong], 2)
+
+
 def test_columns_are_one_entry_per_completion() -> None:
     columns = trl_columns(EXAMPLE, completions())
     assert tuple(sorted(columns)) == tuple(sorted(COLUMNS))
@@ -131,7 +195,7 @@ async def waits(completions: list[str]) -> list[float]:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("nowhere_at_all:f", None, "'nowhere_at_all:f' cannot be loaded: No module named"),
+        ("nowhere_at_all:f", None, "'nowhere_at_all:f' cannot be loaded: ModuleNotFoundError: No module named"),
         ("own_rewards:missing", None, "cannot be loaded: .*missing"),
         (":f", None, "cannot be loaded"),
         (NAME, 3, "is a int, not a function"),

@@ -133,6 +133,7 @@ def test_a_checkpoint_of_a_run_is_asked_with_the_runs_prompt_and_no_demonstratio
     run = home / "runs" / "trained"
     write_tiny_model(run / "model", seed=7)
     (run / "prompt.txt").write_text("Cite, or say: {refusal}\n", encoding="utf-8")
+    (run / "recipe.toml").write_text("", encoding="utf-8")  # what makes the folder a run
     _, said = evaluate(home, *SIX, "--run.name=of-run", f"--model.start={run}")
     assert f"model        {run / 'model'}, 0 demonstrations" in said
     assert (home / "runs" / "of-run" / "prompt.txt").read_text(encoding="utf-8") == "Cite, or say: {refusal}\n"

@@ -71,6 +71,11 @@ def test_the_order_of_a_group_changes_nothing(reverse: bool) -> None:
         (r"\boxed{\text{Unknown}}", "silent"),
         ("Unknown", "silent"),
         ("I don't know.", "silent"),
+        ("I don’t know.", "silent"),
+        ("N/A", "silent"),
+        ("boxed[n/a.]", "silent"),
+        ("Na", "wrong"),
+        (REFUSAL.replace("'", "’"), "silent"),
         (REFUSAL, "silent"),
         (f"boxed[{REFUSAL}]", "silent"),
         (f"{REFUSAL} Ali Daei.", "wrong"),  # both ways is neither

@@ -40,9 +40,14 @@ class Lagging(HfRollout):
         super().load(weights, version=max(version - 1, 0))
 
 
-def run(folder, *, steps, engine=HfRollout, seed=0, updates=1, kl=0.0, lr=1e-2):
+def hf(engine=HfRollout):
+    return engine(tiny_model(seed=9), decode=ByteTokenizer().decode, eos_ids=(EOS,))
+
+
+def run(folder, *, steps, rollout=None, model=None, prompt="Q{}:", seed=0, updates=1, kl=0.0, lr=1e-2):
+    """Train `model`, or the tiny one, on the low bytes; `prompt` has a place for the example's id."""
     folder.mkdir()
-    model = tiny_model()
+    model = model or tiny_model()
     policy = SinglePolicy(
         model,
         optim=Optim(lr=lr, warmup=0.0, schedule="constant"),
@@ -63,10 +68,10 @@ def run(folder, *, steps, engine=HfRollout, seed=0, updates=1, kl=0.0, lr=1e-2):
     train(
         cfg,
         policy=policy,
-        rollout=engine(tiny_model(seed=9), decode=ByteTokenizer().decode, eos_ids=(EOS,)),
+        rollout=rollout or hf(),
         curriculum=Epochs([example(i) for i in range(6)], seed=seed),
         score=low_bytes,
-        render=lambda e: tuple(f"Q{e.id}:".encode()),
+        render=lambda e: tuple(prompt.format(e.id).encode()),
         comm=Alone(),
         log=RunLog(folder, name="toy", steps=steps, console=Console(), project="test", settings={}),
     )
@@ -115,12 +120,12 @@ def test_transcripts_hold_every_completion(tmp_path):
 def test_an_engine_that_forgets_to_load_stops_the_run(tmp_path):
     """With a step large enough to show, the next rollout is caught: step 1, before anything else happens."""
     with pytest.raises(StaleRollout, match="step 1: sampler and trainer differ"):
-        run(tmp_path / "run", steps=5, engine=Forgetful, lr=3e-2)
+        run(tmp_path / "run", steps=5, rollout=hf(Forgetful), lr=3e-2)
 
 
 def test_an_engine_that_lags_stops_the_run(tmp_path):
     with pytest.raises(StaleRollout, match="weights 0, the trainer is at 1"):
-        run(tmp_path / "run", steps=5, engine=Lagging)
+        run(tmp_path / "run", steps=5, rollout=hf(Lagging))
 
 
 def test_parts_keep_groups_whole_and_lose_nothing():

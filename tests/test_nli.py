@@ -1,5 +1,6 @@
 """What the NLI judges say is what the stock models say, whatever the batch, the length of a pair or its place."""
 
+import math
 import random
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from transformers import BertForMaskedLM, RobertaConfig, RobertaForSequenceClass
 
 from grpo.types import InputError
 from rewards.entailment import make_verifier, take_counts
-from rewards.nli import T5, SequenceClassification, batches, load_nli, placement
+from rewards.model_folder import identity
+from rewards.nli import FORMAT, T5, SequenceClassification, batches, load_nli, placement
 from rewards.verdicts import Cached
 from tests.nli_models import BARE, CONTEXT, LABELS, WORDS, bert, bert_tokenizer, save, t5, t5_tokenizer
 
@@ -262,10 +264,31 @@ def test_a_folder_is_loaded_as_what_its_config_says(folders) -> None:
 
 def test_an_identity_is_of_the_content_and_the_number_format(folders, tmp_path: Path) -> None:
     _, original = load_nli(str(folders["bert"]))
-    assert original.endswith(" float32")
+    assert original.endswith(f" float32 v{FORMAT}")
     assert load_nli(str(save(bert(), bert_tokenizer(), tmp_path / "moved")))[1] == original
     assert load_nli(str(save(bert(seed=1), bert_tokenizer(), tmp_path / "retrained")))[1] != original
     assert load_nli(str(save(bert(LABELS[::-1]), bert_tokenizer(), tmp_path / "relabelled")))[1] != original
+
+
+def test_no_byte_of_the_weights_is_left_out_of_the_identity(tmp_path: Path) -> None:
+    digests = set()
+    for place in (None, 0, 1_500_000, -1):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        weights = bytearray(3_000_000)
+        if place is not None:
+            weights[place] = 1
+        (folder / "model.safetensors").write_bytes(weights)
+        digests.add(identity(str(folder), folder, "float32"))
+    assert len(digests) == 4
+
+
+def test_a_model_that_gives_no_probability_ends_the_run_in_one_line() -> None:
+    judge = classifier()
+    with torch.no_grad():
+        judge._model.classifier.bias.fill_(math.nan)
+    with pytest.raises(InputError, match=r"gives no probability \(NaN\)"):
+        judge.entails([("a", "b")])
 
 
 def broken(folders, tmp_path: Path, what: str) -> Path:
@@ -321,7 +344,7 @@ def test_a_hub_name_is_found_in_the_cache_and_known_by_its_commit(folders, tmp_p
     (entry / "snapshots" / commit).symlink_to(folders["bert"], target_is_directory=True)
     judge, identity = load_nli("owner/nli")
     assert isinstance(judge, SequenceClassification)
-    assert identity == f"owner/nli@{commit} float32"
+    assert identity == f"owner/nli@{commit} float32 v{FORMAT}"
     assert load_nli(f"owner/nli@{commit}")[1] == identity
     for name in ("owner/other", "owner/nli@refs/pr/7"):
         with pytest.raises(InputError, match=rf"^{name}: neither a folder, nor to be had from the hub: ") as refusal:

@@ -81,6 +81,14 @@ def test_it_is_the_verifiers_probability_asked_once_a_group_for_the_decision() -
     assert judge.asked == [[("so", "It won."), ("no", REFUSAL)]]
 
 
+def test_of_long_thinking_the_end_is_judged() -> None:
+    judge = Half()
+    long = " ".join(f"word{n}" for n in range(1000))
+    process(reasoned(f"{long} so it won", "It won."), verifier=judge)
+    ((premise, _),) = judge.asked[0]
+    assert premise.split() == [*(f"word{n}" for n in range(703, 1000)), "so", "it", "won"]
+
+
 def test_its_weight_is_one_and_can_be_set() -> None:
     text = reasoned("Ali Daei scored 109 goals.", "Ali Daei scored 109 [1].")
     group = [Completion(text=text, token_ids=(2,), logprobs=(0.0,), finish="stop", version=0)]

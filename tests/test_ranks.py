@@ -93,17 +93,14 @@ def test_a_port_in_use(monkeypatch):
         port = server.getsockname()[1]
         for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": str(port)}.items():
             monkeypatch.setenv(name, value)
-        with pytest.raises(InputError, match=rf"port {port} of 127.0.0.1 cannot be used .*--master_port={port + 1}"):
-            with ranks.joined():
-                pass
-
-
+        message = rf"port {port} of 127.0.0.1 cannot be used .*--master_port={port + 1}"
+        with pytest.raises(InputError, match=message), ranks.joined():
+            pass
 
 
 def test_ranks_that_do_not_come(monkeypatch):
     monkeypatch.setattr(ranks, "MEET", 1.0)
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": str(free_port())}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match=r"1 of 2 ranks came to 127.0.0.1:\d+ within 1 s"):
-        with ranks.joined():
-            pass
+    with pytest.raises(InputError, match=r"1 of 2 ranks came to 127.0.0.1:\d+ within 1 s"), ranks.joined():
+        pass

@@ -84,21 +84,24 @@ def test_all_worked_cases_are_here() -> None:
     assert [case[0] for case in CASES] == ["1", "2", "3", "4", "5", "6", "6b", *map(str, range(7, 14))]
 
 
+PAID = {  # by hand: (eq 1, eq 2) of a statement; the gold answers are Daei, Bican, "38" and "The Who"
+    f"{DAEI}.": (0.5, 0.0), f"{DAEI} [1].": (0.5, 0.5), f"{DAEI} [2].": (0.5, -0.5), f"{DAEI} [1][2].": (0.5, 0.5),
+    f"{BICAN}.": (0.5, 0.0), f"{BICAN} [1].": (0.5, -0.5), f"{BICAN} [1][2].": (0.5, 0.5),
+    "Grass grew [3].": (0.0, 0.0),
+    "A pitch of 1938 [3].": (0.5, -0.5), "A pitch of 1938 has grass.": (0.5, 0.0), "The Who [3].": (0.5, 0.5),
+    "A whole pitch.": (0.5, 0.0), "The Who [3][9].": (0.5, -0.5),
+}  # fmt: skip
+
+
 @settings(max_examples=100, deadline=None)
-@given(
-    st.lists(
-        st.sampled_from([f"{s}{m}." for s in (DAEI, BICAN, "Grass grows") for m in ("", " [1]", " [2]")]), max_size=9
-    )
-)
-def test_the_papers_sum_is_the_sum_over_statements(statements: list[str]) -> None:
-    """Eqs 1 and 2 by hand: no bound, no share, whatever else is said."""
-    paid = {
-        f"{DAEI}.": (0.5, 0.0), f"{DAEI} [1].": (0.5, 0.5), f"{DAEI} [2].": (0.5, -0.5),
-        f"{BICAN}.": (0.5, 0.0), f"{BICAN} [1].": (0.5, -0.5), f"{BICAN} [2].": (0.5, 0.5),
-    }  # fmt: skip
-    scored = score(reasoned(" ".join(["It won.", *statements])), paper_sum=True)
-    assert scored.parts["exact_match"] == sum(paid.get(s, (0.0, 0.0))[0] for s in statements)
-    assert scored.parts["citation"] == sum(paid.get(s, (0.0, 0.0))[1] for s in statements)
+@given(st.lists(st.sampled_from(sorted(PAID)), max_size=9), st.booleans())
+def test_the_papers_sum_is_the_sum_over_statements(statements: list[str], hardened: bool) -> None:
+    """Eqs 1 and 2: no bound, no share, no word looked at twice, whatever else is said and whatever is hardened."""
+    example = question(answers=(("Ali Daei",), ("Josef Bican",), ("38",), ("The Who",)))
+    example = dataclasses.replace(example, found=((True,) * 4,) * 3)
+    scored = score(reasoned(" ".join(["It won.", *statements])), example, paper_sum=True, hardened=hardened)
+    assert scored.parts["exact_match"] == sum(PAID[s][0] for s in statements)
+    assert scored.parts["citation"] == sum(PAID[s][1] for s in statements)
 
 
 def test_refusing_and_then_answering_is_a_refusal_in_both_stages() -> None:
@@ -128,6 +131,11 @@ def test_a_refusal_that_says_more_is_paid_half(text: str, refusal: float, style:
     assert score(text, example, reasoning=False).parts["refusal"] == refusal
     assert score(text, example, reasoning=False, hardened=False).parts["refusal"] == 1.0
     assert score(text, question(style=style), reasoning=False).parts["refusal"] == 0.0
+
+
+def test_a_typographic_apostrophe_makes_no_hedge() -> None:
+    curly = score(REFUSAL.replace("'", "’"), question(answerable=False), reasoning=False)
+    assert curly.parts["refusal"] == pytest.approx(36 / 37)  # the metric's comparison sees the sign
 
 
 @pytest.mark.parametrize("text", [RIGHT, f"{DAEI} [2].", REFUSAL])
@@ -208,7 +216,8 @@ def test_citation(marks: str, cite: float) -> None:
 @pytest.mark.parametrize(("marks", "cite"), [("[1][2]", 0.25), ("[3][2][1]", 0.5 / 3), ("[1][2][1]", 0.25)])
 def test_needless_citations_share_the_reward(marks: str, cite: float) -> None:
     assert score(reasoned(f"{DAEI} {marks}.")).parts["citation"] == pytest.approx(cite)
-    assert score(reasoned(f"{DAEI} {marks}."), hardened=False).parts["citation"] == 0.5
+    for changes in ({"hardened": False}, {"paper_sum": True}):
+        assert score(reasoned(f"{DAEI} {marks}."), **changes).parts["citation"] == 0.5
 
 
 def test_two_passages_that_both_support_a_statement_are_both_needed() -> None:
@@ -259,6 +268,27 @@ def test_padding_shrinks_what_right_statements_earn_and_never_a_penalty() -> Non
     assert score(reasoned(f"{DAEI} [2]. {padding}")).parts["citation"] == -0.5
     for changes in ({"paper_sum": True}, {"hardened": False}):
         assert score(reasoned(f"{DAEI} [1]. {padding}"), **changes).total == 3.5
+
+
+def test_one_endless_sentence_is_padding_too() -> None:
+    words = " ".join(f"word{n}" for n in range(135))  # and the five of DAEI make 140
+    endless = score(reasoned(f"{DAEI} {words}."))
+    assert endless.parts["exact_match"] == 0.25  # (30 + 40) / 140 of 0.5
+    assert (
+        score(reasoned(f"{DAEI} and {BICAN} {words[: words.index('word129')]}.")).parts["exact_match"]
+        == 0.5 * 100 / 140
+    )
+    ordinary = " ".join(f"word{n}" for n in range(65))
+    assert score(reasoned(f"{DAEI} {ordinary}.")).parts["exact_match"] == 0.5
+    for changes in ({"paper_sum": True}, {"hardened": False}):
+        assert score(reasoned(f"{DAEI} {words}."), **changes).parts["exact_match"] == 0.5
+
+
+def test_a_claim_of_stop_words_is_said_by_nothing_else() -> None:
+    claim = (("Who was it?",),)
+    said = [score(reasoned("A pitch."), question(style="claims", answers=claim), hardened=h) for h in (True, False)]
+    assert [s.parts["exact_match"] for s in said] == [0.0, 0.5]
+    assert score(reasoned("Who was it then"), question(style="claims", answers=claim)).parts["exact_match"] == 0.5
 
 
 def test_passage_zero_is_not_the_last_one() -> None:

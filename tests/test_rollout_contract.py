@@ -1,4 +1,8 @@
-"""What every rollout engine promises, tried on the engines that run here."""
+"""What every rollout engine promises, tried on the engines that run here.
+
+"vllm" is vLLM's CPU build or, where it finds one, a GPU; tied and untied, since the two heads take new weights in
+different ways.
+"""
 
 import pytest
 import torch
@@ -7,43 +11,72 @@ from grpo.batch import collate
 from grpo.policy.forward import completion_logprobs
 from grpo.rollout.base import sample_groups
 from grpo.rollout.hf import HfRollout, _nucleus
-from grpo.types import Sampling, StaleRollout
+from grpo.types import Group, Sampling, StaleRollout
+from tests.installed import need, tiny_llm
 from tests.toy import EOS, ByteTokenizer, example, tiny_model
 
 PROMPTS = [(5, 6, 7, 8, 9), (10, 11), (12, 13, 14)]
+ENGINES = ["hf", "vllm", "vllm untied"]
 
 
-def engine(model=None, *, rows=64, eos=(EOS,)):
-    rollout = HfRollout(tiny_model(seed=1), decode=ByteTokenizer().decode, eos_ids=eos, rows=rows)
-    rollout.load((model or tiny_model()).named_parameters(), version=3)
-    return rollout
+class Maker:
+    """Makes engines of one kind, and the models that they can serve."""
+
+    def __init__(self, kind):
+        if kind != "hf":
+            need("vllm")
+        self.kind = kind
+
+    def model(self, seed=0):
+        return tiny_model(seed, tied=self.kind != "vllm untied", head_dim=32)
+
+    def engine(self, model=None, *, rows=64, eos=(EOS,)):
+        """An engine that has weights 3, of `model`; `rows` only where each engine has a limit of its own."""
+        about = {"decode": ByteTokenizer().decode, "eos_ids": eos}
+        if self.kind == "hf":
+            rollout = HfRollout(self.model(seed=1), rows=rows, **about)
+        else:
+            from grpo.rollout.vllm import VllmRollout
+
+            shapes = {name: tuple(parameter.shape) for name, parameter in self.model().named_parameters()}
+            rollout = VllmRollout(tiny_llm(tied=self.kind == "vllm"), shapes=shapes, **about)
+        rollout.load((model or self.model()).named_parameters(), version=3)
+        return rollout
+
+
+@pytest.fixture(params=ENGINES)
+def make(request):
+    return Maker(request.param)
 
 
 def as_batch(written):
-    from grpo.types import Group
-
     groups = [
         Group(example=example(i), prompt_ids=PROMPTS[i], completions=tuple(group)) for i, group in enumerate(written)
     ]
     return collate(groups, torch.ones(sum(len(g.completions) for g in groups)))
 
 
-@pytest.mark.parametrize(("temperature", "rows"), [(1.0, 64), (0.7, 64), (1.0, 8)])
-def test_logprobs_are_the_trainers(temperature, rows):
-    model = tiny_model()
-    sampling = Sampling(group_size=4, max_tokens=12, temperature=temperature)
-    written = engine(model, rows=rows).generate(PROMPTS, sampling, seed=0)
+def difference(model, written, *, temperature=1.0):
+    """Nats, over all tokens the largest, between the engine's log-probabilities and the trainer's."""
     batch = as_batch(written)
     with torch.no_grad():
         logp_BC, _ = completion_logprobs(model, batch, layout="padded", temperature=temperature)
-    assert batch.learn_BC.sum() > 40
-    assert float((logp_BC - batch.sampler_logp_BC)[batch.learn_BC].abs().max()) < 1e-5
+    return float((logp_BC - batch.sampler_logp_BC)[batch.learn_BC].abs().max())
 
 
-def test_shapes_versions_and_stops():
+@pytest.mark.parametrize(("temperature", "rows"), [(1.0, 64), (0.7, 64), (1.0, 8)])
+def test_logprobs_are_the_trainers(make, temperature, rows):
+    model = make.model()
+    sampling = Sampling(group_size=4, max_tokens=12, temperature=temperature)
+    written = make.engine(model, rows=rows).generate(PROMPTS, sampling, seed=0)
+    assert as_batch(written).learn_BC.sum() > 40
+    assert difference(model, written, temperature=temperature) < 1e-5
+
+
+def test_shapes_versions_and_stops(make):
     """Half the vocabulary stops, so that several EOS ids are met; the stop token is kept and the rest cut off."""
     eos = tuple(range(128))
-    written = engine(eos=eos).generate(PROMPTS, Sampling(group_size=4, max_tokens=3), seed=1)
+    written = make.engine(eos=eos).generate(PROMPTS, Sampling(group_size=4, max_tokens=3), seed=1)
     assert [len(group) for group in written] == [4, 4, 4]
     for completion in (c for group in written for c in group):
         assert completion.version == 3
@@ -54,46 +87,63 @@ def test_shapes_versions_and_stops():
     assert finishes == {"stop", "length"}
 
 
-def test_same_seed_same_tokens_and_another_seed_others():
+def test_same_seed_same_tokens_and_another_seed_others(make):
     sampling = Sampling(group_size=4, max_tokens=8)
-    first, again, other = (engine().generate(PROMPTS, sampling, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (make.engine().generate(PROMPTS, sampling, seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first != other
 
 
-def test_greedy_is_the_argmax():
-    model = tiny_model()
-    (completion,) = engine(model).generate(PROMPTS[:1], Sampling(group_size=1, max_tokens=5, temperature=0), seed=0)[0]
+def test_greedy_is_the_argmax_and_certain(make):
+    model, sampling = make.model(), Sampling(group_size=1, max_tokens=5, temperature=0)
+    (completion,) = make.engine(model).generate(PROMPTS[:1], sampling, seed=0)[0]
+    assert completion.logprobs == (0.0,) * len(completion.token_ids)
     ids = list(PROMPTS[0])
     for token in completion.token_ids:
         assert token == int(model(torch.tensor([ids])).logits[0, -1].argmax())
         ids.append(token)
 
 
-def test_new_weights_are_used_after_load():
-    model, sampling = tiny_model(), Sampling(group_size=4, max_tokens=8)
-    rollout = engine(model)
+def test_new_weights_are_used_after_load(make):
+    """The prompts are asked for a second time, so that a cache of the old weights would be found."""
+    model, sampling = make.model(), Sampling(group_size=4, max_tokens=8)
+    rollout = make.engine(model)
     before = rollout.generate(PROMPTS, sampling, seed=0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.1)
     rollout.load(model.named_parameters(), version=4)
-    batch = as_batch(after := rollout.generate(PROMPTS, sampling, seed=0))
+    after = rollout.generate(PROMPTS, sampling, seed=0)
     assert before != after
-    with torch.no_grad():
-        logp_BC, _ = completion_logprobs(model, batch, layout="padded")
-    assert float((logp_BC - batch.sampler_logp_BC)[batch.learn_BC].abs().max()) < 1e-5
+    assert difference(model, after) < 1e-5
 
 
-def test_part_of_the_weights_is_refused():
-    rollout = engine()
-    with pytest.raises(ValueError, match="mix two versions"):
-        rollout.load(list(tiny_model().named_parameters())[:-1], version=5)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w[:-1], "weights 5: [a-z_.]+ is missing .1 of "),
+        (lambda w: [*w, w[0]], "weights 5: model.embed_tokens.weight came twice"),
+        (lambda w: [("model.other.weight", w[0][1]), *w[1:]], "model.other.weight is no parameter of the rollout"),
+        (lambda w: [(w[0][0], w[0][1].T), *w[1:]], r"tokens.weight has the shape \(32, 256\), .* \(256, 32\)"),
+    ],
+)
+def test_other_weights_than_the_models_are_refused(make, change, message):
+    rollout = make.engine()
+    with pytest.raises(StaleRollout, match=message):
+        rollout.load(change(list(make.model().named_parameters())), version=5)
+    with pytest.raises(StaleRollout):
+        sample_groups(rollout, [example()], lambda e: (5, 6), Sampling(group_size=2, max_tokens=2), seed=0, version=5)
+
+
+def test_weights_go_by_name_whatever_their_order(make):
+    rollout, model = make.engine(), make.model(seed=7)
+    rollout.load(reversed(list(model.named_parameters())), version=6)
+    assert difference(model, rollout.generate(PROMPTS, Sampling(group_size=4, max_tokens=8), seed=0)) < 1e-5
 
 
 def test_a_prompt_is_prefilled_once_per_group():
     """Tokens that go through the model: the prompts once, then G per step; not G times the prompts."""
-    rollout = engine(eos=(255,))
+    rollout = Maker("hf").engine(eos=(255,))
     seen = []
     rollout._model.get_decoder().register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
@@ -102,9 +152,10 @@ def test_a_prompt_is_prefilled_once_per_group():
     assert seen == [5, 8]
 
 
-def test_wrong_version_stops_the_run():
+def test_wrong_version_stops_the_run(make):
+    sampling = Sampling(group_size=2, max_tokens=2)
     with pytest.raises(StaleRollout, match="weights 3, the trainer is at 4"):
-        sample_groups(engine(), [example()], lambda e: (5, 6), Sampling(group_size=2, max_tokens=2), seed=0, version=4)
+        sample_groups(make.engine(), [example()], lambda e: (5, 6), sampling, seed=0, version=4)
 
 
 def test_nucleus_keeps_the_smallest_sufficient_set():

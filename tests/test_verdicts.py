@@ -161,6 +161,22 @@ def test_what_was_judged_before_a_failure_is_kept(tmp_path: Path) -> None:
     assert watched.calls == [asked[WRITE:]]
 
 
+def test_a_cache_that_fails_in_the_middle_of_a_run_is_given_up_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rewards.verdicts.WAIT", 0.1)
+    watched, told = Watched(), []
+    path = tmp_path / "verdicts.sqlite"
+    cache = Cached(watched, path, model="m@1", tell=told.append)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    assert [cache.entails([RIGHT, WRONG]) for _ in range(2)] == [[1.0, 0.0]] * 2
+    assert watched.calls == [[RIGHT, WRONG]] * 2
+    assert told == [f"warning: {path}: database is locked; verdicts are no longer kept"]
+    other.execute("ROLLBACK")
+    assert other.execute("SELECT count(*) FROM verdicts").fetchone() == (0,)
+
+
 def write_foreign(path: Path, what: str) -> None:
     if what == "text":
         path.write_text("what I measured last year\n" * 100, encoding="utf-8")

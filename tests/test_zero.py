@@ -151,7 +151,7 @@ def test_two_ranks_go_on_from_what_one_wrote_at_another_stage(ran):
 
 
 def test_one_rank_goes_on_from_what_two_wrote(ran):
-    zero, ranks, folder = ran
+    _, ranks, folder = ran
     policy = zero_policy(Zero(stage=2), Alone(), seed=5)
     policy.load_state(folder / "state")
     assert distance(flat(policy), ranks[0][CUTS[-1]][0]) == 0.0
@@ -180,7 +180,9 @@ def test_a_state_that_is_damaged_or_of_another_model(tmp_path):
     other = {"optim": OPTIM, "updates": 6, "token_budget": 9, "dtype": "float32", "comm": Alone()}
     with pytest.raises(InputError, match="of a model with 20 tensors, this one has 11"):
         ZeroPolicy(tiny_model(layers=1), zero=Zero(stage=2), **other).load_state(tmp_path / "state")
-    with pytest.raises(InputError, match=r"embed_tokens.weight, and this model has model.embed_tokens.weight \[256, 64\]"):
+    with pytest.raises(
+        InputError, match=r"holds .*, and this model has model.embed_tokens.weight \[256, 64\]"
+    ):
         ZeroPolicy(tiny_model(width=64), zero=Zero(stage=2), **other).load_state(tmp_path / "state")
 
 
@@ -204,6 +206,6 @@ def test_the_configuration_written_out():
 
 
 def test_weights_that_are_not_sharded_cannot_be_offloaded():
-    with pytest.raises(InputError, match=r'policy.stage = 2 does not shard; valid: policy.stage = 3'):
+    with pytest.raises(InputError, match=r"policy.stage = 2 does not shard; valid: policy.stage = 3"):
         Zero(stage=2, offload="all")
     assert replace(Zero(stage=3), offload="all").offload == "all"

@@ -25,8 +25,16 @@ class ByteTokenizer:
         return bytes(i for i in ids if i != EOS and i < 256).decode("utf-8", errors="replace")
 
 
-def tiny_model(seed: int = 0, *, tied: bool = True, layers: int = 2, width: int = 32, attention: str = "sdpa"):
-    """A random Llama over bytes in float32, two query heads per key head."""
+def tiny_model(
+    seed: int = 0,
+    *,
+    tied: bool = True,
+    layers: int = 2,
+    width: int = 32,
+    attention: str = "sdpa",
+    head_dim: int | None = None,
+):
+    """A random Llama over bytes in float32, two query heads per key head. For vLLM's CPU build `head_dim` is 32."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=256,
@@ -35,6 +43,7 @@ def tiny_model(seed: int = 0, *, tied: bool = True, layers: int = 2, width: int 
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=head_dim,
         max_position_embeddings=512,
         tie_word_embeddings=tied,
         bos_token_id=None,

@@ -88,8 +88,7 @@ class ZeroPolicy:
     ) -> None:
         """As `SinglePolicy`, with how the state is sharded and the ranks to share it with.
 
-        In bfloat16 the weights themselves are, with float32 masters; `auto` is that on GPUs that are fast at it, and
-        float32 on CPUs.
+        In bfloat16 the weights themselves are held in it, beside float32 masters that the optimizer moves.
         """
         forbid_dropout(model)
         self._model, self._optim, self._updates, self._comm = model, optim, updates, comm
@@ -191,7 +190,7 @@ class ZeroPolicy:
         self._comm.wait()
 
     def load_state(self, path: Path) -> None:
-        """Go on from what `save_state` wrote, whatever the number of ranks was. InputError for another model's state."""
+        """Go on from what `save_state` wrote, whatever the ranks were. InputError for the state of another model."""
         state = _read_state(path)
         parameters = list(self._model.named_parameters())
         if state["parameters"] != len(parameters):
@@ -280,9 +279,9 @@ def _read_parameter(file: Path, name: str, shape: tuple[int, ...]) -> dict[str, 
 
 
 def uses_bf16(dtype: Dtype) -> bool:
-    """Whether the weights are held in bfloat16: on GPUs that are fast at it, or where the recipe says so."""
-    gpu = torch.cuda.is_available()
-    return dtype == "bfloat16" or (dtype == "auto" and gpu and fast_bf16(torch.device("cuda")))
+    """Whether the weights are held in bfloat16: where this machine is fast at it, or the recipe says so."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return dtype == "bfloat16" or (dtype == "auto" and fast_bf16(device))
 
 
 def prepare() -> None:

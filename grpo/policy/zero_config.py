@@ -16,8 +16,8 @@ BUCKET = 50_000_000  # elements that are reduced or gathered at once: 200 MB in 
 class Zero:
     """How the policy is spread over the ranks.
 
-    Stage 1 shards the optimizer's state, 2 the gradients as well, 3 the weights as well. `offload` keeps the optimizer's
-    state, or with "all" (stage 3 only) the weights as well, in the memory of the CPU.
+    Stage 1 shards the optimizer's state, 2 the gradients as well, 3 the weights as well. `offload` keeps the state of
+    the optimizer, or with "all" (stage 3 only) the weights as well, in the memory of the CPU.
     """
 
     stage: Stage = 2

@@ -1,6 +1,6 @@
 """The seam to whatever writes completions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -16,7 +16,10 @@ class RolloutEngine(Protocol):
     """
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        """Take new weights, forget everything computed with the old ones; completions carry `version` from now on."""
+        """Take new weights, forget everything computed with the old ones; completions carry `version` from now on.
+
+        Every parameter once, by name, in any order; StaleRollout where one is missing, unknown or of another shape.
+        """
         ...
 
     def generate(self, prompts: Sequence[TokenIds], sampling: Sampling, *, seed: int) -> list[list[Completion]]:
@@ -26,6 +29,31 @@ class RolloutEngine(Protocol):
     def release(self) -> None:
         """Give memory back until the next `load`."""
         ...
+
+
+def checked(
+    weights: Iterable[tuple[str, Tensor]], shapes: Mapping[str, tuple[int, ...]], *, version: int
+) -> Iterator[tuple[str, Tensor]]:
+    """The weights as they come, one at a time. StaleRollout unless they are exactly the parameters in `shapes`.
+
+    Two parameters of one shape under each other's names pass here; the comparison of log-probabilities sees them.
+    """
+    missing = dict.fromkeys(shapes)
+    for name, tensor in weights:
+        if name not in missing:
+            what = "came twice" if name in shapes else "is no parameter of the rollout engine's model"
+            raise StaleRollout(f"weights {version}: {name} {what}")
+        if tuple(tensor.shape) != shapes[name]:
+            raise StaleRollout(
+                f"weights {version}: {name} has the shape {tuple(tensor.shape)}, in the rollout engine {shapes[name]}"
+            )
+        del missing[name]
+        yield name, tensor.detach()
+    if missing:
+        raise StaleRollout(
+            f"weights {version}: {next(iter(missing))} is missing ({len(missing)} of {len(shapes)} are); "
+            "the rollout engine would mix two versions"
+        )
 
 
 def sample_groups(

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from grpo.policy.forward import attention_mask, has_sliding_windows
+from grpo.rollout.base import checked
 from grpo.types import Completion, InputError, Sampling, TokenIds
 
 
@@ -43,11 +44,11 @@ class HfRollout:
 
     @torch.no_grad()
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        self._version = -1
         own = dict(self._model.named_parameters())
-        for name, tensor in weights:
-            own.pop(name).copy_(tensor)
-        if own:
-            raise ValueError(f"no new weights for {sorted(own)[:3]}: the engine would mix two versions")
+        shapes = {name: tuple(parameter.shape) for name, parameter in own.items()}
+        for name, tensor in checked(weights, shapes, version=version):
+            own[name].copy_(tensor)
         self._version = version
 
     @torch.no_grad()

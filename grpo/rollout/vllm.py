@@ -1,0 +1,251 @@
+"""Rollouts with vLLM inside the trainer's process, on GPUs or with its CPU build.
+
+All samples of a prompt are one request, so that its prompt is prefilled once. New weights go in tensor by tensor and
+never over the disk; everything that was computed with the old ones is forgotten.
+
+With several ranks each has an engine of its own; with tensor parallelism that many neighbouring ranks share one.
+"""
+
+import os
+import random
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from grpo.rollout.base import checked
+from grpo.types import Completion, InputError, Sampling, StaleRollout, TokenIds
+
+ENVIRONMENT = {  # read by vLLM while it is imported or started; what the user has set stays
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, where the weights are
+    "VLLM_LOGGING_LEVEL": "ERROR",  # its warnings are about speed, and some come with every push of weights
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+def unsupported(architecture: str, head_size: int) -> str:
+    """Why the installed vLLM cannot run such a model, in a few words; empty where it can."""
+    _prepare()
+    from vllm import ModelRegistry
+    from vllm.platforms import current_platform
+
+    if architecture not in ModelRegistry.get_supported_archs():
+        return f"vLLM does not know {architecture}"
+    if current_platform.is_cpu():
+        from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+        sizes = CPUAttentionBackend.get_supported_head_sizes()
+        if head_size not in sizes:
+            return f"vLLM's CPU build has no attention heads of size {head_size}, only {', '.join(map(str, sizes))}"
+    return ""
+
+
+def start_vllm(
+    folder: str,
+    *,
+    context: int,
+    rows: int,
+    dtype: Literal["float32", "bfloat16"],
+    memory: float,
+    kv_cache: float,
+    tensor_parallel: int = 1,
+) -> Any:
+    """A `vllm.LLM` over the model in `folder`, which at most `rows` completions share at once.
+
+    On GPUs `memory` is its share of each (weights and KV cache) while it is awake; on a CPU `kv_cache` is the GiB of
+    its KV cache. InputError where vLLM refuses the model or these numbers.
+    """
+    ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    if ranks % tensor_parallel:
+        raise InputError(
+            f"rollout.tensor_parallel = {tensor_parallel} does not divide the {ranks} rank{'s' * (ranks > 1)}; valid: "
+            + ", ".join(str(n) for n in range(1, ranks + 1) if ranks % n == 0)
+        )
+    _prepare()
+    # The worker forbids torch.set_num_threads on a CPU and lowers the threads to 1 elsewhere; the trainer in this
+    # process needs them as they were.
+    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+    try:
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        gpu = not current_platform.is_cpu()
+        return LLM(
+            model=folder,
+            skip_tokenizer_init=True,  # token ids in, token ids out
+            dtype=dtype,
+            max_model_len=context,
+            max_num_seqs=rows,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",  # of the distribution that is sampled from
+            generation_config="vllm",  # a model's own defaults (a repetition penalty, say) would change the policy
+            gpu_memory_utilization=memory,
+            kv_cache_memory_bytes=None if gpu else int(kv_cache * 2**30),
+            enable_sleep_mode=gpu,
+            enforce_eager=not gpu,  # on a CPU compiling takes minutes and gains little
+            tensor_parallel_size=tensor_parallel,
+            distributed_executor_backend="external_launcher" if ranks > 1 else None,
+            use_tqdm_on_load=False,
+            seed=0,
+        )
+    except ValueError as error:  # vLLM's own word for a model or a number that it cannot serve
+        raise InputError(f"rollout.engine = 'vllm' cannot start on {folder}: {_line(error)}") from error
+    finally:
+        torch.set_num_threads = set_threads
+        set_threads(threads)
+
+
+class VllmRollout:
+    """`RolloutEngine` over a `vllm.LLM` that runs in this process."""
+
+    def __init__(
+        self,
+        llm: Any,
+        *,
+        shapes: Mapping[str, tuple[int, ...]],
+        decode: Callable[[Sequence[int]], str],
+        eos_ids: Sequence[int],
+        progress: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """`shapes` are the trainer's parameters by name: what every `load` must bring. `decode` as for HfRollout."""
+        if not eos_ids:
+            raise ValueError("without a stop token every completion would run to the limit")
+        self._llm, self._shapes = llm, shapes
+        self._decode, self._eos_ids, self._progress = decode, list(eos_ids), progress
+        self._version, self._asleep, self._whole = -1, set[str](), True
+
+    def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        """Wake, push, forget; StaleRollout also where the prefix cache stays. A push that fails leaves layers between
+        two versions, so that this engine is then of no more use.
+
+        vLLM waits for all parts of a layer (q, k and v) before it copies any: no tensor may be a buffer that is filled
+        again for the next.
+        """
+        self._check_whole()
+        self._whole = False
+        self._wake("weights")
+        self._llm.collective_rpc(_drop_packed_ties)
+        self._push(checked(weights, self._shapes, version=version))
+        self._llm.collective_rpc(_pack_ties)
+        self._wake("kv_cache")  # only now: the push may need the room
+        if not self._llm.reset_prefix_cache():
+            raise StaleRollout(
+                f"vLLM kept its prefix cache when weights {version} came: prompts would be read with the old ones"
+            )
+        self._version, self._whole = version, True
+
+    def generate(self, prompts: Sequence[TokenIds], sampling: Sampling, *, seed: int) -> list[list[Completion]]:
+        from vllm import SamplingParams
+
+        self._check_whole()
+        self._wake("weights", "kv_cache")
+        self._progress(f"rollout: {len(prompts)} prompts x {sampling.group_size} with vLLM")
+        stream = random.Random(seed)  # a seed for each prompt: what it gives does not depend on who is served beside it
+        asked, first = self._gather([(tuple(prompt), stream.getrandbits(62)) for prompt in prompts])
+        greedy = sampling.temperature == 0
+        settings = [
+            SamplingParams(
+                n=sampling.group_size,
+                temperature=sampling.temperature,
+                top_p=1.0 if greedy else sampling.top_p,
+                max_tokens=sampling.max_tokens,
+                stop_token_ids=self._eos_ids,
+                logprobs=0,  # the sampled token's and no other
+                flat_logprobs=True,
+                detokenize=False,
+                seed=own,  # sample g takes own + g
+            )
+            for _, own in asked
+        ]
+        inputs = [{"prompt_token_ids": list(prompt)} for prompt, _ in asked]
+        written = self._llm.generate(inputs, settings, use_tqdm=False)[first : first + len(prompts)]
+        return [
+            [self._completion(output, greedy) for output in sorted(one.outputs, key=lambda output: output.index)]
+            for one in written
+        ]
+
+    def release(self) -> None:
+        """On GPUs the weights and the cache are given back: the next `load` brings all of them. On a CPU nothing is."""
+        if self._llm.llm_engine.vllm_config.model_config.enable_sleep_mode and not self._asleep:
+            self._llm.sleep(level=2)
+            self._asleep = {"weights", "kv_cache"}
+
+    def _check_whole(self) -> None:
+        if not self._whole:
+            raise StaleRollout(f"vLLM is between two versions: the push of weights after {self._version} failed")
+
+    def _wake(self, *parts: str) -> None:
+        for part in self._asleep.intersection(parts):
+            self._llm.wake_up(tags=[part])
+            self._asleep.remove(part)
+
+    def _push(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+
+    def _gather(self, asked: list[tuple[TokenIds, int]]) -> tuple[list[tuple[TokenIds, int]], int]:
+        """The requests of all ranks that share this engine, which must all serve the same, and where ours begin."""
+        if self._llm.llm_engine.vllm_config.parallel_config.tensor_parallel_size == 1:
+            return asked, 0
+        from vllm.distributed.parallel_state import get_tp_group
+
+        group = get_tp_group()
+        everyone: list[Any] = [None] * group.world_size
+        torch.distributed.all_gather_object(everyone, asked, group=group.cpu_group)
+        return [one for part in everyone for one in part], sum(map(len, everyone[: group.rank_in_group]))
+
+    def _completion(self, output: Any, greedy: bool) -> Completion:
+        ids = tuple(output.token_ids)
+        # A greedy choice has probability 1; vLLM reports the one that it would have had at temperature 1.
+        logprobs = (0.0,) * len(ids) if greedy else tuple(output.logprobs.logprobs)
+        return Completion(
+            text=self._decode(ids),
+            token_ids=ids,
+            logprobs=logprobs,
+            finish="length" if output.finish_reason == "length" else "stop",
+            version=self._version,
+        )
+
+
+def _prepare() -> None:
+    """The environment that vLLM is to find, and on a CPU no compiler: what it would compile is one comparison."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
+        raise InputError("VLLM_ENABLE_V1_MULTIPROCESSING must be 0 or unset: weights are handed over in the process")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of vLLM's own imports
+        from vllm.platforms import current_platform
+
+        if current_platform.is_cpu():
+            current_platform.simple_compile_backend = "eager"
+        import vllm.entrypoints.llm  # noqa: F401
+
+
+def _ties(worker: Any) -> list[tuple[Any, Any]]:
+    """(embedding, head) where two layers of the model hold one matrix, of which the CPU build packs copies."""
+    layers: dict[int, list[Any]] = {}
+    for layer in worker.model_runner.get_model().modules():
+        weight = layer._parameters.get("weight")
+        if weight is not None and hasattr(layer, "cpu_linear"):
+            layers.setdefault(id(weight), []).append(layer)
+    return [(pair[0], pair[1]) for pair in layers.values() if len(pair) == 2]
+
+
+def _drop_packed_ties(worker: Any) -> None:
+    """Free the copies before the push, which makes new ones: so at most one more matrix is held than before."""
+    for embedding, head in _ties(worker):
+        embedding.cpu_linear = head.cpu_linear = None
+
+
+def _pack_ties(worker: Any) -> None:
+    """A reload packs the layers that it loads. The head that is tied to the embedding is not one of them, and would go
+    on with the old matrix below the new layers. The embedding's own packed copy is never used."""
+    for embedding, head in _ties(worker):
+        embedding.cpu_linear = None
+        head.quant_method.process_weights_after_loading(head)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,104 @@
+"""Which engine writes the completions: the recipe's, or the best that is there, with the reason in words."""
+
+import importlib.util
+import io
+import json
+
+import pytest
+
+from grpo.config import load
+from grpo.runlog import Console
+from grpo.types import InputError
+from launch.engines import choose_rollout
+from launch.models import load_model, load_shell
+from launch.recipe import Recipe
+from launch.tiny_model import write_tiny_model
+from tests.installed import need
+
+
+def choose(folder, engine="auto"):
+    said = io.StringIO()
+    return choose_rollout(load(Recipe, [f"--rollout.engine={engine}"]), str(folder), Console(said)), said.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_tiny_model(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change(folder, **values):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+
+
+def test_vllm_where_it_is_installed_and_knows_the_model(folder):
+    need("vllm")
+    assert choose(folder) == ("vllm", "rollouts     vllm: auto, since vLLM is installed and knows the model\n")
+    assert choose(folder, "hf") == ("hf", "rollouts     hf: as the recipe asks\n")
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"architectures": ["BabbageForCausalLM"]}, "vLLM does not know BabbageForCausalLM"),
+        ({"architectures": None}, "vLLM does not know a model without a named architecture"),
+    ],
+)
+def test_hf_where_vllm_does_not_know_the_model(folder, values, why):
+    need("vllm")
+    change(folder, **values)
+    assert choose(folder) == ("hf", f"rollouts     hf: auto, since {why}\n")
+    with pytest.raises(InputError, match=f'rollout.engine = "vllm": {why}; valid here: "hf"'):
+        choose(folder, "vllm")
+
+
+def test_hf_where_the_cpu_build_has_no_such_attention(folder):
+    need("vllm")
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        pytest.skip("GPUs have attention of this size")
+    change(folder, head_dim=8)
+    assert "vLLM's CPU build has no attention heads of size 8, only 32, 64" in choose(folder)[1]
+
+
+def test_hf_where_vllm_is_not_installed(folder, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "vllm" else real(name, *a))
+    assert choose(folder) == ("hf", "rollouts     hf: auto, since vLLM is not installed\n")
+    with pytest.raises(InputError, match="vLLM is not installed"):
+        choose(folder, "vllm")
+
+
+def test_a_shell_is_the_model_without_its_weights(folder):
+    model, shell = load_model(str(folder), device="cpu"), load_shell(str(folder))
+    assert all(parameter.is_meta for parameter in shell.parameters())
+    shapes = [{name: p.shape for name, p in m.named_parameters()} for m in (model, shell)]
+    assert shapes[0] == shapes[1]
+    assert shell.generation_config.eos_token_id == model.generation_config.eos_token_id == 0
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="not the configuration of a causal language model"):
+        load_shell(str(folder))
+
+
+def test_several_ranks_for_one_engine_are_vllms_business():
+    with pytest.raises(InputError, match="rollout.tensor_parallel = 2 is for vLLM"):
+        load(Recipe, ["--rollout.engine=hf", "--rollout.tensor_parallel=2"])
+
+
+def test_ranks_that_cannot_be_shared_are_refused(folder):
+    need("vllm")
+    from grpo.rollout.vllm import start_vllm
+
+    with pytest.raises(InputError, match="tensor_parallel = 2 does not divide the 1 rank; valid: 1"):
+        start_vllm(str(folder), context=64, rows=4, dtype="float32", memory=0.4, kv_cache=0.1, tensor_parallel=2)
+
+
+def test_a_cache_too_small_for_one_prompt_is_refused_in_one_line(folder):
+    need("vllm")
+    from grpo.rollout.vllm import start_vllm
+
+    with pytest.raises(InputError, match="rollout.engine = 'vllm' cannot start on .*KV cache") as caught:
+        start_vllm(str(folder), context=4096, rows=4, dtype="float32", memory=0.4, kv_cache=0.0005)
+    assert "\n" not in str(caught.value)
