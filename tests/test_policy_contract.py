@@ -14,7 +14,6 @@ from grpo.policy.single import SinglePolicy, forbid_dropout
 from tests.installed import need
 from tests.toy import random_batch, tiny_model
 
-
 ENGINES = ("single", "zero-1", "zero-2", "zero-3")
 
 

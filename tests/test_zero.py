@@ -180,9 +180,7 @@ def test_a_state_that_is_damaged_or_of_another_model(tmp_path):
     other = {"optim": OPTIM, "updates": 6, "token_budget": 9, "dtype": "float32", "comm": Alone()}
     with pytest.raises(InputError, match="of a model with 20 tensors, this one has 11"):
         ZeroPolicy(tiny_model(layers=1), zero=Zero(stage=2), **other).load_state(tmp_path / "state")
-    with pytest.raises(
-        InputError, match=r"holds .*, and this model has model.embed_tokens.weight \[256, 64\]"
-    ):
+    with pytest.raises(InputError, match=r"holds .*, and this model has model.embed_tokens.weight \[256, 64\]"):
         ZeroPolicy(tiny_model(width=64), zero=Zero(stage=2), **other).load_state(tmp_path / "state")
 
 
