@@ -11,6 +11,7 @@ from grpo.comm import Alone
 from grpo.objective import Objective, grpo_loss, weigh
 from grpo.policy.schedule import Optim, learning_rate
 from grpo.policy.single import SinglePolicy, forbid_dropout
+from grpo.policy.zero_config import Zero
 from tests.installed import need
 from tests.toy import random_batch, tiny_model
 
@@ -38,9 +39,8 @@ def engine(kind, model=None, *, lr=2e-3, budget=1000, layout="shared", updates=3
     if kind == "single":
         return SinglePolicy(model or tiny_model(), **settings)
     from grpo.policy.zero import ZeroPolicy
-    from grpo.policy.zero_config import Zero
 
-    return ZeroPolicy(model or tiny_model(), zero=Zero(stage=int(kind[-1])), comm=Alone(), **settings)
+    return ZeroPolicy(model or tiny_model(), **{"zero": Zero(stage=int(kind[-1])), "comm": Alone(), **settings})
 
 
 def loss(logp, entropy, batch):
@@ -86,6 +86,13 @@ def test_checkpointed_and_clipped_like_one_process(kind):
     policy = engine(kind, budget=20, max_grad_norm=0.5, more={"gradient_checkpointing": True})
     assert float((train(policy) - clipped).abs().max()) < 1e-5
     assert float((clipped - oracle()).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize(("stage", "offload"), [(2, "optimizer"), (3, "all")])
+def test_what_waits_in_main_memory_steps_alike(stage, offload):
+    need("deepspeed")
+    policy = engine(f"zero-{stage}", budget=20, more={"zero": Zero(stage=stage, offload=offload)})
+    assert float((train(policy) - oracle()).abs().max()) < 1e-5
 
 
 def test_the_step_follows_the_sum_over_rows(kind):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
+from grpo.config import load
+from grpo.policy.zero_config import Zero
+from grpo.types import InputError
+from launch.assemble import check_ranks, choose_zero
+from launch.recipe import Recipe
 from tests.installed import need
 from tests.many_ranks import free_port
 
@@ -65,19 +71,34 @@ def test_one_run_of_two_ranks(home):
     assert all((trained[name] == best[name]).all() for name in trained)
 
 
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        (
-            "--sampling.prompts_per_step=3",
-            "error: sampling.prompts_per_step = 3 cannot be shared equally by 2 ranks; valid: 2 or 4, or 1 or 3 ranks",
-        ),
-        ("--policy.engine=single", 'error: policy.engine = "single" is not for 2 ranks; valid: "zero" or "auto"'),
-    ],
-)
-def test_what_two_ranks_cannot_do_is_said_once(tmp_path, argument, message):
-    code, said, errors = train_on_two(tmp_path, argument)
+def test_what_two_ranks_cannot_do_is_said_once(tmp_path):
+    """Both find it; one says it, and neither waits for the other."""
+    code, said, errors = train_on_two(tmp_path, "--sampling.prompts_per_step=3")
     assert code == 2
+    message = "error: sampling.prompts_per_step = 3 cannot be shared equally by 2 ranks; valid: 2 or 4, or 1 or 3 ranks"
     assert (said + errors).count(message) == 1, said + errors
     assert "Traceback" not in said + errors
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "arguments", "message"),
+    [
+        (2, ["--policy.engine=single"], 'policy.engine = "single" is not for 2 ranks; valid: "zero" or "auto"'),
+        (4, ["--warmup.examples_per_step=2"], "warmup.examples_per_step = 2 cannot be shared equally by 4 ranks"),
+        (2, ["--loss.updates_per_step=3"], "updates_per_step = 3 parts cannot be made of the 2 groups of a rank"),
+    ],
+)
+def test_combinations_that_ranks_refuse(ranks, arguments, message):
+    need("deepspeed")
+    recipe = load(Recipe, ["--sampling.prompts_per_step=4", *arguments])
+    with pytest.raises(InputError, match=re.escape(message)):
+        check_ranks(recipe, ranks, warm_up=True)
+
+
+def test_which_engine_the_recipe_gets():
+    need("deepspeed")
+    assert choose_zero(Recipe(), 1) is None
+    assert choose_zero(Recipe(), 2) == Zero(stage=2)
+    assert choose_zero(load(Recipe, ["--policy.engine=zero", "--policy.stage=3"]), 1) == Zero(stage=3)
+    assert choose_zero(load(Recipe, ["--policy.offload=optimizer"]), 1) == Zero(stage=2, offload="optimizer")
