@@ -5,6 +5,10 @@ MODEL  ?= smollm2-135m
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY     := .venv/bin/python
 STAMP  := .venv/.stamp
+GPUS   ?= $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU ')
+# One process where there is one GPU or none; else DeepSpeed starts one per GPU. PORT= is where they meet, 29500.
+TRAIN   = $(if $(filter-out 0 1,$(GPUS)),.venv/bin/deepspeed --quiet --num_gpus $(GPUS) \
+          $(if $(PORT),--master_port $(PORT)) launch/train.py,$(PY) launch/train.py)
 MODELS  = $(sort $(patsubst configs/models/%.toml,%,$(wildcard configs/models/*.toml)))
 STAGES  = $(sort $(patsubst configs/stage%.toml,train-stage%,$(wildcard configs/stage*.toml)))
 
@@ -37,7 +41,7 @@ export TOKENIZERS_PARALLELISM = false
 .NOTPARALLEL:
 
 help:  ## List the commands
-	@echo 'usage: make COMMAND [MODEL=$(MODEL)] [DATA=] [NAME=] [SEED=] [FROM=] [CHECKPOINT=] [ARGS="--section.key=value ..."]'
+	@echo 'usage: make COMMAND [MODEL=$(MODEL)] [DATA=] [NAME=] [SEED=] [FROM=] [CHECKPOINT=] [GPUS=] [ARGS="--section.key=value ..."]'
 	@echo
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {sub("%", "1", $$1); printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
@@ -51,10 +55,10 @@ $(STAMP): pyproject.toml launch/environment.py launch/packages.py
 	$(PYTHON) launch/environment.py
 
 sft: configs/sft.toml configs/models/$(MODEL).toml $(STAMP)  ## Warm up by supervised steps: make sft
-	$(PY) launch/train.py $(filter %.toml,$^) $(OVERRIDES)
+	$(TRAIN) $(filter %.toml,$^) $(OVERRIDES)
 
 train-stage%: configs/stage%.toml configs/models/$(MODEL).toml $(STAMP)  ## Train a stage: make train-stage1 MODEL=qwen3-8b
-	$(PY) launch/train.py $(filter %.toml,$^) $(OVERRIDES)
+	$(TRAIN) $(filter %.toml,$^) $(OVERRIDES)
 
 eval: configs/models/$(MODEL).toml $(STAMP)  ## Trust-Score on held-out questions: make eval CHECKPOINT=runs/stage1-smollm2-135m
 	$(PY) launch/evaluate.py $(filter %.toml,$^) $(EVAL_OVERRIDES)

@@ -76,12 +76,11 @@ def evaluate(
     max_tokens: int,
     reasoning: bool,
     version: int,
-) -> tuple[dict[str, float], list[tuple[Example, Completion, Grade]]]:
-    """Greedy answers to every example, graded: the table's numbers, and the graded answers."""
+) -> list[tuple[Example, Completion, Grade]]:
+    """Greedy answers to every example, graded; `summarize` makes the table's numbers of the grades."""
     sampling = Sampling(group_size=1, max_tokens=max_tokens, temperature=0.0)
     groups = sample_groups(rollout, examples, render, sampling, seed=0, version=version)
-    graded = [(g.example, g.completions[0], grade(g.example, g.completions[0], reasoning=reasoning)) for g in groups]
-    return summarize([g for _, _, g in graded]), graded
+    return [(g.example, g.completions[0], grade(g.example, g.completions[0], reasoning=reasoning)) for g in groups]
 
 
 def _answers_in(statement: Statement, example: Example) -> set[int]:

@@ -1,7 +1,10 @@
-"""What ranks say to each other."""
+"""What ranks say to each other. How they find each other, and learn that one has died: `grpo/ranks.py`."""
 
-from collections.abc import Sequence
-from typing import Protocol, TypeVar
+import os
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar, cast
+
+from grpo.types import EngineLost, InputError, StaleRollout
 
 T = TypeVar("T")
 
@@ -12,8 +15,11 @@ class Comm(Protocol):
     rank: int
     world: int
 
-    def shard(self, items: Sequence[T]) -> list[T]:
-        """This rank's share of a list that is the same on all ranks; the shares are equally long."""
+    def shard(self, items: Sequence[T], *, even: bool = True) -> list[T]:
+        """This rank's share of a list that is the same on all ranks; neighbours stay together.
+
+        The shares are equally long, or it is an InputError; with `even=False` their lengths may differ by one.
+        """
         ...
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
@@ -21,7 +27,19 @@ class Comm(Protocol):
         ...
 
     def gather(self, items: Sequence[T]) -> list[T]:
-        """The shares of all ranks, joined in the order of `shard`'s input."""
+        """The shares of all ranks, joined in the order of `shard`'s input; they need not be equally long."""
+        ...
+
+    def first(self, work: Callable[[], T]) -> T:
+        """`work()`, by one rank of every node before the others: what it leaves in a cache is then made once."""
+        ...
+
+    def lead(self, work: Callable[[], T]) -> T:
+        """`work()` by rank 0 alone: what it returned, on every rank. Where it raises, every rank ends."""
+        ...
+
+    def wait(self) -> None:
+        """Return when every rank is here."""
         ...
 
 
@@ -31,7 +49,7 @@ class Alone:
     rank = 0
     world = 1
 
-    def shard(self, items: Sequence[T]) -> list[T]:
+    def shard(self, items: Sequence[T], *, even: bool = True) -> list[T]:
         return list(items)
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
@@ -39,3 +57,84 @@ class Alone:
 
     def gather(self, items: Sequence[T]) -> list[T]:
         return list(items)
+
+    def first(self, work: Callable[[], T]) -> T:
+        return work()
+
+    def lead(self, work: Callable[[], T]) -> T:
+        return work()
+
+    def wait(self) -> None:
+        """Everybody is here."""
+
+
+class Ranks:
+    """`Comm` over the process group of torch.distributed, on CPU tensors (gloo) also where the model is on GPUs."""
+
+    def __init__(self) -> None:
+        import torch.distributed as dist
+
+        self._dist = dist
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self._leads_node = int(os.environ.get("LOCAL_RANK", self.rank)) == 0
+
+    def shard(self, items: Sequence[T], *, even: bool = True) -> list[T]:
+        if even:
+            check_shares(len(items), self.world, "the batch")
+        return list(items[len(items) * self.rank // self.world : len(items) * (self.rank + 1) // self.world])
+
+    def sum(self, numbers: Sequence[float]) -> list[float]:
+        import torch
+
+        total = torch.tensor(list(numbers), dtype=torch.float64)
+        self._dist.all_reduce(total)
+        return total.tolist()
+
+    def gather(self, items: Sequence[T]) -> list[T]:
+        shares: list[list[T]] = [[]] * self.world
+        self._dist.all_gather_object(shares, list(items))
+        return [item for share in shares for item in share]
+
+    def first(self, work: Callable[[], T]) -> T:
+        if not self._leads_node:
+            self.wait()
+        done = work()
+        if self._leads_node:
+            self.wait()
+        return done
+
+    def lead(self, work: Callable[[], T]) -> T:
+        return cast(T, self.gather([work()] if self.rank == 0 else [])[0])
+
+    def wait(self) -> None:
+        self.sum([0.0])  # not dist.barrier(): with GPUs that one would go through NCCL
+
+
+def check_shares(count: int, world: int, name: str) -> None:
+    """InputError where `count` items cannot be shared equally, naming the nearest counts and ranks that can.
+
+    >>> check_shares(4, 3, "prompts")
+    Traceback (most recent call last):
+    ...
+    grpo.types.InputError: prompts = 4 cannot be shared equally by 3 ranks; valid: 3 or 6, or 1, 2 or 4 ranks
+    """
+    if count % world == 0:
+        return
+    below, above = count // world * world, (count // world + 1) * world
+    counts = f"{below} or {above}" if below else f"{above}"
+    *most, last = [str(ranks) for ranks in range(1, count + 1) if count % ranks == 0]
+    ranks = f"{', '.join(most)} or {last} ranks" if most else "1 rank"
+    raise InputError(f"{name} = {count} cannot be shared equally by {world} ranks; valid: {counts}, or {ranks}")
+
+
+def ending(error: BaseException) -> tuple[int, str]:
+    """How a command ends by this error: exit status and the line that says so.
+
+    >>> ending(InputError("recipe.toml:3: no such key"))
+    (2, 'error: recipe.toml:3: no such key')
+    """
+    if isinstance(error, InputError):
+        return 2, f"error: {error}"
+    if isinstance(error, EngineLost | StaleRollout):
+        return 1, f"stopped: {error}"
+    return 1, f"failed: {type(error).__name__}: {error}"

@@ -85,6 +85,22 @@ def chunked_logprobs(
         return _ChunkedLogprobs.apply(hidden_ND, weight_VD, ids_N, temperature, chunk)  # type: ignore[return-value]
 
 
+class ChunkedHead(torch.nn.Module):
+    """The output embedding as a module that returns log-probabilities instead of logits.
+
+    A module and not a call, because ZeRO-3 gathers a weight for the calls of the module that holds it, forward and
+    backward, and leaves a shard otherwise.
+    """
+
+    def __init__(self, weight_VD: torch.nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight_VD
+
+    def forward(self, hidden_TD: Tensor, ids_T: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """(logp_T, entropy_T), float32, as `chunked_logprobs`."""
+        return chunked_logprobs(hidden_TD, self.weight, ids_T, temperature=temperature)
+
+
 def _compute_dtype(hidden_ND: Tensor) -> torch.dtype:
     return torch.promote_types(hidden_ND.dtype, torch.float32)  # float64 stays, for gradcheck
 

@@ -8,12 +8,13 @@ P prompts on this rank, G completions per prompt, B = P*G rows, C completion pos
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from grpo.advantages import Mode, alive, group_advantages
 from grpo.batch import Batch, collate
@@ -91,13 +92,13 @@ def train(
             # 3. Score each group against its example; the curriculum learns from the outcome.
             with record.timed("score"):
                 groups = [replace(g, scores=tuple(score(g.example, g.completions))) for g in groups]
-            curriculum.observe(comm.gather(groups))
-            record.groups(groups)
+            everyones = comm.gather(groups)
+            curriculum.observe(everyones)
+            record.groups(everyones)
 
             # 4. Compare within the group. A group that scored all alike teaches nothing.
-            rewards_PG = torch.tensor([[s.total for s in g.scores] for g in groups], dtype=torch.float64)
-            advantages_PG = group_advantages(rewards_PG, mode=cfg.advantage)
-            record.scalars("group", {"dead": float((~alive(rewards_PG)).sum()), "std": float(rewards_PG.std(1).mean())})
+            advantages_PG = group_advantages(total_rewards(groups), mode=cfg.advantage)
+            record.scalars("group", spread(total_rewards(everyones)))
 
             # 5. Step uphill inside the trust region, once per part of the batch.
             with record.timed("update"):
@@ -110,7 +111,17 @@ def train(
 
             # 6. Look on: the field's numbers on these answers and, now and then, on held-out questions.
             with record.timed("watch"):
-                record.values.update(watch(step, groups, record.values))
+                record.values.update(watch(step, everyones, record.values))
+
+
+def total_rewards(groups: Sequence[Group]) -> Tensor:
+    """What every completion earned, float64 [P, G]."""
+    return torch.tensor([[score.total for score in group.scores] for group in groups], dtype=torch.float64)
+
+
+def spread(rewards_PG: Tensor) -> Stats:
+    """How many groups scored all alike, and how far apart a group's scores are."""
+    return {"dead": float((~alive(rewards_PG)).sum()), "std": float(rewards_PG.std(1).mean())}
 
 
 def with_fixed_logprobs(batch: Batch, cfg: LoopSettings, policy: PolicyEngine) -> Batch:
@@ -177,4 +188,4 @@ def warm_up(
             weights = {"tokens": int(tokens), "sequences": int(sequences), "max_tokens": 1}
             with record.timed("update"):
                 record.scalars("policy", policy.update(weigh(batch, average="token", drop_dead=False, **weights), loss))
-            record.scalars("count", {"completion_tokens": float(batch.learn_BC.sum())})
+            record.scalars("count", {"completion_tokens": tokens})

@@ -123,9 +123,12 @@ class RunLog:
         project: str,
         settings: Mapping[str, Any],
         rollouts_every: int = 1,
+        writes: bool = True,
     ) -> None:
+        """One rank of a run `writes`; the others keep the same records and leave nothing."""
         self._folder, self._steps, self.console, self._every = folder, steps, console, rollouts_every
-        self._wandb = _start_wandb(folder, name, project, settings, console)
+        self._writes = writes
+        self._wandb = _start_wandb(folder, name, project, settings, console) if writes else None
         self._started, self._first = 0.0, -1
 
     @contextmanager
@@ -192,7 +195,7 @@ class RunLog:
         return " | ".join([*shown, f"left {_clock(left)}"])
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        if rows:
+        if rows and self._writes:
             with (self._folder / name).open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 

@@ -1,9 +1,11 @@
 """Recipe -> the concrete objects of a run, but for what writes the completions: that is launch/engines.py."""
 
 import hashlib
+import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ from curriculum.build import build_from_qa
 from curriculum.gold import gold_completion_text
 from curriculum.sampler import mix
 from curriculum.world import make_world
+from grpo.comm import Comm, check_shares
 from grpo.config import dump
 from grpo.data import load_examples, shape_of, split
 from grpo.loop import LoopSettings
 from grpo.objective import Objective
+from grpo.policy.base import PolicyEngine
 from grpo.policy.schedule import Optim
+from grpo.policy.zero_config import Zero, zero_config
 from grpo.prompts import load_system, make_render
 from grpo.runlog import Console
 from grpo.types import Completion, Example, Group, InputError, Render, Sampling
@@ -134,28 +139,67 @@ def make_policy(
     optim: Optim,
     updates: int,
     console: Console,
+    comm: Comm,
     temperature: float = 1.0,
     kl: float = 0.0,
-) -> Any:
+) -> PolicyEngine:
     """The policy over the weights in `folder`, with a reference model only where kl > 0."""
-    from grpo.policy.single import SinglePolicy
-
     console.status(f"loading the policy, {folder}")
-    where = device()
-    model = load_model(folder, device=where)
+    p, zero = recipe.policy, choose_zero(recipe, comm.world)
+    settings: dict[str, Any] = {
+        "optim": optim,
+        "updates": updates,
+        "token_budget": p.token_budget,
+        "layout": p.layout,
+        "temperature": temperature,
+        "dtype": p.dtype,
+        "gradient_checkpointing": p.gradient_checkpointing,
+        "progress": console.status,
+    }
+    load: Callable[[], Any] = partial(load_model, folder, device=device())
+    if zero is None:
+        from grpo.policy.single import SinglePolicy as Engine
+    else:
+        from grpo.policy.zero import ZeroPolicy, prepare, uses_bf16
+
+        prepare()
+        bf16 = uses_bf16(p.dtype)
+        sharding = zero_config(zero, optim, bf16=bf16, world=comm.world) if zero.stage == 3 else None
+        load = partial(load, bf16=bf16, sharding=sharding)
+        Engine = partial(ZeroPolicy, zero=zero, comm=comm)
+    model = load()
     check_positions(recipe, model, folder)
-    return SinglePolicy(
-        model,
-        reference=load_model(folder, device=where) if kl else None,
-        optim=optim,
-        updates=updates,
-        token_budget=recipe.policy.token_budget,
-        layout=recipe.policy.layout,
-        temperature=temperature,
-        dtype=recipe.policy.dtype,
-        gradient_checkpointing=recipe.policy.gradient_checkpointing,
-        progress=console.status,
-    )
+    return Engine(model, reference=load() if kl else None, **settings)
+
+
+def choose_zero(recipe: Recipe, ranks: int) -> Zero | None:
+    """How the policy is sharded over so many ranks, or None: one process holds it. InputError where that cannot be."""
+    p = recipe.policy
+    needed = f"{ranks} ranks" if ranks > 1 else f'policy.offload = "{p.offload}"' if p.offload != "none" else ""
+    if p.engine == "single" and needed:
+        raise InputError(f'policy.engine = "single" is not for {needed}; valid: "zero" or "auto"')
+    if p.engine != "zero" and not needed:
+        return None
+    if importlib.util.find_spec("deepspeed") is None:
+        raise InputError(
+            f'policy.engine = "zero"{", for " + needed if needed else ""}: DeepSpeed is not installed (make setup says '
+            'why); valid without it: one rank and policy.offload = "none"'
+        )
+    return Zero(stage=p.stage, offload=p.offload)
+
+
+def check_ranks(recipe: Recipe, ranks: int, *, warm_up: bool) -> None:
+    """InputError, before anything heavy loads, where this recipe's batches cannot be shared by so many ranks."""
+    choose_zero(recipe, ranks)
+    prompts, parts = recipe.sampling.prompts_per_step, recipe.loss.updates_per_step
+    check_shares(prompts, ranks, "sampling.prompts_per_step")
+    if warm_up:
+        check_shares(recipe.warmup.examples_per_step, ranks, "warmup.examples_per_step")
+    if parts > prompts // ranks:
+        raise InputError(
+            f"loss.updates_per_step = {parts} parts cannot be made of the {prompts // ranks} groups of a rank; at most "
+            "that many"
+        )
 
 
 def make_optim(recipe: Recipe) -> Optim:

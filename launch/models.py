@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +71,38 @@ def load_tokenizer(folder: str) -> Any:
         raise InputError(f"{folder}: no tokenizer can be loaded: {_line(error)}") from None
 
 
-def load_model(folder: str, *, device: str) -> Any:
-    """The weights in float32, attention through SDPA."""
+def load_model(folder: str, *, device: str, bf16: bool = False, sharding: Mapping[str, Any] | None = None) -> Any:
+    """The weights in float32, or bfloat16, attention through SDPA.
+
+    `sharding` is a configuration of ZeRO-3: every rank then keeps a share of each tensor as it is read, so that a model
+    can be loaded that no rank has room for. Called by all ranks together.
+    """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # the console has its own signs of life
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"{folder}: no causal language model can be loaded: {_line(error)}") from None
-    return model.to(device)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    with _sharded(sharding):
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise InputError(f"{folder}: no causal language model can be loaded: {_line(error)}") from None
+    return model if sharding else model.to(device)
+
+
+@contextmanager
+def _sharded(config: Mapping[str, Any] | None) -> Iterator[None]:
+    """While this lasts, transformers loads for ZeRO-3: it holds the configuration by a weak reference."""
+    if config is None:
+        yield
+        return
+    from transformers.integrations import HfDeepSpeedConfig
+
+    alive = HfDeepSpeedConfig(dict(config))
+    yield
+    del alive
 
 
 def load_shell(folder: str) -> Any:

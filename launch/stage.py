@@ -1,6 +1,9 @@
 """One stage of training from a recipe: plan, questions, warm-up where it is missing, before, GRPO, after."""
 
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console as Terminal
@@ -8,7 +11,7 @@ from rich.console import Console as Terminal
 from curriculum.sampler import Epochs
 from eval.live import Live
 from grpo.checkpoint import save_model_folder
-from grpo.comm import Alone
+from grpo.comm import Comm
 from grpo.config import dump
 from grpo.loop import train, warm_up
 from grpo.objective import sft_loss
@@ -22,32 +25,32 @@ from launch.models import locate, make_judge
 from launch.recipe import Recipe, batch_plan
 from launch.watching import HeldOut, Watcher, check_best_by, show_table
 from rewards.audit import audit, table
-from rewards.compose import GroupScorer, compose
+from rewards.compose import GroupScorer, compose, load_own
 from rewards.entailment import Verifier, check_name
 
 
-def run_stage(recipe: Recipe, console: Console) -> Path:
+def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     """Train, and return the run folder. Everything the user can get wrong is found before a model is loaded."""
     folder = Path(recipe.run.folder) / recipe.run_name
-    refuse_existing(folder)
+    comm.lead(lambda: refuse_existing(folder))
+    assemble.check_ranks(recipe, comm.world, warm_up=False)
     questions = assemble.load_questions(recipe, console)
     steps = recipe.steps(len(questions.train))
-    console.line(batch_plan(recipe, questions=len(questions.train)))
+    console.line(batch_plan(recipe, questions=len(questions.train), ranks=comm.world))
     warn_of_other_distributions(recipe, console)
     check_best_by(recipe, questions.held_out)
     check_name(recipe.eval.nli)
-    score, judge = _audited_judges(recipe, console)
-    base = _starting_model(recipe, console, questions)
+    score, judge = _audited_judges(recipe, console, comm)
+    base = _starting_model(recipe, console, comm, questions)
     engine = choose_rollout(recipe, base, console)
     speech = assemble.make_speech(recipe, base, console)
     _check_lengths(speech, questions, console)
 
     cfg = assemble.loop_settings(recipe, steps=steps)
-    policy = _policy(recipe, base, updates=steps * cfg.updates_per_step, console=console)
+    policy = _policy(recipe, base, updates=steps * cfg.updates_per_step, console=console, comm=comm)
     rollout = make_rollout(engine, recipe, base, speech, console)
-    make_run_folder(folder)
-    assemble.save_recipe(recipe, folder)
-    log = _open_log(recipe, folder, folder.name, steps, console)
+    comm.lead(lambda: _make_run_folder(recipe, folder))
+    log = _open_log(recipe, folder, folder.name, steps, console, comm)
     held_out = HeldOut(
         recipe=recipe,
         examples=questions.held_out,
@@ -55,6 +58,7 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
         rollout=rollout,
         speech=speech,
         log=log,
+        comm=comm,
         live=Live(judge, reasoning=recipe.model.reasoning),
     )
     before = held_out.measure("before", version=0)
@@ -65,20 +69,20 @@ def run_stage(recipe: Recipe, console: Console) -> Path:
         curriculum=Epochs(questions.train, seed=recipe.run.seed),
         score=score,
         render=speech.render,
-        comm=Alone(),
+        comm=comm,
         log=log,
         watch=Watcher(held_out, folder, every=recipe.eval.every, best_by=recipe.eval.best_by, score=score),
     )
-    save_model_folder(policy, speech.tokenizer, folder / "model")
+    save_model_folder(policy, speech.tokenizer, folder / "model", comm)
     console.line(f"model        {folder / 'model'}")
     after = held_out.measure("after", version=steps)
-    if questions.held_out:
+    if questions.held_out and comm.rank == 0:
         show_table(before, after, title=f"{recipe.run_name}: {len(questions.held_out)} held-out questions, percent")
     log.close()
     return folder
 
 
-def run_warm_up(recipe: Recipe, console: Console, *, questions: assemble.Questions | None = None) -> Path:
+def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: assemble.Questions | None = None) -> Path:
     """The warmed-up model folder of this recipe, made if it is not there yet."""
     if not recipe.warmup.steps:
         raise InputError(
@@ -86,28 +90,22 @@ def run_warm_up(recipe: Recipe, console: Console, *, questions: assemble.Questio
         )
     questions = questions or assemble.load_questions(recipe, console)
     folder = assemble.warm_up_folder(recipe, questions)
-    if recipe.run.stage == "sft" and recipe.run.name:
-        refuse_existing(folder)
-    elif folder.exists() and not (folder / "model").is_dir():
-        raise InputError(f"{folder}: a warm-up without its model; remove this folder, and it is made again")
-    elif folder.exists():
+    if comm.lead(lambda: _has_warm_up(recipe, folder)):
         console.line(f"warm-up      {folder / 'model'} is there already")
         return folder / "model"
-    base = locate(recipe.model.name, console=console)
+    assemble.check_ranks(recipe, comm.world, warm_up=True)
+    base = comm.first(lambda: locate(recipe.model.name, console=console))
     speech = assemble.make_speech(recipe, base, console)
     _check_lengths(speech, questions, console)
     w = recipe.warmup
     console.line(f"warm-up      {w.steps} supervised steps of {w.examples_per_step} gold answers -> {folder / 'model'}")
     optim = Optim(lr=w.lr, schedule="linear", warmup=0.1)
     console.line(f"loading      {base}")
-    policy = assemble.make_policy(recipe, base, optim=optim, updates=w.steps, console=console)
+    policy = assemble.make_policy(recipe, base, optim=optim, updates=w.steps, console=console, comm=comm)
     # Built beside its final place and renamed when it is whole, so that a killed warm-up is never taken for a model.
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".sft-") as building:
-        work = Path(building) / "run"
-        work.mkdir()
-        assemble.save_recipe(recipe, work)
-        log = _open_log(recipe, work, folder.name, w.steps, console)
+    with _building(folder, comm) as work:
+        comm.lead(lambda: assemble.save_recipe(recipe, work))
+        log = _open_log(recipe, work, folder.name, w.steps, console, comm)
         warm_up(
             steps=w.steps,
             examples_per_step=w.examples_per_step,
@@ -115,13 +113,45 @@ def run_warm_up(recipe: Recipe, console: Console, *, questions: assemble.Questio
             curriculum=Epochs(questions.warm_up, seed=w.seed),
             gold=speech.gold,
             loss=sft_loss,
-            comm=Alone(),
+            comm=comm,
             log=log,
         )
-        save_model_folder(policy, speech.tokenizer, work / "model")
+        save_model_folder(policy, speech.tokenizer, work / "model", comm)
         log.close()
-        work.rename(folder)
+        comm.lead(lambda: work.rename(folder))
     return folder / "model"
+
+
+def _has_warm_up(recipe: Recipe, folder: Path) -> bool:
+    """Whether the warm-up's model is in its folder; InputError where something else is."""
+    if recipe.run.stage == "sft" and recipe.run.name:
+        refuse_existing(folder)
+    if folder.exists() and not (folder / "model").is_dir():
+        raise InputError(f"{folder}: a warm-up without its model; remove this folder, and it is made again")
+    return folder.exists()
+
+
+@contextmanager
+def _building(folder: Path, comm: Comm) -> Iterator[Path]:
+    """A new folder beside `folder`, the same on all ranks; gone at the end unless it was renamed."""
+
+    def make() -> Path:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=folder.parent, prefix=".sft-"))
+
+    holder = comm.lead(make)
+    work = holder / "run"
+    comm.lead(work.mkdir)
+    try:
+        yield work
+    finally:
+        if comm.rank == 0:
+            shutil.rmtree(holder)
+
+
+def _make_run_folder(recipe: Recipe, folder: Path) -> None:
+    make_run_folder(folder)
+    assemble.save_recipe(recipe, folder)
 
 
 def warn_of_other_distributions(recipe: Recipe, console: Console) -> None:
@@ -138,7 +168,7 @@ def warn_of_other_distributions(recipe: Recipe, console: Console) -> None:
         )
 
 
-def _policy(recipe: Recipe, base: str, *, updates: int, console: Console) -> PolicyEngine:
+def _policy(recipe: Recipe, base: str, *, updates: int, console: Console, comm: Comm) -> PolicyEngine:
     """The policy that GRPO trains, for that many updates."""
     console.line(f"loading      {base}")
     return assemble.make_policy(
@@ -147,30 +177,33 @@ def _policy(recipe: Recipe, base: str, *, updates: int, console: Console) -> Pol
         optim=assemble.make_optim(recipe),
         updates=updates,
         console=console,
+        comm=comm,
         temperature=recipe.sampling.temperature,
         kl=recipe.loss.kl,
     )
 
 
-def _audited_judges(recipe: Recipe, console: Console) -> tuple[GroupScorer, Verifier]:
+def _audited_judges(recipe: Recipe, console: Console, comm: Comm) -> tuple[GroupScorer, Verifier]:
     """The recipe's rewards, after a table of what policies that game them would earn; and evaluation's own verifier."""
     recipe.reward.check_format(reasoning=recipe.model.reasoning)
+    load_own(recipe.reward)  # what the user got wrong is found before a judge is loaded
     judge = make_judge(recipe.reward.verifier, console=console)
     score = compose(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)
-    Terminal().print(table(audit(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)))
+    if comm.rank == 0:
+        Terminal().print(table(audit(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)))
     same = recipe.eval.nli == recipe.reward.verifier
     return score, judge if same else make_judge(recipe.eval.nli, console=console)
 
 
-def _starting_model(recipe: Recipe, console: Console, questions: assemble.Questions) -> str:
+def _starting_model(recipe: Recipe, console: Console, comm: Comm, questions: assemble.Questions) -> str:
     """The folder of the weights that training starts from: an earlier stage's, the warm-up's, or the base model's."""
     start = assemble.start_folder(recipe)
     if start is None and recipe.warmup.steps:
-        return str(run_warm_up(recipe, console, questions=questions))
-    return locate(start or recipe.model.name, console=console)
+        return str(run_warm_up(recipe, console, comm, questions=questions))
+    return comm.first(lambda: locate(start or recipe.model.name, console=console))
 
 
-def _open_log(recipe: Recipe, folder: Path, name: str, steps: int, console: Console) -> RunLog:
+def _open_log(recipe: Recipe, folder: Path, name: str, steps: int, console: Console, comm: Comm) -> RunLog:
     return RunLog(
         folder,
         name=name,
@@ -179,6 +212,7 @@ def _open_log(recipe: Recipe, folder: Path, name: str, steps: int, console: Cons
         project=recipe.run.project,
         settings={"recipe": dump(recipe)},
         rollouts_every=recipe.run.rollouts_every,
+        writes=comm.rank == 0,
     )
 
 

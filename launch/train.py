@@ -1,4 +1,7 @@
-"""Train one stage: `python launch/train.py configs/stage1.toml configs/models/tiny.toml [--section.key=value ...]`."""
+"""Train one stage: `python launch/train.py configs/stage1.toml configs/models/tiny.toml [--section.key=value ...]`.
+
+On several GPUs, `deepspeed launch/train.py ...` with the same arguments.
+"""
 
 import os
 import sys
@@ -8,6 +11,7 @@ from pathlib import Path
 # environment, and nothing in launch/ can shadow a library.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from grpo.comm import Alone, Comm, ending
 from grpo.config import describe, load
 from grpo.runlog import Console
 from grpo.types import EngineLost, InputError, StaleRollout
@@ -19,29 +23,43 @@ def main(argv: list[str]) -> int:
         print(__doc__)
         print(describe(Recipe))
         return 0
-    console = Console()
     try:
-        recipe = load(Recipe, [argument for argument in argv if not argument.startswith("--local_rank")])
-        ranks = int(os.environ.get("WORLD_SIZE", "1"))
-        if ranks > 1:  # each of them would train a model of its own, and say nothing
-            raise InputError(
-                f"the policy engine is for one process, and {ranks} were started; start one: python launch/train.py"
-            )
-        with console.alive():
-            console.status("loading torch")
-            from launch.stage import run_stage, run_warm_up  # only after the recipe is known to be good
-
-            if recipe.run.stage == "sft":
-                run_warm_up(recipe, console)
-            else:
-                run_stage(recipe, console)
-    except InputError as error:
-        console.line(f"error: {error}")
-        return 2
-    except (EngineLost, StaleRollout) as error:
-        console.line(f"stopped: {error}")
-        return 1
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            return train_together(argv)
+        train(argv, Alone(), Console())
+    except (EngineLost, InputError, StaleRollout) as error:
+        code, text = ending(error)
+        Console().line(text)
+        return code
     return 0
+
+
+def train_together(argv: list[str]) -> int:
+    """As one of several ranks: the same recipe everywhere, and rank 0 speaks."""
+    from grpo.ranks import OtherRankFailed, joined, leads_node
+
+    try:
+        # Before the recipe is read: also an error of one rank alone, such as a file that its node lacks, ends all.
+        with joined() as comm, open(os.devnull, "w", encoding="utf-8") as nowhere:
+            train(argv, comm, Console() if comm.rank == 0 else Console(nowhere))
+    except OtherRankFailed as other:
+        mine = ending(other.__cause__)[1] if other.__cause__ else ""
+        if leads_node() and mine != other.failure.text:  # else it has been said
+            print(f"stopped: {other}", file=sys.stderr)
+        return other.failure.code
+    return 0
+
+
+def train(argv: list[str], comm: Comm, console: Console) -> None:
+    recipe = load(Recipe, [argument for argument in argv if not argument.startswith("--local_rank")])
+    with console.alive():
+        console.status("loading torch")
+        from launch.stage import run_stage, run_warm_up  # only after the recipe is known to be good
+
+        if recipe.run.stage == "sft":
+            run_warm_up(recipe, console, comm)
+        else:
+            run_stage(recipe, console, comm)
 
 
 if __name__ == "__main__":

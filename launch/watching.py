@@ -10,10 +10,11 @@ from rich.console import Console as Terminal
 from rich.table import Table
 
 from eval.alarms import Alarms
-from eval.held_out import WORDS, evaluate
+from eval.held_out import WORDS, evaluate, summarize
 from eval.live import Live
 from eval.predictions import STYLES
 from grpo.checkpoint import save_model_folder
+from grpo.comm import Comm
 from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine
 from grpo.runlog import RunLog
@@ -44,6 +45,7 @@ class HeldOut:
     rollout: RolloutEngine
     speech: Speech
     log: RunLog
+    comm: Comm
     live: Live
 
     def measure(self, moment: str, *, version: int) -> dict[str, float]:
@@ -53,16 +55,18 @@ class HeldOut:
         console = self.log.console
         console.line(f"{moment:12} {len(self.examples)} held-out questions, greedy")
         self.rollout.load(self.policy.weights(), version=version)
-        numbers, graded = evaluate(
+        graded = evaluate(
             self.rollout,
-            self.examples,
+            self.comm.shard(self.examples, even=False),
             self.speech.render,
             max_tokens=self.recipe.sampling.max_tokens,
             reasoning=self.recipe.model.reasoning,
             version=version,
         )
         self.rollout.release()
-        numbers |= self.live([(example, completion) for example, completion, _ in graded])
+        graded = self.comm.gather(graded)
+        answers = [(example, completion) for example, completion, _ in graded]
+        numbers = summarize([grade for *_, grade in graded]) | self.comm.lead(lambda: self.live(answers))
         self.log.note(f"held_out/{moment}", numbers)
         self.log.answers(moment, graded)
         shown = [f"{words.strip()} {numbers[name]:.1f}" for name, words in SHOWN.items() if name in numbers]
@@ -103,13 +107,7 @@ class Watcher:
 
     def __call__(self, step: int, groups: list[Group], values: Mapping[str, float]) -> dict[str, float]:
         """More numbers for the step's record: trust/..., and held_out/... after every `every` steps."""
-        answers = [(group.example, completion) for group in groups for completion in group.completions]
-        numbers = {f"trust/{name}": value for name, value in self._held_out.live(answers).items()}
-        numbers |= self._score.take_counts()
-        numbers |= {f"verifier/{name}": value for name, value in take_counts(self._score.verifier).items()}
-        for alarm in self._alarms.look({**values, **numbers}):
-            self._held_out.log.console.line(f"ALARM step {step + 1}: {alarm}")
-            self._held_out.log.note("alarm", {"step": step, "text": alarm})
+        numbers = self._held_out.comm.lead(lambda: self._look(step, groups, values))
         done = step + 1
         if self._every and done % self._every == 0:
             measured = self._held_out.measure(f"step {done}", version=done)
@@ -118,14 +116,26 @@ class Watcher:
                 self._keep_best(done, measured[self._best_by])
         return numbers
 
+    def _look(self, step: int, groups: list[Group], values: Mapping[str, float]) -> dict[str, float]:
+        """Scores of all ranks' rollouts, and alarms; by rank 0, whose scorer counts what it scored itself."""
+        answers = [(group.example, completion) for group in groups for completion in group.completions]
+        numbers = {f"trust/{name}": value for name, value in self._held_out.live(answers).items()}
+        numbers |= self._score.take_counts()
+        numbers |= {f"verifier/{name}": value for name, value in take_counts(self._score.verifier).items()}
+        for alarm in self._alarms.look({**values, **numbers}):
+            self._held_out.log.console.line(f"ALARM step {step + 1}: {alarm}")
+            self._held_out.log.note("alarm", {"step": step, "text": alarm})
+        return numbers
+
     def _keep_best(self, done: int, value: float) -> None:
         """The new best model is written whole before the old one is removed."""
         if self._best and value <= self._best[0]:
             return
         path = self._folder / f"best-step-{done}"  # after so many steps; metrics.jsonl counts from 0
-        save_model_folder(self._held_out.policy, self._held_out.speech.tokenizer, path)
-        if self._best:
-            shutil.rmtree(self._best[1])
+        comm, worse = self._held_out.comm, self._best
+        save_model_folder(self._held_out.policy, self._held_out.speech.tokenizer, path, comm)
+        if worse:
+            comm.lead(lambda: shutil.rmtree(worse[1]))
         self._best = (value, path)
         self._held_out.log.note("best", {"step": done - 1, self._best_by: value, "model": path.name})
         self._held_out.log.console.line(f"best so far  {path} ({self._best_by} {value:.2f})")

@@ -29,6 +29,17 @@ def test_every_stage_and_model_resolves(stage, model):
     assert f"launch/train.py configs/{recipe}.toml configs/models/{model}.toml" in done.stdout
 
 
+@pytest.mark.parametrize("gpus", ["0", "1"])
+def test_one_process_for_one_gpu_or_none(gpus):
+    assert ".venv/bin/python launch/train.py configs/stage1.toml" in make("-n", "train-stage1", f"GPUS={gpus}").stdout
+
+
+def test_one_rank_for_each_of_several_gpus():
+    said = " ".join(make("-n", "train-stage1", "MODEL=qwen3-8b", "GPUS=8", "PORT=29511", "SEED=3").stdout.split())
+    launcher = ".venv/bin/deepspeed --quiet --num_gpus 8 --master_port 29511 launch/train.py"
+    assert f"{launcher} configs/stage1.toml configs/models/qwen3-8b.toml '--run.seed=3'" in said
+
+
 @pytest.mark.parametrize("model", ["smollm2-135m", "tiny", "qwen3-8b"])
 def test_every_model_can_be_evaluated(model):
     done = make("-n", "eval", f"MODEL={model}", "CHECKPOINT=runs/a b", "DATA=x.json", "SEED=3", "NAME=n")

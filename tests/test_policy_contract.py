@@ -1,33 +1,49 @@
 """What every policy engine promises, tried on the engines that run here."""
 
+import functools
 from dataclasses import replace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from grpo.objective import grpo_loss, weigh
+from grpo.comm import Alone
+from grpo.objective import Objective, grpo_loss, weigh
 from grpo.policy.schedule import Optim, learning_rate
 from grpo.policy.single import SinglePolicy, forbid_dropout
+from grpo.policy.zero_config import Zero
+from tests.installed import need
 from tests.toy import random_batch, tiny_model
 
+ENGINES = ("single", "zero-1", "zero-2", "zero-3")
 
-def engine(model=None, *, lr=2e-3, budget=1000, layout="shared", updates=3, reference=None, **optim):
-    settings = Optim(lr=lr, schedule="constant", warmup=0.0, **optim)
-    return SinglePolicy(
-        model or tiny_model(),
-        optim=settings,
-        updates=updates,
-        token_budget=budget,
-        layout=layout,
-        dtype="float32",
-        reference=reference,
-    )
+
+@pytest.fixture(params=ENGINES)
+def kind(request):
+    if request.param != "single":
+        need("deepspeed")
+    return request.param
+
+
+def engine(kind, model=None, *, lr=2e-3, budget=1000, layout="shared", updates=3, more=None, **optim):
+    """An engine of this kind over `model`; `more` goes to the engine, the rest to its optimizer. ZeRO has one rank here
+    and several in test_zero.py."""
+    settings = {
+        "optim": Optim(lr=lr, schedule="constant", warmup=0.0, **optim),
+        "updates": updates,
+        "token_budget": budget,
+        "layout": layout,
+        "dtype": "float32",
+        **(more or {}),
+    }
+    if kind == "single":
+        return SinglePolicy(model or tiny_model(), **settings)
+    from grpo.policy.zero import ZeroPolicy
+
+    return ZeroPolicy(model or tiny_model(), **{"zero": Zero(stage=int(kind[-1])), "comm": Alone(), **settings})
 
 
 def loss(logp, entropy, batch):
-    from grpo.objective import Objective
-
     return grpo_loss(logp, entropy, batch, objective=Objective(sampler_cap=None))
 
 
@@ -36,53 +52,92 @@ def step_batch(seed):
     return weigh(batch, average="sequence", max_tokens=9, tokens=23, sequences=7, drop_dead=True)
 
 
+def flat(policy):
+    return torch.cat([tensor.detach().flatten().clone() for _, tensor in policy.weights()])
+
+
 def train(policy, steps=3):
     for seed in range(steps):
         policy.update(step_batch(seed), loss)
-    return torch.cat([tensor.flatten() for _, tensor in policy.weights()])
+    return flat(policy)
+
+
+@functools.cache
+def oracle():
+    return train(engine("single", layout="padded"))
 
 
 @pytest.mark.parametrize("layout", ["shared", "padded"])
 @pytest.mark.parametrize("budget", [1, 20, 1000])
-def test_layout_invariance(layout, budget):
+def test_layout_invariance(kind, layout, budget):
     """The same weights after three steps, however the rows are laid out and cut into micro-batches."""
-    oracle = train(engine(layout="padded"))
     # Plain SGD would show the gradient; Adam divides by its size, so 1e-5 here is a strict bound on the gradient too.
-    assert float((train(engine(layout=layout, budget=budget)) - oracle).abs().max()) < 1e-5
-    assert float((train(engine(lr=2.2e-3)) - oracle).abs().max()) > 1e-4  # the test can fail
+    assert float((train(engine(kind, layout=layout, budget=budget)) - oracle()).abs().max()) < 1e-5
 
 
-def test_the_step_follows_the_sum_over_rows():
+def test_another_step_is_seen(kind):
+    """So that the test above can fail."""
+    assert float((train(engine(kind, lr=2.2e-3)) - oracle()).abs().max()) > 1e-4
+
+
+def test_checkpointed_and_clipped_like_one_process(kind):
+    """Gradients of norm 3 to 7 clipped to 0.5, each layer run twice."""
+    clipped = train(engine("single", max_grad_norm=0.5))
+    policy = engine(kind, budget=20, max_grad_norm=0.5, more={"gradient_checkpointing": True})
+    assert float((train(policy) - clipped).abs().max()) < 1e-5
+    assert float((clipped - oracle()).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize(("stage", "offload"), [(2, "optimizer"), (3, "all")])
+def test_what_waits_in_main_memory_steps_alike(stage, offload):
+    need("deepspeed")
+    policy = engine(f"zero-{stage}", budget=20, more={"zero": Zero(stage=stage, offload=offload)})
+    assert float((train(policy) - oracle()).abs().max()) < 1e-5
+
+
+def test_the_step_follows_the_sum_over_rows(kind):
     """Against a gradient computed by hand: one AdamW step from zero moments moves by lr * sign, where it is large."""
-    model, batch = tiny_model(), step_batch(0)
-    policy = engine(model, max_grad_norm=1e9)
-    before = [parameter.detach().clone() for parameter in model.parameters()]
-    by_hand = tiny_model()
+    batch, by_hand = step_batch(0), tiny_model()
+    policy = engine(kind, max_grad_norm=1e9)
+    before = [tensor.detach().clone() for _, tensor in policy.weights()]
     for b in range(len(batch.group_B)):
         prompt, length = batch.prompts[int(batch.group_B[b])], int(batch.lengths_B[b])
         ids = torch.tensor([[*prompt, *batch.ids_BC[b, :length].tolist()]])
         logp = by_hand(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])
         (-(logp.squeeze(-1) * batch.weight_BC[b, :length]).sum() * batch.advantage_B[b]).backward()
     policy.update(batch, loss)
-    for old, new, oracle in zip(before, model.parameters(), by_hand.parameters(), strict=True):
-        moved, large = (new.detach() - old) / -2e-3, oracle.grad.abs() > 1e-4
-        assert torch.allclose(moved[large], oracle.grad[large].sign(), atol=2e-3)
+    after = [tensor.detach().clone() for _, tensor in policy.weights()]
+    for old, new, hand in zip(before, after, by_hand.parameters(), strict=True):
+        moved, large = (new - old) / -2e-3, hand.grad.abs() > 1e-4
+        assert torch.allclose(moved[large], hand.grad[large].sign(), atol=2e-3)
 
 
-def test_nothing_moves_when_nothing_teaches():
-    model = tiny_model()
-    policy = engine(model)
-    train(policy, steps=1)  # so that Adam has momentum that could move the weights
-    before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+def test_nothing_moves_when_nothing_teaches(kind):
+    policy = engine(kind)
+    before = train(policy, steps=1)  # so that Adam has momentum that could move the weights
     batch = replace(random_batch(), advantage_B=torch.zeros(5))
     stats = policy.update(weigh(batch, average="token", max_tokens=9, tokens=18, sequences=5, drop_dead=True), loss)
     assert stats["skipped"] == 1.0
-    assert torch.equal(torch.cat([p.detach().flatten() for p in model.parameters()]), before)
+    assert torch.equal(flat(policy), before)
 
 
-def test_logprobs_and_reference():
-    model, batch = tiny_model(), random_batch()
-    policy = engine(model, reference=tiny_model(), budget=20)
+def test_a_gradient_that_is_not_finite_changes_nothing(kind):
+    """Neither the weights nor what Adam remembers: the step after it is the step that would have been."""
+    policy, untouched = engine(kind), engine(kind)
+    before = train(policy, steps=1)
+    train(untouched, steps=1)
+    bad = step_batch(1)
+    bad.advantage_B[0] = float("inf")
+    assert policy.update(bad, loss)["skipped"] == 1.0
+    assert torch.equal(flat(policy), before)
+    policy.update(step_batch(2), loss)
+    untouched.update(step_batch(2), loss)
+    assert torch.equal(flat(policy), flat(untouched))
+
+
+def test_logprobs_and_reference(kind):
+    batch = random_batch()
+    policy = engine(kind, budget=20, more={"reference": tiny_model()})
     before = policy.logprobs(batch)
     assert before.shape == batch.ids_BC.shape
     assert not before[~batch.learn_BC].any()
@@ -91,19 +146,20 @@ def test_logprobs_and_reference():
     assert torch.equal(policy.logprobs(batch, reference=True), before)
     assert float((policy.logprobs(batch) - before).abs().max()) > 1e-2
     with pytest.raises(ValueError, match="no reference"):
-        engine().logprobs(batch, reference=True)
+        engine(kind).logprobs(batch, reference=True)
 
 
-def test_gradient_pass_and_logprobs_agree_exactly():
+def test_gradient_pass_and_logprobs_agree_exactly(kind):
     """The first ratio is 1 whether the old values come from a pass of their own or from the gradient's."""
-    policy, batch = engine(budget=20), step_batch(0)
+    policy, batch = engine(kind, budget=20), step_batch(0)
     batch = replace(batch, old_logp_BC=policy.logprobs(batch))
     stats = policy.update(batch, loss)
     assert stats["ratio"] == pytest.approx(1.0, abs=1e-6)
 
 
-def test_saved_folder_loads_with_the_same_weights(tmp_path):
-    policy = engine()
+@pytest.mark.parametrize("tied", [True, False])
+def test_saved_folder_loads_with_the_same_weights(kind, tied, tmp_path):
+    policy = engine(kind, tiny_model(tied=tied))
     train(policy)
     policy.save(tmp_path / "model")
     loaded = dict(AutoModelForCausalLM.from_pretrained(tmp_path / "model").named_parameters())
@@ -112,10 +168,11 @@ def test_saved_folder_loads_with_the_same_weights(tmp_path):
     assert not loaded
 
 
-def test_bfloat16_stays_close():
+def test_bfloat16_stays_close(kind):
+    """Single multiplies in bfloat16 only; ZeRO holds the weights in it, so it is further from float32."""
     batch = random_batch()
-    low = SinglePolicy(tiny_model(), optim=Optim(), updates=1, token_budget=99, dtype="bfloat16").logprobs(batch)
-    assert 1e-6 < float((low - engine().logprobs(batch)).abs().max()) < 0.2
+    low = engine(kind, more={"dtype": "bfloat16"}).logprobs(batch)
+    assert 1e-6 < float((low - engine("single").logprobs(batch)).abs().max()) < 0.2
 
 
 def test_dropout_is_off():

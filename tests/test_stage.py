@@ -198,8 +198,10 @@ def test_bad_arguments(home, argument, parts):
     assert not (home / "runs" / "v").exists()
 
 
-def test_several_processes_are_refused(home):
-    refused(train(home, "--run.name=w", WORLD_SIZE="2"), "one process, and 2 were started", "start one")
+def test_offloading_without_sharding(home):
+    refused(train(home, "--run.name=w", "--policy.offload=all"), "policy.stage = 2 does not shard", "policy.stage = 3")
+    done = train(home, "--run.name=w", "--policy.offload=optimizer", "--policy.engine=single")
+    refused(done, 'policy.engine = "single" is not for policy.offload = "optimizer"', '"zero" or "auto"')
 
 
 def test_a_file_without_unanswerable_questions(home, tmp_path):

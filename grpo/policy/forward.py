@@ -8,7 +8,8 @@ that is 2.6 times fewer tokens.
 N model rows, L their length, B completions, C completion positions, T the learnt tokens of all of them, D hidden size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from grpo.batch import Batch
-from grpo.logprobs import chunked_logprobs
+from grpo.logprobs import ChunkedHead
 from grpo.types import InputError
 
 Layout = Literal["shared", "padded"]
@@ -86,10 +87,13 @@ def sibling_mask(owner_NL: Tensor) -> Tensor:
     return (causal_LL & ((key_N1L == 0) | (key_N1L == query_NL1)))[:, None]
 
 
-def completion_logprobs(model: Any, batch: Batch, *, layout: Layout, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def completion_logprobs(
+    model: Any, batch: Batch, *, layout: Layout, temperature: float = 1.0, head: ChunkedHead | None = None
+) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of every completion token: two float32 [B, C], 0 where `learn_BC` is false.
 
-    `model` is any causal language model of transformers with a bare linear head.
+    `model` is any causal language model of transformers with a bare linear head; `head` is given where its weight is
+    sharded and only a module that DeepSpeed knows can gather it.
     """
     device = next(model.parameters()).device
     rows = shared_rows(batch) if layout == "shared" else padded_rows(batch)
@@ -103,9 +107,8 @@ def completion_logprobs(model: Any, batch: Batch, *, layout: Layout, temperature
     hidden_TD = hidden_NLD[rows.row_T.to(device), rows.place_T.to(device)]
     learn_BC = batch.learn_BC.to(device)
     ids_T = batch.ids_BC.to(device)[learn_BC]
-    logp_T, entropy_T = chunked_logprobs(
-        hidden_TD, model.get_output_embeddings().weight, ids_T, temperature=temperature
-    )
+    head = ChunkedHead(model.get_output_embeddings().weight) if head is None else head
+    logp_T, entropy_T = head(hidden_TD, ids_T, temperature)
     zeros_BC = torch.zeros(learn_BC.shape, dtype=logp_T.dtype, device=device)
     return zeros_BC.masked_scatter(learn_BC, logp_T), zeros_BC.masked_scatter(learn_BC, entropy_T.detach())
 
@@ -133,8 +136,13 @@ def micro_batches(batch: Batch, *, layout: Layout, token_budget: int) -> list[li
     return parts
 
 
-def check_model(model: Any, *, layout: Layout) -> None:
-    """Refuse, in one line, a model that the chosen layout or the chunked head would compute wrongly."""
+def check_model(
+    model: Any, *, layout: Layout, whole: Callable[[Tensor], AbstractContextManager[Any]] = nullcontext
+) -> None:
+    """Refuse, in one line, a model that the chosen layout or the chunked head would compute wrongly.
+
+    `whole` is a context in which a weight that is sharded can be read.
+    """
     config = model.config.get_text_config()
     if layout == "shared" and (has_sliding_windows(model) or config._attn_implementation not in ("sdpa", "eager")):
         reason = "sliding-window layers" if has_sliding_windows(model) else f"attention {config._attn_implementation!r}"
@@ -143,7 +151,9 @@ def check_model(model: Any, *, layout: Layout) -> None:
     with torch.no_grad():
         ids = torch.arange(8, device=next(model.parameters()).device)[None] % config.vocab_size
         hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-        plain = hidden @ model.get_output_embeddings().weight.T
+        weight_VD = model.get_output_embeddings().weight
+        with whole(weight_VD):
+            plain = hidden @ weight_VD.T
         own = model(input_ids=ids, use_cache=False).logits
     if not torch.allclose(plain.float(), own.float(), rtol=1e-3, atol=1e-3 * float(own.abs().max())):
         raise InputError(

@@ -1,0 +1,236 @@
+"""How ranks find each other, and how all of them learn that one has died: a key-value store, and a thread per rank.
+
+A rank that fails writes its error into the store, and every other rank's thread reads it there, whatever that rank's
+main thread is waiting for: the run ends everywhere with the first error, not with each rank's own time-out. A rank that
+can no longer write is missed by its heartbeat.
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from grpo.comm import Ranks, ending
+from grpo.types import InputError
+
+MEET = 300.0  # seconds in which all ranks must have started
+BEAT = 1.0  # seconds between heartbeats
+SILENT = 30.0  # seconds without one after which a rank is taken for dead
+TOLD = 10.0  # seconds that a failed rank stays, so that the others hear of it before a launcher ends them all
+LONGEST = timedelta(hours=4)  # in one collective call; a death is noticed long before
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The first error of a run: `Failure(rank=3, code=2, text="error: data.jsonl:7: ...")`."""
+
+    rank: int
+    code: int  # exit status
+    text: str
+
+
+class OtherRankFailed(RuntimeError):
+    """Another rank's failure came first; it says which and how."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure)
+        self.failure = failure
+
+    def __str__(self) -> str:
+        return f"rank {self.failure.rank}: {self.failure.text}"
+
+
+def backend() -> str:
+    """Collective calls on CPU tensors through gloo, on CUDA tensors through NCCL."""
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+
+
+def leads_node() -> bool:
+    """Whether this rank is the one that speaks where several ranks of a node have the same to say."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """The ranks that a launcher started (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), together until the block ends.
+
+    An exception that leaves the block ends every rank. Raises OtherRankFailed where another rank's came first, and
+    InputError where the ranks do not meet.
+    """
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ.get("MASTER_PORT", "29500"))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
+    if _is_loopback(host):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo listens where the host's name points to
+    store = _meet(host, port, rank, world)
+    watch = Watch(store.clone(), rank, world)  # a connection of its own: one that waits for a key is blocked
+    watch.start()
+    try:
+        dist.init_process_group(
+            backend(), store=dist.PrefixStore("group", store), rank=rank, world_size=world, timeout=LONGEST
+        )
+        comm = Ranks()
+        yield comm
+        comm.wait()
+    except BaseException as error:
+        first = watch.tell(error)
+        if first.rank != rank:
+            raise OtherRankFailed(first) from error
+        raise
+    watch.leave()
+    dist.destroy_process_group()
+
+
+class Watch:
+    """One rank's thread: shows that this rank is alive, and ends the process when another one has failed."""
+
+    def __init__(self, store: Any, rank: int, world: int) -> None:
+        self._store, self._rank, self._world = store, rank, world
+        self._over = threading.Event()
+        # The store lives in rank 0: it looks after all others, and they after it.
+        self._minded = [other for other in range(world) if other != rank] if rank == 0 else [0]
+
+        self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def tell(self, error: BaseException) -> Failure:
+        """Make this rank's error the run's, unless there is one already; returns the first when all have heard it."""
+        self._over.set()
+        code, text = ending(error)
+        try:
+            vanished = self._vanished() if _lost_connection(error) and self._first() is None else None
+            own = vanished or Failure(self._rank, code, text)
+            first = _decode(self._store.compare_set("failure", "", json.dumps(asdict(own))))
+            self._store.add("told", 1)
+            self._wait_for("told")
+        except dist.DistError:
+            return Failure(0, 1, "it is gone, and the store with it") if self._rank else Failure(0, code, text)
+        return first
+
+    def leave(self) -> None:
+        """The run is over and went well. Rank 0 stays until the others need its store no longer."""
+        self._over.set()
+        self._thread.join()
+        with suppress(dist.DistError):
+            self._store.add("left", 1)
+            if self._rank == 0:
+                self._wait_for("left")
+
+    def _run(self) -> None:
+        beats = dict.fromkeys(self._minded, (0, time.monotonic()))
+        while not self._over.wait(BEAT):
+            try:
+                self._store.add(f"beat/{self._rank}", 1)
+                failure = self._first() or self._silent(beats)
+            except dist.DistError:
+                failure = Failure(0, 1, "it is gone, and the store with it")
+            if failure and not self._over.is_set():
+                self._end(failure)
+
+    def _end(self, failure: Failure) -> None:
+        """The main thread may be waiting in a collective call that will never return, so this is no exception."""
+        if leads_node():
+            print(f"stopped: rank {failure.rank}: {failure.text}", file=sys.stderr, flush=True)
+        with suppress(dist.DistError):
+            self._store.compare_set("failure", "", json.dumps(asdict(failure)))
+            self._store.add("told", 1)
+            if self._rank == 0:
+                self._wait_for("told")
+        os._exit(failure.code)
+
+    def _first(self) -> Failure | None:
+        return _decode(self._store.get("failure")) if self._store.check(["failure"]) else None
+
+    def _silent(self, beats: dict[int, tuple[int, float]]) -> Failure | None:
+        now = time.monotonic()
+        for other, (count, since) in beats.items():
+            new = self._store.add(f"beat/{other}", 0)
+            if new != count:
+                beats[other] = (new, now)
+            elif now - since > SILENT:
+                return Failure(other, 1, f"no sign of life for {SILENT:.0f} s")
+        return None
+
+    def _vanished(self) -> Failure | None:
+        """The rank whose heart stops beating while this one looks."""
+        others = [other for other in range(self._world) if other != self._rank]
+        before = [self._store.add(f"beat/{other}", 0) for other in others]
+        time.sleep(3 * BEAT)
+        for other, count in zip(others, before, strict=True):
+            if self._first() is None and self._store.add(f"beat/{other}", 0) == count:
+                return Failure(other, 1, "it ended without a word")
+        return None
+
+    def _wait_for(self, key: str) -> None:
+        """Until every rank has counted itself there, or for `TOLD` seconds."""
+        until = time.monotonic() + TOLD
+        while self._store.add(key, 0) < self._world and time.monotonic() < until:
+            time.sleep(0.05)
+        if self._rank == 0:
+            time.sleep(0.3)  # for those who are reading the last number just now
+
+
+def _meet(host: str, port: int, rank: int, world: int) -> Any:
+    """The store, when all ranks have come to it."""
+    listening = _listen(host, port) if rank == 0 else None
+    try:
+        store = dist.TCPStore(
+            host,
+            port,
+            is_master=rank == 0,
+            timeout=timedelta(seconds=MEET),
+            wait_for_workers=False,
+            master_listen_fd=None if listening is None else listening.detach(),
+        )
+    except dist.DistError as error:
+        raise InputError(f"rank {rank}: no rank 0 at {host}:{port} within {MEET:.0f} s: {_line(error)}") from None
+    store.add("here", 1)
+    until = time.monotonic() + MEET
+    while (here := store.add("here", 0)) < world:
+        if time.monotonic() > until:
+            raise InputError(f"{here} of {world} ranks came to {host}:{port} within {MEET:.0f} s")
+        time.sleep(0.05)
+    return store
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Rank 0's port: on loopback where that is the address given, else for every node to reach."""
+    try:
+        return socket.create_server((host if _is_loopback(host) else "", port))
+    except OSError as error:
+        raise InputError(
+            f"port {port} of {host} cannot be used ({error.strerror}); another: deepspeed --master_port={port + 1} "
+            f"(make: PORT={port + 1})"
+        ) from None
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("127.0.0.1", "localhost")
+
+
+def _lost_connection(error: BaseException) -> bool:
+    """Whether a collective call failed because of another rank, which says nothing of why."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "Connection", "NCCL"))
+    )
+
+
+def _decode(text: bytes) -> Failure:
+    return Failure(**json.loads(text))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,106 @@
+"""What ranks say to each other, and that none of them waits for one that has died."""
+
+import os
+import signal
+import socket
+import time
+
+import pytest
+
+from grpo import ranks
+from grpo.comm import Alone, check_shares
+from grpo.ranks import Failure, OtherRankFailed
+from grpo.types import InputError
+from tests.many_ranks import free_port, run_ranks
+
+
+def talk(comm):
+    return {
+        "even": comm.shard(range(6)),
+        "uneven": comm.shard(range(5), even=False),
+        "joined": comm.gather(comm.shard(range(5), even=False)),
+        "sum": comm.sum([comm.rank + 1, 0.5]),
+        "lead": comm.lead(lambda: f"said by {comm.rank}"),
+        "first": comm.first(time.monotonic),
+    }
+
+
+def test_three_ranks_share_and_join_again():
+    ran = [rank.value for rank in run_ranks(talk, world=3)]
+    assert [rank["even"] for rank in ran] == [[0, 1], [2, 3], [4, 5]]
+    assert [rank["uneven"] for rank in ran] == [[0], [1, 2], [3, 4]]
+    for rank in ran:
+        assert rank["joined"] == [0, 1, 2, 3, 4]
+        assert rank["sum"] == [6.0, 1.5]
+        assert rank["lead"] == "said by 0"
+    assert ran[0]["first"] < min(ran[1]["first"], ran[2]["first"])
+
+
+def test_alone_says_the_same():
+    alone = talk(Alone())
+    assert alone["even"] == list(range(6))
+    assert (alone["joined"], alone["sum"], alone["lead"]) == ([0, 1, 2, 3, 4], [1, 0.5], "said by 0")
+
+
+def share_seven(comm):
+    comm.shard(range(7))
+
+
+def test_a_batch_that_cannot_be_shared():
+    for rank in run_ranks(share_seven):
+        assert "7 cannot be shared equally by 2 ranks; valid: 6 or 8, or 1 or 7 ranks" in str(rank.value) + rank.said
+    check_shares(8, 2, "x")
+    with pytest.raises(InputError, match=r"x = 1 cannot be shared equally by 2 ranks; valid: 2, or 1 rank$"):
+        check_shares(1, 2, "x")
+
+
+def one_fails(comm, how):
+    ranks.SILENT, ranks.TOLD = 3.0, 1.0
+    comm.wait()
+    if comm.rank == 1 and how == "raises":
+        raise InputError("data.jsonl:7: answers is missing")
+    if comm.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL if how == "is killed" else signal.SIGSTOP)
+    comm.wait()
+
+
+def test_a_rank_that_fails_ends_the_others_with_its_own_error():
+    """Rank 0 waits in a collective call that would last for hours: it is ended, with the status of the first error."""
+    waiting, failed = run_ranks(one_fails, "raises")
+    assert isinstance(failed.value, InputError)
+    text = "rank 1: error: data.jsonl:7: answers is missing"
+    assert (waiting.code, waiting.said.count(text)) == (2, 1) or str(waiting.value) == text
+
+
+def test_a_rank_that_is_killed_is_named():
+    """It can say nothing itself; the others must not blame their connection."""
+    left, killed = run_ranks(one_fails, "is killed")
+    assert killed.code == -signal.SIGKILL
+    assert isinstance(left.value, OtherRankFailed)
+    assert left.value.failure == Failure(1, 1, "it ended without a word")
+
+
+def test_a_rank_that_no_longer_answers_is_missed():
+    """Its process is there and its connections are open, as when a node has lost its network."""
+    left, stopped = run_ranks(one_fails, "is stopped", grace=0.0)
+    assert left.code == 1
+    assert stopped.code is None
+    assert "stopped: rank 1: no sign of life for 3 s" in left.said
+
+
+def test_a_port_in_use(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": str(port)}.items():
+            monkeypatch.setenv(name, value)
+        message = rf"port {port} of 127.0.0.1 cannot be used .*--master_port={port + 1}"
+        with pytest.raises(InputError, match=message), ranks.joined():
+            pass
+
+
+def test_ranks_that_do_not_come(monkeypatch):
+    monkeypatch.setattr(ranks, "MEET", 1.0)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": str(free_port())}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"1 of 2 ranks came to 127.0.0.1:\d+ within 1 s"), ranks.joined():
+        pass
