@@ -37,7 +37,7 @@ endif
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test sft eval golden clean
+.PHONY: help setup lint format test test-gpu sft eval golden clean
 .NOTPARALLEL:
 
 help:  ## List the commands
@@ -66,6 +66,9 @@ eval: configs/models/$(MODEL).toml $(STAMP)  ## Trust-Score on held-out question
 # One thread: the tests' tensors are tiny, and threads that wait for each other are what makes a busy machine crawl.
 test: $(STAMP)  ## Run the tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q $(ARGS)
+
+test-gpu: $(STAMP)  ## Try the engines' contracts and 20 steps on an NVIDIA GPU; without one it says so
+	$(PY) benchmarks/gpu.py $(ARGS)
 
 lint: $(STAMP)  ## Check style, formatting and types
 	$(PY) -m ruff check

@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -30,3 +33,8 @@ def test_the_benchmark_of_the_rewards_prints_one_line_of_json() -> None:
     assert measured["completions"] == 384
     assert 0 < measured["seconds_min"] <= measured["seconds_median"]
     assert 2.0 < measured["mean_reward"] < 5.0  # some are right: the work is that of real answers
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: `make test-gpu` tests on it")
+def test_without_a_gpu_its_tests_say_so_and_pass() -> None:
+    assert run("benchmarks/gpu.py") == "test-gpu: no NVIDIA GPU here, so nothing was tested\n"

@@ -213,6 +213,8 @@ def _prepare() -> None:
         os.environ.setdefault(name, value)
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
         raise InputError("VLLM_ENABLE_V1_MULTIPROCESSING must be 0 or unset: weights are handed over in the process")
+    # It looks at every attribute of torch.distributed while it starts, also at one that warns.
+    warnings.filterwarnings("ignore", message=".*reduce_op", category=FutureWarning)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of vLLM's own imports
         from vllm.platforms import current_platform
