@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from grpo.comm import Ranks, ending
 from grpo.types import InputError
@@ -78,7 +79,7 @@ def joined() -> Iterator[Ranks]:
     watch.start()
     try:
         dist.init_process_group(
-            backend(), store=dist.PrefixStore("group", store), rank=rank, world_size=world, timeout=LONGEST
+            backend(), store=PrefixStore("group", store), rank=rank, world_size=world, timeout=LONGEST
         )
         comm = Ranks()
         yield comm
@@ -130,7 +131,7 @@ class Watch:
                 self._wait_for("left")
 
     def _run(self) -> None:
-        beats = dict.fromkeys(self._minded, (0, time.monotonic()))
+        beats: dict[int, tuple[int, float]] = dict.fromkeys(self._minded, (0, time.monotonic()))
         while not self._over.wait(BEAT):
             try:
                 self._store.add(f"beat/{self._rank}", 1)
@@ -187,7 +188,7 @@ def _meet(host: str, port: int, rank: int, world: int) -> Any:
     """The store, when all ranks have come to it."""
     listening = _listen(host, port) if rank == 0 else None
     try:
-        store = dist.TCPStore(
+        store = TCPStore(
             host,
             port,
             is_master=rank == 0,

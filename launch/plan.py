@@ -50,6 +50,23 @@ class Plan:
     devices: Devices
 
 
+def batch_plan(recipe: Recipe, *, questions: int, ranks: int = 1) -> str:
+    """What one step and the whole run amount to, in words and numbers, before anything heavy loads."""
+    s, steps = recipe.sampling, recipe.steps(questions)
+    completions = s.prompts_per_step * s.group_size
+    epochs = steps * s.prompts_per_step / max(questions, 1)
+    return "\n".join(
+        [
+            f"batch plan   {s.prompts_per_step} prompts x {s.group_size} samples = {completions} completions a step"
+            f" on {ranks} rank{'s' * (ranks > 1)}; {recipe.loss.updates_per_step} optimizer step(s) per rollout",
+            f"             completions of at most {s.max_tokens} tokens; micro-batches of at most"
+            f" {recipe.policy.token_budget} tokens, {recipe.policy.layout} prompts",
+            f"             {questions} questions, {steps} steps = {epochs:.1f} epochs,"
+            f" {steps * completions} completions in all",
+        ]
+    )
+
+
 def make_plan(recipe: Recipe, devices: Devices) -> Plan:
     """The plan of a recipe on these devices; InputError where the combination is wrong whatever the memory."""
     shape, source = find_shape(recipe.model.name, recipe.model.shape)

@@ -1,5 +1,6 @@
 """One stage of training from a recipe: plan, questions, warm-up where it is missing, before, GRPO, after."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +23,9 @@ from grpo.types import InputError
 from launch import assemble
 from launch.engines import choose_rollout, make_rollout
 from launch.models import locate, make_judge
-from launch.recipe import Recipe, batch_plan
+from launch.plan import announce, batch_plan, devices_at_hand, make_plan
+from launch.recipe import Recipe
+from launch.shapes import NotCounted
 from launch.watching import HeldOut, Watcher, check_best_by, show_table
 from rewards.audit import audit, table
 from rewards.compose import GroupScorer, compose, load_own
@@ -37,6 +40,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     questions = assemble.load_questions(recipe, console)
     steps = recipe.steps(len(questions.train))
     console.line(batch_plan(recipe, questions=len(questions.train), ranks=comm.world))
+    comm.lead(lambda: _announce_memory(recipe, console, comm))
     warn_of_other_distributions(recipe, console)
     check_best_by(recipe, questions.held_out)
     check_name(recipe.eval.nli)
@@ -120,6 +124,17 @@ def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: asse
         log.close()
         comm.lead(lambda: work.rename(folder))
     return folder / "model"
+
+
+def _announce_memory(recipe: Recipe, console: Console, comm: Comm) -> None:
+    """The plan of memory, before anything heavy loads; InputError with the nearest setting that fits."""
+    nodes = max(1, comm.world // int(os.environ.get("LOCAL_WORLD_SIZE", comm.world)))
+    try:
+        plan = make_plan(recipe, devices_at_hand(per_node=comm.world // nodes, nodes=nodes))
+    except NotCounted as error:  # what cannot be counted may still be trained
+        console.line(f"memory plan  none: {error}")
+        return
+    announce(plan)
 
 
 def _has_warm_up(recipe: Recipe, folder: Path) -> bool:

@@ -6,7 +6,8 @@ import pytest
 
 from grpo.config import describe, dump, load
 from grpo.types import InputError
-from launch.recipe import Recipe, batch_plan
+from launch.plan import batch_plan
+from launch.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = sorted(ROOT.glob("configs/*.toml"))

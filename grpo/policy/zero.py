@@ -24,6 +24,7 @@ from deepspeed.utils import (
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch._C._distributed_c10d import HashStore
 
 from grpo.batch import Batch
 from grpo.comm import Comm
@@ -58,7 +59,8 @@ class Scorer(torch.nn.Module):
 
     def __init__(self, model: Any, *, layout: Layout, temperature: float) -> None:
         super().__init__()
-        self.model, self._layout, self._temperature = model, layout, temperature
+        self.model, self._temperature = model, temperature
+        self._layout: Layout = layout
         self.head = ChunkedHead(model.get_output_embeddings().weight)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -100,9 +102,10 @@ class ZeroPolicy:
             # reentrant way does not compare.
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": zero.stage == 3})
         prepare()
-        self._engine = deepspeed.initialize(
+        trainable: Any = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._engine: Any = deepspeed.initialize(
             model=Scorer(model, layout=layout, temperature=temperature),
-            model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
+            model_parameters=trainable,
             config=zero_config(zero, optim, bf16=self._bf16, world=comm.world),
             dist_init_required=False,
         )[0]
@@ -178,7 +181,7 @@ class ZeroPolicy:
         self._comm.wait()
         steps = self._adam_steps()
         for number, (name, parameter) in enumerate(self._model.named_parameters()):
-            tensors = {"master": safe_get_full_fp32_param(parameter)}
+            tensors: dict[str, Any] = {"master": safe_get_full_fp32_param(parameter)}
             if steps:
                 tensors |= {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
             if number % self._comm.world == self._comm.rank:
@@ -293,5 +296,5 @@ def prepare() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled at start on CPUs, for inference only
     os.environ.setdefault("LOCAL_RANK", "0")
     if not dist.is_initialized():
-        dist.init_process_group(backend(), store=dist.HashStore(), rank=0, world_size=1)  # opens no port
+        dist.init_process_group(backend(), store=HashStore(), rank=0, world_size=1)  # opens no port
     deepspeed.init_distributed(dist_backend=None, auto_mpi_discovery=False, verbose=False)
