@@ -15,7 +15,7 @@ from grpo.runlog import Console
 from grpo.types import InputError
 from launch.engines import choose_rollout
 from launch.models import load_model, load_shell
-from launch.recipe import Recipe
+from launch.recipe import EvaluationRecipe, Recipe
 from launch.tiny_model import write_tiny_model
 from tests.installed import need
 
@@ -91,6 +91,16 @@ def test_a_shell_is_the_model_without_its_weights(folder):
 def test_several_ranks_for_one_engine_are_vllms_business():
     with pytest.raises(InputError, match=r"rollout.tensor_parallel = 2 is for vLLM"):
         load(Recipe, ["--rollout.engine=hf", "--rollout.tensor_parallel=2"])
+
+
+def test_a_server_is_for_the_training_of_one_rank(folder, monkeypatch):
+    assert choose(folder, "server") == ("server", "rollouts     server: as the recipe asks\n")
+    evaluation = load(EvaluationRecipe, ["--rollout.engine=server"])
+    with pytest.raises(InputError, match='"server" is for training, which sends it weights'):
+        choose_rollout(evaluation, str(folder), Console(io.StringIO()))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match='"server" is for one rank, and there are 2'):
+        choose(folder, "server")
 
 
 def test_ranks_that_cannot_be_shared_are_refused(folder):
