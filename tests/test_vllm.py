@@ -134,6 +134,42 @@ def test_an_engine_between_two_versions_serves_nothing():
             call()
 
 
+class Noted:
+    """A vLLM whose calls are written down."""
+
+    def __init__(self, llm):
+        self._llm, self.calls = llm, []
+
+    def __getattr__(self, name):
+        value = getattr(self._llm, name)
+        if not callable(value):
+            return value
+
+        def call(*arguments, **named):
+            self.calls.append((name, *map(str, arguments), *(str(named[k]) for k in ("level", "tags") if k in named)))
+            return value(*arguments, **named)
+
+        return call
+
+
+def test_it_wakes_before_the_push_and_finds_room_for_its_cache_after_it(monkeypatch):
+    """The order of calls on a GPU. A CPU's worker takes the same calls and neither sleeps nor wakes."""
+    llm = Noted(tiny_llm())
+    monkeypatch.setattr(tiny_llm().llm_engine.vllm_config.model_config, "enable_sleep_mode", True)
+    rollout, weights = engine(llm), list(tiny_model(head_dim=32).named_parameters())
+    rollout.load(weights, version=0)
+    rollout.release()
+    rollout.release()
+    with pytest.raises(StaleRollout, match="vLLM has given its weights back"):
+        rollout.generate([(5, 6)], SAMPLING, seed=0)
+    llm.calls.clear()
+    rollout.load(weights, version=1)
+    kinds = [call[0] if "_ties" not in call[-1] else "ties" for call in llm.calls]
+    assert kinds == ["wake_up", "ties", "collective_rpc", "ties", "wake_up", "reset_prefix_cache"]
+    assert [call[1] for call in llm.calls if call[0] == "wake_up"] == ["['weights']", "['kv_cache']"]
+    assert rollout.generate([(5, 6)], SAMPLING, seed=0)[0][0].version == 1
+
+
 def test_the_trainer_keeps_its_threads():
     before = torch.get_num_threads()
     try:

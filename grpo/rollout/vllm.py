@@ -141,7 +141,8 @@ class VllmRollout:
         from vllm import SamplingParams
 
         self._check_whole()
-        self._wake("weights", "kv_cache")
+        if self._asleep:
+            raise StaleRollout("vLLM has given its weights back: it writes nothing until the next load")
         self._progress(f"rollout: {len(prompts)} prompts x {sampling.group_size} with vLLM")
         stream = random.Random(seed)  # a seed for each prompt: what it gives does not depend on who is served beside it
         asked, first = self._gather([(tuple(prompt), stream.getrandbits(62)) for prompt in prompts])
@@ -177,8 +178,9 @@ class VllmRollout:
         if not self._whole:
             raise StaleRollout(f"vLLM is between two versions: the push of weights after {self._version} failed")
 
-    def _wake(self, *parts: str) -> None:
-        for part in self._asleep.intersection(parts):
+    def _wake(self, part: Literal["weights", "kv_cache"]) -> None:
+        if part in self._asleep:
+            torch.cuda.empty_cache()  # what the trainer's allocator keeps for later is what vLLM needs now
             self._llm.wake_up(tags=[part])
             self._asleep.remove(part)
 
