@@ -1,6 +1,7 @@
 """Which engine writes the completions, and why; from a recipe and a model folder to the engine itself."""
 
 import importlib.util
+import os
 from typing import Any
 
 from grpo.rollout.base import RolloutEngine
@@ -23,6 +24,10 @@ def choose_rollout(recipe: Setup, folder: str, console: Console) -> str:
     if wanted == "server" and not isinstance(recipe, Recipe):
         raise InputError(
             'rollout.engine = "server" is for training, which sends it weights; valid here: "auto", "hf" or "vllm"'
+        )
+    if wanted == "server" and (ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise InputError(
+            f'rollout.engine = "server" is for one rank, and there are {ranks}; valid here: "auto", "hf" or "vllm"'
         )
     if wanted == "auto":
         engine = "hf" if why_not else "vllm"

@@ -20,9 +20,23 @@ def need(package: str) -> None:
 
 @functools.cache
 def tiny_llm(*, tied: bool = True) -> Any:
-    """One vLLM for all tests of a process, since starting takes seconds: random weights that no test trains."""
+    """One vLLM for all tests of a process, since starting takes seconds: random weights that no test trains.
+
+    Kept until the process ends: an engine that is dropped takes down what vLLM shares between all of them.
+    """
     from grpo.rollout.vllm import start_vllm
 
     with tempfile.TemporaryDirectory() as folder:
         tiny_model(seed=1, tied=tied, head_dim=32).save_pretrained(folder)
         return start_vllm(folder, context=512, rows=64, dtype="float32", memory=0.4, kv_cache=0.05)
+
+
+@functools.cache
+def embedded_llm() -> tuple[str, Any]:
+    """The embedded model's folder and a vLLM over it; kept like the tiny one."""
+    from grpo.rollout.vllm import start_vllm
+    from grpo.runlog import Console
+    from launch.models import EMBEDDED, locate
+
+    folder = locate(EMBEDDED, console=Console())
+    return folder, start_vllm(folder, context=512, rows=16, dtype="float32", memory=0.4, kv_cache=0.1)

@@ -3,6 +3,10 @@
 import importlib.util
 import io
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +15,11 @@ from grpo.runlog import Console
 from grpo.types import InputError
 from launch.engines import choose_rollout
 from launch.models import load_model, load_shell
-from launch.recipe import Recipe
+from launch.recipe import EvaluationRecipe, Recipe
 from launch.tiny_model import write_tiny_model
 from tests.installed import need
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def choose(folder, engine="auto"):
@@ -87,6 +93,16 @@ def test_several_ranks_for_one_engine_are_vllms_business():
         load(Recipe, ["--rollout.engine=hf", "--rollout.tensor_parallel=2"])
 
 
+def test_a_server_is_for_the_training_of_one_rank(folder, monkeypatch):
+    assert choose(folder, "server") == ("server", "rollouts     server: as the recipe asks\n")
+    evaluation = load(EvaluationRecipe, ["--rollout.engine=server"])
+    with pytest.raises(InputError, match='"server" is for training, which sends it weights'):
+        choose_rollout(evaluation, str(folder), Console(io.StringIO()))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match='"server" is for one rank, and there are 2'):
+        choose(folder, "server")
+
+
 def test_ranks_that_cannot_be_shared_are_refused(folder):
     need("vllm")
     from grpo.rollout.vllm import start_vllm
@@ -95,10 +111,14 @@ def test_ranks_that_cannot_be_shared_are_refused(folder):
         start_vllm(str(folder), context=64, rows=4, dtype="float32", memory=0.4, kv_cache=0.1, tensor_parallel=2)
 
 
-def test_a_cache_too_small_for_one_prompt_is_refused_in_one_line(folder):
+def test_a_cache_too_small_for_one_prompt_is_refused_in_one_line(tmp_path):
+    """In a process of its own: a vLLM that fails to start takes down the one that other tests share."""
     need("vllm")
-    from grpo.rollout.vllm import start_vllm
-
-    with pytest.raises(InputError, match=r"rollout.engine = 'vllm' cannot start on .*KV cache") as caught:
-        start_vllm(str(folder), context=4096, rows=4, dtype="float32", memory=0.4, kv_cache=0.0005)
-    assert "\n" not in str(caught.value)
+    command = [sys.executable, "launch/train.py", "configs/stage1.toml", "configs/models/tiny.toml"]
+    command += ["--rollout.engine=vllm", "--rollout.kv_cache=0.0005", "--warmup.steps=0", f"--run.folder={tmp_path}"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    assert "rollout.engine = 'vllm' cannot start on" in line
+    assert "KV cache" in line

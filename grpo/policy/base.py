@@ -34,7 +34,10 @@ class PolicyEngine(Protocol):
         ...
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Whole trainable tensors, one at a time, under the names of the model hub; tied ones once."""
+        """Whole trainable tensors, one at a time, under the names of the model hub; tied ones once.
+
+        A tensor keeps its values for as long as it is held: vLLM holds the parts of a layer (q, k, v) until it has all.
+        """
         ...
 
     def save(self, path: Path) -> None:

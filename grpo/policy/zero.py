@@ -157,7 +157,7 @@ class ZeroPolicy:
         return mean_stats(total) | {"grad_norm": norm, "lr": lr, "skipped": 0.0}
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """On every rank; under ZeRO-3 a tensor is whole until the next one is asked for."""
+        """On every rank; under ZeRO-3 a tensor is gathered when it is asked for, and freed when nobody holds it."""
         for name, parameter in self._model.named_parameters():
             with deepspeed.zero.GatheredParameters([parameter]):
                 yield name, parameter.detach()

@@ -56,7 +56,9 @@ def start_vllm(
     """A `vllm.LLM` over the model in `folder`, which at most `rows` completions share at once.
 
     On GPUs `memory` is its share of each (weights and KV cache) while it is awake; on a CPU `kv_cache` is the GiB of
-    its KV cache. InputError where vLLM refuses the model or these numbers.
+    its KV cache. One at a time: what vLLM shares within a process goes when one of them is dropped.
+
+    InputError where vLLM refuses the model or these numbers.
     """
     ranks = _ranks(tensor_parallel)
     _prepare()
@@ -139,7 +141,8 @@ class VllmRollout:
         from vllm import SamplingParams
 
         self._check_whole()
-        self._wake("weights", "kv_cache")
+        if self._asleep:
+            raise StaleRollout("vLLM has given its weights back: it writes nothing until the next load")
         self._progress(f"rollout: {len(prompts)} prompts x {sampling.group_size} with vLLM")
         stream = random.Random(seed)  # a seed for each prompt: what it gives does not depend on who is served beside it
         asked, first = self._gather([(tuple(prompt), stream.getrandbits(62)) for prompt in prompts])
@@ -175,8 +178,9 @@ class VllmRollout:
         if not self._whole:
             raise StaleRollout(f"vLLM is between two versions: the push of weights after {self._version} failed")
 
-    def _wake(self, *parts: str) -> None:
-        for part in self._asleep.intersection(parts):
+    def _wake(self, part: Literal["weights", "kv_cache"]) -> None:
+        if part in self._asleep:
+            torch.cuda.empty_cache()  # what the trainer's allocator keeps for later is what vLLM needs now
             self._llm.wake_up(tags=[part])
             self._asleep.remove(part)
 

@@ -1,0 +1,54 @@
+"""vLLM over two real ranks: an engine for each, or one that both share, fed by ZeRO-3's whole tensors."""
+
+import pytest
+import torch
+
+from grpo.batch import collate
+from grpo.policy.forward import completion_logprobs
+from grpo.types import Completion, Group, Sampling
+from tests.installed import need
+from tests.many_ranks import run_ranks
+from tests.toy import EOS, ByteTokenizer, example, tiny_model
+
+PROMPTS = [(5, 6, 7), (8, 9), (10, 11, 12, 13), (14,)]
+
+
+def on_a_rank(comm, tensor_parallel, folder):
+    """What this rank's engine writes for its share of the prompts, with weights that never were on the disk."""
+    from grpo.policy.schedule import Optim
+    from grpo.policy.zero import ZeroPolicy
+    from grpo.policy.zero_config import Zero
+    from grpo.rollout.vllm import VllmRollout, start_vllm
+
+    about = {"optim": Optim(), "updates": 1, "token_budget": 1000, "dtype": "float32"}
+    model = tiny_model(seed=4, head_dim=32)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    policy = ZeroPolicy(model, zero=Zero(stage=3), comm=comm, **about)
+    settings = {"context": 64, "rows": 8, "dtype": "float32", "memory": 0.4, "kv_cache": 0.05}
+    llm = start_vllm(str(folder), tensor_parallel=tensor_parallel, **settings)
+    rollout = VllmRollout(llm, shapes=shapes, decode=ByteTokenizer().decode, eos_ids=(EOS,))
+    rollout.load(policy.weights(), version=1)
+    written = rollout.generate(comm.shard(PROMPTS), Sampling(group_size=4, max_tokens=8), seed=comm.rank)
+    return [[(one.token_ids, one.logprobs, one.finish) for one in group] for group in written]
+
+
+@pytest.mark.parametrize("tensor_parallel", [1, 2])
+def test_each_rank_gets_answers_to_its_prompts_from_the_trainers_weights(tmp_path, tensor_parallel):
+    need("vllm")
+    need("deepspeed")
+    tiny_model(seed=1, head_dim=32).save_pretrained(tmp_path)
+    ranks = run_ranks(on_a_rank, tensor_parallel, tmp_path)
+    for rank in ranks:
+        assert isinstance(rank.value, list), f"{rank.value!r} {rank.said}"
+    groups = []
+    for prompt, written in zip(PROMPTS, [group for rank in ranks for group in rank.value], strict=True):
+        completions = tuple(
+            Completion(text="", token_ids=ids, logprobs=logprobs, finish=finish, version=1)
+            for ids, logprobs, finish in written
+        )
+        groups.append(Group(example=example(), prompt_ids=prompt, completions=completions))
+    batch = collate(groups, torch.ones(16))
+    with torch.no_grad():
+        logp_BC, _ = completion_logprobs(tiny_model(seed=4, head_dim=32), batch, layout="padded")
+    assert batch.learn_BC.sum() > 60
+    assert float((logp_BC - batch.sampler_logp_BC)[batch.learn_BC].abs().max()) < 1e-5
