@@ -77,9 +77,8 @@ def joined() -> Iterator[Ranks]:
     watch = Watch(store.clone(), rank, world)  # a connection of its own: one that waits for a key is blocked
     watch.start()
     try:
-        dist.init_process_group(
-            backend(), store=dist.PrefixStore("group", store), rank=rank, world_size=world, timeout=LONGEST
-        )
+        own = dist.PrefixStore("group", store)  # pyright: ignore[reportPrivateImportUsage]
+        dist.init_process_group(backend(), store=own, rank=rank, world_size=world, timeout=LONGEST)
         comm = Ranks()
         yield comm
         comm.wait()
@@ -130,7 +129,7 @@ class Watch:
                 self._wait_for("left")
 
     def _run(self) -> None:
-        beats = dict.fromkeys(self._minded, (0, time.monotonic()))
+        beats: dict[int, tuple[int, float]] = dict.fromkeys(self._minded, (0, time.monotonic()))
         while not self._over.wait(BEAT):
             try:
                 self._store.add(f"beat/{self._rank}", 1)
@@ -187,7 +186,7 @@ def _meet(host: str, port: int, rank: int, world: int) -> Any:
     """The store, when all ranks have come to it."""
     listening = _listen(host, port) if rank == 0 else None
     try:
-        store = dist.TCPStore(
+        store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
             host,
             port,
             is_master=rank == 0,

@@ -97,7 +97,7 @@ def _sharded(config: Mapping[str, Any] | None) -> Iterator[None]:
     if config is None:
         yield
         return
-    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     alive = HfDeepSpeedConfig(dict(config))
     yield
