@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from grpo.comm import Ranks, ending
 from grpo.types import InputError
@@ -78,9 +77,8 @@ def joined() -> Iterator[Ranks]:
     watch = Watch(store.clone(), rank, world)  # a connection of its own: one that waits for a key is blocked
     watch.start()
     try:
-        dist.init_process_group(
-            backend(), store=PrefixStore("group", store), rank=rank, world_size=world, timeout=LONGEST
-        )
+        own = dist.PrefixStore("group", store)  # pyright: ignore[reportPrivateImportUsage]
+        dist.init_process_group(backend(), store=own, rank=rank, world_size=world, timeout=LONGEST)
         comm = Ranks()
         yield comm
         comm.wait()
@@ -188,7 +186,7 @@ def _meet(host: str, port: int, rank: int, world: int) -> Any:
     """The store, when all ranks have come to it."""
     listening = _listen(host, port) if rank == 0 else None
     try:
-        store = TCPStore(
+        store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
             host,
             port,
             is_master=rank == 0,

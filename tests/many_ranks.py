@@ -1,6 +1,7 @@
 """Several real ranks for a test: processes that meet over gloo and run one function each."""
 
 import os
+import pickle
 import socket
 import sys
 import tempfile
@@ -34,29 +35,23 @@ def run_ranks(work: Callable[..., Any], *args: Any, world: int = 2, grace: float
     """`work(comm, *args)` on every rank. When the first has ended the others have `grace` seconds, then are killed."""
     context = mp.get_context("forkserver")  # its one process imports what takes long, and the ranks are forked off it
     context.set_forkserver_preload(["transformers", "deepspeed"])
-    results, port = context.SimpleQueue(), free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        said = [Path(folder) / f"rank-{rank}" for rank in range(world)]
-        processes = [
-            context.Process(target=_rank, args=(rank, world, port, results, str(said[rank]), work, args))
-            for rank in range(world)
-        ]
-        for process in processes:
-            process.start()
+    port = free_port()
+    with tempfile.TemporaryDirectory() as name:
+        folders = [Path(name) / str(rank) for rank in range(world)]
+        processes = []
+        for rank, folder in enumerate(folders):
+            folder.mkdir()
+            processes.append(context.Process(target=_rank, args=(rank, world, port, folder, work, args)))
+            processes[-1].start()
         codes = _codes(processes, grace)
-        values = {}
-        while not results.empty():
-            rank, value = results.get()
-            values[rank] = value
-        return [Ran(values.get(rank), codes[rank], said[rank].read_text()) for rank in range(world)]
+        return [_ran(folder, code) for folder, code in zip(folders, codes, strict=True)]
 
 
 def _codes(processes: list[Any], grace: float) -> list[int | None]:
-    until = time.monotonic() + 600
+    until = time.monotonic() + 900
     while any(process.exitcode is None for process in processes) and time.monotonic() < until:
         if any(process.exitcode is not None for process in processes):
-            until = min(until, time.monotonic() + grace)
-            grace = 600.0
+            until, grace = min(until, time.monotonic() + grace), 900.0
         time.sleep(0.05)
     codes = [process.exitcode for process in processes]
     for process in processes:
@@ -65,14 +60,22 @@ def _codes(processes: list[Any], grace: float) -> list[int | None]:
     return codes
 
 
-def _rank(rank: int, world: int, port: int, results: Any, said: str, work: Callable[..., Any], args: Any) -> None:
-    sys.stdout = sys.stderr = Path(said).open("w", buffering=1)  # noqa: SIM115 (open until the process ends)
+def _ran(folder: Path, code: int | None) -> Ran:
+    file = folder / "value"
+    value = pickle.loads(file.read_bytes()) if file.exists() else None
+    return Ran(value, code, (folder / "said").read_text(encoding="utf-8"))
+
+
+def _rank(rank: int, world: int, port: int, folder: Path, work: Callable[..., Any], args: Any) -> None:
+    sys.stdout = sys.stderr = (folder / "said").open("w", buffering=1, encoding="utf-8")  # until the process ends
     os.dup2(sys.stdout.fileno(), 1)
     os.dup2(sys.stdout.fileno(), 2)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    value: Any
     try:
         with joined() as comm:
-            results.put((rank, work(comm, *args)))
+            value = work(comm, *args)
     except Exception as error:
-        results.put((rank, error))
+        value = error
+    (folder / "value").write_bytes(pickle.dumps(value))  # a pipe would be full before the test reads it

@@ -24,7 +24,6 @@ from deepspeed.utils import (
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch._C._distributed_c10d import HashStore
 
 from grpo.batch import Batch
 from grpo.comm import Comm
@@ -102,13 +101,10 @@ class ZeroPolicy:
             # reentrant way does not compare.
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": zero.stage == 3})
         prepare()
-        trainable: Any = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._engine: Any = deepspeed.initialize(
-            model=Scorer(model, layout=layout, temperature=temperature),
-            model_parameters=trainable,
-            config=zero_config(zero, optim, bf16=self._bf16, world=comm.world),
-            dist_init_required=False,
-        )[0]
+        self._engine = _wrapped(
+            Scorer(model, layout=layout, temperature=temperature),
+            zero_config(zero, optim, bf16=self._bf16, world=comm.world),
+        )
         check_model(model, layout=layout, whole=lambda weight: deepspeed.zero.GatheredParameters([weight]))
         self._engine.train()
         self._reference = None
@@ -222,8 +218,7 @@ class ZeroPolicy:
         """The reference model: whole on every rank, or sharded where the policy's weights are sharded or offloaded."""
         if zero.stage < 3 and zero.offload == "none":
             return scorer.to(torch.bfloat16 if self._bf16 else torch.float32)
-        config = reference_config(zero, bf16=self._bf16, world=self._comm.world)
-        return deepspeed.initialize(model=scorer, config=config, dist_init_required=False)[0]
+        return _wrapped(scorer, reference_config(zero, bf16=self._bf16, world=self._comm.world))
 
     def _adam_steps(self) -> int:
         """Steps that the optimizer has taken: less than the updates by those that were skipped."""
@@ -255,6 +250,13 @@ class ZeroPolicy:
             safe_set_local_fp32_param(parameter, share)
         else:
             safe_set_local_optimizer_state(parameter, share, key)
+
+
+def _wrapped(scorer: Scorer, config: dict[str, Any]) -> Any:
+    """A DeepSpeed engine; with an optimizer where the configuration has one. Its own types name every kind there is."""
+    trained = [parameter for parameter in scorer.parameters() if parameter.requires_grad]
+    initialize: Any = deepspeed.initialize
+    return initialize(model=scorer, model_parameters=trained or None, config=config, dist_init_required=False)[0]
 
 
 def _shape(parameter: Any) -> tuple[int, ...]:
@@ -296,5 +298,6 @@ def prepare() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled at start on CPUs, for inference only
     os.environ.setdefault("LOCAL_RANK", "0")
     if not dist.is_initialized():
-        dist.init_process_group(backend(), store=HashStore(), rank=0, world_size=1)  # opens no port
+        store = dist.HashStore()  # opens no port  # pyright: ignore[reportPrivateImportUsage]
+        dist.init_process_group(backend(), store=store, rank=0, world_size=1)
     deepspeed.init_distributed(dist_backend=None, auto_mpi_discovery=False, verbose=False)
