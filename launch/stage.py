@@ -43,7 +43,6 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     comm.lead(lambda: _announce_memory(recipe, console, comm))
     warn_of_other_distributions(recipe, console)
     check_best_by(recipe, questions.held_out)
-    check_name(recipe.eval.nli)
     score, judge = _audited_judges(recipe, console, comm)
     base = _starting_model(recipe, console, comm, questions)
     engine = choose_rollout(recipe, base, console)
@@ -201,6 +200,7 @@ def _policy(recipe: Recipe, base: str, *, updates: int, console: Console, comm: 
 def _audited_judges(recipe: Recipe, console: Console, comm: Comm) -> tuple[GroupScorer, Verifier]:
     """The recipe's rewards, after a table of what policies that game them would earn; and evaluation's own verifier."""
     recipe.reward.check_format(reasoning=recipe.model.reasoning)
+    check_name(recipe.eval.nli)
     load_own(recipe.reward)  # what the user got wrong is found before a judge is loaded
     judge = make_judge(recipe.reward.verifier, console=console)
     score = compose(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)
