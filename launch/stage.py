@@ -39,8 +39,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     assemble.check_ranks(recipe, comm.world, warm_up=False)
     questions = assemble.load_questions(recipe, console)
     steps = recipe.steps(len(questions.train))
-    console.line(batch_plan(recipe, questions=len(questions.train), ranks=comm.world))
-    comm.lead(lambda: _announce_memory(recipe, console, comm))
+    comm.lead(lambda: _announce_plans(recipe, console, comm, questions=len(questions.train)))
     warn_of_other_distributions(recipe, console)
     check_best_by(recipe, questions.held_out)
     score, judge = _audited_judges(recipe, console, comm)
@@ -125,8 +124,9 @@ def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: asse
     return folder / "model"
 
 
-def _announce_memory(recipe: Recipe, console: Console, comm: Comm) -> None:
-    """The plan of memory, before anything heavy loads; InputError with the nearest setting that fits."""
+def _announce_plans(recipe: Recipe, console: Console, comm: Comm, *, questions: int) -> None:
+    """The plans of batches and of memory, before anything heavy loads; InputError with the nearest that fits."""
+    console.line(batch_plan(recipe, questions=questions, ranks=comm.world))
     nodes = max(1, comm.world // int(os.environ.get("LOCAL_WORLD_SIZE", comm.world)))
     try:
         plan = make_plan(recipe, devices_at_hand(per_node=comm.world // nodes, nodes=nodes))
