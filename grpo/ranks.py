@@ -25,7 +25,7 @@ from grpo.types import InputError
 
 MEET = 300.0  # seconds in which all ranks must have started
 BEAT = 1.0  # seconds between heartbeats
-SILENT = 30.0  # seconds without one after which a rank is taken for dead
+SILENT = 45.0  # seconds without one after which a rank is taken for dead
 TOLD = 10.0  # seconds that a failed rank stays, so that the others hear of it before a launcher ends them all
 LONGEST = timedelta(hours=4)  # in one collective call; a death is noticed long before
 
