@@ -25,7 +25,7 @@ from grpo.types import InputError
 
 MEET = 300.0  # seconds in which all ranks must have started
 BEAT = 1.0  # seconds between heartbeats
-SILENT = 30.0  # seconds without one after which a rank is taken for dead
+SILENT = 45.0  # seconds without one after which a rank is taken for dead
 TOLD = 10.0  # seconds that a failed rank stays, so that the others hear of it before a launcher ends them all
 LONGEST = timedelta(hours=4)  # in one collective call; a death is noticed long before
 
@@ -129,11 +129,11 @@ class Watch:
                 self._wait_for("left")
 
     def _run(self) -> None:
-        beats: dict[int, tuple[int, float]] = dict.fromkeys(self._minded, (0, time.monotonic()))
+        heard: dict[int, tuple[int, int]] = dict.fromkeys(self._minded, (0, 0))
         while not self._over.wait(BEAT):
             try:
                 self._store.add(f"beat/{self._rank}", 1)
-                failure = self._first() or self._silent(beats)
+                failure = self._first() or self._silent(heard)
             except dist.DistError:
                 failure = Failure(0, 1, "it is gone, and the store with it")
             if failure and not self._over.is_set():
@@ -153,13 +153,13 @@ class Watch:
     def _first(self) -> Failure | None:
         return _decode(self._store.get("failure")) if self._store.check(["failure"]) else None
 
-    def _silent(self, beats: dict[int, tuple[int, float]]) -> Failure | None:
-        now = time.monotonic()
-        for other, (count, since) in beats.items():
+    def _silent(self, heard: dict[int, tuple[int, int]]) -> Failure | None:
+        """A rank that missed too many heartbeats. Counted in this rank's own, not by the clock: where all are paused
+        (a suspended machine), none is dead."""
+        for other, (count, missed) in heard.items():
             new = self._store.add(f"beat/{other}", 0)
-            if new != count:
-                beats[other] = (new, now)
-            elif now - since > SILENT:
+            heard[other] = (new, missed + 1 if new == count else 0)
+            if heard[other][1] * BEAT > SILENT:
                 return Failure(other, 1, f"no sign of life for {SILENT:.0f} s")
         return None
 
