@@ -83,6 +83,8 @@ def load_model(folder: str, *, device: str, bf16: bool = False, sharding: Mappin
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # the console has its own signs of life
+    if device == "cpu":  # else transformers, when it first saves, imports a DeepSpeed that warns of finding no GPU
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     dtype = torch.bfloat16 if bf16 else torch.float32
     with _sharded(sharding):
         try:
