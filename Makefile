@@ -5,6 +5,7 @@ MODEL  ?= smollm2-135m
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY     := .venv/bin/python
 STAMP  := .venv/.stamp
+JOBS   ?= 2
 GPUS   ?= $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU ')
 # One process where there is one GPU or none; else DeepSpeed starts one per GPU. PORT= is where they meet, 29500.
 TRAIN   = $(if $(filter-out 0 1,$(GPUS)),.venv/bin/deepspeed --quiet --num_gpus $(GPUS) \
@@ -63,9 +64,10 @@ train-stage%: configs/stage%.toml configs/models/$(MODEL).toml $(STAMP)  ## Trai
 eval: configs/models/$(MODEL).toml $(STAMP)  ## Trust-Score on held-out questions: make eval CHECKPOINT=runs/stage1-smollm2-135m
 	$(PY) launch/evaluate.py $(filter %.toml,$^) $(EVAL_OVERRIDES)
 
-# One thread: the tests' tensors are tiny, and threads that wait for each other are what makes a busy machine crawl.
+# One thread: the tests' tensors are tiny, and threads that wait for each other are what makes a busy machine crawl. Two
+# workers, each with whole files: what a file has started, vLLM for one, its tests share.
 test: $(STAMP)  ## Run the tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
 
 test-gpu: $(STAMP)  ## Try the engines' contracts and 20 steps on an NVIDIA GPU; without one it says so
 	$(PY) benchmarks/gpu.py $(ARGS)
