@@ -10,12 +10,13 @@ class Epochs:
     """A curriculum over one list of examples. The same batches on every rank, and after `load_state_dict` the same
     stream as if there had been no break."""
 
-    def __init__(self, examples: Sequence[Example], *, seed: int) -> None:
+    def __init__(self, examples: Sequence[Example], *, seed: int, in_order: bool = False) -> None:
+        """`in_order` keeps the order given, in every epoch."""
         if not examples:
             raise InputError(
                 "no training questions are left after the split and the mix; check data.questions and data.unanswerable"
             )
-        self._examples, self._seed, self._drawn = list(examples), seed, 0
+        self._examples, self._seed, self._in_order, self._drawn = list(examples), seed, in_order, 0
         self._epoch, self._order = -1, self._examples
 
     def next_batch(self, count: int) -> list[Example]:
@@ -35,7 +36,9 @@ class Epochs:
     def _at(self, place: int) -> Example:
         epoch, offset = divmod(place, len(self._examples))
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, spread(self._examples, random.Random(f"{self._seed}/{epoch}"))
+            self._epoch = epoch
+            if not self._in_order:
+                self._order = spread(self._examples, random.Random(f"{self._seed}/{epoch}"))
         return self._order[offset]
 
 

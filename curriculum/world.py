@@ -7,7 +7,7 @@ promises never to change, so the same arguments give the same bytes everywhere.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from curriculum import world_facts as data
 from curriculum.world_facts import Inverse, Kind, Relation
@@ -17,6 +17,7 @@ from grpo.types import STYLES, Example, InputError, Passage, Style
 
 T = TypeVar("T")
 Answers = tuple[tuple[str, ...], ...]
+Evidence = Literal["held", "related", "unrelated"]  # the answer is there; only its subject is; neither is
 
 MIXTURE: Mapping[Style, float] = {"prose": 0.6, "list": 0.2, "claims": 0.2}
 FEWEST_WORDS, USUAL_WORDS = 20, 27  # of a passage
@@ -33,30 +34,46 @@ OF_KIND: Mapping[Kind, tuple[Relation, ...]] = {
 
 
 def make_world(
-    count: int, *, seed: int, unanswerable: float, passages: int = 3, styles: Mapping[Style, float] | None = None
+    count: int,
+    *,
+    seed: int,
+    unanswerable: float,
+    unrelated: float = 0.0,
+    passages: int = 3,
+    styles: Mapping[Style, float] | None = None,
 ) -> list[Example]:
     """`count` examples over `passages` passages each, a share `unanswerable` of them with no answer in any passage.
 
-    `styles` are mixture weights of prose, list and claims (default 0.6, 0.2, 0.2). Shares are met within one example,
+    Of these, a share `unrelated` has no passage about the subject of the question either; the others tell something
+    else about it, which is much harder to refuse. `styles` are mixture weights of prose, list and claims (default 0.6, 0.2, 0.2). Shares are met within one example,
     and `unanswerable` within each style too. `answers` keeps the true answers of unanswerable examples. Ids hold the
     seed, so that worlds of different seeds can be mixed.
     """
-    weights = _checked(count, unanswerable, passages, MIXTURE if styles is None else styles)
+    shares = {"unanswerable": unanswerable, "unrelated": unrelated}
+    weights = _checked(count, shares, passages, MIXTURE if styles is None else styles)
     draw = Draw(seed)
     writer = _Writer(Graph(count, draw), draw, passages)
     order: list[Style] = [style for style, share in _apportion(count, weights).items() for _ in range(share)]
     # spread evenly over the sorted styles, so that the share holds in each of them; the slack absorbs rounding
     lacking = [int(i * unanswerable + 1e-9) for i in range(count + 1)]
-    plan: list[tuple[Style, bool]] = [(style, lacking[i + 1] > lacking[i]) for i, style in enumerate(order)]
+    astray = [int(i * unrelated + 1e-9) for i in range(count + 1)]
+    plan: list[tuple[Style, Evidence]] = []
+    for i, style in enumerate(order):
+        lacks = lacking[i + 1] > lacking[i]
+        strays = astray[lacking[i] + 1] > astray[lacking[i]]
+        plan.append((style, ("unrelated" if strays else "related") if lacks else "held"))
     draw.shuffle(plan)
-    return [writer.example(f"world-{seed}-{i:06d}", style, lacks) for i, (style, lacks) in enumerate(plan)]
+    return [writer.example(f"world-{seed}-{i:06d}", style, evidence) for i, (style, evidence) in enumerate(plan)]
 
 
-def _checked(count: int, unanswerable: float, passages: int, styles: Mapping[Style, float]) -> Mapping[Style, float]:
+def _checked(
+    count: int, shares: Mapping[str, float], passages: int, styles: Mapping[Style, float]
+) -> Mapping[Style, float]:
     if count < 0:
         raise InputError(f"world: count is {count}; give 0 or more")
-    if not 0 <= unanswerable <= 1:
-        raise InputError(f"world: unanswerable is {unanswerable}; give a share from 0 to 1")
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise InputError(f"world: {name} is {share}; give a share from 0 to 1")
     if not 1 <= passages <= 10:
         raise InputError(f"world: passages is {passages}; give 1 to 10")
     unknown = [style for style in styles if style not in MIXTURE]
@@ -83,7 +100,7 @@ def _content(text: str) -> frozenset[str]:
     return frozenset(normalize(text).split()) - STOP_WORDS
 
 
-def _held(style: Style, answers: Answers, passage: Passage) -> tuple[bool, ...]:
+def held(style: Style, answers: Answers, passage: Passage) -> tuple[bool, ...]:
     """Which answers a passage holds: by normalized containment, or for claims by lexical entailment."""
     premise = f"{passage.title}\n{passage.text}"
     if style == "claims":
@@ -124,17 +141,17 @@ class _Writer:
             owners = [entity for entity in graph.entities[relation.object] if relation.name in entity.members]
             self._owners[relation.name] = draw.deck(owners)
 
-    def example(self, name: str, style: Style, lacks: bool) -> Example:
+    def example(self, name: str, style: Style, evidence: Evidence) -> Example:
         ask = {"prose": self._prose, "list": self._list, "claims": self._claims}[style]()
-        passages = [] if lacks else ask.support
-        passages = passages + self._distractors(ask, style, passages)
+        passages = ask.support if evidence == "held" else []
+        passages = passages + self._distractors(ask, style, passages, related=evidence != "unrelated")
         self._draw.shuffle(passages)
         return Example(
             id=name,
             question=ask.question,
             passages=tuple(passages),
             answers=ask.answers,
-            found=tuple(_held(style, ask.answers, passage) for passage in passages),
+            found=tuple(held(style, ask.answers, passage) for passage in passages),
             style=style,
             source="world",
         )
@@ -187,15 +204,15 @@ class _Writer:
             support=[self._passage(subject, shape, relations) for shape in shapes],
         )
 
-    def _distractors(self, ask: _Ask, style: Style, kept: Sequence[Passage]) -> list[Passage]:
+    def _distractors(self, ask: _Ask, style: Style, kept: Sequence[Passage], *, related: bool) -> list[Passage]:
         """Passages that look right and hold no answer: other facts of the subject, and the same facts of others.
 
         How many passages are about the subject is drawn in the same way with and without support, or their number
-        would tell which questions to refuse.
+        would tell which questions to refuse; unless it is to tell, in those that are not `related`.
         """
         size = self._passages - len(kept)
         about = min(_titled(ask.subject, ask.support) + self._draw.chance(SUBJECT), self._room)
-        own = about - _titled(ask.subject, kept)
+        own = about - _titled(ask.subject, kept) if related else 0
         spare = self._draw.shuffled([r for r in OF_KIND[ask.subject.kind] if r not in ask.relations])
         passages: list[Passage] = []
         used: list[tuple[Entity, Relation]] = []
@@ -213,7 +230,7 @@ class _Writer:
                     continue
                 used.append((entity, relation))
                 passage = self._passage(entity, [relation], ())
-            if passage not in passages and not any(_held(style, ask.answers, passage)):
+            if passage not in passages and not any(held(style, ask.answers, passage)):
                 passages.append(passage)
         raise RuntimeError(f"no {size} distractors for {ask.question!r}")
 

@@ -12,6 +12,7 @@ from typing import Any
 from curriculum.build import build_from_qa
 from curriculum.gold import gold_completion_text
 from curriculum.sampler import mix
+from curriculum.twins import with_twins
 from curriculum.world import make_world
 from grpo.comm import Comm, check_shares
 from grpo.config import dump
@@ -54,15 +55,16 @@ def load_questions(recipe: Recipe, console: Console) -> Questions:
 
 
 def _warm_up_questions(recipe: Recipe, train: Sequence[Example], console: Console) -> list[Example]:
-    """None where nothing will be warmed up; without refusals where the data has nothing to refuse."""
+    """In the order in which they are shown; none where nothing will be warmed up, and no refusals without passages."""
     warm = recipe.warmup
     if not warm.steps or start_folder(recipe):
         return []
-    share = warm.unanswerable if _unanswerable(train) else 0.0
+    share = warm.unanswerable if any(example.passages for example in train) else 0.0
     if share < warm.unanswerable:
-        console.line("             the data has no unanswerable question, so the warm-up shows no refusal")
+        console.line("             the questions have no passages, so the warm-up shows no refusal")
     count = warm.steps * warm.examples_per_step
-    return mix(train, count=count, unanswerable=share, seed=warm.seed, key="warmup.unanswerable")
+    answerable = mix(train, count=count - int(count * share), unanswerable=0.0, seed=warm.seed, key="warmup.steps")
+    return with_twins(answerable, share=share, pool=train, seed=warm.seed)
 
 
 def _held_out_questions(recipe: Recipe, held_out: Sequence[Example], console: Console) -> list[Example]:
@@ -85,7 +87,14 @@ def all_examples(recipe: Setup, console: Console) -> list[Example]:
         # Four times what is asked for, half of it unanswerable, so that any mix can be drawn on either side of the
         # split. The evaluation's size has no say in it: the same questions then make the same warm-up everywhere.
         needed = max(data.questions, recipe.warmup.steps * recipe.warmup.examples_per_step, 250)
-        return make_world(4 * needed, seed=data.seed, unanswerable=0.5, passages=data.passages, styles=data.styles)
+        return make_world(
+            4 * needed,
+            seed=data.seed,
+            unanswerable=0.5,
+            unrelated=data.unrelated,
+            passages=data.passages,
+            styles=data.styles,
+        )
     if shape_of(data.source) == "question_answer":
         console.status(f"{data.source}: finding distractors")
         words = data.max_words or None

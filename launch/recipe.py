@@ -70,6 +70,7 @@ class Data:
     source: str = "world"  # "world", a .json or .jsonl file (.gz too), or "hub:NAME[:SPLIT]"
     questions: Positive = 300  # for training, after the split
     unanswerable: Share = 0.0  # share of them that the passages do not answer
+    unrelated: Share = 0.0  # share of these, in the world, whose passages do not even mention the subject
     styles: dict[Style, Annotated[float, Field(ge=0)]] = field(
         default_factory=lambda: {"prose": 0.6, "list": 0.2, "claims": 0.2}
     )  # of the world's questions, as weights
@@ -154,7 +155,8 @@ class WarmUp:
     steps: Count = 0
     examples_per_step: Positive = 4
     lr: Above0 = 5e-5
-    unanswerable: Share = 0.25
+    # share of refusals, each to a question that is also answered, over the passages of another (curriculum/twins.py)
+    unanswerable: Annotated[float, Field(ge=0, le=0.5)] = 0.25
     seed: int = 0
 
 

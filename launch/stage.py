@@ -112,7 +112,7 @@ def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: asse
             steps=w.steps,
             examples_per_step=w.examples_per_step,
             policy=policy,
-            curriculum=Epochs(questions.warm_up, seed=w.seed),
+            curriculum=Epochs(questions.warm_up, seed=w.seed, in_order=True),
             gold=speech.gold,
             loss=sft_loss,
             comm=comm,

@@ -312,3 +312,15 @@ def test_no_gold_answer_is_entailed_by_the_other_passages():
 def test_wrong_arguments_are_named(arguments: dict, message: str):
     with pytest.raises(InputError, match=message):
         make_world(**{"count": 5, "seed": 1, "unanswerable": 0.5, **arguments})
+
+
+def test_unrelated_passages_say_nothing_of_the_subject():
+    examples = make_world(400, seed=6, unanswerable=0.5, unrelated=0.75)
+    silent = 0
+    for example in examples:
+        titled = [strip_label(passage.title) in example.question for passage in example.passages]
+        silent += not any(titled)
+        assert any(titled) or not example.answerable or example.style == "list"
+    lacking = [example for example in examples if not example.answerable]
+    assert len(lacking) == 200
+    assert 125 < silent <= 175  # 150 without the subject, some of which have its namesake; few lists name theirs
