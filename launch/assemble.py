@@ -164,6 +164,7 @@ def make_policy(
         "dtype": p.dtype,
         "gradient_checkpointing": p.gradient_checkpointing,
         "progress": console.status,
+        "say": console.line,
     }
     load: Callable[[], Any] = partial(load_model, folder, device=device())
     if zero is None:

@@ -54,13 +54,14 @@ def batch_plan(recipe: Recipe, *, questions: int, ranks: int = 1) -> str:
     """What one step and the whole run amount to, in words and numbers, before anything heavy loads."""
     s, steps = recipe.sampling, recipe.steps(questions)
     completions = s.prompts_per_step * s.group_size
+    layout = "padded" if recipe.policy.layout == "padded" else "shared"
     epochs = steps * s.prompts_per_step / max(questions, 1)
     return "\n".join(
         [
             f"batch plan   {s.prompts_per_step} prompts x {s.group_size} samples = {completions} completions a step"
             f" on {ranks} rank{'s' * (ranks > 1)}; {recipe.loss.updates_per_step} optimizer step(s) per rollout",
             f"             completions of at most {s.max_tokens} tokens; micro-batches of at most"
-            f" {recipe.policy.token_budget} tokens, {recipe.policy.layout} prompts",
+            f" {recipe.policy.token_budget} tokens, {layout} prompts",
             f"             {questions} questions, {steps} steps = {epochs:.1f} epochs,"
             f" {steps * completions} completions in all",
         ]
@@ -86,7 +87,7 @@ def plan_settings(recipe: Recipe, devices: Devices) -> PlanSettings:
         offload=p.offload,
         dtype=fast if p.dtype == "auto" else p.dtype,
         gradient_checkpointing=p.gradient_checkpointing,
-        shared=p.layout == "shared",
+        shared=p.layout != "padded",
         token_budget=p.token_budget,
         context=recipe.model.context,
         max_tokens=recipe.sampling.max_tokens,

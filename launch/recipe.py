@@ -129,7 +129,7 @@ class Policy:
     engine: Literal["auto", "single", "zero"] = "auto"  # auto: single for one rank without offload, zero else
     stage: Literal[1, 2, 3] = 2  # of ZeRO
     offload: Literal["none", "optimizer", "all"] = "none"  # what of ZeRO waits in main memory; all needs stage 3
-    layout: Literal["shared", "padded"] = "shared"
+    layout: Literal["auto", "shared", "padded"] = "auto"  # auto: shared, and padded for a model that it cannot serve
     token_budget: Positive = 8192  # model tokens in a micro-batch
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast where this machine is fast at it
     gradient_checkpointing: bool = False

@@ -1,10 +1,15 @@
 """The shared-prompt layout against the padded one, which is the oracle; and what the micro-batch plan promises."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from grpo.policy import forward
-from grpo.policy.forward import check_model, completion_logprobs, micro_batches, shared_rows
+from grpo.policy import attention, forward
+from grpo.policy.attention import Span
+from grpo.policy.forward import completion_logprobs, micro_batches, settle_layout, shared_rows
 from grpo.types import InputError
 from tests.toy import random_batch, tiny_model
 
@@ -16,34 +21,123 @@ def logp_and_gradient(model, batch, layout):
     return logp_BC.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
+class Largest(TorchDispatchMode):
+    """Numbers in the largest tensor that any operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.numbers = max(self.numbers, tensor.numel())
+        return result
+
+
 def relative(a, b):
     return float((a - b).norm() / b.norm())
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+KERNELS = {"merged": attention.merged_attention, "copied": attention.copied_attention}
+SKEWED = {"prompts": (5, 9, 4, 7), "sizes": (3, 2, 2, 1), "lengths": (4, 1, 6, 2, 5, 1, 1, 8)}
+
+
+@pytest.mark.parametrize("kernel", list(KERNELS))
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 3e-6), (torch.float64, 1e-6)])
-def test_shared_equals_padded(attention, tied, dtype, bound):
-    model = tiny_model(tied=tied, attention=attention).to(dtype)
-    batch = random_batch()
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 3e-6), (torch.float64, 1e-7)])
+def test_shared_equals_padded(kernel, tied, dtype, bound, monkeypatch):
+    """Four groups in one row: unequal lengths, completions of one token among others, alone, and a group of one."""
+    monkeypatch.setattr(attention, "merged_attention", KERNELS[kernel])
+    model = tiny_model(tied=tied).to(dtype)
+    batch = random_batch(**SKEWED)
     logp_BC, gradient = logp_and_gradient(model, batch, "shared")
     oracle_BC, oracle = logp_and_gradient(model, batch, "padded")
     assert float((logp_BC - oracle_BC).abs().max()) < 5e-6
     assert relative(gradient, oracle) < bound
 
 
-def test_without_the_mask_it_differs(monkeypatch):
-    """The negative control: siblings that see each other must show, or the test above could not fail."""
+def test_what_spans_and_positions_keep_apart_is_seen(monkeypatch):
+    """The negative controls: each of them must show, or the test above could not fail."""
     model, batch = tiny_model(), random_batch()
     oracle_BC, oracle = logp_and_gradient(model, batch, "padded")
-    monkeypatch.setattr(
-        forward,
-        "sibling_mask",
-        lambda owner: torch.ones(owner.shape[1], owner.shape[1]).tril().bool().expand(len(owner), 1, -1, -1),
-    )
-    logp_BC, gradient = logp_and_gradient(model, batch, "shared")
-    assert float((logp_BC - oracle_BC).abs().max()) > 1e-2
-    assert relative(gradient, oracle) > 1e-2
+    right = shared_rows(batch)
+    length = right.ids_NL.shape[1]
+    one_each = tuple(Span.at(s.prompt.start, s.tails.stop - s.prompt.start, []) for s in right.spans)
+    wrong = {
+        "siblings see each other": replace(right, spans=one_each),
+        "groups see each other": replace(right, spans=(Span.at(0, length, []),)),
+        "positions do not restart": replace(right, position_NL=torch.arange(length)[None]),
+        "no spans at all": replace(right, spans=None),
+    }
+    for name, rows in wrong.items():
+        monkeypatch.setattr(forward, "shared_rows", lambda batch, rows=rows: rows)
+        logp_BC, gradient = logp_and_gradient(model, batch, "shared")
+        assert float((logp_BC - oracle_BC).abs().max()) > 1e-2, name
+        assert relative(gradient, oracle) > 1e-2, name
+
+
+@pytest.mark.parametrize("kernel", list(KERNELS))
+@pytest.mark.parametrize("heads", [(4, 2), (4, 4), (6, 1)])
+def test_attention_equals_a_dense_mask(kernel, heads):
+    """The rule written out as a mask: the same group, not later, its prompt or one's own completion."""
+    spans, owners = [], []
+    for group, (prompt, lengths) in enumerate([(5, [3, 1, 4]), (40, [33, 3]), (4, []), (6, [5, 5])]):
+        spans.append(Span.at(len(owners), prompt, lengths))
+        owners += [(group, 0)] * prompt
+        owners += [(group, 1 + n) for n, length in enumerate(lengths) for _ in range(length)]
+    mask = [
+        [j <= i and there[0] == here[0] and there[1] in (0, here[1]) for j, there in enumerate(owners)]
+        for i, here in enumerate(owners)
+    ]
+    torch.manual_seed(0)
+    inputs = [
+        torch.randn(1, len(owners), h, 8, dtype=torch.float64).transpose(1, 2) for h in (heads[0], *heads[1:] * 2)
+    ]
+    weight = torch.randn(1, len(owners), heads[0], 8, dtype=torch.float64)
+    found = []
+    for masked in (False, True):
+        q, k, v = (x.clone().requires_grad_() for x in inputs)
+        if masked:
+            out = scaled_dot_product_attention(q, k, v, attn_mask=torch.tensor(mask), enable_gqa=True).transpose(1, 2)
+        else:
+            out = KERNELS[kernel](q, k, v, spans, 8**-0.5)
+        (out * weight).sum().backward()
+        found.append(torch.cat([x.flatten() for x in (out, q.grad, k.grad, v.grad)]))
+    assert relative(*found) < 1e-12
+
+
+class Counted:
+    """What a model's decoder was given, and what its kernels made: positions of every call, the largest tensor."""
+
+    def __init__(self, model):
+        self.calls = []
+        model.get_decoder().register_forward_pre_hook(self._see, with_kwargs=True)
+
+    def _see(self, module, args, kwargs):
+        self.calls.append(kwargs["input_ids"].numel())
+
+
+def test_a_prompt_is_run_once_and_nothing_is_padded():
+    model, batch = tiny_model(), random_batch(**SKEWED)
+    counted = Counted(model)
+    completion_logprobs(model, batch, layout="shared")
+    completion_logprobs(model, batch, layout="padded")
+    fed = sum(length - 1 for length in SKEWED["lengths"])
+    widest = max(9 + 5 - 1, 5 + 4 - 1, 7 + 8 - 1, 9 + 2 - 1)
+    assert counted.calls == [sum(SKEWED["prompts"]) + fed, 8 * widest]
+
+
+@pytest.mark.parametrize("kernel", list(KERNELS))
+def test_no_tensor_of_all_pairs_of_positions_exists(kernel, monkeypatch):
+    """Eight groups of 4 + 2 x 3 positions: 80 x 80 pairs of a row would be 6,400 numbers a head."""
+    monkeypatch.setattr(attention, "merged_attention", KERNELS[kernel])
+    model = tiny_model(width=8)
+    batch = random_batch(prompts=(4,) * 8, sizes=(2,) * 8, lengths=(4,) * 16)
+    with Largest() as largest:
+        hidden_TD = forward._hidden_states(model, shared_rows(batch))
+        hidden_TD.sum().backward()
+    assert len(shared_rows(batch).position_NL[0]) == 80
+    assert largest.numbers <= max(256 * 8, 80 * 16)  # the embedding's gradient, the widest layer
 
 
 def test_shared_rows_written_out():
@@ -91,13 +185,7 @@ def test_gradient_checkpointing_changes_nothing():
 
 
 def test_models_that_would_be_computed_wrongly_are_refused():
-    model = tiny_model()
-    check_model(model, layout="shared")
     scaled = tiny_model()
     scaled.lm_head.register_forward_hook(lambda module, inputs, logits: 30 * (logits / 30).tanh())  # as Gemma 2 does
     with pytest.raises(InputError, match="not those of a plain linear head"):
-        check_model(scaled, layout="padded")
-    model.config.layer_types = ["sliding_attention", "full_attention"]
-    with pytest.raises(InputError, match=r'valid here: policy\.layout = "padded"'):
-        check_model(model, layout="shared")
-    check_model(model, layout="padded")
+        settle_layout(scaled, "padded")

@@ -23,7 +23,7 @@ ONLY_IN = {  # heavy package: where it may be imported
     "deepspeed": {"grpo/policy/zero.py"},
     "wandb": {"grpo/runlog.py"},
     "datasets": {"grpo/data.py"},
-    "transformers": {"grpo/rollout/hf.py", "rewards/nli.py"}
+    "transformers": {"grpo/policy/attention.py", "grpo/rollout/hf.py", "rewards/nli.py"}
     | {f"launch/{n}.py" for n in ("models", "embedded_model", "tiny_model")},
 }
 HEAVY = {"vllm", "deepspeed", "wandb", "datasets", "transformers"}

@@ -11,7 +11,7 @@ from torch import Tensor
 from grpo.batch import Batch
 from grpo.objective import Stats, add_stats, mean_stats
 from grpo.policy.base import Loss
-from grpo.policy.forward import Layout, check_model, completion_logprobs, micro_batches
+from grpo.policy.forward import Layout, Wanted, completion_logprobs, micro_batches, settle_layout
 from grpo.policy.schedule import Optim, learning_rate
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -45,22 +45,23 @@ class SinglePolicy:
         optim: Optim,
         updates: int,
         token_budget: int,
-        layout: Layout = "shared",
+        layout: Wanted = "auto",
         temperature: float = 1.0,
         dtype: Dtype = "auto",
         gradient_checkpointing: bool = False,
         reference: Any = None,
         progress: Callable[[str], None] = lambda text: None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """`updates` is the length of the schedule; `progress` is told what is being computed, several times a step."""
-        check_model(model, layout=layout)
+        """`updates` is the length of the schedule; `progress` is told what is being computed, several times a step,
+        and `say` what the reader of the run must know."""
+        self._layout: Layout = settle_layout(model, layout, say=say)
         forbid_dropout(model)
         model.train()  # for gradient checkpointing; there is no dropout left to switch on
         if gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._model, self._optim, self._updates = model, optim, updates
         self._reference = None if reference is None else reference.eval().requires_grad_(False)
-        self._layout: Layout = layout
         self._budget, self._temperature = token_budget, temperature
         self._device = next(model.parameters()).device
         self._bf16 = dtype == "bfloat16" or (dtype == "auto" and fast_bf16(self._device))

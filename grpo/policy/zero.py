@@ -30,7 +30,7 @@ from grpo.comm import Comm
 from grpo.logprobs import ChunkedHead
 from grpo.objective import Stats, add_stats, mean_stats
 from grpo.policy.base import Loss
-from grpo.policy.forward import Layout, check_model, completion_logprobs, micro_batches
+from grpo.policy.forward import Layout, Wanted, completion_logprobs, micro_batches, settle_layout
 from grpo.policy.schedule import Optim, learning_rate
 from grpo.policy.single import Dtype, fast_bf16, forbid_dropout
 from grpo.policy.zero_config import Zero, reference_config, zero_config
@@ -56,16 +56,15 @@ IDLE = Batch(
 class Scorer(torch.nn.Module):
     """What DeepSpeed wraps: rows of a batch -> log-probability and entropy of their completion tokens [B, C]."""
 
-    def __init__(self, model: Any, *, layout: Layout, temperature: float) -> None:
+    layout: Layout = "padded"  # until the wrapped model has been tried
+
+    def __init__(self, model: Any, *, temperature: float) -> None:
         super().__init__()
         self.model, self._temperature = model, temperature
-        self._layout: Layout = layout
         self.head = ChunkedHead(model.get_output_embeddings().weight)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return completion_logprobs(
-            self.model, batch, layout=self._layout, temperature=self._temperature, head=self.head
-        )
+        return completion_logprobs(self.model, batch, layout=self.layout, temperature=self._temperature, head=self.head)
 
 
 class ZeroPolicy:
@@ -80,12 +79,13 @@ class ZeroPolicy:
         updates: int,
         token_budget: int,
         comm: Comm,
-        layout: Layout = "shared",
+        layout: Wanted = "auto",
         temperature: float = 1.0,
         dtype: Dtype = "auto",
         gradient_checkpointing: bool = False,
         reference: Any = None,
         progress: Callable[[str], None] = lambda text: None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         """As `SinglePolicy`, with how the state is sharded and the ranks to share it with.
 
@@ -93,7 +93,6 @@ class ZeroPolicy:
         """
         forbid_dropout(model)
         self._model, self._optim, self._updates, self._comm = model, optim, updates, comm
-        self._layout: Layout = layout
         self._budget, self._done, self._progress = token_budget, 0, progress
         self._bf16 = uses_bf16(dtype)
         if gradient_checkpointing:
@@ -101,15 +100,16 @@ class ZeroPolicy:
             # reentrant way does not compare.
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": zero.stage == 3})
         prepare()
-        self._engine = _wrapped(
-            Scorer(model, layout=layout, temperature=temperature),
-            zero_config(zero, optim, bf16=self._bf16, world=comm.world),
+        scorer = Scorer(model, temperature=temperature)
+        self._engine = _wrapped(scorer, zero_config(zero, optim, bf16=self._bf16, world=comm.world))
+        self._layout = scorer.layout = settle_layout(
+            model, layout, say=say, whole=lambda weight: deepspeed.zero.GatheredParameters([weight])
         )
-        check_model(model, layout=layout, whole=lambda weight: deepspeed.zero.GatheredParameters([weight]))
         self._engine.train()
         self._reference = None
         if reference is not None:
-            scorer = Scorer(reference.eval().requires_grad_(False), layout=layout, temperature=temperature)
+            scorer = Scorer(reference.eval().requires_grad_(False), temperature=temperature)
+            scorer.layout = self._layout
             self._reference = self._frozen(scorer, zero)
 
     @torch.no_grad()

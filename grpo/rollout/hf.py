@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from grpo.policy.forward import attention_mask, has_sliding_windows
+from grpo.policy.forward import has_sliding_windows
 from grpo.rollout.base import checked
 from grpo.types import Completion, InputError, Sampling, TokenIds
 
@@ -92,7 +92,7 @@ class HfRollout:
             hidden_PGD = self._model.get_decoder()(
                 input_ids=ids_PG,
                 position_ids=(lengths_P[:, None] + place).expand(-1, size),
-                attention_mask=attention_mask(self._model, _step_mask(sees_prompt_PL, size, place + 1)),
+                attention_mask=_attention_mask(self._model, _step_mask(sees_prompt_PL, size, place + 1)),
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state
@@ -158,3 +158,12 @@ def _step_mask(sees_prompt_PL: Tensor, size: int, steps: int) -> Tensor:
     own_GG = torch.eye(size, dtype=torch.bool, device=sees_prompt_PL.device)
     own_PGL = own_GG.repeat(1, steps).expand(len(sees_prompt_PL), -1, -1)
     return torch.cat([prompt_PGL, own_PGL], dim=-1)[:, None]
+
+
+def _attention_mask(model: Any, mask: Tensor) -> Tensor:
+    """A boolean 4D mask in the form that the model's attention takes: SDPA as it is, eager as numbers to be added."""
+    if model.config.get_text_config()._attn_implementation == "sdpa":
+        return mask
+    return torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill_(
+        ~mask, torch.finfo(model.dtype).min
+    )
