@@ -1,7 +1,9 @@
 """Hidden states -> log-probabilities and entropies, in chunks: [tokens, vocabulary] never exists whole.
 
 N tokens, D hidden size, V vocabulary. Logits are computed in float32 whatever the model's dtype: a bfloat16 head alone
-is off by 0.03 nats (RMS). The backward pass computes each chunk's logits again instead of keeping them.
+is off by 0.03 nats (RMS). The backward pass computes each chunk's logits again instead of keeping them, but for the
+last chunk's. A chunk is a fixed number of bytes: its products take longer than reading the head's matrix for them, so
+that more would gain nothing (benchmarks/results), and plans of memory can count on it.
 """
 
 from typing import Any
@@ -24,37 +26,55 @@ class _ChunkedLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         dtype = _compute_dtype(hidden_ND)
         logp_N = torch.empty(len(ids_N), dtype=dtype, device=hidden_ND.device)
-        entropy_N = torch.empty_like(logp_N)
-        logz_N = torch.empty_like(logp_N)
+        entropy_N, logz_N = torch.empty_like(logp_N), torch.empty_like(logp_N)
         weight_f_VD = weight_VD.to(dtype)  # no copy where it is float32 already
+        kept: tuple[Tensor, Tensor] | None = None
         for part in _chunks(len(ids_N), chunk):
-            logits_nV = (hidden_ND[part].to(dtype) @ weight_f_VD.T) / temperature
-            logz_N[part] = logits_nV.logsumexp(dim=1)
-            logp_N[part] = logits_nV.gather(1, ids_N[part, None]).squeeze(1) - logz_N[part]
+            kept = None  # before the next is made
+            # Everything is done in place, on logits less their maximum: a chunk is far larger than any cache.
+            shifted_nV = (hidden_ND[part].to(dtype) / temperature) @ weight_f_VD.T
+            largest_n = shifted_nV.amax(dim=1)
+            shifted_nV.sub_(largest_n[:, None])
+            chosen_n = shifted_nV.gather(1, ids_N[part, None]).squeeze(1)
+            e_nV = shifted_nV.exp()
+            sum_n = e_nV.sum(dim=1)
+            logp_N[part] = chosen_n - sum_n.log()
+            logz_N[part] = largest_n + sum_n.log()
             # entropy = log Z - sum_v p_v * logit_v
-            p_nV = (logits_nV - logz_N[part, None]).exp_()
-            entropy_N[part] = logz_N[part] - (p_nV * logits_nV).sum(dim=1)
+            entropy_N[part] = sum_n.log() - torch.linalg.vecdot(e_nV, shifted_nV) / sum_n
+            kept = e_nV, sum_n
+        # The last chunk is in memory anyway: kept, it is one product less in the backward pass.
+        ctx.kept = kept if any(ctx.needs_input_grad) else None
         ctx.save_for_backward(hidden_ND, weight_VD, ids_N, logz_N, entropy_N)
+        ctx.set_materialize_grads(False)
         ctx.temperature, ctx.chunk = temperature, chunk
         return logp_N, entropy_N
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         hidden_ND, weight_VD, ids_N, logz_N, entropy_N = ctx.saved_tensors
-        d_logp_N, d_entropy_N = grads
-        dtype = _compute_dtype(hidden_ND)
-        weight_f_VD = weight_VD.to(dtype)
+        d_logp_N, d_entropy_N = (None if d is None else d / ctx.temperature for d in grads)
+        d_logp_N = torch.zeros_like(logz_N) if d_logp_N is None else d_logp_N
+        weight_f_VD = weight_VD.to(_compute_dtype(hidden_ND))
         d_hidden_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
         d_weight_VD = torch.zeros_like(weight_f_VD) if ctx.needs_input_grad[1] else None
-        for part in _chunks(len(ids_N), ctx.chunk):
-            hidden_nD = hidden_ND[part].to(dtype)
-            logp_nV = (hidden_nD @ weight_f_VD.T).div_(ctx.temperature).sub_(logz_N[part, None])
-            p_nV = logp_nV.exp()
+        kept, ctx.kept = ctx.kept, None  # used up here: a second backward pass computes it again
+        for part in reversed(_chunks(len(ids_N), ctx.chunk)):
+            hidden_nD = hidden_ND[part].to(weight_f_VD.dtype)
             # d logp / d logit_v = [v = id] - p_v;  d entropy / d logit_v = -p_v (log p_v + entropy)
-            d_logits_nV = logp_nV.add_(entropy_N[part, None]).mul_(d_entropy_N[part, None]).add_(d_logp_N[part, None])
-            d_logits_nV.mul_(p_nV).neg_()
+            if kept is not None and d_entropy_N is None:
+                e_nV, sum_n = kept
+                d_logits_nV = e_nV.mul_((-d_logp_N[part] / sum_n)[:, None])
+            else:
+                d_logits_nV = torch.addmm(-logz_N[part, None], hidden_nD / ctx.temperature, weight_f_VD.T)
+                if d_entropy_N is None:
+                    d_logits_nV.exp_().mul_(-d_logp_N[part, None])
+                else:
+                    p_nV = d_logits_nV.exp()
+                    d_logits_nV.add_(entropy_N[part, None]).mul_(d_entropy_N[part, None]).add_(d_logp_N[part, None])
+                    d_logits_nV.mul_(p_nV).neg_()
+            kept = None
             d_logits_nV.scatter_add_(1, ids_N[part, None], d_logp_N[part, None])
-            d_logits_nV.div_(ctx.temperature)
             if d_hidden_ND is not None:
                 d_hidden_ND[part] = (d_logits_nV @ weight_f_VD).to(hidden_ND.dtype)
             if d_weight_VD is not None:

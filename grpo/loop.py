@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from grpo.advantages import Mode, alive, group_advantages
+from grpo.balance import balanced
 from grpo.batch import Batch, collate
 from grpo.comm import Comm
 from grpo.objective import Average, Objective, Stats, average_stats, grpo_loss, weigh
@@ -97,6 +98,7 @@ def train(
             record.groups(everyones)
 
             # 4. Compare within the group. A group that scored all alike teaches nothing.
+            groups = own_share(everyones, comm, dead_are_free=cfg.objective.kl == 0)
             advantages_PG = group_advantages(total_rewards(groups), mode=cfg.advantage)
             record.scalars("group", spread(total_rewards(everyones)))
 
@@ -122,6 +124,17 @@ def total_rewards(groups: Sequence[Group]) -> Tensor:
 def spread(rewards_PG: Tensor) -> Stats:
     """How many groups scored all alike, and how far apart a group's scores are."""
     return {"dead": float((~alive(rewards_PG)).sum()), "std": float(rewards_PG.std(1).mean())}
+
+
+def own_share(groups: list[Group], comm: Comm, *, dead_are_free: bool = False) -> list[Group]:
+    """The groups that this rank learns from, whoever sampled them: about as many model tokens as any other rank's.
+
+    `groups` are the same on all ranks. With `dead_are_free` those that scored all alike cost nothing, being left out.
+    """
+    costs = [len(g.prompt_ids) + sum(len(c.token_ids) - 1 for c in g.completions) for g in groups]
+    if dead_are_free:
+        costs = [cost if lives else 1 for cost, lives in zip(costs, alive(total_rewards(groups)).tolist(), strict=True)]
+    return [groups[place] for place in balanced(costs, comm.world)[comm.rank]]
 
 
 def with_fixed_logprobs(batch: Batch, cfg: LoopSettings, policy: PolicyEngine) -> Batch:
@@ -182,7 +195,7 @@ def warm_up(
     """Supervised steps on gold answers through the same engine: logp * weight goes up, averaged over tokens."""
     for step in range(steps):
         with log.step(step) as record:
-            groups = [gold(example) for example in comm.shard(curriculum.next_batch(examples_per_step))]
+            groups = own_share([gold(example) for example in curriculum.next_batch(examples_per_step)], comm)
             batch = collate(groups, torch.ones(len(groups), 1))
             tokens, sequences = comm.sum([int(batch.learn_BC.sum()), len(groups)])
             weights = {"tokens": int(tokens), "sequences": int(sequences), "max_tokens": 1}
