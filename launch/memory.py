@@ -55,7 +55,7 @@ class PlanSettings:
     offload: Offload
     dtype: Literal["float32", "bfloat16"]
     gradient_checkpointing: bool
-    shared: bool  # the layout: a prompt once per group, under a dense mask
+    shared: bool  # the layout: a prompt once per group
     token_budget: int  # model tokens of a micro-batch
     context: int  # tokens of prompt and completion
     max_tokens: int  # of a completion
@@ -95,7 +95,7 @@ class Line:
 def memory_plan(shape: Shape, s: PlanSettings, d: Devices) -> list[Line]:
     """Every part of what one rank needs; of several ranks the largest, where they differ."""
     states = _single_states(shape, s, d) if s.stage == 0 else _zero_states(shape, s, d)
-    parts = [*states, activations(shape, s), head(shape, s), *_rollout(shape, s, d)]
+    parts = [*states, activations(shape, s, d), head(shape, s), *_rollout(shape, s, d)]
     return [*parts, _always("runtime", "rule of thumb", RUNTIME[d.kind])]
 
 
@@ -190,28 +190,28 @@ def _zero_gradients(p: int, s: PlanSettings, d: Devices) -> Line:
     return Line(name="gradients", how="4 P / N", push=size, rollout=size, backward=size, step=size + joined)
 
 
-def activations(shape: Shape, s: PlanSettings) -> Line:
+def activations(shape: Shape, s: PlanSettings, d: Devices) -> Line:
     """What the layers keep for the backward pass, T tokens at a time. A rule of thumb, from reading the model's code.
 
     One layer keeps, per token: for each norm its float32 input and result and what the next product reads, 2 (8 + c)
     D; queries, keys and values as the attention sees them, its output twice, 5 c A; gate, up and two products, 4 c I.
     Norms of queries and keys add (8 + c)(A + K). With gradient checkpointing only each layer's input stays, s D, and
     one layer at a time is computed again. The backward pass through the widest part holds 3 c I more. The residual
-    stream takes s = 4 bytes a number under autocast and in float32, 2 in a bfloat16 model. The dense mask of the shared
-    layout is a byte and a number per pair of positions of a row; a row holds at most a group and at most the budget.
+    stream takes s = 4 bytes a number under autocast and in float32, 2 in a bfloat16 model. In the shared layout on GPUs
+    every completion has a copy of its prompt's keys and values, 2 c K a token of both (grpo/policy/attention.py).
     """
     t, c = s.tokens, s.width
     stream = 4 if s.stage == 0 else c
     layer = 2 * (8 + c) * shape.hidden + 5 * c * shape.attention + 4 * c * shape.intermediate
     layer += (8 + c) * (shape.attention + shape.key_values) * shape.qk_norm
+    if s.shared and d.kind == "gpu":  # so many copied tokens for every token of a group of full length
+        copied = s.group_size * s.context / (s.context + (s.group_size - 1) * s.max_tokens)
+        layer += round(2 * c * shape.key_values * copied)
     if s.gradient_checkpointing:
         kept, how = shape.layers * stream * shape.hidden + layer, f"T ({stream} D x layers + one layer)"
     else:
         kept, how = shape.layers * layer, "T x layers"
     size = t * (kept + 3 * c * shape.intermediate)
-    if s.shared:
-        row = min(t, s.context + (s.group_size - 1) * s.max_tokens)
-        size += t * row * (1 + c)
     return Line(name="activations", how=f"{how}, T = {t:,}", backward=size)
 
 

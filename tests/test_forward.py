@@ -175,13 +175,24 @@ def test_micro_batches_keep_to_the_budget(layout):
         assert rows.ids_NL.numel() <= 24
 
 
-def test_gradient_checkpointing_changes_nothing():
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_changes_nothing(reentrant):
+    """The spans reach the layers when they are run again, in either way of doing so."""
     model, batch = tiny_model(), random_batch()
-    _, plain = logp_and_gradient(model, batch, "shared")
+    _, plain = logp_and_gradient(model, batch, "padded")
     model.train()
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
     _, checkpointed = logp_and_gradient(model, batch, "shared")
     assert relative(checkpointed, plain) < 3e-6
+
+
+def test_groups_are_packed_up_to_the_budget():
+    """Groups of 15, 14, 9, 6 and 5 tokens at 20 a micro-batch: three, where padding would have made five of them."""
+    batch = random_batch(prompts=(9, 8, 5, 3, 3), sizes=(2,) * 5, lengths=(4, 4, 4, 4, 3, 3, 2, 3, 2, 2))
+    parts = micro_batches(batch, layout="shared", token_budget=20)
+    tokens = [shared_rows(batch.rows(part)).ids_NL.numel() for part in parts]
+    assert tokens == [20, 20, 9]
+    assert [sorted(set(batch.group_B[part].tolist())) for part in parts] == [[0, 4], [1, 3], [2]]
 
 
 def test_models_that_would_be_computed_wrongly_are_refused():

@@ -51,6 +51,29 @@ def test_bfloat16_hidden_states_get_float32_logits():
     assert torch.allclose(logp, oracle, atol=1e-5)
 
 
+def test_the_last_chunk_is_kept_and_computed_again_only_when_it_was_used_up():
+    """Products with the head: one a chunk forward; backward two a chunk, and one more for all but the last."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Products(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.count += function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
+            return function(*args, **(kwargs or {}))
+
+    hidden, weight, ids = inputs()
+    with Products() as products:
+        logp, _ = chunked_logprobs(hidden, weight, ids, chunk=3)
+        assert products.count == 3
+        logp.sum().backward(retain_graph=True)
+        assert products.count == 3 + 3 * 3 - 1
+        first, hidden.grad = hidden.grad, None
+        logp.sum().backward()
+        assert products.count == 3 + 3 * 3 - 1 + 3 * 3
+    assert torch.allclose(hidden.grad, first, atol=1e-6)
+
+
 def test_the_whole_matrix_never_exists():
     """The largest tensor that any operation makes, forward or backward, is one chunk of logits or the head itself."""
     from torch.utils._python_dispatch import TorchDispatchMode
