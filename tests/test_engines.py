@@ -120,4 +120,5 @@ def test_a_cache_too_small_for_one_prompt_is_refused_before_vllm_starts(tmp_path
     assert done.returncode == 2, done.stdout + done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
     assert "rollout.kv_cache = 0.0005 leaves vLLM a cache of 2,097 tokens, and one completion may take 4,096" in line
+    assert "; nearest that fits: rollout.kv_cache = 0.004 (" in line  # 16,777 tokens: a group is 4 x 4,096 = 16,384
     assert not any(tmp_path.glob("stage1*"))
