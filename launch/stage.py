@@ -201,9 +201,9 @@ def _audited_judges(recipe: Recipe, console: Console, comm: Comm) -> tuple[Group
     """The recipe's rewards, after a table of what policies that game them would earn; and evaluation's own verifier."""
     recipe.reward.check_format(reasoning=recipe.model.reasoning)
     check_name(recipe.eval.nli)
-    load_own(recipe.reward)  # what the user got wrong is found before a judge is loaded
+    own = load_own(recipe.reward)  # what the user got wrong is found before a judge is loaded
     judge = make_judge(recipe.reward.verifier, console=console)
-    score = compose(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)
+    score = compose(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge, own=own)
     if comm.rank == 0:
         Terminal().print(table(audit(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)))
     same = recipe.eval.nli == recipe.reward.verifier
