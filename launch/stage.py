@@ -1,10 +1,8 @@
 """One stage of training from a recipe: plan, questions, warm-up where it is missing, before, GRPO, after."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console as Terminal
@@ -21,6 +19,7 @@ from grpo.policy.schedule import Optim
 from grpo.runlog import Console, RunLog, make_run_folder, refuse_existing
 from grpo.types import InputError
 from launch import assemble
+from launch.building import beside
 from launch.engines import choose_rollout, make_rollout
 from launch.models import locate, make_judge
 from launch.plan import announce, batch_plan, devices_at_hand, make_plan
@@ -148,19 +147,8 @@ def _has_warm_up(recipe: Recipe, folder: Path) -> bool:
 @contextmanager
 def _building(folder: Path, comm: Comm) -> Iterator[Path]:
     """A new folder beside `folder`, the same on all ranks; gone at the end unless it was renamed."""
-
-    def make() -> Path:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(dir=folder.parent, prefix=".sft-"))
-
-    holder = comm.lead(make)
-    work = holder / "run"
-    comm.lead(work.mkdir)
-    try:
-        yield work
-    finally:
-        if comm.rank == 0:
-            shutil.rmtree(holder)
+    with ExitStack() as stack:
+        yield comm.lead(lambda: stack.enter_context(beside(folder)))
 
 
 def _make_run_folder(recipe: Recipe, folder: Path) -> None:
