@@ -7,8 +7,9 @@ from typing import Any
 from grpo.rollout.base import RolloutEngine
 from grpo.runlog import Console
 from grpo.types import InputError
-from launch.assemble import Speech, check_positions, device
+from launch.assemble import Speech, check_positions
 from launch.models import load_model, load_shell, stop_ids
+from launch.precision import device, precision
 from launch.recipe import Recipe, Setup
 
 
@@ -65,21 +66,15 @@ def _server(recipe: Setup, folder: str, speech: Speech, console: Console) -> Rol
 
 def make_vllm(recipe: Setup, folder: str, speech: Speech, console: Console) -> RolloutEngine:
     """vLLM in this process over the weights in `folder`."""
-    import torch
-
-    from grpo.policy.single import fast_bf16
     from grpo.rollout.vllm import VllmRollout, start_vllm
 
     wanted, shell = recipe.rollout, load_shell(folder)
     check_positions(recipe, shell, folder)
-    dtype = recipe.policy.dtype  # the trainer's: what the two round differently is what policy/mismatch measures
-    if dtype == "auto":
-        dtype = "bfloat16" if fast_bf16(torch.device(device())) else "float32"
     llm = start_vllm(
         folder,
         context=recipe.model.context,
         rows=wanted.rows,
-        dtype=dtype,
+        dtype=precision(recipe),  # the trainer's: what the two round differently is what policy/mismatch measures
         memory=wanted.memory,
         kv_cache=wanted.kv_cache,
         # an evaluation is one process, whatever the model's recipe says for training

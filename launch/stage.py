@@ -23,6 +23,7 @@ from launch.building import beside
 from launch.engines import choose_rollout, make_rollout
 from launch.models import locate, make_judge
 from launch.plan import announce, batch_plan, devices_at_hand, make_plan
+from launch.precision import mismatch_limit, precision
 from launch.recipe import Recipe
 from launch.shapes import NotCounted
 from launch.watching import HeldOut, Watcher, check_best_by, show_table
@@ -126,6 +127,8 @@ def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: asse
 def _announce_plans(recipe: Recipe, console: Console, comm: Comm, *, questions: int) -> None:
     """The plans of batches and of memory, before anything heavy loads; InputError with the nearest that fits."""
     console.line(batch_plan(recipe, questions=questions, ranks=comm.world))
+    limit = f"{mismatch_limit(recipe):.3g} nats a token between sampler and trainer"
+    console.line(f"precision    {precision(recipe)}; more than {limit}, on average, stop the run")
     nodes = max(1, comm.world // int(os.environ.get("LOCAL_WORLD_SIZE", comm.world)))
     try:
         plan = make_plan(recipe, devices_at_hand(per_node=comm.world // nodes, nodes=nodes))
