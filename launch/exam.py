@@ -17,6 +17,7 @@ from rich.console import Console as Terminal
 
 from eval.predictions import STYLES, Prediction, prediction_line
 from eval.score import score_file, table
+from grpo.comm import Alone
 from grpo.config import load
 from grpo.data import split
 from grpo.prompts import load_system, make_render
@@ -66,7 +67,7 @@ def run_evaluation(recipe: EvaluationRecipe, console: Console) -> Path:
         _check_same(folder, recipe, digest)
     done = count_answers(folder / ANSWERS, asked, console)
     console.line(f"model        {base}, {recipe.shots} demonstrations")
-    rollout = make_rollout(engine, recipe, base, speech, console) if done < len(asked) else None
+    rollout = make_rollout(engine, recipe, base, speech, console, Alone()) if done < len(asked) else None
     if not folder.exists():
         with beside(folder) as work:  # renamed when it is whole: one without its inputs could not be gone on with
             assemble.save_recipe(recipe, work)

@@ -1,6 +1,5 @@
 """One stage of training from a recipe: plan, questions, warm-up where it is missing, before, GRPO, after."""
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from grpo.loop import train, warm_up
 from grpo.objective import sft_loss
 from grpo.policy.base import PolicyEngine
 from grpo.policy.schedule import Optim
+from grpo.ranks import ranks_of_node
 from grpo.runlog import Console, RunLog, make_run_folder, refuse_existing
 from grpo.types import InputError
 from launch import assemble
@@ -50,7 +50,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
 
     cfg = assemble.loop_settings(recipe, steps=steps)
     policy = _policy(recipe, base, updates=steps * cfg.updates_per_step, console=console, comm=comm)
-    rollout = make_rollout(engine, recipe, base, speech, console)
+    rollout = make_rollout(engine, recipe, base, speech, console, comm)
     comm.lead(lambda: _make_run_folder(recipe, folder))
     log = _open_log(recipe, folder, folder.name, steps, console, comm)
     held_out = HeldOut(
@@ -129,9 +129,9 @@ def _announce_plans(recipe: Recipe, console: Console, comm: Comm, *, questions: 
     console.line(batch_plan(recipe, questions=questions, ranks=comm.world))
     limit = f"{mismatch_limit(recipe):.3g} nats a token between sampler and trainer"
     console.line(f"precision    {precision(recipe)}; more than {limit}, on average, stop the run")
-    nodes = max(1, comm.world // int(os.environ.get("LOCAL_WORLD_SIZE", comm.world)))
+    per_node = ranks_of_node(comm.world)
     try:
-        plan = make_plan(recipe, devices_at_hand(per_node=comm.world // nodes, nodes=nodes))
+        plan = make_plan(recipe, devices_at_hand(per_node=per_node, nodes=comm.world // per_node))
     except NotCounted as error:  # what cannot be counted may still be trained
         console.line(f"memory plan  none: {error}")
         return
