@@ -176,7 +176,7 @@ def check_same_policy(stats: Stats, *, limit: float, step: int) -> None:
     mismatch = stats.get("mismatch", 0.0)
     if not mismatch <= limit:
         raise StaleRollout(
-            f"step {step}: sampler and trainer differ by {mismatch:.3f} nats per token on average (limit {limit}); "
+            f"step {step}: sampler and trainer differ by {mismatch:.3g} nats per token on average (limit {limit:.3g}); "
             "the rollout engine is not running the trainer's weights"
         )
 

@@ -60,6 +60,12 @@ def leads_node() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
+def ranks_of_node(world: int) -> int:
+    """How many of the ranks are on this node: DeepSpeed's launcher and torchrun say it by different names."""
+    said = os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE")
+    return int(said) if said else world
+
+
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """The ranks that a launcher started (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), together until the block ends.

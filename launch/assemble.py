@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -26,6 +25,7 @@ from grpo.prompts import load_system, make_render
 from grpo.runlog import Console
 from grpo.types import Completion, Example, Group, InputError, Render, Sampling
 from launch.models import fingerprint, load_model, load_tokenizer
+from launch.precision import device, mismatch_limit, precision
 from launch.recipe import Recipe, Setup
 
 
@@ -154,14 +154,14 @@ def make_policy(
 ) -> PolicyEngine:
     """The policy over the weights in `folder`, with a reference model only where kl > 0."""
     console.status(f"loading the policy, {folder}")
-    p, zero = recipe.policy, choose_zero(recipe, comm.world)
+    p, zero, dtype = recipe.policy, choose_zero(recipe, comm.world), precision(recipe)
     settings: dict[str, Any] = {
         "optim": optim,
         "updates": updates,
         "token_budget": p.token_budget,
         "layout": p.layout,
         "temperature": temperature,
-        "dtype": p.dtype,
+        "dtype": dtype,
         "gradient_checkpointing": p.gradient_checkpointing,
         "progress": console.status,
         "say": console.line,
@@ -170,10 +170,10 @@ def make_policy(
     if zero is None:
         from grpo.policy.single import SinglePolicy as Engine
     else:
-        from grpo.policy.zero import ZeroPolicy, prepare, uses_bf16
+        from grpo.policy.zero import ZeroPolicy, prepare
 
         prepare()
-        bf16 = uses_bf16(p.dtype)
+        bf16 = dtype == "bfloat16"
         sharding = zero_config(zero, optim, bf16=bf16, world=comm.world) if zero.stage == 3 else None
         load = partial(load, bf16=bf16, sharding=sharding)
         Engine = partial(ZeroPolicy, zero=zero, comm=comm)
@@ -231,8 +231,7 @@ def loop_settings(recipe: Recipe, *, steps: int) -> LoopSettings:
         advantage=loss.advantage,
         updates_per_step=loss.updates_per_step,
         seed=recipe.run.seed,
-        # A nucleus renormalizes the sampler's probabilities: each is higher than the trainer's by up to 1 / top_p.
-        mismatch_limit=loss.mismatch_limit - math.log(s.top_p),
+        mismatch_limit=mismatch_limit(recipe),
     )
 
 
@@ -281,10 +280,3 @@ def check_positions(recipe: Setup, model: Any, folder: str) -> None:
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", recipe.model.context)
     if recipe.model.context > limit:
         raise InputError(f"model.context = {recipe.model.context}: {folder} has positions for {limit}; at most that")
-
-
-def device() -> str:
-    """Where models are put: "cuda" where there is one, else "cpu"."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

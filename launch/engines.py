@@ -1,14 +1,15 @@
 """Which engine writes the completions, and why; from a recipe and a model folder to the engine itself."""
 
 import importlib.util
-import os
 from typing import Any
 
+from grpo.comm import Comm
 from grpo.rollout.base import RolloutEngine
 from grpo.runlog import Console
 from grpo.types import InputError
-from launch.assemble import Speech, check_positions, device
+from launch.assemble import Speech, check_positions
 from launch.models import load_model, load_shell, stop_ids
+from launch.precision import device, precision
 from launch.recipe import Recipe, Setup
 
 
@@ -25,10 +26,6 @@ def choose_rollout(recipe: Setup, folder: str, console: Console) -> str:
         raise InputError(
             'rollout.engine = "server" is for training, which sends it weights; valid here: "auto", "hf" or "vllm"'
         )
-    if wanted == "server" and (ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        raise InputError(
-            f'rollout.engine = "server" is for one rank, and there are {ranks}; valid here: "auto", "hf" or "vllm"'
-        )
     if wanted == "auto":
         engine = "hf" if why_not else "vllm"
         why = f"auto, since {why_not or 'vLLM is installed and knows the model'}"
@@ -36,10 +33,14 @@ def choose_rollout(recipe: Setup, folder: str, console: Console) -> str:
     return engine
 
 
-def make_rollout(engine: str, recipe: Setup, folder: str, speech: Speech, console: Console) -> RolloutEngine:
+def make_rollout(
+    engine: str, recipe: Setup, folder: str, speech: Speech, console: Console, comm: Comm
+) -> RolloutEngine:
     """The engine that `choose_rollout` named, over the weights in `folder`."""
     console.status(f"loading the rollout engine, {engine} on {folder}")
-    return {"hf": _hf, "vllm": make_vllm, "server": _server}[engine](recipe, folder, speech, console)
+    if engine == "server":
+        return _server(recipe, folder, console, comm)
+    return {"hf": _hf, "vllm": make_vllm}[engine](recipe, folder, speech, console)
 
 
 def _hf(recipe: Setup, folder: str, speech: Speech, console: Console) -> RolloutEngine:
@@ -56,30 +57,24 @@ def _hf(recipe: Setup, folder: str, speech: Speech, console: Console) -> Rollout
     )
 
 
-def _server(recipe: Setup, folder: str, speech: Speech, console: Console) -> RolloutEngine:
+def _server(recipe: Setup, folder: str, console: Console, comm: Comm) -> RolloutEngine:
     from grpo.rollout.vllm_server import ServerRollout
 
-    wanted = recipe.rollout
-    return ServerRollout(wanted.port, shapes=shapes_of(folder), patience=wanted.patience, progress=console.status)
+    wanted, shapes = recipe.rollout, shapes_of(folder)
+    return ServerRollout(wanted.port, shapes=shapes, patience=wanted.patience, comm=comm, progress=console.status)
 
 
 def make_vllm(recipe: Setup, folder: str, speech: Speech, console: Console) -> RolloutEngine:
     """vLLM in this process over the weights in `folder`."""
-    import torch
-
-    from grpo.policy.single import fast_bf16
     from grpo.rollout.vllm import VllmRollout, start_vllm
 
     wanted, shell = recipe.rollout, load_shell(folder)
     check_positions(recipe, shell, folder)
-    dtype = recipe.policy.dtype  # the trainer's: what the two round differently is what policy/mismatch measures
-    if dtype == "auto":
-        dtype = "bfloat16" if fast_bf16(torch.device(device())) else "float32"
     llm = start_vllm(
         folder,
         context=recipe.model.context,
         rows=wanted.rows,
-        dtype=dtype,
+        dtype=precision(recipe),  # the trainer's: what the two round differently is what policy/mismatch measures
         memory=wanted.memory,
         kv_cache=wanted.kv_cache,
         # an evaluation is one process, whatever the model's recipe says for training

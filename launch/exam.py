@@ -17,13 +17,15 @@ from rich.console import Console as Terminal
 
 from eval.predictions import STYLES, Prediction, prediction_line
 from eval.score import score_file, table
+from grpo.comm import Alone
 from grpo.config import load
 from grpo.data import split
 from grpo.prompts import load_system, make_render
 from grpo.rollout.base import RolloutEngine
-from grpo.runlog import Console, make_run_folder, refuse_existing
+from grpo.runlog import Console, refuse_existing
 from grpo.types import Example, InputError, Sampling, Style, TokenIds
 from launch import assemble
+from launch.building import beside
 from launch.demonstrations import Shown, choose_demonstrations, with_demonstrations
 from launch.engines import choose_rollout, make_rollout
 from launch.models import fingerprint, load_tokenizer, locate, make_judge
@@ -65,11 +67,13 @@ def run_evaluation(recipe: EvaluationRecipe, console: Console) -> Path:
         _check_same(folder, recipe, digest)
     done = count_answers(folder / ANSWERS, asked, console)
     console.line(f"model        {base}, {recipe.shots} demonstrations")
-    rollout = make_rollout(engine, recipe, base, speech, console) if done < len(asked) else None
+    rollout = make_rollout(engine, recipe, base, speech, console, Alone()) if done < len(asked) else None
     if not folder.exists():
-        make_run_folder(folder)
-        assemble.save_recipe(recipe, folder)
-        _save_inputs(folder, digest, base, asked, shown)
+        with beside(folder) as work:  # renamed when it is whole: one without its inputs could not be gone on with
+            assemble.save_recipe(recipe, work)
+            _save_inputs(work, digest, base, asked, shown)
+            refuse_existing(folder)
+            work.rename(folder)
     console.line(f"answers      {folder / ANSWERS}; if this is killed, --run.name={folder.name} (make: NAME=) goes on")
     if rollout:
         write_answers(rollout, asked, prompts, recipe, path=folder / ANSWERS, done=done, console=console)
@@ -224,9 +228,7 @@ def _save_inputs(folder: Path, digest: str, base: str, asked: Sequence[Example],
         "styles": sorted({example.style for example in asked}),
         "demonstrations": {style: [example.id for example in examples] for style, examples in shown.items()},
     }
-    part = folder / f".{INPUTS}.part"
-    part.write_text(json.dumps(inputs, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(folder / INPUTS)
+    (folder / INPUTS).write_text(json.dumps(inputs, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _digest(
@@ -283,6 +285,7 @@ def _make_speech(
         try:
             return renders[example.style](example)
         except InputError as error:  # the limit on answers has another name here than in training
-            raise InputError(str(error).replace("sampling.max_tokens", "eval.max_tokens")) from None
+            fewer = f" or eval.shots below {recipe.shots}" if recipe.shots else ""
+            raise InputError(str(error).replace("sampling.max_tokens", "eval.max_tokens") + fewer) from None
 
     return assemble.Speech(tokenizer=tokenizer, render=render, recipe=recipe)

@@ -99,12 +99,21 @@ def memory_plan(shape: Shape, s: PlanSettings, d: Devices) -> list[Line]:
     return [*parts, _always("runtime", "rule of thumb", RUNTIME[d.kind])]
 
 
-def loading(shape: Shape, s: PlanSettings) -> float:
-    """Bytes while a rank loads: the whole model in float32 (launch/models.py), and the reference with it, 4 P each.
+def loading(shape: Shape, s: PlanSettings, d: Devices) -> tuple[float, float]:
+    """Bytes while the model is loaded, and the reference with it: (of a rank, of a node's main memory beside GPUs).
 
-    Not a phase of the plan: what is sharded afterwards is whole here under every stage.
+    One process reads each in float32, 4 P, and stages 1 and 2 in the policy's dtype, c P, whole on every rank; before
+    it goes to a GPU, a rank has one of them in main memory. Stage 3 keeps of every tensor its share as soon as it is
+    read, c P / N in the end, with one tensor whole at a time, and a copy of it; each rank maps the files, and rank 0
+    alone reads them.
+    Not a phase of the plan: only a reference that is whole before it is offloaded can need more than training does.
     """
-    return 4.0 * shape.parameters * (1 + s.reference)
+    copies = 1 + s.reference
+    if s.stage == 3:
+        kept = 0 if s.offload == "all" and d.kind == "gpu" else copies * s.width * shape.parameters / d.ranks
+        return kept + 2 * s.width * shape.head_parameters, 0.0
+    model = (s.width if s.stage else 4) * shape.parameters
+    return copies * model, d.per_node * model if d.kind == "gpu" else 0.0
 
 
 def peak(lines: Sequence[Line], d: Devices) -> float:
@@ -159,7 +168,9 @@ def _zero_states(shape: Shape, s: PlanSettings, d: Devices) -> list[Line]:
     back = c * (offloaded and s.stage < 3)
     lines += [_place("optimizer", f"{12 + back} P / N", (12 + back) * p / n, offloaded)]
     lines += [Line(name="buckets", how="two of 50M float32", backward=8 * BUCKET, step=8 * BUCKET)]
-    if s.reference:  # sharded as under stage 3, whatever the policy's stage
+    if s.reference and s.stage < 3 and not offloaded:
+        lines += [_always("reference", f"{c} P", c * p)]
+    elif s.reference:
         lines += [_place("reference", f"{c} P / N", c * p / n, offloaded)]
     return lines
 

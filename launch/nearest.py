@@ -1,9 +1,10 @@
 """What is short, and which nearest setting would fit? The search is a plain list of candidates, cheapest first.
 
-From the cheapest to the dearest: gradient checkpointing (a third more computing), another share for vLLM, a smaller
-token budget (smaller products, prompts computed more often), vLLM's weights split over more GPUs, ZeRO stage 3 (weights
-gathered in every pass), the optimizer in main memory, the weights too, more GPUs. Stage 2 instead of 1 costs nothing
-and is tried with each. A candidate is a combination of these; the first that fits is the answer.
+From the cheapest to the dearest: gradient checkpointing (a third more computing), another share for vLLM (on a CPU
+another size of its cache, doubled or halved), a smaller token budget (smaller products, prompts computed more often),
+vLLM's weights split over more GPUs, ZeRO stage 3 (weights gathered in every pass), the optimizer in main memory, the
+weights too, more GPUs. Stage 2 instead of 1 costs nothing and is tried with each. A candidate is a combination of
+these; the first that fits is the answer.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import cast
 from grpo.types import InputError
 from launch.memory import (
     GB,
+    GIB,
     OFFLOADS,
     PHASES,
     ROOM,
@@ -32,6 +34,7 @@ Candidate = tuple[PlanSettings, Devices]
 SHARES = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75)
 GPUS = (1, 2, 4, 8)  # of a node
 NODES = (1, 2, 3, 4, 6, 8, 12, 16)
+DOUBLINGS = range(-6, 17)  # of a cache on a CPU, and halvings
 SMALLEST_BUDGET = 2048  # a GPU computes fewer tokens at once no faster
 
 
@@ -77,16 +80,15 @@ def candidates(s: PlanSettings, d: Devices) -> Iterator[Candidate]:
     offloads = OFFLOADS[OFFLOADS.index(s.offload) :]
     on_gpu = d.kind == "gpu" and s.rollout == "vllm"
     splits = [tp for tp in GPUS if tp >= s.tensor_parallel] if on_gpu else [s.tensor_parallel]
-    shares = [s.share, *sorted(set(SHARES) - {s.share}, key=lambda x: abs(x - s.share))] if on_gpu else [s.share]
     budgets = [s.token_budget]
     while budgets[-1] // 2 >= max(s.context, SMALLEST_BUDGET):
         budgets.append(budgets[-1] // 2)
     checkpointing = [True] if s.gradient_checkpointing else [False, True]
-    for here, offload, gathered, tp, budget, share, again in product(
-        devices, offloads, (False, True), splits, budgets, shares, checkpointing
+    for here, offload, gathered, tp, budget, (share, cache), again in product(
+        devices, offloads, (False, True), splits, budgets, _caches(s, d), checkpointing
     ):
         for stage in _stages(s, here, cast(Offload, offload), gathered=gathered):
-            changed = replace(s, stage=stage, offload=offload, token_budget=budget, share=share)
+            changed = replace(s, stage=stage, offload=offload, token_budget=budget, share=share, kv_cache=cache)
             yield replace(changed, tensor_parallel=tp, gradient_checkpointing=again), here
 
 
@@ -96,6 +98,17 @@ def more_gpus(d: Devices) -> list[tuple[int, int]]:
         return []
     wider = [(gpus, d.nodes) for gpus in GPUS if gpus > d.per_node]
     return wider + [(max(d.per_node, GPUS[-1]), nodes) for nodes in NODES if nodes > d.nodes]
+
+
+def _caches(s: PlanSettings, d: Devices) -> list[tuple[float, float]]:
+    """What vLLM may be given, the recipe's own first and then by distance from it: (share of a GPU, GiB on a CPU)."""
+    if s.rollout != "vllm":
+        return [(s.share, s.kv_cache)]
+    if d.kind == "gpu":
+        others = sorted(set(SHARES) - {s.share}, key=lambda share: abs(share - s.share))
+        return [(share, s.kv_cache) for share in (s.share, *others)]
+    sizes = [s.kv_cache * 2.0**doublings for doublings in sorted(DOUBLINGS, key=abs)]
+    return [(s.share, size) for size in sizes if size == s.kv_cache or size * GIB <= d.memory]
 
 
 def _stages(s: PlanSettings, d: Devices, offload: Offload, *, gathered: bool) -> list[int]:
@@ -127,6 +140,8 @@ def changes(before: Candidate, after: Candidate) -> list[str]:
         said.append(f"policy.token_budget = {t.token_budget}")
     if t.share != s.share:
         said.append(f"rollout.memory = {t.share:g}")
+    if t.kv_cache != s.kv_cache:
+        said.append(f"rollout.kv_cache = {t.kv_cache:g}")
     if t.tensor_parallel != s.tensor_parallel:
         said.append(f"rollout.tensor_parallel = {t.tensor_parallel}")
     return said

@@ -194,11 +194,21 @@ def verdict(plan: Plan) -> str:
         asked = s.prompts * s.group_size * s.tensor_parallel // d.ranks
         most = min(held // s.context, s.rows, asked)
         said += f"; vLLM's cache: {held:,} tokens, {most} of {asked} completions at full length at once"
-    whole = loading(plan.shape, s)
-    if whole > d.memory:
-        said += (
-            f"\nwarning: while it loads, every rank holds the whole model in float32, {whole / GB:.1f} GB, more than "
-            "there is; the plan is of training alone"
+    return said + "".join(f"\nwarning: while it loads, {what}" for what in short_while_loading(plan))
+
+
+def short_while_loading(plan: Plan) -> list[str]:
+    """What there is too little of before training begins, in words; that is no part of the four phases."""
+    s, d = plan.settings, plan.devices
+    of_rank, of_node = loading(plan.shape, s, d)
+    what = "model and reference" if s.reference else "the model"
+    said = []
+    if of_rank > d.memory:
+        said.append(f"a rank holds {what} whole, {of_rank / GB:.1f} GB of its {d.memory / GB:.0f}")
+    if d.host is not None and of_node > d.host:
+        said.append(
+            f"the ranks of a node hold a copy of the model each in main memory, {of_node / GB:.0f} GB of its "
+            f"{d.host / GB:.0f}; policy.stage = 3 loads it in shares"
         )
     return said
 
@@ -208,7 +218,8 @@ def advice(plan: Plan) -> str:
     asked = (plan.settings, plan.devices)
     found = nearest(plan.shape, *asked)
     if found is None:
-        return "nothing near it fits: a smaller model, or GPUs with more memory"
+        more = "GPUs with more memory" if plan.devices.kind == "gpu" else "a machine with more memory"
+        return f"nothing near it fits: a smaller model, or {more}"
     need = peak(memory_plan(plan.shape, *found), found[1]) / GB
     return f"nearest that fits: {', '.join(changes(asked, found))} ({need:.1f} GB)"
 

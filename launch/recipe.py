@@ -8,13 +8,14 @@ values forbids is checked at the end, before anything heavy is imported.
 
 import difflib
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass as checked
 
 from grpo.types import Style
 from launch.shapes import Shape
+from launch.values import Limit, Shots
 from rewards.compose import RewardSettings
 
 # What `eval.best_by` may name: the numbers of eval.held_out and eval.trust_score of which more is better.
@@ -24,15 +25,6 @@ Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-def _shots(value: Any) -> int | str:
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10):
-        return value
-    raise ValueError('valid: 0 to 10, or "auto" (2 for a model as it comes, 0 for a checkpoint)')
-
-
-Shots = Annotated[int | Literal["auto"], PlainValidator(_shots)]
 Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -107,7 +99,7 @@ class Loss:
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     sampler_cap: Annotated[float, Field(ge=0)] = 2.0  # of the importance weight against the sampler; 0 is off
     updates_per_step: Positive = 1
-    mismatch_limit: Annotated[float, Field(gt=0)] = 0.05  # nats per token between sampler and trainer
+    mismatch_limit: Limit = "auto"  # nats per token between sampler and trainer (launch/precision.py)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,7 @@
 """One stage of training from a recipe: plan, questions, warm-up where it is missing, before, GRPO, after."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console as Terminal
@@ -18,12 +15,15 @@ from grpo.loop import train, warm_up
 from grpo.objective import sft_loss
 from grpo.policy.base import PolicyEngine
 from grpo.policy.schedule import Optim
+from grpo.ranks import ranks_of_node
 from grpo.runlog import Console, RunLog, make_run_folder, refuse_existing
 from grpo.types import InputError
 from launch import assemble
+from launch.building import beside
 from launch.engines import choose_rollout, make_rollout
 from launch.models import locate, make_judge
 from launch.plan import announce, batch_plan, devices_at_hand, make_plan
+from launch.precision import mismatch_limit, precision
 from launch.recipe import Recipe
 from launch.shapes import NotCounted
 from launch.watching import HeldOut, Watcher, check_best_by, show_table
@@ -50,7 +50,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
 
     cfg = assemble.loop_settings(recipe, steps=steps)
     policy = _policy(recipe, base, updates=steps * cfg.updates_per_step, console=console, comm=comm)
-    rollout = make_rollout(engine, recipe, base, speech, console)
+    rollout = make_rollout(engine, recipe, base, speech, console, comm)
     comm.lead(lambda: _make_run_folder(recipe, folder))
     log = _open_log(recipe, folder, folder.name, steps, console, comm)
     held_out = HeldOut(
@@ -127,9 +127,11 @@ def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: asse
 def _announce_plans(recipe: Recipe, console: Console, comm: Comm, *, questions: int) -> None:
     """The plans of batches and of memory, before anything heavy loads; InputError with the nearest that fits."""
     console.line(batch_plan(recipe, questions=questions, ranks=comm.world))
-    nodes = max(1, comm.world // int(os.environ.get("LOCAL_WORLD_SIZE", comm.world)))
+    limit = f"{mismatch_limit(recipe):.3g} nats a token between sampler and trainer"
+    console.line(f"precision    {precision(recipe)}; more than {limit}, on average, stop the run")
+    per_node = ranks_of_node(comm.world)
     try:
-        plan = make_plan(recipe, devices_at_hand(per_node=comm.world // nodes, nodes=nodes))
+        plan = make_plan(recipe, devices_at_hand(per_node=per_node, nodes=comm.world // per_node))
     except NotCounted as error:  # what cannot be counted may still be trained
         console.line(f"memory plan  none: {error}")
         return
@@ -148,19 +150,8 @@ def _has_warm_up(recipe: Recipe, folder: Path) -> bool:
 @contextmanager
 def _building(folder: Path, comm: Comm) -> Iterator[Path]:
     """A new folder beside `folder`, the same on all ranks; gone at the end unless it was renamed."""
-
-    def make() -> Path:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(dir=folder.parent, prefix=".sft-"))
-
-    holder = comm.lead(make)
-    work = holder / "run"
-    comm.lead(work.mkdir)
-    try:
-        yield work
-    finally:
-        if comm.rank == 0:
-            shutil.rmtree(holder)
+    with ExitStack() as stack:
+        yield comm.lead(lambda: stack.enter_context(beside(folder)))
 
 
 def _make_run_folder(recipe: Recipe, folder: Path) -> None:
@@ -201,9 +192,9 @@ def _audited_judges(recipe: Recipe, console: Console, comm: Comm) -> tuple[Group
     """The recipe's rewards, after a table of what policies that game them would earn; and evaluation's own verifier."""
     recipe.reward.check_format(reasoning=recipe.model.reasoning)
     check_name(recipe.eval.nli)
-    load_own(recipe.reward)  # what the user got wrong is found before a judge is loaded
+    own = load_own(recipe.reward)  # what the user got wrong is found before a judge is loaded
     judge = make_judge(recipe.reward.verifier, console=console)
-    score = compose(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)
+    score = compose(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge, own=own)
     if comm.rank == 0:
         Terminal().print(table(audit(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)))
     same = recipe.eval.nli == recipe.reward.verifier

@@ -36,14 +36,21 @@ OF_VERDICTS: Mapping[str, Callable[[Sequence[Verdict]], list[float]]] = {"fact":
 assert (*OF_WORDING, *OF_VERDICTS) == EXTRA
 
 
-def compose(settings: RewardSettings, *, reasoning: bool, verifier: Verifier | None = None) -> "GroupScorer":
+def compose(
+    settings: RewardSettings,
+    *,
+    reasoning: bool,
+    verifier: Verifier | None = None,
+    own: tuple[Guarded, ...] | None = None,
+) -> "GroupScorer":
     """The scorer of a recipe. `reasoning` is the model's format: <think> and <answer> tags, or plain text without any.
 
-    `verifier` overrides the settings' name with an object that is already there. InputError where the settings and the
-    format contradict each other, or a reward of the user's own cannot be had.
+    `verifier` and `own` are what the settings name, where it is already there: a judge, and what `load_own` returned.
+    InputError where the settings and the format contradict each other, or a reward of the user's own cannot be had.
     """
     settings.check_format(reasoning=reasoning)
-    own = load_own(settings)  # first: what the user got wrong should not be found after a model was loaded
+    if own is None:  # first: what the user got wrong should not be found after a model was loaded
+        own = load_own(settings)
     return GroupScorer(
         settings=settings, reasoning=reasoning, verifier=verifier or make_verifier(settings.verifier), own=own
     )

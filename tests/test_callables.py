@@ -319,3 +319,24 @@ def test_a_late_result_never_reaches_a_later_group(own: types.ModuleType, gate: 
 
 def test_without_rewards_of_ones_own_there_is_nothing_to_count() -> None:
     assert compose(RewardSettings(), reasoning=False).take_counts() == {}
+
+
+def test_a_stage_loads_a_reward_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A module that counts how often its reward is taken out of it."""
+    from grpo.comm import Alone
+    from grpo.runlog import Console
+    from launch.recipe import Recipe
+    from launch.stage import _audited_judges
+
+    taken: list[str] = []
+
+    class Counting(types.ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            taken.append(name)
+            return lambda example, completions: [1.0] * len(completions)
+
+    monkeypatch.setitem(sys.modules, "counted_rewards", Counting("counted_rewards"))
+    recipe = Recipe(reward=RewardSettings(weights={"counted_rewards:f": 1.0}))
+    score, _ = _audited_judges(recipe, Console(), Alone())
+    assert [guard.path for guard in score.own] == ["counted_rewards:f"]
+    assert taken.count("f") == 1

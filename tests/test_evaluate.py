@@ -119,6 +119,19 @@ def test_answers_of_other_settings_are_not_gone_on_with(home, first):
     assert (folder / "predictions.jsonl").read_bytes() == before
 
 
+def test_an_evaluation_that_ends_before_its_inputs_are_written_leaves_its_name_free(home, first, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("launch.exam._save_inputs", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(home, *SIX, "--run.name=early")
+    assert not [path for path in (home / "runs").iterdir() if path.name == "early" or path.name.startswith(".")]
+    folder, _ = evaluate(home, *SIX, "--run.name=early")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in first[0].iterdir())
+
+
 def test_a_finished_evaluation_and_other_folders_are_not_overwritten(home, first):
     before = (home / "runs" / "eval-tiny-1" / "scores.json").stat().st_mtime_ns
     exists = "this run exists and is not overwritten"
@@ -174,7 +187,11 @@ def test_several_styles_are_scored_one_by_one(home, capsys):
         (["--eval.max_tokens=4096"], "eval.max_tokens = 4096 leaves no room .* at most 4095"),
         (["--model.start=nowhere"], "model.start = 'nowhere': no such folder; .* a model or run folder"),
         (["--data.held_out=0.0"], "no question of world is held out; .* --eval.part=all"),
-        (["--model.context=700", "--eval.max_tokens=12"], "its prompt has .* the limit is 688 .* eval.max_tokens 12"),
+        (
+            ["--model.context=700", "--eval.max_tokens=12"],
+            "the limit is 688 .* eval.max_tokens 12.* or eval.shots below 2$",
+        ),
+        (["--model.context=300", "--eval.max_tokens=12", "--eval.shots=0"], "the limit is 288 .* context = [0-9]+"),
         (["--model.context=9000"], "model.context = 9000: .* has positions for 4096; at most that"),
     ],
 )

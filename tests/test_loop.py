@@ -8,13 +8,16 @@ import torch
 
 from curriculum.sampler import Epochs
 from grpo.comm import Alone
-from grpo.loop import LoopSettings, parts, train
+from grpo.config import load
+from grpo.loop import LoopSettings, check_same_policy, parts, train
 from grpo.objective import Objective
 from grpo.policy.schedule import Optim
 from grpo.policy.single import SinglePolicy
 from grpo.rollout.hf import HfRollout
 from grpo.runlog import Console, RunLog
 from grpo.types import Sampling, Score, StaleRollout
+from launch.assemble import loop_settings
+from launch.recipe import Recipe
 from tests.toy import EOS, ByteTokenizer, example, random_batch, tiny_model
 
 
@@ -40,11 +43,20 @@ class Lagging(HfRollout):
         super().load(weights, version=max(version - 1, 0))
 
 
-def hf(engine=HfRollout):
-    return engine(tiny_model(seed=9), decode=ByteTokenizer().decode, eos_ids=(EOS,))
+class StaleHead(HfRollout):
+    """An engine whose head, alone of all weights, stays what it was."""
+
+    def load(self, weights, *, version):
+        copies = {name: tensor.clone() for name, tensor in weights}
+        self._first_head = getattr(self, "_first_head", copies["lm_head.weight"])
+        super().load({**copies, "lm_head.weight": self._first_head}.items(), version=version)
 
 
-def run(folder, *, steps, rollout=None, model=None, prompt="Q{}:", seed=0, updates=1, kl=0.0, lr=1e-2):
+def hf(engine=HfRollout, *, tied=True):
+    return engine(tiny_model(seed=9, tied=tied), decode=ByteTokenizer().decode, eos_ids=(EOS,))
+
+
+def run(folder, *, steps, rollout=None, model=None, prompt="Q{}:", seed=0, updates=1, kl=0.0, lr=1e-2, limit=0.05):
     """Train `model`, or the tiny one, on the low bytes; `prompt` has a place for the example's id."""
     folder.mkdir()
     model = model or tiny_model()
@@ -64,6 +76,7 @@ def run(folder, *, steps, rollout=None, model=None, prompt="Q{}:", seed=0, updat
         average="token",
         updates_per_step=updates,
         seed=seed,
+        mismatch_limit=limit,
     )
     train(
         cfg,
@@ -121,6 +134,21 @@ def test_an_engine_that_forgets_to_load_stops_the_run(tmp_path):
     """With a step large enough to show, the next rollout is caught: step 1, before anything else happens."""
     with pytest.raises(StaleRollout, match="step 1: sampler and trainer differ"):
         run(tmp_path / "run", steps=5, rollout=hf(Forgetful), lr=3e-2)
+
+
+def test_a_stale_head_that_the_limit_of_bfloat16_lets_pass_stops_a_run_in_float32(tmp_path):
+    recipes = (load(Recipe, [f"--policy.dtype={dtype}"]) for dtype in ("bfloat16", "float32"))
+    loose, strict = (loop_settings(recipe, steps=1).mismatch_limit for recipe in recipes)
+    settings = {"steps": 2, "lr": 3e-3}
+    _, metrics = run(
+        tmp_path / "a", rollout=hf(StaleHead, tied=False), model=tiny_model(tied=False), limit=loose, **settings
+    )
+    assert 0.005 < metrics[1]["policy/mismatch"] < 0.05
+    with pytest.raises(StaleRollout, match=r"step 1: sampler and trainer differ by 0.0\d+ .*limit 0.005"):
+        run(tmp_path / "b", rollout=hf(StaleHead, tied=False), model=tiny_model(tied=False), limit=strict, **settings)
+    with pytest.raises(StaleRollout, match=r"differ by 0.029 nats .*limit 0.005"):
+        check_same_policy({"mismatch": 0.029}, limit=strict, step=1)  # what the embedded model's stale head gave
+    check_same_policy({"mismatch": 0.029}, limit=loose, step=1)
 
 
 def test_an_engine_that_lags_stops_the_run(tmp_path):

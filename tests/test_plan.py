@@ -10,7 +10,19 @@ import pytest
 
 from grpo.config import load
 from grpo.types import InputError
-from launch.memory import GB, PHASES, Devices, Line, PlanSettings, cache_tokens, check, host_bytes, memory_plan, peak
+from launch.memory import (
+    GB,
+    PHASES,
+    Devices,
+    Line,
+    PlanSettings,
+    cache_tokens,
+    check,
+    host_bytes,
+    loading,
+    memory_plan,
+    peak,
+)
 from launch.nearest import candidates, changes, nearest, shortage
 from launch.plan import advice, devices_at_hand, main, make_plan, plan_settings, show, verdict
 from launch.plan_table import plans
@@ -115,7 +127,8 @@ def test_activations_of_the_embedded_model_by_hand():
 
 def test_a_reference_model_only_where_kl_is_above_0():
     assert "reference" not in lines(EIGHT)
-    assert lines(EIGHT, "--loss.kl=0.04")["reference"].rollout == P / 4
+    assert lines(EIGHT, "--loss.kl=0.04")["reference"].rollout == 2 * P  # whole, as the weights are
+    assert lines(EIGHT, "--loss.kl=0.04", "--policy.stage=3")["reference"].rollout == P / 4
     assert lines(EIGHT, "--loss.kl=0.04", "--policy.offload=optimizer")["reference"].host == P / 4
     assert lines(CPU, "--loss.kl=0.04", model="smollm2-135m")["reference"].step == 4 * 134_515_008
 
@@ -193,6 +206,28 @@ def test_main_memory_and_the_cache_can_be_what_is_short():
 
 
 @pytest.mark.parametrize(
+    ("cache", "short", "fits"),
+    [  # a token of the embedded model takes 46,080 bytes, a group of 8 x 2,048 tokens 0.703 GiB
+        ("0.05", "kv_cache = 0.05 leaves vLLM a cache of 1,165 tokens, and one completion may take 2,048", "0.8"),
+        ("0.01", "kv_cache = 0.01 leaves vLLM a cache of 233 tokens", "1.28"),
+        ("40", "the backward phase needs 49.7 GB a rank", "10"),  # 42.9 GB of it are the cache
+    ],
+)
+def test_a_cache_of_another_size_is_named_on_a_cpu(cache, short, fits):
+    overrides = ["--rollout.engine=vllm", f"--rollout.kv_cache={cache}", "--policy.token_budget=2048"]
+    plan = make_plan(recipe("smollm2-135m", *overrides), CPU)
+    with pytest.raises(InputError) as caught:
+        verdict(plan)
+    assert short in str(caught.value)
+    again = "policy.gradient_checkpointing = true, " * (cache == "40")
+    assert f"; nearest that fits: {again}rollout.kv_cache = {fits} (" in str(caught.value)
+    found = nearest(plan.shape, plan.settings, plan.devices)
+    assert found is not None
+    assert cache_tokens(plan.shape, *found) >= 8 * 2_048
+    assert "a machine with more memory" in advice(replace(plan, devices=replace(CPU, memory=2 * GB)))
+
+
+@pytest.mark.parametrize(
     ("devices", "overrides", "message"),
     [
         (
@@ -222,12 +257,36 @@ def test_the_papers_recipes_fit_8_gpus_of_80_gb(model, stage):
     assert plan.settings.token_budget >= whole  # no prompt is run twice
 
 
-def test_a_model_that_cannot_be_loaded_whole_is_warned_of():
-    """4 P: 32,762,123,264 parameters are 131.0 GB in float32, twice that with a reference."""
-    two = replace(EIGHT, nodes=2)
-    assert "every rank holds the whole model in float32, 131.0 GB" in verdict(make_plan(recipe("qwen3-32b"), two))
-    assert "warning" not in verdict(make_plan(recipe("qwen3-8b"), two))
-    assert "float32, 65.5 GB" in verdict(make_plan(recipe("qwen3-8b", "--loss.kl=0.04"), replace(two, memory=65 * GB)))
+def test_what_loading_takes_by_hand():
+    """c = 2. Stage 3 holds two of the largest tensor: V D of the 8B is 622,329,856, of the 32B 777,912,320."""
+    assert loading(*planned(EIGHT)) == (2 * P, 8 * 2 * P)
+    assert loading(*planned(EIGHT, "--loss.kl=0.04")) == (4 * P, 8 * 2 * P)  # one after the other through main memory
+    assert loading(*planned(EIGHT, "--policy.stage=3")) == (2 * P / 8 + 4 * 622_329_856, 0)
+    offloaded = planned(EIGHT, "--policy.stage=3", "--policy.offload=all", "--loss.kl=0.04")
+    assert loading(*offloaded) == (4 * 622_329_856, 0)
+    sixteen = planned(replace(EIGHT, nodes=2), model="qwen3-32b")
+    assert loading(*sixteen)[0] == pytest.approx(2 * 32_762_123_264 / 16 + 4 * 777_912_320)
+    assert loading(*planned(CPU, "--loss.kl=0.04", model="smollm2-135m")) == (2 * 4 * 134_515_008, 0)
+
+
+def test_models_that_are_loaded_in_shares_are_not_warned_of():
+    for nodes, model in ((2, "qwen3-32b"), (6, "llama3.1-70b")):
+        assert "warning" not in verdict(make_plan(recipe(model), replace(EIGHT, nodes=nodes, host=200 * GB)))
+
+
+def test_copies_that_are_whole_while_they_load_are_warned_of():
+    """The 8B in bfloat16 is 16.4 GB: eight copies on a node, and two on a rank before the reference is offloaded."""
+    said = verdict(make_plan(recipe(), replace(EIGHT, host=130 * GB)))
+    assert "while it loads, the ranks of a node hold a copy of the model each in main memory, 131 GB of its 130" in said
+    assert "warning" not in verdict(make_plan(recipe(), replace(EIGHT, host=132 * GB)))
+    overrides = [
+        "--loss.kl=0.04",
+        "--policy.offload=optimizer",
+        "--rollout.engine=server",
+        "--policy.token_budget=4096",
+    ]
+    said = verdict(make_plan(recipe("qwen3-8b", *overrides), replace(EIGHT, memory=32 * GB)))
+    assert "while it loads, a rank holds model and reference whole, 32.8 GB of its 32" in said
 
 
 def test_the_machine_at_hand_has_memory_for_the_embedded_model():

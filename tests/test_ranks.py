@@ -9,7 +9,7 @@ import pytest
 
 from grpo import ranks
 from grpo.comm import Alone, check_shares
-from grpo.ranks import Failure, OtherRankFailed
+from grpo.ranks import Failure, OtherRankFailed, ranks_of_node
 from grpo.types import InputError
 from tests.many_ranks import free_port, run_ranks
 
@@ -104,3 +104,13 @@ def test_ranks_that_do_not_come(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=r"1 of 2 ranks came to 127.0.0.1:\d+ within 1 s"), ranks.joined():
         pass
+
+
+def test_the_ranks_of_a_node_by_whatever_launcher(monkeypatch):
+    for name in ("LOCAL_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert ranks_of_node(4) == 4
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # torchrun
+    assert ranks_of_node(16) == 2
+    monkeypatch.setenv("LOCAL_SIZE", "8")  # deepspeed
+    assert ranks_of_node(16) == 8

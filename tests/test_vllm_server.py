@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -12,22 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from grpo.comm import Alone
 from grpo.rollout.hf import HfRollout
 from grpo.rollout.vllm_server import Server, ServerRollout, Service, buckets
 from grpo.types import EngineLost, InputError, Sampling, StaleRollout
 from tests.installed import need
+from tests.many_ranks import free_port, run_ranks
 from tests.toy import EOS, ByteTokenizer, tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = {name: tuple(parameter.shape) for name, parameter in tiny_model().named_parameters()}
 SAMPLING = Sampling(group_size=3, max_tokens=8)
 PROMPTS = [(5, 6, 7), (8, 9)]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+THREE = [*PROMPTS, (10, 11, 12, 13)]
 
 
 def hf():
@@ -48,7 +44,7 @@ def port(tmp_path):
 
 
 def client(port, *, shapes=SHAPES, patience=5.0):
-    return ServerRollout(port, shapes=shapes, patience=patience)
+    return ServerRollout(port, shapes=shapes, patience=patience, comm=Alone())
 
 
 def test_the_server_answers_as_the_engine_in_it_would(port, tmp_path):
@@ -91,7 +87,7 @@ def test_a_server_with_another_model_is_refused(port):
 def test_a_server_that_is_not_there_is_waited_for_and_then_named():
     told, port = [], free_port()
     with pytest.raises(EngineLost, match=rf"server at port {port} is lost .*refused.*serve.py RECIPES"):
-        ServerRollout(port, shapes=SHAPES, patience=1.0, progress=told.append)
+        ServerRollout(port, shapes=SHAPES, patience=1.0, comm=Alone(), progress=told.append)
     assert len(told) >= 3  # it asked again and again
 
 
@@ -115,9 +111,56 @@ def test_a_port_in_use_is_named(port):
         Server(port)
 
 
+class Noting(Service):
+    """Keeps what it was asked, in order."""
+
+    def __init__(self, *about, **settings):
+        super().__init__(*about, **settings)
+        self.asked = []
+
+    def answer(self, what, body):
+        self.asked.append((what, len(body.get("prompts", ()))))
+        return super().answer(what, body)
+
+
+def from_a_rank(comm, port):
+    """Weights that each rank holds half of, and this rank's answers: of three prompts one or two."""
+    from grpo.policy.schedule import Optim
+    from grpo.policy.zero import ZeroPolicy
+    from grpo.policy.zero_config import Zero
+
+    settings = {"optim": Optim(), "updates": 1, "token_budget": 1000, "dtype": "float32"}
+    policy = ZeroPolicy(tiny_model(seed=4), zero=Zero(stage=3), comm=comm, **settings)
+    there = ServerRollout(port, shapes=SHAPES, patience=300.0, comm=comm)
+    there.load(policy.weights(), version=7)
+    written = there.generate(comm.shard(THREE, even=False), SAMPLING, seed=5 + comm.rank)
+    there.release()
+    return written
+
+
+def test_two_ranks_are_served_by_one_push_and_one_request(tmp_path):
+    need("deepspeed")
+    port, here = free_port(), hf()
+    here.load(tiny_model(seed=4).named_parameters(), version=7)
+    with Server(port) as server:
+        service = Noting(hf(), model="tiny", shapes=SHAPES, folder=tmp_path)
+        thread = threading.Thread(target=server.serve, args=(service,), daemon=True)
+        thread.start()
+        ranks = run_ranks(from_a_rank, port)
+        server.shutdown()
+        thread.join()
+    for rank in ranks:
+        assert isinstance(rank.value, list), f"{rank.value!r} {rank.said}"
+    assert [len(rank.value) for rank in ranks] == [1, 2]
+    assert [group for rank in ranks for group in rank.value] == here.generate(THREE, SAMPLING, seed=5)
+    once = [("about", 0), ("load", 0), ("bucket", 0), ("loaded", 0), ("generate", 3), ("release", 0)]
+    assert service.asked == once
+
+
 def test_a_run_and_its_server_from_the_command_line(tmp_path):
-    """Two processes and the real vLLM; then the server is killed, and the next run ends with one line."""
+    """The real vLLM serves a run of one rank and one of two; then it is gone, and the next run ends with one line."""
     need("vllm")
+    need("deepspeed")
     port = free_port()
     recipes = ["configs/stage1.toml", "configs/models/tiny.toml", f"--rollout.port={port}", f"--run.folder={tmp_path}"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
@@ -126,13 +169,17 @@ def test_a_run_and_its_server_from_the_command_line(tmp_path):
     train = [sys.executable, "launch/train.py", *recipes, "--rollout.engine=server", "--eval.questions=0"]
     with subprocess.Popen(serve, stdout=subprocess.DEVNULL, **about) as server:
         try:
-            done = subprocess.run([*train, "--run.name=s"], capture_output=True, check=False, **about)
+            alone = subprocess.run([*train, "--run.name=s"], capture_output=True, check=False, **about)
+            launcher = ["-m", "deepspeed.launcher.runner", "--quiet", "--num_accelerators=2"]
+            two = [*train[:1], *launcher, f"--master_port={free_port()}", *train[1:], "--policy.stage=3"]
+            both = subprocess.run([*two, "--run.name=t"], capture_output=True, check=False, **about)
         finally:
             server.terminate()
-    assert done.returncode == 0, done.stdout + done.stderr
-    metrics = [json.loads(line) for line in (tmp_path / "s" / "metrics.jsonl").read_text().splitlines()]
-    assert len(metrics) == 3
-    assert max(row.get("policy/mismatch", 0.0) for row in metrics) < 1e-4
+    for name, done in (("s", alone), ("t", both)):
+        assert done.returncode == 0, done.stdout + done.stderr
+        metrics = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        assert len(metrics) == 3
+        assert max(row.get("policy/mismatch", 0.0) for row in metrics) < 1e-4
     lost = subprocess.run([*train, "--run.name=l", "--rollout.patience=1"], capture_output=True, check=False, **about)
     assert lost.returncode == 1, lost.stdout + lost.stderr
     assert f"stopped: the rollout server at port {port} is lost" in lost.stdout

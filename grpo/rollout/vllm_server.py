@@ -18,6 +18,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from grpo.comm import Comm
 from grpo.rollout.base import RolloutEngine, checked
 from grpo.types import Completion, EngineLost, InputError, Sampling, StaleRollout, TokenIds
 
@@ -26,7 +27,10 @@ LONGEST_PAUSE = 10.0  # seconds between two tries to reach a server
 
 
 class ServerRollout:
-    """`RolloutEngine` that asks a server on this machine; one that is slow, or not there yet, is waited for."""
+    """`RolloutEngine` that asks a server on this machine; one that is slow, or not there yet, is waited for.
+
+    Of several ranks, which call every method together, rank 0 alone speaks to it, for all of them.
+    """
 
     def __init__(
         self,
@@ -34,14 +38,15 @@ class ServerRollout:
         *,
         shapes: Mapping[str, tuple[int, ...]],
         patience: float,
+        comm: Comm,
         progress: Callable[[str], None] = lambda text: None,
     ) -> None:
         """`shapes` are the trainer's parameters by name; `patience` is in seconds, for each request.
 
         InputError where the server's model has other parameters, EngineLost where there is no server.
         """
-        self._port, self._patience, self._progress = port, patience, progress
-        about = self._ask("about")
+        self._port, self._patience, self._comm, self._progress = port, patience, comm, progress
+        about = comm.lead(lambda: self._ask("about"))
         if about["shapes"] != {name: list(shape) for name, shape in shapes.items()}:
             raise InputError(
                 f"rollout.port = {port}: the server there has another model, {about['model']}; "
@@ -50,8 +55,29 @@ class ServerRollout:
         self._shapes, self._folder = shapes, Path(about["folder"])
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        mine = checked(weights, self._shapes, version=version)
+        if self._comm.rank == 0:
+            self._push(mine, version)
+        else:
+            for _ in mine:  # under ZeRO-3 each tensor is gathered by a call that all ranks make
+                pass
+        self._comm.wait()
+
+    def generate(self, prompts: Sequence[TokenIds], sampling: Sampling, *, seed: int) -> list[list[Completion]]:
+        """The prompts of all ranks are one request, with the seed of rank 0; each rank gets its own answers."""
+        first = sum(self._comm.gather([len(prompts)])[: self._comm.rank])
+        everyones = self._comm.gather(prompts)
+        self._progress(f"rollout: {len(everyones)} prompts x {sampling.group_size} at the server")
+        request = {"prompts": everyones, "sampling": asdict(sampling), "seed": seed}
+        written = self._comm.lead(lambda: self._ask("generate", **request))
+        return [[_completion(one) for one in group] for group in written[first : first + len(prompts)]]
+
+    def release(self) -> None:
+        self._comm.lead(lambda: self._ask("release"))
+
+    def _push(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         self._ask("load", version=version)
-        for number, bucket in enumerate(buckets(checked(weights, self._shapes, version=version))):
+        for number, bucket in enumerate(buckets(weights)):
             file = self._folder / f"{number}.safetensors"
             try:
                 save_file(bucket, file)
@@ -59,14 +85,6 @@ class ServerRollout:
             finally:
                 file.unlink(missing_ok=True)
         self._ask("loaded")
-
-    def generate(self, prompts: Sequence[TokenIds], sampling: Sampling, *, seed: int) -> list[list[Completion]]:
-        self._progress(f"rollout: {len(prompts)} prompts x {sampling.group_size} at the server")
-        written = self._ask("generate", prompts=prompts, sampling=asdict(sampling), seed=seed)
-        return [[_completion(one) for one in group] for group in written]
-
-    def release(self) -> None:
-        self._ask("release")
 
     def _ask(self, what: str, **body: Any) -> Any:
         """The answer. Where nobody listens, again, after pauses that double; a request that was taken is not repeated,

@@ -1,0 +1,23 @@
+"""What may a recipe's value be where a type alone does not say it? Each refusal says what is valid."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import PlainValidator
+
+
+def _shots(value: Any) -> int | str:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10):
+        return value
+    raise ValueError('valid: 0 to 10, or "auto" (2 for a model as it comes, 0 for a checkpoint)')
+
+
+def _limit(value: Any) -> float | str:
+    if value == "auto":
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf"):
+        return float(value)
+    raise ValueError('valid: a number above 0, or "auto" (0.05 in bfloat16, 0.005 in float32)')
+
+
+Shots = Annotated[int | Literal["auto"], PlainValidator(_shots)]
+Limit = Annotated[float | Literal["auto"], PlainValidator(_limit)]
