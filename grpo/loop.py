@@ -19,10 +19,11 @@ from torch import Tensor
 from grpo.advantages import Mode, alive, group_advantages
 from grpo.batch import Batch, collate
 from grpo.comm import Comm
+from grpo.dynamic import Dynamic, ask_enough, taught
 from grpo.objective import Average, Objective, Stats, average_stats, grpo_loss, weigh
 from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine, sample_groups
-from grpo.runlog import RunLog
+from grpo.runlog import Record, RunLog
 from grpo.types import Example, Group, Render, Sampling, Scorer, StaleRollout
 
 
@@ -47,6 +48,15 @@ def unwatched(step: int, groups: list[Group], values: Mapping[str, float]) -> Ma
     return {}
 
 
+Gate = Callable[[Mapping[str, float]], bool]
+"""Whether the stage is over after a step with these metrics, before its last step; the same on every rank."""
+
+
+def closed(values: Mapping[str, float]) -> bool:
+    """The stage lasts until its last step."""
+    return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopSettings:
     """The numbers of the loop itself."""
@@ -57,6 +67,7 @@ class LoopSettings:
     objective: Objective
     average: Average = "sequence"
     advantage: Mode = "std"
+    dynamic: Dynamic = Dynamic()
     updates_per_step: int = 1
     seed: int = 0
     mismatch_limit: float = 0.05  # nats: mean |trainer - sampler| above this stops the run
@@ -73,32 +84,26 @@ def train(
     comm: Comm,
     log: RunLog,
     watch: Watch = unwatched,
+    gate: Gate = closed,
 ) -> None:
-    """Run GRPO for `cfg.steps` steps. Raises StaleRollout when sampler and trainer are not the same policy."""
+    """Run GRPO for `cfg.steps` steps, or until the gate opens. Raises StaleRollout when sampler and trainer are not the
+    same policy."""
     loss = partial(grpo_loss, objective=cfg.objective)
+    ask = partial(
+        scored_groups, cfg, policy=policy, rollout=rollout, curriculum=curriculum, score=score, render=render, comm=comm
+    )
+    shares = {"count": cfg.prompts_per_step, "parts": cfg.updates_per_step, "world": comm.world}
     for step in range(cfg.steps):
         with log.step(step) as record:
-            # 1. Ask. Every rank draws the same questions and keeps its own share of them.
-            examples = comm.shard(curriculum.next_batch(cfg.prompts_per_step))
-
-            # 2. Sample a group per prompt from the policy as it stands now: this is pi_old.
-            with record.timed("sync"):
-                rollout.load(policy.weights(), version=step)
-            with record.timed("rollout"):
-                seed = cfg.seed * 1_000_003 + step * comm.world + comm.rank
-                groups = sample_groups(rollout, examples, render, cfg.sampling, seed=seed, version=step)
-                rollout.release()
-
-            # 3. Score each group against its example; the curriculum learns from the outcome.
-            with record.timed("score"):
-                groups = [replace(g, scores=tuple(score(g.example, g.completions))) for g in groups]
-            everyones = comm.gather(groups)
-            curriculum.observe(everyones)
-            record.groups(everyones)
+            # 1 to 3. Ask, sample a group per prompt, score it; again where too many groups taught nothing.
+            asked = ask_enough(partial(ask, step, record), cfg.dynamic, count=cfg.prompts_per_step, world=comm.world)
+            curriculum.observe(asked)
+            record.groups(asked)
+            groups = comm.shard(taught(asked, cfg.dynamic, **shares))
 
             # 4. Compare within the group. A group that scored all alike teaches nothing.
             advantages_PG = group_advantages(total_rewards(groups), mode=cfg.advantage)
-            record.scalars("group", spread(total_rewards(everyones)))
+            record.scalars("group", spread(total_rewards(asked)))
 
             # 5. Step uphill inside the trust region, once per part of the batch.
             with record.timed("update"):
@@ -111,7 +116,41 @@ def train(
 
             # 6. Look on: the field's numbers on these answers and, now and then, on held-out questions.
             with record.timed("watch"):
-                record.values.update(watch(step, everyones, record.values))
+                record.values.update(watch(step, asked, record.values))
+        if gate(record.values):
+            return
+
+
+def scored_groups(
+    cfg: LoopSettings,
+    step: int,
+    record: Record,
+    count: int,
+    attempt: int,
+    *,
+    policy: PolicyEngine,
+    rollout: RolloutEngine,
+    curriculum: Curriculum,
+    score: Scorer,
+    render: Render,
+    comm: Comm,
+) -> list[Group]:
+    """The next `count` questions, asked of the policy as it is and scored: the groups of all ranks."""
+    # 1. Ask. Every rank draws the same questions and keeps its own share of them.
+    examples = comm.shard(curriculum.next_batch(count))
+
+    # 2. Sample a group per prompt from the policy as it stands now: this is pi_old.
+    with record.timed("sync"):
+        rollout.load(policy.weights(), version=step)
+    with record.timed("rollout"):
+        seed = cfg.seed * 1_000_003 + step * comm.world + comm.rank + attempt * 1_000_000_007
+        groups = sample_groups(rollout, examples, render, cfg.sampling, seed=seed, version=step)
+        rollout.release()
+
+    # 3. Score each group against its example.
+    with record.timed("score"):
+        groups = [replace(g, scores=tuple(score(g.example, g.completions))) for g in groups]
+    return comm.gather(groups)
 
 
 def total_rewards(groups: Sequence[Group]) -> Tensor:
