@@ -80,6 +80,12 @@ class Gate:
             raise InputError(f"gate.metric = {wanted.metric!r} is not logged by this run; nearest: {', '.join(near)}")
         return False
 
+    @property
+    def reason(self) -> str:
+        """What a gate that has opened saw, in words."""
+        wanted = self._settings
+        return f"{wanted.metric} flat within {wanted.tolerance:g} over two windows of {wanted.window}"
+
     def state_dict(self) -> dict[str, list[float]]:
         return {"values": list(self._values)}
 

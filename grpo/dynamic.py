@@ -1,7 +1,7 @@
 """Which groups are learned from, when some teach nothing? Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2).
 
-A dead group scored all alike: its advantage is 0. `off` keeps it, and its tokens in the counts that the loss is averaged
-by; `drop` leaves it out of both; `refill` asks further questions in its place.
+A dead group scored all alike: its advantage is 0. `off` keeps it, with its tokens in the counts that the loss is
+averaged by; `drop` leaves it out of both; `refill` asks further questions in its place.
 """
 
 from collections.abc import Callable, Sequence

@@ -9,7 +9,7 @@ P prompts on this rank, G completions per prompt, B = P*G rows, C completion pos
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -67,7 +67,7 @@ class LoopSettings:
     objective: Objective
     average: Average = "sequence"
     advantage: Mode = "std"
-    dynamic: Dynamic = Dynamic()
+    dynamic: Dynamic = field(default_factory=Dynamic)
     updates_per_step: int = 1
     seed: int = 0
     mismatch_limit: float = 0.05  # nats: mean |trainer - sampler| above this stops the run

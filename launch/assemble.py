@@ -17,6 +17,7 @@ from curriculum.world import make_world
 from grpo.comm import Comm, check_shares
 from grpo.config import dump
 from grpo.data import load_examples, shape_of, split
+from grpo.dynamic import Dynamic
 from grpo.loop import LoopSettings
 from grpo.objective import Objective
 from grpo.policy.base import PolicyEngine
@@ -228,6 +229,7 @@ def loop_settings(recipe: Recipe, *, steps: int) -> LoopSettings:
         ),
         average=loss.average,
         advantage=loss.advantage,
+        dynamic=Dynamic(mode=s.dynamic, cap=s.refill_cap),
         updates_per_step=loss.updates_per_step,
         seed=recipe.run.seed,
         # A nucleus renormalizes the sampler's probabilities: each is higher than the trainer's by up to 1 / top_p.

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, model_validator
 from pydantic.dataclasses import dataclass as checked
 
+from curriculum.gates import GateSettings
+from curriculum.order import OrderSettings
 from grpo.types import Style
 from launch.shapes import Shape
 from rewards.compose import RewardSettings
@@ -57,6 +59,7 @@ class Model:
     name: str = "embedded:smollm2-135m"  # a folder, a hub name, "embedded:smollm2-135m" or "random:tiny"
     label: str = "smollm2-135m"  # for file names
     start: str = "base"  # "base", "stage1" (the run of that stage with this model), or a model or run folder
+    after: str = ""  # a stage that the starting model must have been through; "" asks for none
     reasoning: bool = False  # <think>..</think><answer>..</answer>, or plain text for instruct models
     context: Positive = 2048  # tokens: prompt and completion together
     prompt: str = ""  # system prompt file; "" is configs/prompts/reasoning.txt or plain.txt
@@ -89,6 +92,8 @@ class SamplingSettings:
     max_tokens: Positive = 512
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    dynamic: Literal["off", "drop", "refill"] = "off"  # what becomes of groups that scored all alike (grpo/dynamic.py)
+    refill_cap: Annotated[int, Field(ge=2)] = 3  # refill asks at most so many times prompts_per_step a step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +209,8 @@ class Setup:
     policy: Policy = field(default_factory=Policy)
     rollout: Rollout = field(default_factory=Rollout)
     warmup: WarmUp = field(default_factory=WarmUp)
+    curriculum: OrderSettings = field(default_factory=OrderSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
 
     @property
     def prompt_file(self) -> str:

@@ -75,8 +75,8 @@ def test_a_plateau_that_could_never_be_seen():
         check_gate(plateau, steps=19, every=0)
     held_out = GateSettings(when="plateau", window=2, metric="held_out/f1_gr")
     check_gate(held_out, steps=8, every=2)
-    with pytest.raises(InputError, match="makes 3; valid: gate.window of at most 1"):
+    with pytest.raises(InputError, match=r"makes 3; valid: gate.window of at most 1"):
         check_gate(held_out, steps=6, every=2)
-    with pytest.raises(InputError, match="eval.every = 0 measures no held-out question"):
+    with pytest.raises(InputError, match=r"eval.every = 0 measures no held-out question"):
         check_gate(held_out, steps=100, every=0)
     check_gate(GateSettings(when="hand", metric="held_out/f1_gr"), steps=1, every=0)

@@ -31,7 +31,8 @@ WITHOUT_THEM = [
     "grpo.types", "grpo.text", "grpo.config", "grpo.advantages", "grpo.batch", "grpo.objective", "grpo.logprobs",
     "grpo.loop", "grpo.comm", "grpo.ranks", "grpo.policy.zero_config", "grpo.prompts", "grpo.data",
     "rewards.compose", "rewards.verdicts", "rewards.audit",
-    "curriculum.world", "curriculum.build", "curriculum.sampler", "curriculum.gold", "eval.held_out", "eval.score",
+    "curriculum.world", "curriculum.build", "curriculum.sampler", "curriculum.gold", "curriculum.gates",
+    "curriculum.order", "grpo.dynamic", "rewards.dead", "launch.chain", "eval.held_out", "eval.score",
     "eval.compare", "eval.factuality", "eval.paper", "launch.recipe",
     "launch.shapes", "launch.memory", "launch.nearest", "launch.plan", "launch.plan_table",
 ]  # fmt: skip
