@@ -13,8 +13,9 @@ from grpo.runlog import Console, refuse_existing
 from grpo.types import InputError
 from launch.recipe import Recipe
 
-TRAIN = (sys.executable, "launch/train.py")
 ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = str(ROOT / "launch" / "train.py")
+TRAIN = (sys.executable, SCRIPT)
 
 
 class RunFailed(RuntimeError):
@@ -31,7 +32,7 @@ def launcher(gpus: int, port: int = 0) -> tuple[str, ...]:
         return TRAIN
     meeting = ("--master_port", str(port)) if port else ()
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))
-    return (deepspeed, "--quiet", "--num_gpus", str(gpus), *meeting, "launch/train.py")
+    return (deepspeed, "--quiet", "--num_gpus", str(gpus), *meeting, SCRIPT)
 
 
 def folder_of(recipe: Recipe) -> Path:
@@ -56,7 +57,7 @@ def run(arguments: Sequence[str], *, command: Sequence[str] = TRAIN, console: Co
         console.line(f"finished     {folder} is there already")
         return folder
     console.line(f"run          {folder}")
-    done = subprocess.run([*command, *arguments], cwd=ROOT, check=False)
+    done = subprocess.run([*command, *arguments], check=False)
     if done.returncode:
         raise RunFailed(folder, done.returncode)
     return folder

@@ -137,8 +137,8 @@ def test_arguments_before_and_after_the_dashes():
         read_arguments(["a", "--run.seed=1"])
     with pytest.raises(InputError, match="no stage is given"):
         read_arguments(["--", "a"])
-    assert launcher(1)[-1] == "launch/train.py"
-    assert launcher(4, 7)[1:] == ("--quiet", "--num_gpus", "4", "--master_port", "7", "launch/train.py")
+    assert launcher(1) == (sys.executable, str(ROOT / "launch/train.py"))
+    assert launcher(4, 7)[1:] == ("--quiet", "--num_gpus", "4", "--master_port", "7", str(ROOT / "launch/train.py"))
 
 
 def test_a_run_that_was_cut_off_is_set_aside_and_kept(tmp_path):
