@@ -44,7 +44,14 @@ def load_questions(recipe: Recipe, console: Console) -> Questions:
     data = recipe.data
     train, held_out = split(all_examples(recipe, console), held_out=data.held_out)
     questions = Questions(
-        train=mix(train, count=data.questions, unanswerable=data.unanswerable, seed=data.seed, key="data.unanswerable"),
+        train=mix(
+            train,
+            count=data.questions,
+            unanswerable=data.unanswerable,
+            seed=data.seed,
+            key="data.unanswerable",
+            mixture=data.mixture,
+        ),
         warm_up=_warm_up_questions(recipe, train, console),
         held_out=_held_out_questions(recipe, held_out, console),
     )

@@ -74,6 +74,7 @@ class Data:
     questions: Positive = 300  # for training, after the split
     unanswerable: Share = 0.0  # share of them that the passages do not answer
     unrelated: Share = 0.0  # share of these, in the world, whose passages do not even mention the subject
+    mixture: dict[str, Above0] = field(default_factory=dict)  # weights by source, { asqa = 2, eli5 = 1 }; {}: evenly
     styles: dict[Style, Annotated[float, Field(ge=0)]] = field(
         default_factory=lambda: {"prose": 0.6, "list": 0.2, "claims": 0.2}
     )  # of the world's questions, as weights
