@@ -14,13 +14,13 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import floor
 from pathlib import Path
 
 from curriculum.cuts import cut_passage
 from curriculum.forms import Entails, Forms, Question, agreed_forms, make_forms
-from curriculum.pool import Pool
+from curriculum.pool import Pool, key_of
 from curriculum.records import check_free, to_record, write_jsonl
 from curriculum.sources import Asked, read_pool, read_questions
 from grpo.runlog import Console
@@ -155,12 +155,20 @@ def _usable(
         return MUCH_SUPPORT
     if asked.gold and not any(contains(passage.text, answers) for passage in asked.gold):
         return GOLD_WITHOUT_ANSWER
-    gold = [cut_passage(passage, answers, max_words, rng) for passage in asked.gold]
-    others = [cut_passage(passage, answers, max_words, rng) for passage in asked.others]
-    if None in gold or (not gold and not others):
+    seen: dict[str, tuple[Passage, Passage | None]] = {}  # a log may hold a passage twice
+    for whole in (*asked.gold, *asked.others):
+        if key_of(whole) not in seen:
+            seen[key_of(whole)] = (whole, cut_passage(whole, answers, max_words, rng))
+    needed = {key_of(passage) for passage in asked.gold}
+    gold = [(whole, shown) for key, (whole, shown) in seen.items() if key in needed and shown]
+    others = [(whole, shown) for key, (whole, shown) in seen.items() if key not in needed and shown]
+    if len(gold) < len(needed) or not (gold or others):
         return LONG_ANSWER
     return Question(
-        asked=asked, answers=answers, gold=tuple(p for p in gold if p), others=tuple(p for p in others if p)
+        asked=replace(asked, gold=tuple(whole for whole, _ in gold), others=tuple(whole for whole, _ in others)),
+        answers=answers,
+        gold=tuple(shown for _, shown in gold),
+        others=tuple(shown for _, shown in others),
     )
 
 
@@ -170,7 +178,7 @@ def _pool(questions: Sequence[Question], path: str | Path | None, max_words: int
     for question in questions:
         pairs += zip(question.asked.gold, question.gold, strict=True)
     for question in questions:
-        pairs += ((passage, passage) for passage in question.others)
+        pairs += zip(question.asked.others, question.others, strict=True)
     rng = random.Random(f"{seed} pool")
     for passage in read_pool(path) if path else ():
         shown = cut_passage(passage, (), max_words, rng)
@@ -235,18 +243,21 @@ def main(argv: Sequence[str]) -> int:
     console = Console()
     try:
         out = Path(wanted.out)
+        beside = out.with_suffix(".report.json")
         check_free(out)
+        if beside.exists():
+            raise InputError(f"{beside} is there already and is not overwritten; give another --out")
         options = {name: getattr(wanted, name) for name in ("passages", "unanswerable", "max_words", "source", "seed")}
         examples, report = build_from_qa(
             wanted.questions, pool=wanted.pool, entails=_judge(wanted.nli, console), **options
         )
         write_jsonl(out, map(to_record, examples))
-        out.with_suffix(".report.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+        beside.write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     except InputError as error:
         console.line(f"error: {error}")
         return 2
     console.line(str(report))
-    console.line(f"written      {out}, and what was dropped and why: {out.with_suffix('.report.json')}")
+    console.line(f"written      {out}, and what was dropped and why: {beside}")
     return 0
 
 

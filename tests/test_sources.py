@@ -97,6 +97,13 @@ def test_a_log_is_labelled_by_what_its_passages_say(tmp_path, pool):
         build_from_qa(write(tmp_path / "l.json", [lost]), passages=3, pool=pool, unanswerable=0.0)
 
 
+def test_a_passage_that_a_log_holds_twice_is_shown_once(tmp_path, pool):
+    twice = {**LOG, "passages": [*LOG["passages"], LOG["passages"][0].upper()]}
+    with_gold, _ = build_from_qa(write(tmp_path / "q.json", [twice]), passages=4, pool=pool)[0]
+    assert sum("QUENBY" in p.text.upper() for p in with_gold.passages) == 1
+    assert len(with_gold.passages) == 4
+
+
 def test_duplicates_and_too_much_support_are_dropped_and_counted(tmp_path, pool):
     again = {**HOTPOT, "question": HOTPOT["question"].lower().rstrip("?")}
     path = write(tmp_path / "q.json", [HOTPOT, again])
