@@ -219,12 +219,13 @@ def _choose(
         len(answerable) / (1 - share) if share < 1 else float("inf"),
         len(refusable) / share if share > 0 else float("inf"),
     )
-    refused = round(floor(total) * share)
+    total = floor(total + 1e-9)  # 1 / (1 - 2 / 3) is a little less than 3
+    refused = round(total * share)
     if total < 1:
         valid = "0, or a larger file" if answerable else "1, or questions whose passages hold the answer"
         short = "every passage holds an answer" if answerable else "no passage holds one"
         raise InputError(f"unanswerable = {share}, but {short}; expected {valid}")
-    return set(rng.sample(answerable, floor(total) - refused)), set(rng.sample(refusable, refused))
+    return set(rng.sample(answerable, total - refused)), set(rng.sample(refusable, refused))
 
 
 def main(argv: Sequence[str]) -> int:

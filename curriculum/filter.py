@@ -15,7 +15,9 @@ from grpo.types import InputError
 
 def main(argv: Sequence[str]) -> int:
     first, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(prog="python -m curriculum.filter", description=f"{first}{rest}")
+    parser = argparse.ArgumentParser(
+        prog="python -m curriculum.filter", allow_abbrev=False, description=f"{first}{rest}"
+    )
     parser.add_argument("--keep", type=int, default=2500, metavar="N", help="questions to keep at most (default 2500)")
     parser.add_argument("--samples", type=int, default=16, metavar="N", help="samples of each question (default 16)")
     parser.add_argument("--out", required=True, metavar="FILE.jsonl", help="a new file for the kept questions")

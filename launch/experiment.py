@@ -64,7 +64,9 @@ class Experiment(BaseModel):
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m launch.experiment", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.experiment", allow_abbrev=False, description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("name", help=f"one of {', '.join(names())}, or a file like them")
     parser.add_argument("--model", default="smollm2-135m", help="of configs/models (default smollm2-135m)")
     parser.add_argument("--seeds", help="such as 0,1 in place of the experiment's own")

@@ -70,7 +70,8 @@ def test_an_experiment_goes_on_after_a_kill_and_leaves_a_table(tmp_path):
     assert "4 held-out questions, 1 seeds" in table
     # A kill in the middle of the last run: its folder is set aside, it alone is run again, and to the same end.
     whole = (runs / "stages-tiny-stage2-s0" / "rollouts.jsonl").read_bytes()
-    shutil.rmtree(runs / "stages-tiny-stage2-s0" / "model")
+    for left in ("model", "checkpoints"):
+        shutil.rmtree(runs / "stages-tiny-stage2-s0" / left, ignore_errors=True)
     done = experiment(tmp_path, "stages", "--seeds=0", *SHORT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 runs, 2 of them finished" in done.stdout

@@ -151,7 +151,8 @@ def test_records_of_the_wrong_shape(tmp_path, record, message):
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_writes_examples_and_a_report(tmp_path, pool, capsys):
+def test_the_command_writes_examples_and_a_report(tmp_path, pool, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out = tmp_path / "out.jsonl"
     arguments = [str(write(tmp_path / "q.json", [HOTPOT])), "--out", str(out), "--pool", str(pool), "--source", "hop"]
     assert main([*arguments, "--passages", "4"]) == 0
