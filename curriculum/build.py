@@ -45,9 +45,9 @@ class BuildReport:
     kept: int  # 2627 of them
     dropped: Mapping[str, int]  # {"with no answer of 3 characters or more": 27, ...}: questions by reason
     short_answers: int  # 68 spellings left out for being short, in kept and dropped questions
-    short_questions: int  # 65 questions that lost a spelling so; dropped where it was their last
-    pool: int  # 2572 passages to draw distractors from
-    duplicate_passages: int  # 55 more were there already
+    short_questions: int  # 64 questions that lost a spelling so; dropped where it was their last
+    pool: int  # 2560 passages to draw distractors from
+    duplicate_passages: int  # 67 more say what one of them says
     answerable: int  # 2627 examples
     unanswerable: int  # 2627 examples
     without_refusal: int  # 0 kept questions lack an unanswerable form: too few passages are free of their answer

@@ -54,7 +54,7 @@ def right(example: Example, answer: Answer) -> bool:
 
 def count_causes(dead: Sequence[Group], *, reasoning: bool) -> dict[str, float]:
     """{"dead_right": 2.0, ...}: how many of the dead groups there are of each cause, those of 0 included."""
-    counts = dict.fromkeys(CAUSES, 0)
+    counts: dict[str, int] = dict.fromkeys(CAUSES, 0)
     for group in dead:
         counts[cause(group, reasoning=reasoning)] += 1
     return {f"dead_{name}": float(count) for name, count in counts.items()}
