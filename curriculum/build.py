@@ -124,10 +124,10 @@ def _read(path: str | Path, passages: int, max_words: int | None, seed: int) -> 
         short += [len(asked.answers) - len(answers)]
         key = normalize(asked.text) or asked.text
         question = _usable(asked, answers, passages, max_words, random.Random(f"{seed} cut {asked.number}"))
-        if key in before:
-            dropped[ASKED_BEFORE] += 1
-        elif isinstance(question, str):
+        if isinstance(question, str):
             dropped[question] += 1
+        elif key in before:
+            dropped[ASKED_BEFORE] += 1
         else:
             before.add(key)
             questions.append(question)
