@@ -23,7 +23,7 @@ EVAL_OVERRIDES = $(if $(DATA),'--data.source=$(DATA)') $(if $(NAME),'--run.name=
                  $(if $(SEED),'--eval.seed=$(SEED)') $(if $(START),'--model.start=$(START)') $(ARGS)
 
 # A misspelt model or stage stops here, before .venv is made and with the names that there are.
-ASKED = $(filter sft eval train-stage%,$(MAKECMDGOALS))
+ASKED = $(filter sft eval train train-stage%,$(MAKECMDGOALS))
 UNKNOWN_STAGES = $(filter-out $(STAGES),$(filter train-stage%,$(MAKECMDGOALS)))
 ifneq (,$(UNKNOWN_STAGES))
 $(error no $(UNKNOWN_STAGES); there are: $(STAGES))
@@ -38,7 +38,7 @@ endif
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-gpu sft eval golden clean
+.PHONY: help setup lint format test test-gpu sft train eval golden clean
 .NOTPARALLEL:
 
 help:  ## List the commands
@@ -60,6 +60,10 @@ sft: configs/sft.toml configs/models/$(MODEL).toml $(STAMP)  ## Warm up by super
 
 train-stage%: configs/stage%.toml configs/models/$(MODEL).toml $(STAMP)  ## Train a stage: make train-stage1 MODEL=qwen3-8b
 	$(TRAIN) $(filter %.toml,$^) $(OVERRIDES)
+
+train: configs/stage1.toml configs/stage2.toml configs/models/$(MODEL).toml $(STAMP)  ## Stage 1, then stage 2 from its model; goes on after a kill
+	$(PY) launch/stages.py $(if $(filter-out 0 1,$(GPUS)),--gpus=$(GPUS)) $(if $(PORT),--port=$(PORT)) \
+	  $(filter configs/stage%,$^) -- $(filter configs/models/%,$^) $(OVERRIDES)
 
 eval: configs/models/$(MODEL).toml $(STAMP)  ## Trust-Score on held-out questions: make eval CHECKPOINT=runs/stage1-smollm2-135m
 	$(PY) launch/evaluate.py $(filter %.toml,$^) $(EVAL_OVERRIDES)

@@ -1,7 +1,7 @@
 """Which questions come next: every question once per epoch, in an order that depends on the seed and the epoch only."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from grpo.types import Example, Group, InputError
 
@@ -64,17 +64,32 @@ def first_holder(example: Example) -> int:
     return next((number for number, row in enumerate(example.found, 1) if any(row)), 0)
 
 
-def mix(examples: Sequence[Example], *, count: int, unanswerable: float, seed: int, key: str) -> list[Example]:
+def mix(
+    examples: Sequence[Example],
+    *,
+    count: int,
+    unanswerable: float,
+    seed: int,
+    key: str,
+    mixture: Mapping[str, float] | None = None,
+) -> list[Example]:
     """At most `count` examples with this share of unanswerable ones, within one example; fewer in all where a kind runs
-    short, so that the share holds. Sources are drawn from evenly. `key` is the setting to name when a kind is missing.
+    short, so that the share holds. `key` is the setting to name when a kind is missing.
+
+    Sources are drawn from evenly while they last; with a `mixture`, weights by source, in proportion to it, and fewer
+    in all where one runs short.
     """
-    kinds = {wanted: _evenly([e for e in examples if e.answerable is wanted], seed) for wanted in (True, False)}
+    _check_mixture(examples, mixture)
+    kinds = {
+        wanted: _in_turn([e for e in examples if e.answerable is wanted], seed, mixture) for wanted in (True, False)
+    }
     refusals = round(count * unanswerable)
     wanted = {True: count - refusals, False: refusals}
     for kind, name in ((True, "answerable"), (False, "unanswerable")):
         if wanted[kind] and not kinds[kind]:
             raise InputError(
                 f"{key} = {unanswerable}: this takes {wanted[kind]} {name} questions of {count}, and the data has none"
+                f"{' of each source in data.mixture' if mixture else ''}"
             )
     fit = min([1.0, *(len(kinds[kind]) / wanted[kind] for kind in kinds if wanted[kind])])
     total = round(count * fit)
@@ -84,12 +99,31 @@ def mix(examples: Sequence[Example], *, count: int, unanswerable: float, seed: i
     return chosen
 
 
-def _evenly(examples: Sequence[Example], seed: int) -> list[Example]:
-    """Shuffled, and the sources taken in turn: any prefix holds them in equal numbers while they last."""
+def _check_mixture(examples: Sequence[Example], mixture: Mapping[str, float] | None) -> None:
+    there = sorted({example.source for example in examples})
+    unknown = sorted(set(mixture or {}) - set(there))
+    if unknown:
+        raise InputError(f"data.mixture names {', '.join(unknown)}; the data has the sources {', '.join(there)}")
+
+
+def _in_turn(examples: Sequence[Example], seed: int, mixture: Mapping[str, float] | None) -> list[Example]:
+    """Shuffled, and the sources in turn: any prefix holds them in proportion to the mixture, to which it is cut where
+    one of its sources has no more; without a mixture in equal numbers while they last."""
     by_source: dict[str, list[Example]] = {}
     for example in examples:
         by_source.setdefault(example.source, []).append(example)
     for source, members in sorted(by_source.items()):
         random.Random(f"{seed}/{source}").shuffle(members)
-    longest = max((len(members) for members in by_source.values()), default=0)
-    return [members[i] for i in range(longest) for _, members in sorted(by_source.items()) if i < len(members)]
+    weights = mixture or dict.fromkeys(by_source, 1.0)
+    placed = [
+        ((place + 0.5) / weights[source], source, example)
+        for source, members in by_source.items()
+        for place, example in enumerate(members)
+        if weights.get(source)
+    ]
+    placed.sort(key=lambda entry: entry[:2])
+    if not mixture:
+        return [example for *_, example in placed]
+    ends = [(len(by_source.get(source, ())), weight) for source, weight in weights.items() if weight]
+    end = min((count + 0.5) / weight for count, weight in ends) if all(count for count, _ in ends) else 0.0
+    return [example for position, _, example in placed if position < end]

@@ -44,7 +44,9 @@ def twin(example: Example, pool: Sequence[Example], rng: random.Random) -> Examp
                 passages=other.passages,
                 found=(nothing,) * len(other.passages),
             )
-    raise InputError(f"no passages of another question leave {example.question!r} unanswered; more questions are needed")
+    raise InputError(
+        f"no passages of another question leave {example.question!r} unanswered; more questions are needed"
+    )
 
 
 def _touches(example: Example, other: Example) -> bool:

@@ -45,9 +45,9 @@ def make_world(
     """`count` examples over `passages` passages each, a share `unanswerable` of them with no answer in any passage.
 
     Of these, a share `unrelated` has no passage about the subject of the question either; the others tell something
-    else about it, which is much harder to refuse. `styles` are mixture weights of prose, list and claims (default 0.6, 0.2, 0.2). Shares are met within one example,
-    and `unanswerable` within each style too. `answers` keeps the true answers of unanswerable examples. Ids hold the
-    seed, so that worlds of different seeds can be mixed.
+    else about it, which is much harder to refuse. `styles` are mixture weights of prose, list and claims (default 0.6,
+    0.2, 0.2). Shares are met within one example, and `unanswerable` within each style too. `answers` keeps the true
+    answers of unanswerable examples. Ids hold the seed, so that worlds of different seeds can be mixed.
     """
     shares = {"unanswerable": unanswerable, "unrelated": unrelated}
     weights = _checked(count, shares, passages, MIXTURE if styles is None else styles)

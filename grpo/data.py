@@ -33,6 +33,7 @@ Shape = Literal["grounded", "question_answer"]
 HUB = "hub:"
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 _ENDINGS = f"a {', '.join(SUFFIXES)} file"
+PASSAGES_OF_PAIRS = {"ctxs", "context", "paragraphs", "passages"}  # see curriculum.sources
 DATA_TYPES: Mapping[str, Style] = {"asqa": "prose", "qampari": "list", "eli5": "claims", "expertqa": "claims"}
 _FIELDS = "question, answers and docs"
 _ANSWERS = 'a list of lists of spellings such as [["Paris", "City of Paris"]]'
@@ -62,7 +63,7 @@ def shape_of(source: str | Path) -> Shape:
     if str(source).startswith(HUB):
         return "grounded"
     place, record = next(read_records(source))
-    if "ctxs" in record and "docs" not in record:
+    if "docs" not in record and not PASSAGES_OF_PAIRS.isdisjoint(record):
         return "question_answer"
     if "docs" in record or record.get("style") == "closed":
         return "grounded"

@@ -9,7 +9,7 @@ P prompts on this rank, G completions per prompt, B = P*G rows, C completion pos
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from grpo.advantages import Mode, alive, group_advantages
 from grpo.balance import balanced
 from grpo.batch import Batch, collate
 from grpo.comm import Comm
+from grpo.dynamic import Dynamic, taught, to_ask
 from grpo.objective import Average, Objective, Stats, average_stats, grpo_loss, weigh
 from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine, sample_groups
@@ -48,6 +49,15 @@ def unwatched(step: int, groups: list[Group], values: Mapping[str, float]) -> Ma
     return {}
 
 
+Gate = Callable[[Mapping[str, float]], bool]
+"""Whether the stage is over after a step with these metrics, before its last step; the same on every rank."""
+
+
+def closed(values: Mapping[str, float]) -> bool:
+    """The stage lasts until its last step."""
+    return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopSettings:
     """The numbers of the loop itself."""
@@ -58,6 +68,7 @@ class LoopSettings:
     objective: Objective
     average: Average = "sequence"
     advantage: Mode = "std"
+    dynamic: Dynamic = field(default_factory=Dynamic)
     updates_per_step: int = 1
     seed: int = 0
     mismatch_limit: float = 0.05  # nats: mean |trainer - sampler| above this stops the run
@@ -74,31 +85,36 @@ def train(
     comm: Comm,
     log: RunLog,
     watch: Watch = unwatched,
+    gate: Gate = closed,
 ) -> None:
-    """Run GRPO for `cfg.steps` steps. Raises StaleRollout when sampler and trainer are not the same policy."""
+    """Run GRPO for `cfg.steps` steps, or until the gate opens. Raises StaleRollout when sampler and trainer are not the
+    same policy."""
     loss = partial(grpo_loss, objective=cfg.objective)
     for step in range(cfg.steps):
         with log.step(step) as record:
-            # 1. Ask. Every rank draws the same questions and keeps its own share of them.
-            examples = comm.shard(curriculum.next_batch(cfg.prompts_per_step))
-
-            # 2. Sample a group per prompt from the policy as it stands now: this is pi_old.
             with record.timed("sync"):
                 rollout.load(policy.weights(), version=step)
-            with record.timed("rollout"):
-                seed = cfg.seed * 1_000_003 + step * comm.world + comm.rank
-                groups = sample_groups(rollout, examples, render, cfg.sampling, seed=seed, version=step)
-                rollout.release()
+            everyones: list[Group] = []
+            while count := to_ask(everyones, cfg.dynamic, count=cfg.prompts_per_step, world=comm.world):
+                # 1. Ask. Every rank draws the same questions and keeps its own share of them.
+                examples = comm.shard(curriculum.next_batch(count))
 
-            # 3. Score each group against its example; the curriculum learns from the outcome.
-            with record.timed("score"):
-                groups = [replace(g, scores=tuple(score(g.example, g.completions))) for g in groups]
-            everyones = comm.gather(groups)
+                # 2. Sample a group per prompt from the policy as it stands now: this is pi_old.
+                with record.timed("rollout"):
+                    seed = cfg.seed * 1_000_003 + step * comm.world + comm.rank + len(everyones) * 1_000_000_007
+                    groups = sample_groups(rollout, examples, render, cfg.sampling, seed=seed, version=step)
+
+                # 3. Score each group against its example.
+                with record.timed("score"):
+                    groups = [replace(g, scores=tuple(score(g.example, g.completions))) for g in groups]
+                everyones += comm.gather(groups)
+            rollout.release()
             curriculum.observe(everyones)
             record.groups(everyones)
 
             # 4. Compare within the group. A group that scored all alike teaches nothing.
-            groups = own_share(everyones, comm, dead_are_free=cfg.objective.kl == 0)
+            shares = {"count": cfg.prompts_per_step, "parts": cfg.updates_per_step, "world": comm.world}
+            groups = own_share(taught(everyones, cfg.dynamic, **shares), comm, dead_are_free=cfg.objective.kl == 0)
             advantages_PG = group_advantages(total_rewards(groups), mode=cfg.advantage)
             record.scalars("group", spread(total_rewards(everyones)))
 
@@ -114,6 +130,8 @@ def train(
             # 6. Look on: the field's numbers on these answers and, now and then, on held-out questions.
             with record.timed("watch"):
                 record.values.update(watch(step, everyones, record.values))
+        if gate(record.values):
+            return
 
 
 def total_rewards(groups: Sequence[Group]) -> Tensor:

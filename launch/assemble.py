@@ -16,6 +16,7 @@ from curriculum.world import make_world
 from grpo.comm import Comm, check_shares
 from grpo.config import dump
 from grpo.data import load_examples, shape_of, split
+from grpo.dynamic import Dynamic
 from grpo.loop import LoopSettings
 from grpo.objective import Objective
 from grpo.policy.base import PolicyEngine
@@ -43,7 +44,14 @@ def load_questions(recipe: Recipe, console: Console) -> Questions:
     data = recipe.data
     train, held_out = split(all_examples(recipe, console), held_out=data.held_out)
     questions = Questions(
-        train=mix(train, count=data.questions, unanswerable=data.unanswerable, seed=data.seed, key="data.unanswerable"),
+        train=mix(
+            train,
+            count=data.questions,
+            unanswerable=data.unanswerable,
+            seed=data.seed,
+            key="data.unanswerable",
+            mixture=data.mixture,
+        ),
         warm_up=_warm_up_questions(recipe, train, console),
         held_out=_held_out_questions(recipe, held_out, console),
     )
@@ -229,6 +237,7 @@ def loop_settings(recipe: Recipe, *, steps: int) -> LoopSettings:
         ),
         average=loss.average,
         advantage=loss.advantage,
+        dynamic=Dynamic(mode=s.dynamic, cap=s.refill_cap),
         updates_per_step=loss.updates_per_step,
         seed=recipe.run.seed,
         mismatch_limit=mismatch_limit(recipe),

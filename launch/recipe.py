@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass as checked
 
+from curriculum.gates import GateSettings
+from curriculum.order import OrderSettings
 from grpo.types import Style
 from launch.shapes import Shape
 from launch.values import Limit, Shots
@@ -49,6 +51,7 @@ class Model:
     name: str = "embedded:smollm2-135m"  # a folder, a hub name, "embedded:smollm2-135m" or "random:tiny"
     label: str = "smollm2-135m"  # for file names
     start: str = "base"  # "base", "stage1" (the run of that stage with this model), or a model or run folder
+    after: str = ""  # a stage that the starting model must have been through; "" asks for none
     reasoning: bool = False  # <think>..</think><answer>..</answer>, or plain text for instruct models
     context: Positive = 2048  # tokens: prompt and completion together
     prompt: str = ""  # system prompt file; "" is configs/prompts/reasoning.txt or plain.txt
@@ -63,6 +66,7 @@ class Data:
     questions: Positive = 300  # for training, after the split
     unanswerable: Share = 0.0  # share of them that the passages do not answer
     unrelated: Share = 0.0  # share of these, in the world, whose passages do not even mention the subject
+    mixture: dict[str, Above0] = field(default_factory=dict)  # weights by source, { asqa = 2, eli5 = 1 }; {}: evenly
     styles: dict[Style, Annotated[float, Field(ge=0)]] = field(
         default_factory=lambda: {"prose": 0.6, "list": 0.2, "claims": 0.2}
     )  # of the world's questions, as weights
@@ -81,6 +85,8 @@ class SamplingSettings:
     max_tokens: Positive = 512
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    dynamic: Literal["off", "drop", "refill"] = "off"  # what becomes of groups that scored all alike (grpo/dynamic.py)
+    refill_cap: Annotated[int, Field(ge=2)] = 3  # refill asks at most so many times prompts_per_step a step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +202,8 @@ class Setup:
     policy: Policy = field(default_factory=Policy)
     rollout: Rollout = field(default_factory=Rollout)
     warmup: WarmUp = field(default_factory=WarmUp)
+    curriculum: OrderSettings = field(default_factory=OrderSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
 
     @property
     def prompt_file(self) -> str:

@@ -1,11 +1,13 @@
 """One stage of training from a recipe: plan, questions, warm-up where it is missing, before, GRPO, after."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console as Terminal
 
+from curriculum.gates import Gate, check_gate
+from curriculum.order import Curriculum, make_curriculum
 from curriculum.sampler import Epochs
 from eval.live import Live
 from grpo.checkpoint import save_model_folder
@@ -21,12 +23,13 @@ from grpo.types import InputError
 from launch import assemble
 from launch.building import beside
 from launch.engines import choose_rollout, make_rollout
+from launch.lineage import check_after, stages_of, write_stages
 from launch.models import locate, make_judge
 from launch.plan import announce, batch_plan, devices_at_hand, make_plan
 from launch.precision import mismatch_limit, precision
 from launch.recipe import Recipe
 from launch.shapes import NotCounted
-from launch.watching import HeldOut, Watcher, check_best_by, show_table
+from launch.watching import HeldOut, Watcher, check_best_by, show_table, watched_gate
 from rewards.audit import audit, table
 from rewards.compose import GroupScorer, compose, load_own
 from rewards.entailment import Verifier, check_name
@@ -40,8 +43,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     questions = assemble.load_questions(recipe, console)
     steps = recipe.steps(len(questions.train))
     comm.lead(lambda: _announce_plans(recipe, console, comm, questions=len(questions.train)))
-    warn_of_other_distributions(recipe, console)
-    check_best_by(recipe, questions.held_out)
+    curriculum = _checked_curriculum(recipe, questions, steps, console)
     score, judge = _audited_judges(recipe, console, comm)
     base = _starting_model(recipe, console, comm, questions)
     engine = choose_rollout(recipe, base, console)
@@ -51,7 +53,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     cfg = assemble.loop_settings(recipe, steps=steps)
     policy = _policy(recipe, base, updates=steps * cfg.updates_per_step, console=console, comm=comm)
     rollout = make_rollout(engine, recipe, base, speech, console, comm)
-    comm.lead(lambda: _make_run_folder(recipe, folder))
+    comm.lead(lambda: _make_run_folder(recipe, folder, base))
     log = _open_log(recipe, folder, folder.name, steps, console, comm)
     held_out = HeldOut(
         recipe=recipe,
@@ -68,20 +70,28 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
         cfg,
         policy=policy,
         rollout=rollout,
-        curriculum=Epochs(questions.train, seed=recipe.run.seed),
+        curriculum=curriculum,
         score=score,
         render=speech.render,
         comm=comm,
         log=log,
         watch=Watcher(held_out, folder, every=recipe.eval.every, best_by=recipe.eval.best_by, score=score),
+        gate=watched_gate(Gate(recipe.gate), log, comm),
     )
     save_model_folder(policy, speech.tokenizer, folder / "model", comm)
     console.line(f"model        {folder / 'model'}")
     after = held_out.measure("after", version=steps)
-    if questions.held_out and comm.rank == 0:
-        show_table(before, after, title=f"{recipe.run_name}: {len(questions.held_out)} held-out questions, percent")
+    comm.lead(lambda: _finish(held_out, folder, before, after))
     log.close()
     return folder
+
+
+def _finish(held_out: HeldOut, folder: Path, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+    """The table, and the record beside the model: the last thing that a run writes says that it is finished."""
+    if after:
+        count = len(held_out.examples)
+        show_table(before, after, title=f"{held_out.recipe.run_name}: {count} held-out questions, percent")
+    write_stages(folder / "model", stages_of(folder))
 
 
 def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: assemble.Questions | None = None) -> Path:
@@ -106,7 +116,7 @@ def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: asse
     policy = assemble.make_policy(recipe, base, optim=optim, updates=w.steps, console=console, comm=comm)
     # Built beside its final place and renamed when it is whole, so that a killed warm-up is never taken for a model.
     with _building(folder, comm) as work:
-        comm.lead(lambda: assemble.save_recipe(recipe, work))
+        comm.lead(lambda: _describe_run(recipe, work, ("sft",)))
         log = _open_log(recipe, work, folder.name, w.steps, console, comm)
         warm_up(
             steps=w.steps,
@@ -119,9 +129,19 @@ def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: asse
             log=log,
         )
         save_model_folder(policy, speech.tokenizer, work / "model", comm)
+        comm.lead(lambda: write_stages(work / "model", ("sft",)))
         log.close()
         comm.lead(lambda: work.rename(folder))
     return folder / "model"
+
+
+def _checked_curriculum(recipe: Recipe, questions: assemble.Questions, steps: int, console: Console) -> Curriculum:
+    """What is asked, in its order. InputError where the starting model, what is watched or the gate does not fit."""
+    check_after(recipe, assemble.start_folder(recipe))
+    warn_of_other_distributions(recipe, console)
+    check_best_by(recipe, questions.held_out)
+    check_gate(recipe.gate, steps=steps, every=recipe.eval.every)
+    return make_curriculum(recipe.curriculum, questions.train, seed=recipe.run.seed)
 
 
 def _announce_plans(recipe: Recipe, console: Console, comm: Comm, *, questions: int) -> None:
@@ -154,9 +174,15 @@ def _building(folder: Path, comm: Comm) -> Iterator[Path]:
         yield comm.lead(lambda: stack.enter_context(beside(folder)))
 
 
-def _make_run_folder(recipe: Recipe, folder: Path) -> None:
+def _make_run_folder(recipe: Recipe, folder: Path, base: str) -> None:
     make_run_folder(folder)
+    _describe_run(recipe, folder, (*stages_of(base), recipe.run.stage))
+
+
+def _describe_run(recipe: Recipe, folder: Path, stages: tuple[str, ...]) -> None:
+    """What the run was asked, and what its models have been through."""
     assemble.save_recipe(recipe, folder)
+    write_stages(folder, stages)
 
 
 def warn_of_other_distributions(recipe: Recipe, console: Console) -> None:

@@ -2,19 +2,21 @@
 far, and alarms."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console as Terminal
 from rich.table import Table
 
+from curriculum.gates import Gate
 from eval.alarms import Alarms
 from eval.held_out import WORDS, evaluate, summarize
 from eval.live import Live
 from eval.predictions import STYLES
 from grpo.checkpoint import save_model_folder
 from grpo.comm import Comm
+from grpo.dynamic import living
 from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine
 from grpo.runlog import RunLog
@@ -22,6 +24,7 @@ from grpo.types import Example, Group, InputError
 from launch.assemble import Speech
 from launch.recipe import Recipe
 from rewards.compose import GroupScorer
+from rewards.dead import count_causes
 from rewards.entailment import take_counts
 
 SHOWN = {  # the rows of the table, where a number is there
@@ -120,6 +123,9 @@ class Watcher:
         """Scores of all ranks' rollouts, and alarms; by rank 0, whose scorer counts what it scored itself."""
         answers = [(group.example, completion) for group in groups for completion in group.completions]
         numbers = {f"trust/{name}": value for name, value in self._held_out.live(answers).items()}
+        dead = [group for group, lives in zip(groups, living(groups), strict=True) if not lives]
+        causes = count_causes(dead, reasoning=self._held_out.recipe.model.reasoning)
+        numbers |= {f"group/{name}": value for name, value in causes.items()}
         numbers |= self._score.take_counts()
         numbers |= {f"verifier/{name}": value for name, value in take_counts(self._score.verifier).items()}
         for alarm in self._alarms.look({**values, **numbers}):
@@ -139,6 +145,19 @@ class Watcher:
         self._best = (value, path)
         self._held_out.log.note("best", {"step": done - 1, self._best_by: value, "model": path.name})
         self._held_out.log.console.line(f"best so far  {path} ({self._best_by} {value:.2f})")
+
+
+def watched_gate(gate: Gate, log: RunLog, comm: Comm) -> Callable[[Mapping[str, float]], bool]:
+    """The stage's gate for `grpo.loop.train`: rank 0 decides for all, and what opened it is said and noted."""
+
+    def over(values: Mapping[str, float]) -> bool:
+        opened = comm.lead(lambda: gate(values))
+        if opened:
+            log.note("gate", {"opened": gate.reason})
+            log.console.line(f"gate         open: {gate.reason}; the stage ends here")
+        return opened
+
+    return over
 
 
 def show_table(before: Mapping[str, float], after: Mapping[str, float], *, title: str) -> None:

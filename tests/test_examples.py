@@ -27,6 +27,16 @@ def test_add_a_reward() -> None:
     assert "'reward_failures/examples.add_a_reward:brief': 0.0" in out
 
 
+def test_own_curriculum() -> None:
+    """What goes on after a break is what would have come without one; the first questions are among the shortest."""
+    lines = dict(
+        line.split(maxsplit=1) for line in run("examples/own_curriculum.py").splitlines() if "step" not in line
+    )
+    assert lines["goes"].removeprefix("on ") == lines["resumed"]
+    assert len(lines["resumed"].split()) == 4
+    assert lines["state"].startswith("{'open': 10, 'batches': 2")
+
+
 def test_the_benchmark_of_the_rewards_prints_one_line_of_json() -> None:
     (line,) = run("benchmarks/rewards.py").splitlines()
     measured = json.loads(line)

@@ -10,7 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("grpo", "rewards", "curriculum", "eval", "launch")
 LIGHT = {"grpo.types", "grpo.text", "grpo.data"}
-PROGRAMS = {"rewards/audit.py": {"grpo.config", "launch.recipe"}}  # what a file's own command line reads recipes with
+PROGRAMS = {  # what a file's own command line needs, to read recipes or to load a model
+    "rewards/audit.py": {"grpo.config", "launch.recipe"},
+    "curriculum/filter.py": {"grpo.runlog", "launch.difficulty"},
+    "curriculum/build.py": {"grpo.runlog", "launch.models"},
+}
 MAY_IMPORT = {  # of ours; a name stands for itself and what is below it
     "grpo": {"grpo"},
     "rewards": {"rewards", *LIGHT},
@@ -31,8 +35,10 @@ WITHOUT_THEM = [
     "grpo.types", "grpo.text", "grpo.config", "grpo.advantages", "grpo.batch", "grpo.objective", "grpo.logprobs",
     "grpo.loop", "grpo.comm", "grpo.ranks", "grpo.policy.zero_config", "grpo.prompts", "grpo.data",
     "rewards.compose", "rewards.verdicts", "rewards.audit",
-    "curriculum.world", "curriculum.build", "curriculum.sampler", "curriculum.gold", "eval.held_out", "eval.score",
-    "eval.compare", "eval.factuality", "eval.paper", "launch.recipe",
+    "rewards.dead", "curriculum.world", "curriculum.build", "curriculum.sampler", "curriculum.gold",
+    "curriculum.gates", "curriculum.order", "curriculum.difficulty", "curriculum.filter", "curriculum.transforms",
+    "curriculum.records", "grpo.dynamic", "eval.held_out", "eval.score",
+    "eval.compare", "eval.factuality", "eval.paper", "launch.recipe", "launch.chain",
     "launch.shapes", "launch.memory", "launch.nearest", "launch.plan", "launch.plan_table",
 ]  # fmt: skip
 LINES, FUNCTION_LINES, PARAMETERS = 310, 50, 7

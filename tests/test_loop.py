@@ -9,7 +9,8 @@ import torch
 from curriculum.sampler import Epochs
 from grpo.comm import Alone
 from grpo.config import load
-from grpo.loop import LoopSettings, check_same_policy, parts, train
+from grpo.dynamic import Dynamic
+from grpo.loop import LoopSettings, check_same_policy, closed, parts, train
 from grpo.objective import Objective
 from grpo.policy.schedule import Optim
 from grpo.policy.single import SinglePolicy
@@ -56,11 +57,30 @@ def hf(engine=HfRollout, *, tied=True):
     return engine(tiny_model(seed=9, tied=tied), decode=ByteTokenizer().decode, eos_ids=(EOS,))
 
 
-def run(folder, *, steps, rollout=None, model=None, prompt="Q{}:", seed=0, updates=1, kl=0.0, lr=1e-2, limit=0.05):
+class Counting(SinglePolicy):
+    """A policy that remembers how many groups each update saw."""
+
+    seen: list[int]
+
+    def update(self, batch, objective):
+        self.seen = [*getattr(self, "seen", []), len(set(batch.group_B.tolist()))]
+        return super().update(batch, objective)
+
+
+def some_dead(example, completions):
+    """Low bytes for the questions with an even number; nothing at all for the others."""
+    dead = int(example.id.removeprefix("toy-")) % 2
+    return [Score(total=0.0, parts={}) for _ in completions] if dead else low_bytes(example, completions)
+
+
+def run(
+    folder, *, steps, rollout=None, model=None, prompt="Q{}:", seed=0, updates=1, kl=0.0, lr=1e-2, score=low_bytes,
+    dynamic="off", gate=closed, limit=0.05,
+):  # fmt: skip
     """Train `model`, or the tiny one, on the low bytes; `prompt` has a place for the example's id."""
     folder.mkdir()
     model = model or tiny_model()
-    policy = SinglePolicy(
+    policy = Counting(
         model,
         optim=Optim(lr=lr, warmup=0.0, schedule="constant"),
         updates=steps * updates,
@@ -75,6 +95,7 @@ def run(folder, *, steps, rollout=None, model=None, prompt="Q{}:", seed=0, updat
         objective=Objective(kl=kl),
         average="token",
         updates_per_step=updates,
+        dynamic=Dynamic(mode=dynamic, cap=3),
         seed=seed,
         mismatch_limit=limit,
     )
@@ -83,7 +104,8 @@ def run(folder, *, steps, rollout=None, model=None, prompt="Q{}:", seed=0, updat
         policy=policy,
         rollout=rollout or hf(),
         curriculum=Epochs([example(i) for i in range(6)], seed=seed),
-        score=low_bytes,
+        score=score,
+        gate=gate,
         render=lambda e: tuple(prompt.format(e.id).encode()),
         comm=Alone(),
         log=RunLog(folder, name="toy", steps=steps, console=Console(), project="test", settings={}),
@@ -121,6 +143,29 @@ def test_several_updates_and_a_reference(tmp_path):
     assert metrics[0]["policy/kl"] >= 0
     assert metrics[-1]["policy/kl"] > 1e-4  # the policy has left the reference
     assert metrics[-1]["policy/ratio"] != 1.0  # the second update is off policy
+
+
+def test_a_gate_ends_the_stage_after_the_step_that_opened_it(tmp_path):
+    seen = []
+    _, metrics = run(
+        tmp_path / "run", steps=5, gate=lambda values: seen.append(values["reward/total"]) or len(seen) == 2
+    )
+    assert [row["reward/total"] for row in metrics] == seen
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize(("dynamic", "asked", "taught"), [("off", 4, 4), ("drop", 4, 2), ("refill", 8, 4)])
+def test_dead_groups_stay_are_dropped_or_replaced(tmp_path, dynamic, asked, taught):
+    """Every other question is dead. Of an epoch of 6, the first step asks 4, and refills with 2 and 1 or more."""
+    policy, metrics = run(tmp_path / "run", steps=1, score=some_dead, dynamic=dynamic)
+    (row,) = metrics
+    groups = row["count/completions"] / 8
+    assert groups == pytest.approx(asked, abs=2 if dynamic == "refill" else 0)
+    assert row["group/dead"] == pytest.approx(groups / 2, abs=2)
+    living = groups - row["group/dead"]
+    assert policy.seen == [min(living, 4)]  # with kl = 0 a dead group has no rows in the update
+    if dynamic != "off":
+        assert policy.seen[0] >= taught - 1
 
 
 def test_transcripts_hold_every_completion(tmp_path):

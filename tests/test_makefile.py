@@ -29,6 +29,14 @@ def test_every_stage_and_model_resolves(stage, model):
     assert f"launch/train.py configs/{recipe}.toml configs/models/{model}.toml" in done.stdout
 
 
+@pytest.mark.parametrize("model", ["smollm2-135m", "qwen3-8b"])
+def test_one_command_for_both_stages(model):
+    said = " ".join(make("-n", "train", f"MODEL={model}", "SEED=3", "GPUS=8").stdout.replace("\\", " ").split())
+    stages = "configs/stage1.toml configs/stage2.toml"
+    assert f"launch/stages.py --gpus=8 {stages} -- configs/models/{model}.toml '--run.seed=3'" in said
+    assert "launch/stages.py configs/stage1.toml" in " ".join(make("-n", "train", "GPUS=0").stdout.split())
+
+
 @pytest.mark.parametrize("gpus", ["0", "1"])
 def test_one_process_for_one_gpu_or_none(gpus):
     assert ".venv/bin/python launch/train.py configs/stage1.toml" in make("-n", "train-stage1", f"GPUS={gpus}").stdout

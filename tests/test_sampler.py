@@ -1,5 +1,7 @@
 """Which questions come, in what order, in what mixture."""
 
+from dataclasses import replace
+
 import pytest
 
 from curriculum.sampler import Epochs, first_holder, mix
@@ -59,3 +61,37 @@ def test_a_kind_that_is_not_there_is_named():
         mix([e for e in WORLD if e.answerable], count=10, unanswerable=0.5, seed=0, key="data.unanswerable")
     with pytest.raises(InputError, match="no training questions"):
         Epochs([], seed=0)
+
+
+def sourced(**counts):
+    """Examples of each source, half of them unanswerable."""
+    found = []
+    for source, count in counts.items():
+        half = {kind: [e for e in WORLD if e.answerable is kind][:count] for kind in (True, False)}
+        found += [replace(e, id=f"{source}-{e.id}", source=source) for kind in half for e in half[kind]]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("mixture", "counts", "expected"),
+    [
+        ({}, {"a": 20, "b": 20, "c": 20}, {"a": 4, "b": 4, "c": 4}),
+        ({"a": 2.0, "b": 1.0}, {"a": 20, "b": 20, "c": 20}, {"a": 8, "b": 4}),
+        ({"a": 4.0, "b": 1.0, "c": 1.0}, {"a": 20, "b": 20, "c": 20}, {"a": 8, "b": 2, "c": 2}),
+        ({}, {"a": 20, "b": 1}, {"a": 10, "b": 2}),  # evenly while they last
+        ({"a": 1.0, "b": 1.0}, {"a": 20, "b": 1}, {"a": 2, "b": 2}),  # a mixture holds, with fewer in all
+    ],
+)
+def test_sources_are_mixed_as_asked(mixture, counts, expected):
+    chosen = mix(sourced(**counts), count=12, unanswerable=0.5, seed=0, key="data.unanswerable", mixture=mixture)
+    found = {source: sum(e.source == source for e in chosen) for source in counts}
+    assert {source: count for source, count in found.items() if count} == expected
+    assert sum(not e.answerable for e in chosen) * 2 == len(chosen)
+
+
+def test_a_mixture_of_what_is_not_there():
+    with pytest.raises(InputError, match=r"data.mixture names asqa; the data has the sources a, b"):
+        mix(sourced(a=3, b=3), count=4, unanswerable=0.5, seed=0, key="k", mixture={"asqa": 1.0, "a": 1.0})
+    only = [e for e in sourced(a=3, b=3) if e.source == "a" or e.answerable]
+    with pytest.raises(InputError, match="takes 2 unanswerable questions of 4, and the data has none of each source"):
+        mix(only, count=4, unanswerable=0.5, seed=0, key="k", mixture={"a": 1.0, "b": 1.0})

@@ -1,0 +1,118 @@
+"""Which questions can teach? Those that the start model sometimes gets right: the largest p(1 - p) over 16 samples.
+
+GRPO learns from differences within a group; a question that is always or never right makes none ("GRPO for Factuality",
+round 2: each question 16 times with the original model, the 2,500 most varied kept). The variance of a right-or-wrong
+outcome, p(1 - p), is our reading of "most varied".
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from grpo.types import Example, InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How a question went: `Tally(id="nq-000017", right=5, of=16)`."""
+
+    id: str  # of the example, or its name in a cache
+    right: int
+    of: int
+
+    @property
+    def variance(self) -> float:
+        """p(1 - p), at most 0.25.
+
+        >>> [Tally(id="q", right=right, of=16).variance for right in (8, 4, 16)]
+        [0.25, 0.1875, 0.0]
+        """
+        return self.right * (self.of - self.right) / self.of**2
+
+
+def keep_hardest(examples: Sequence[Example], tallies: Mapping[str, Tally], count: int) -> list[Example]:
+    """The `count` examples with the largest p(1 - p), in their given order; of equals the earlier ones.
+
+    Those that went all alike teach nothing and are never kept, so that there may be fewer. InputError where all are so.
+    """
+    ranked = sorted(range(len(examples)), key=lambda place: -tallies[examples[place].id].variance)
+    kept = [place for place in ranked[:count] if tallies[examples[place].id].variance > 0]
+    if not kept:
+        raise InputError(
+            f"of {len(examples)} questions none is sometimes right and sometimes wrong; expected a stronger start "
+            "model, easier questions, or more samples"
+        )
+    return [examples[place] for place in sorted(kept)]
+
+
+def histogram(tallies: Sequence[Tally], kept: frozenset[str] = frozenset(), *, width: int = 40) -> Table:
+    """How many questions were right so many times, a row each, as bars; `kept` are counted beside them."""
+    of = max(tally.of for tally in tallies)
+    counts = [[tally for tally in tallies if tally.right == right] for right in range(of + 1)]
+    most = max(map(len, counts))
+    table = Table(title=f"{len(tallies)} questions, {of} samples each", title_justify="left", box=box.SIMPLE)
+    for column in ("right", "p(1 - p)", "questions", "kept", ""):
+        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
+    for right, same in enumerate(counts):
+        variance = Tally(id="", right=right, of=of).variance
+        chosen = sum(tally.id in kept for tally in same)
+        bar = "█" * -(-width * len(same) // most)
+        table.add_row(f"{right}/{of}", f"{variance:.3f}", str(len(same)), str(chosen), bar)
+    return table
+
+
+def cache_key(example: Example) -> str:
+    """The name of an example in a cache: its id, and a digest of all of it, since ids of other data may be the same."""
+    return f"{example.id} {hashlib.sha256(repr(example).encode()).hexdigest()[:12]}"
+
+
+class Cache:
+    """Tallies on disk, a line each behind a first line that says what they were made with.
+
+    What was cut off goes on: whole lines are kept, a line that a kill has torn is dropped.
+    """
+
+    def __init__(self, path: Path, made_with: Mapping[str, Any]) -> None:
+        """InputError where the file is of another model, other sampling, or no cache at all."""
+        self._path = path
+        self.tallies: dict[str, Tally] = {}
+        if path.exists():
+            self._read(dict(made_with))
+            return
+        try:
+            path.write_text(json.dumps({"made_with": made_with}) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}; give another --cache") from error
+
+    def add(self, tallies: Sequence[Tally]) -> None:
+        """Append, and be sure that it is on disk: what was sampled once should not be sampled again."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps({"id": t.id, "right": t.right, "of": t.of}) + "\n" for t in tallies)
+            file.flush()
+            os.fsync(file.fileno())
+        self.tallies |= {tally.id: tally for tally in tallies}
+
+    def _read(self, made_with: dict[str, Any]) -> None:
+        raw = self._path.read_bytes()
+        whole = raw.rfind(b"\n") + 1
+        try:
+            head, *lines = raw[:whole].decode("utf-8").splitlines()
+            found = json.loads(head)["made_with"]
+            rows = [json.loads(line) for line in lines]
+            self.tallies = {row["id"]: Tally(id=row["id"], right=row["right"], of=row["of"]) for row in rows}
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{self._path} is no cache of this filter; give another --cache") from None
+        for name, value in made_with.items():
+            if found.get(name) != value:
+                raise InputError(
+                    f"{self._path}: made with {name} = {found.get(name)!r}, and this is {value!r}; give another --cache"
+                )
+        if whole < len(raw):
+            os.truncate(self._path, whole)

@@ -1,0 +1,112 @@
+"""When is a stage over? After its last step, as soon as a metric has been flat for a window, or when you say so."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from grpo.types import InputError
+
+AREAS = ("reward", "group", "completion", "policy", "trust", "held_out", "count", "verifier", "reward_failures")
+"""What a watched metric may be of: the areas of a step's metrics, but for times and memory, which differ by rank."""
+
+
+class GateSettings(BaseModel):
+    """The [gate] of a stage: when the next one begins, where one run goes through several (`make train`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    when: Literal["steps", "plateau", "hand"] = Field(
+        default="steps",
+        description="steps: after the stage's last step; plateau: as soon as the metric is flat, at the latest then; "
+        "hand: never by itself",
+    )
+    metric: str = Field(default="reward/total", description="what a plateau is looked for in")
+    window: int = Field(default=10, ge=1, description="measurements; two windows are compared")
+    tolerance: FiniteFloat = Field(default=0.02, ge=0, description="in units of the metric")
+
+    @model_validator(mode="after")
+    def _names_an_area(self) -> "GateSettings":
+        area, slash, name = self.metric.partition("/")
+        if not slash or not name or area not in AREAS:
+            raise ValueError(
+                f"gate.metric = {self.metric!r} is never logged; valid: {', '.join(f'{area}/...' for area in AREAS)}, "
+                "such as reward/total"
+            )
+        return self
+
+    @property
+    def occasional(self) -> bool:
+        """Whether the metric is of some steps only: held-out questions are measured every `eval.every` steps."""
+        return self.metric.startswith("held_out/")
+
+
+def flat(values: Sequence[float], *, window: int, tolerance: float) -> bool:
+    """Whether the mean of the last `window` values is within `tolerance` of the mean of the `window` before them.
+
+    A steady climb of s a step moves that mean by s * window. A falling metric is as little flat as a rising one, and
+    one that is not finite never is.
+
+    >>> flat([0.0, 1.0, 2.0, 2.0, 2.1, 1.9], window=2, tolerance=0.05)
+    True
+    >>> flat([0.0, 1.0, 2.0, 3.0], window=2, tolerance=0.05), flat([2.0, 2.0, 2.0], window=2, tolerance=0.05)
+    (False, False)
+    """
+    if len(values) < 2 * window:
+        return False
+    last, before = values[-window:], values[-2 * window : -window]
+    return abs(sum(last) - sum(before)) <= tolerance * window
+
+
+class Gate:
+    """Told every step's metrics, says when the stage is over before its last step."""
+
+    def __init__(self, settings: GateSettings) -> None:
+        self._settings = settings
+        self._values: list[float] = []
+
+    def __call__(self, values: Mapping[str, float]) -> bool:
+        """Whether the stage is over. InputError where the metric is not among `values` and should be."""
+        wanted = self._settings
+        if wanted.when != "plateau":
+            return False
+        if wanted.metric in values:
+            self._values.append(values[wanted.metric])
+            return flat(self._values, window=wanted.window, tolerance=wanted.tolerance)
+        if not wanted.occasional:
+            logged = [name for name in values if name.partition("/")[0] in AREAS]
+            near = difflib.get_close_matches(wanted.metric, logged, n=3, cutoff=0.0)
+            raise InputError(f"gate.metric = {wanted.metric!r} is not logged by this run; nearest: {', '.join(near)}")
+        return False
+
+    @property
+    def reason(self) -> str:
+        """What a gate that has opened saw, in words."""
+        wanted = self._settings
+        return f"{wanted.metric} flat within {wanted.tolerance:g} over two windows of {wanted.window}"
+
+    def state_dict(self) -> dict[str, list[float]]:
+        return {"values": list(self._values)}
+
+    def load_state_dict(self, state: dict[str, list[float]]) -> None:
+        self._values = list(state["values"])
+
+
+def check_gate(settings: GateSettings, *, steps: int, every: int) -> None:
+    """InputError where a plateau could never be seen in a stage of `steps` steps that measures held-out questions every
+    `every` steps (0: never)."""
+    if settings.when != "plateau":
+        return
+    if settings.occasional and not every:
+        raise InputError(
+            f"gate.metric = {settings.metric!r} is never logged: eval.every = 0 measures no held-out question on the "
+            "way; valid: eval.every of 1 or more, or another metric"
+        )
+    seen = steps // every if settings.occasional else steps
+    if 2 * settings.window > seen:
+        valid = f"valid: gate.window of at most {seen // 2}" if seen > 1 else "valid: a longer stage"
+        raise InputError(
+            f"gate.window = {settings.window} compares two windows, {2 * settings.window} measurements, and this stage "
+            f"makes {seen}; {valid}, or gate.when = 'steps'"
+        )

@@ -1,0 +1,63 @@
+"""How is one grounded example made into another? Pure functions of examples; `found` stays true to the passages.
+
+A passage keeps its row of `found` wherever it goes; for a passage that comes from elsewhere the row is looked up in its
+text, by the same rule as in the builder.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from grpo.text import contains
+from grpo.types import Example, InputError, Passage
+
+
+def shuffle_passages(example: Example, rng: random.Random) -> Example:
+    """The same passages in another order, so that their place says nothing."""
+    order = list(range(len(example.passages)))
+    rng.shuffle(order)
+    return _pick(example, order)
+
+
+def drop_support(example: Example, *, suffix: str = "-u") -> Example:
+    """Without every passage that holds an answer: a question to refuse. InputError where none would be left."""
+    keep = [place for place, row in enumerate(example.found) if not any(row)]
+    if not keep:
+        raise InputError(f"example {example.id}: every passage holds an answer; expected one that holds none")
+    return replace(_pick(example, keep), id=f"{example.id}{suffix}")
+
+
+def add_distractors(example: Example, passages: Sequence[Passage], count: int, rng: random.Random) -> Example:
+    """With the first `count` of `passages` that it has not yet and that hold no answer, at random places.
+
+    InputError where there are fewer, and for claims, which are entailed rather than spelled: only a judge can say which
+    passage holds one.
+    """
+    if example.style == "claims":
+        raise InputError(f"example {example.id}: claims cannot be looked up in a passage; expected prose or list")
+    there = set(example.passages)
+    free = [p for p in passages if p not in there and not any(looked_up(p, example.answers))]
+    free = list(dict.fromkeys(free))[:count]
+    if len(free) < count:
+        raise InputError(
+            f"example {example.id}: {count} distractors were asked for, and {len(free)} passages hold no answer; "
+            "expected a larger pool, or fewer distractors"
+        )
+    pairs = list(zip(example.passages, example.found, strict=True))
+    for passage in free:
+        pairs.insert(rng.randint(0, len(pairs)), (passage, (False,) * len(example.answers)))
+    return replace(example, passages=tuple(p for p, _ in pairs), found=tuple(row for _, row in pairs))
+
+
+def looked_up(passage: Passage, answers: Sequence[tuple[str, ...]]) -> tuple[bool, ...]:
+    """Which answers stand in a passage's title or text: stricter than `found`, since a title may give one away."""
+    shown = f"{passage.title}\n{passage.text}"
+    return tuple(contains(shown, spellings) for spellings in answers)
+
+
+def _pick(example: Example, order: Sequence[int]) -> Example:
+    return replace(
+        example,
+        passages=tuple(example.passages[place] for place in order),
+        found=tuple(example.found[place] for place in order),
+    )

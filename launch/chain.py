@@ -1,0 +1,77 @@
+"""Runs one after another, each in a process of its own: what one leaves in memory is gone before the next begins.
+
+A run that is finished is not run again, so that the same command goes on after a kill.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from grpo.config import load
+from grpo.runlog import Console, refuse_existing
+from grpo.types import InputError
+from launch.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = str(ROOT / "launch" / "train.py")
+TRAIN = (sys.executable, SCRIPT)
+
+
+class RunFailed(RuntimeError):
+    """A run ended with an error, which it has said itself; `code` is its exit status."""
+
+    def __init__(self, folder: Path, code: int) -> None:
+        super().__init__(f"{folder.name} ended with exit code {code}")
+        self.code = code
+
+
+def launcher(gpus: int, port: int = 0) -> tuple[str, ...]:
+    """The command that training begins with: one process, or DeepSpeed's, with a rank on each of several GPUs."""
+    if gpus < 2:
+        return TRAIN
+    meeting = ("--master_port", str(port)) if port else ()
+    deepspeed = str(Path(sys.executable).with_name("deepspeed"))
+    return (deepspeed, "--quiet", "--num_gpus", str(gpus), *meeting, SCRIPT)
+
+
+def folder_of(recipe: Recipe) -> Path:
+    return Path(recipe.run.folder) / recipe.run_name
+
+
+def is_finished(arguments: Sequence[str]) -> bool:
+    """Whether the run of this recipe has left its model; InputError where a run of another recipe has."""
+    recipe = load(Recipe, arguments)
+    folder = folder_of(recipe)
+    if not (folder / "model" / "stages.json").is_file():  # the last thing that a run writes
+        return False
+    if load(Recipe, [str(folder / "recipe.toml")]) != recipe:
+        refuse_existing(folder)
+    return True
+
+
+def run(arguments: Sequence[str], *, command: Sequence[str] = TRAIN, console: Console) -> Path:
+    """The folder of the finished run of this recipe: as it is, or after training it now. RunFailed where it fails."""
+    folder = folder_of(load(Recipe, arguments))
+    if is_finished(arguments):
+        console.line(f"finished     {folder} is there already")
+        return folder
+    console.line(f"run          {folder}")
+    done = subprocess.run([*command, *arguments], check=False)
+    if done.returncode:
+        raise RunFailed(folder, done.returncode)
+    return folder
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move a run that was cut off out of the way, where it holds nothing to go on from; nothing is deleted."""
+    checkpoints = folder / "checkpoints"
+    if not folder.is_dir() or (folder / "model" / "stages.json").is_file():
+        return None
+    if checkpoints.is_dir() and any(checkpoints.iterdir()):
+        return None  # training goes on from there
+    for number in range(1, 10_000):
+        aside = folder.with_name(f"{folder.name}.cut-off-{number}")
+        if not aside.exists():
+            return folder.rename(aside)
+    raise InputError(f"{folder}: 9,999 runs of this name were cut off; remove some of {folder.name}.cut-off-*")

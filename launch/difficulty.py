@@ -1,0 +1,126 @@
+"""How often does the start model get each question right? Sampled on the recipe's rollout engine, kept in a cache."""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console as Terminal
+
+from curriculum.difficulty import Cache, Tally, cache_key, histogram, keep_hardest
+from curriculum.records import check_free, to_record, write_jsonl
+from grpo.config import load
+from grpo.data import split
+from grpo.prompts import load_system
+from grpo.rollout.base import RolloutEngine, sample_groups
+from grpo.runlog import Console
+from grpo.types import Example, Group, InputError, Sampling
+from launch import assemble
+from launch.engines import choose_rollout, make_rollout
+from launch.models import fingerprint, locate
+from launch.recipe import Recipe
+from rewards.dead import right
+from rewards.parse import parse
+
+
+def filter_questions(arguments: argparse.Namespace, recipe: Recipe, console: Console) -> Path:
+    """Sample, keep, write `arguments.out`, and return it.
+
+    The file holds the kept training questions, and beside them all that the recipe's split holds out, so that a run on
+    it is measured on the same questions as one on the whole data.
+    """
+    out = Path(arguments.out)
+    check_free(out)
+    if recipe.rollout.engine == "server":
+        raise InputError(
+            'rollout.engine = "server" is for training, which sends it weights; valid here: auto, hf, vllm'
+        )
+    examples = assemble.load_questions(recipe, console).train
+    _, held_out = split(assemble.all_examples(recipe, console), held_out=recipe.data.held_out)
+    tallies = sample_all(recipe, examples, arguments, console)
+    kept = keep_hardest(examples, tallies, arguments.keep)
+    ids = frozenset(example.id for example in kept)
+    Terminal().print(histogram([tallies[example.id] for example in examples], ids))
+    write_jsonl(out, (to_record(example) for example in (*kept, *held_out)))
+    console.line(f"kept         {len(kept)} of {len(examples)} questions, and {len(held_out)} held-out ones -> {out}")
+    return out
+
+
+def sample_all(
+    recipe: Recipe, examples: Sequence[Example], arguments: argparse.Namespace, console: Console
+) -> dict[str, Tally]:
+    """A tally of each example; those of the cache are not sampled again. No model is loaded where all are there."""
+    start = assemble.start_folder(recipe)
+    base = locate(start or recipe.model.name, console=console)
+    cache = Cache(Path(arguments.cache or f"{arguments.out}.cache"), made_with(recipe, base, arguments.samples))
+    left = [example for example in examples if cache_key(example) not in cache.tallies]
+    console.line(f"filter       {len(examples)} questions x {arguments.samples} samples, {len(left)} left to ask")
+    if left:
+        speech = assemble.make_speech(recipe, base, console)
+        engine = choose_rollout(recipe, base, console)
+        rollout = make_rollout(engine, recipe, base, speech, console)
+        ask(rollout, left, recipe, speech=speech, cache=cache, samples=arguments.samples, console=console)
+    return {example.id: replace(cache.tallies[cache_key(example)], id=example.id) for example in examples}
+
+
+def ask(
+    rollout: RolloutEngine,
+    left: Sequence[Example],
+    recipe: Recipe,
+    *,
+    speech: assemble.Speech,
+    cache: Cache,
+    samples: int,
+    console: Console,
+) -> None:
+    """Sample what is left, a few questions at a time; the seed of each batch is made of its first question, so that one
+    that goes on draws no stream of random numbers twice."""
+    s = recipe.sampling
+    sampling = Sampling(group_size=samples, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
+    at_once = max(1, recipe.rollout.rows // samples)
+    for start in range(0, len(left), at_once):
+        batch = left[start : start + at_once]
+        digest = hashlib.sha256(f"{recipe.run.seed} {batch[0].id}".encode()).digest()
+        groups = sample_groups(
+            rollout, batch, speech.render, sampling, seed=int.from_bytes(digest[:6]), version=STARTED
+        )
+        cache.add([tally(group, reasoning=recipe.model.reasoning) for group in groups])
+        console.line(f"{'':12} {start + len(batch)} of {len(left)} asked")
+
+
+STARTED = -1
+"""The version of the weights that an engine was started with."""
+
+
+def tally(group: Group, *, reasoning: bool) -> Tally:
+    """How many of a group's completions are right: as `rewards.dead.right` says."""
+    style = group.example.style
+    answers = [parse(c.text, style=style, reasoning=reasoning, finished=c.finish == "stop") for c in group.completions]
+    return Tally(
+        id=cache_key(group.example), right=sum(right(group.example, answer) for answer in answers), of=len(answers)
+    )
+
+
+def made_with(recipe: Recipe, base: str, samples: int) -> dict[str, object]:
+    """What a tally depends on, by the names that a complaint about another cache gives."""
+    s = recipe.sampling
+    prompt = hashlib.sha256(load_system(recipe.prompt_file).encode()).hexdigest()[:12]
+    model = hashlib.sha256(json.dumps(fingerprint(base)).encode()).hexdigest()[:12]
+    return {
+        "model": f"{base} ({model})",
+        "samples": samples,
+        "max_tokens": s.max_tokens,
+        "temperature": s.temperature,
+        "top_p": s.top_p,
+        "prompt": prompt,
+        "seed": recipe.run.seed,
+    }
+
+
+def run_filter(arguments: argparse.Namespace, recipes: Sequence[str], console: Console) -> None:
+    """What `python -m curriculum.filter` does once its own arguments are read."""
+    recipe = load(Recipe, recipes)
+    with console.alive():
+        filter_questions(arguments, recipe, console)

@@ -1,0 +1,127 @@
+"""An experiment on the tiny model: shared runs are made once, a kill loses nothing, the table has what was answered."""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from eval.trust_score import COLUMNS
+from grpo.config import load
+from grpo.types import InputError
+from launch.experiment import Experiment, chain, find, names, read_seeds
+from launch.outcome import GRADED, numbers, outcome
+from launch.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+SHORT = ["--run.steps=1", "--sampling.max_tokens=4", "--eval.questions=4"]
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("model", ["smollm2-135m", "tiny", "qwen3-8b"])
+def test_every_experiment_resolves(name, model):
+    experiment = find(name)
+    for arm in experiment.arms:
+        runs = [
+            load(Recipe, args) for args in chain(arm, "x", 3, [f"configs/models/{model}.toml", *experiment.arguments])
+        ]
+        assert {recipe.run.seed for recipe in runs} == {3}
+        assert runs[-1].eval.unanswerable == 0.5
+        for before, after in itertools.pairwise(runs):
+            assert after.model.start == f"runs/{before.run_name}"
+
+
+def test_the_papers_arms():
+    arms = {arm.name: [planned.recipe for planned in arm.runs] for arm in find("stages").arms}
+    one, two = "configs/stage1.toml", "configs/stage2.toml"
+    assert arms == {"stage 1 only": [one], "stage 2 only": [two], "stage 1, then 2": [one, two]}
+    shares = [load(Recipe, chain(arm, "x", 0, [])[-1]).data.unanswerable for arm in find("ratio").arms]
+    assert shares == [0.3, 0.5, 0.7, 0.9]
+
+
+def experiment(home, *arguments):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(home / "cache"), "WANDB_MODE": "", "WANDB_API_KEY": ""}
+    command = [sys.executable, "-m", "launch.experiment", *arguments, "--model=tiny", f"--run.folder={home / 'runs'}"]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_an_experiment_goes_on_after_a_kill_and_leaves_a_table(tmp_path):
+    done = experiment(tmp_path, "stages", "--seeds=0", *SHORT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = tmp_path / "runs"
+    assert "3 runs, 0 of them finished" in done.stdout
+    assert done.stdout.count("stages-tiny-stage1-s0 is there already") == 1  # the run that two arms share
+    out = runs / "stages-tiny"
+    written = json.loads((out / "numbers.json").read_text())
+    assert list(written) == ["before", "stage 1 only", "stage 2 only", "stage 1, then 2"]
+    notes = [json.loads(line) for line in (runs / "stages-tiny-stage2-s0" / "notes.jsonl").read_text().splitlines()]
+    after = next(note for note in notes if note["note"] == "held_out/after")
+    for name in ("trust_score", "f1_gr", "right", "refused_unanswerable"):
+        assert written["stage 1, then 2"]["values"][name] == pytest.approx(after[name])
+    assert (out / "plot.png").read_bytes()[:4] == b"\x89PNG"
+    table = (out / "table.md").read_text()
+    assert "| Trust-Score |" in table
+    assert "4 held-out questions, 1 seeds" in table
+    # A kill in the middle of the last run: its folder is set aside, it alone is run again, and to the same end.
+    whole = (runs / "stages-tiny-stage2-s0" / "rollouts.jsonl").read_bytes()
+    for left in ("model", "checkpoints"):
+        shutil.rmtree(runs / "stages-tiny-stage2-s0" / left, ignore_errors=True)
+    done = experiment(tmp_path, "stages", "--seeds=0", *SHORT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 runs, 2 of them finished" in done.stdout
+    assert (runs / "stages-tiny-stage2-s0.cut-off-1" / "rollouts.jsonl").read_bytes() == whole
+    assert (runs / "stages-tiny-stage2-s0" / "rollouts.jsonl").read_bytes() == whole
+    assert (out / "table.md").read_text() == table
+
+
+def test_wrong_input_is_one_line(tmp_path):
+    for arguments, part in [
+        (["stage"], "error: no experiment 'stage'; there are ratio, stages"),
+        (["stages", "--seeds=a"], "error: --seeds a: expected whole numbers"),
+        (["stages", "--run.sead=1"], "unknown key run.sead; did you mean run.seed?"),
+    ]:
+        done = experiment(tmp_path, *arguments)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert part in done.stdout
+    assert not (tmp_path / "runs").exists()
+    assert read_seeds("2,0,2") == (2, 0)
+    run, other = {"name": "a", "recipe": "x"}, {"name": "a", "recipe": "y"}
+    with pytest.raises(ValidationError, match="the run 'a' is two different ones"):
+        Experiment(title="t", arms=[{"name": "1", "runs": [run]}, {"name": "2", "runs": [other]}])
+    with pytest.raises(ValidationError, match="two arms have one name"):
+        Experiment(title="t", arms=[{"name": "1", "runs": [run]}, {"name": "1", "runs": [run]}])
+
+
+def rows(*answers):
+    """Sums of questions, each (answerable, refused, right, grounded)."""
+    out = np.zeros((len(answers), len(COLUMNS) + len(GRADED)))
+    for row, (answerable, refused, right, grounded) in zip(out, answers, strict=True):
+        row[COLUMNS.index("questions")] = 1
+        row[COLUMNS.index("answered")] = not refused
+        row[COLUMNS.index("answerable")] = answerable
+        row[COLUMNS.index("answered_answerable")] = answerable and not refused
+        row[len(COLUMNS) :] = grounded, right, refused and answerable, refused and not answerable
+    return out
+
+
+def test_numbers_by_hand_and_seeds_pooled():
+    """Of 2 answerable questions 1 is right, 0 grounded, 1 refused; of 2 others 1 is refused."""
+    first = rows((1, 0, 1, 0), (1, 1, 0, 0), (0, 1, 0, 0), (0, 0, 0, 0))
+    found = {name: float(value[0]) for name, value in numbers(first.sum(0)).items()}
+    assert [found[name] for name in GRADED] == [0.0, 50.0, 50.0, 50.0]
+    assert found["f1_gr"] == 50.0
+    second = rows((1, 0, 1, 1), (1, 0, 1, 1), (0, 1, 0, 0), (0, 1, 0, 0))
+    both = outcome([first, second])
+    assert (both.values["right"], both.values["grounded"], both.values["refused_unanswerable"]) == (75.0, 50.0, 75.0)
+    assert [seed["right"] for seed in both.seeds] == [50.0, 100.0]
+    low, high = both.intervals["right"]
+    assert low <= 75.0 <= high
+    assert high > low
+    with pytest.raises(InputError, match=r"answered \[4, 3\] held-out questions"):
+        outcome([first, second[:3]])
