@@ -42,9 +42,18 @@ Watch = Callable[[int, list[Group], Mapping[str, float]], Mapping[str, float]]
 """Looks on at the end of a step: (step, its groups, its metrics so far) -> more metrics, named area/what."""
 
 
+Save = Callable[[int], None]
+"""Called with the number of steps done, after each: keeps what a run needs to go on from there, as often as it is
+wanted. Raises Stopped where the run is to end here."""
+
+
 def unwatched(step: int, groups: list[Group], values: Mapping[str, float]) -> Mapping[str, float]:
     """Nobody looks on."""
     return {}
+
+
+def unsaved(done: int) -> None:
+    """Nothing is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +82,16 @@ def train(
     comm: Comm,
     log: RunLog,
     watch: Watch = unwatched,
+    save: Save = unsaved,
+    start: int = 0,
 ) -> None:
-    """Run GRPO for `cfg.steps` steps. Raises StaleRollout when sampler and trainer are not the same policy."""
+    """Run GRPO from step `start` to `cfg.steps`. Raises StaleRollout when sampler and trainer are not the same policy.
+
+    What a step samples depends on the recipe, the seed and the step's number alone: with everything that was handed in
+    as it was at `start`, the steps are those of a run that never stopped.
+    """
     loss = partial(grpo_loss, objective=cfg.objective)
-    for step in range(cfg.steps):
+    for step in range(start, cfg.steps):
         with log.step(step) as record:
             # 1. Ask. Every rank draws the same questions and keeps its own share of them.
             examples = comm.shard(curriculum.next_batch(cfg.prompts_per_step))
@@ -112,6 +127,9 @@ def train(
             # 6. Look on: the field's numbers on these answers and, now and then, on held-out questions.
             with record.timed("watch"):
                 record.values.update(watch(step, everyones, record.values))
+
+        # 7. Keep what was reached: from here the run can go on.
+        save(step + 1)
 
 
 def total_rewards(groups: Sequence[Group]) -> Tensor:

@@ -14,6 +14,7 @@ from pydantic import Field, PlainValidator, model_validator
 from pydantic.dataclasses import dataclass as checked
 
 from grpo.types import Style
+from launch.keeping import Keeping
 from launch.shapes import Shape
 from rewards.compose import RewardSettings
 
@@ -204,6 +205,7 @@ class Setup:
     policy: Policy = field(default_factory=Policy)
     rollout: Rollout = field(default_factory=Rollout)
     warmup: WarmUp = field(default_factory=WarmUp)
+    checkpoint: Keeping = field(default_factory=Keeping)
 
     @property
     def prompt_file(self) -> str:

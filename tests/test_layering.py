@@ -29,7 +29,8 @@ ONLY_IN = {  # heavy package: where it may be imported
 HEAVY = {"vllm", "deepspeed", "wandb", "datasets", "transformers"}
 WITHOUT_THEM = [
     "grpo.types", "grpo.text", "grpo.config", "grpo.advantages", "grpo.batch", "grpo.objective", "grpo.logprobs",
-    "grpo.loop", "grpo.comm", "grpo.ranks", "grpo.policy.zero_config", "grpo.prompts", "grpo.data",
+    "grpo.loop", "grpo.comm", "grpo.ranks", "grpo.snapshot", "grpo.random_states", "grpo.signals", "grpo.watchdog",
+    "grpo.policy.guard", "grpo.policy.zero_config", "grpo.prompts", "grpo.data",
     "rewards.compose", "rewards.verdicts", "rewards.audit",
     "curriculum.world", "curriculum.build", "curriculum.sampler", "curriculum.gold", "eval.held_out", "eval.score",
     "eval.compare", "eval.factuality", "eval.paper", "launch.recipe",
