@@ -38,7 +38,7 @@ endif
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-gpu sft train eval golden clean
+.PHONY: help setup lint format test test-gpu test-faults sft train eval golden clean
 .NOTPARALLEL:
 
 help:  ## List the commands
@@ -75,6 +75,10 @@ test: $(STAMP)  ## Run the tests
 
 test-gpu: $(STAMP)  ## Try the engines' contracts and 20 steps on an NVIDIA GPU; without one it says so
 	$(PY) benchmarks/gpu.py $(ARGS)
+
+test-faults: $(STAMP)  ## Kill runs at KILLS=200 points, damage their checkpoints, and go on (about an hour)
+	KILLS=$(or $(KILLS),200) OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_resume.py tests/test_resume_ranks.py \
+	  tests/test_snapshot.py tests/test_bad_numbers.py tests/test_watchdog.py $(ARGS)
 
 lint: $(STAMP)  ## Check style, formatting and types
 	$(PY) -m ruff check

@@ -6,6 +6,7 @@ to not attempting).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 WINDOW = 5  # steps in a row
 Steps = Sequence[Mapping[str, float]]
@@ -79,6 +80,14 @@ class Alarms:
         new = [text for rule, text in said.items() if text and rule not in self._spoken]
         self._spoken = {rule for rule, text in said.items() if text}
         return new
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` goes on from, as JSON takes it."""
+        return {"steps": [dict(step) for step in self._steps], "spoken": sorted(rule.__name__ for rule in self._spoken)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._steps = list(state["steps"])
+        self._spoken = {rule for rule in RULES if rule.__name__ in state["spoken"]}
 
 
 def _last(steps: Steps, name: str) -> list[float]:

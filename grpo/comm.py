@@ -4,9 +4,11 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar, cast
 
-from grpo.types import EngineLost, InputError, StaleRollout
+from grpo.types import BadNumbers, EngineLost, InputError, StaleRollout, Stopped
 
 T = TypeVar("T")
+
+STOPPED = 75  # exit status of a run that was asked to end: sysexits' EX_TEMPFAIL, "try again"
 
 
 class Comm(Protocol):
@@ -135,6 +137,8 @@ def ending(error: BaseException) -> tuple[int, str]:
     """
     if isinstance(error, InputError):
         return 2, f"error: {error}"
-    if isinstance(error, EngineLost | StaleRollout):
+    if isinstance(error, Stopped):
+        return STOPPED, f"stopped: {error}"
+    if isinstance(error, BadNumbers | EngineLost | StaleRollout):
         return 1, f"stopped: {error}"
     return 1, f"failed: {type(error).__name__}: {error}"

@@ -44,6 +44,15 @@ Watch = Callable[[int, list[Group], Mapping[str, float]], Mapping[str, float]]
 """Looks on at the end of a step: (step, its groups, its metrics so far) -> more metrics, named area/what."""
 
 
+Save = Callable[[int], None]
+"""Called with the number of steps done, after each: keeps what a run needs to go on from there, as often as it is
+wanted. Raises Stopped where the run is to end here."""
+
+
+def unsaved(done: int) -> None:
+    """Nothing is kept."""
+
+
 def unwatched(step: int, groups: list[Group], values: Mapping[str, float]) -> Mapping[str, float]:
     """Nobody looks on."""
     return {}
@@ -86,11 +95,17 @@ def train(
     log: RunLog,
     watch: Watch = unwatched,
     gate: Gate = closed,
+    save: Save = unsaved,
+    start: int = 0,
 ) -> None:
-    """Run GRPO for `cfg.steps` steps, or until the gate opens. Raises StaleRollout when sampler and trainer are not the
-    same policy."""
+    """Run GRPO from step `start` to `cfg.steps`, or until the gate opens. Raises StaleRollout when sampler and trainer
+    are not the same policy.
+
+    What a step samples depends on the recipe, the seed and the step's number alone: with everything that was handed in
+    as it was at `start`, the steps are those of a run that never stopped.
+    """
     loss = partial(grpo_loss, objective=cfg.objective)
-    for step in range(cfg.steps):
+    for step in range(start, cfg.steps):
         with log.step(step) as record:
             with record.timed("sync"):
                 rollout.load(policy.weights(), version=step)
@@ -132,6 +147,9 @@ def train(
                 record.values.update(watch(step, everyones, record.values))
         if gate(record.values):
             return
+
+        # 7. Keep what was reached: from here the run can go on.
+        save(step + 1)
 
 
 def total_rewards(groups: Sequence[Group]) -> Tensor:

@@ -9,8 +9,8 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -72,11 +72,15 @@ class Console:
         self._written = time.monotonic()
 
 
+Around = Callable[[str], AbstractContextManager[Any]]
+"""Entered with a phase's name for as long as it lasts."""
+
+
 class Record:
     """What is known about one step; written when the step ends."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, around: Around = nullcontext) -> None:
+        self.step, self._around = step, around
         self.values: dict[str, float] = {}
         self.groups_seen: list[Group] = []
 
@@ -88,7 +92,8 @@ class Record:
     def timed(self, phase: str) -> Iterator[None]:
         """Seconds of this phase, added up over the step, as time/<phase>."""
         started = time.perf_counter()
-        yield
+        with self._around(phase):
+            yield
         name = f"time/{phase}"
         self.values[name] = self.values.get(name, 0.0) + time.perf_counter() - started
 
@@ -124,16 +129,25 @@ class RunLog:
         settings: Mapping[str, Any],
         rollouts_every: int = 1,
         writes: bool = True,
+        wandb_id: str = "",
+        around: Around = nullcontext,
     ) -> None:
-        """One rank of a run `writes`; the others keep the same records and leave nothing."""
+        """One rank of a run `writes`; the others keep the same records and leave nothing. A run that goes on has the
+        `wandb_id` that it had; every phase of a step is entered through `around`."""
         self._folder, self._steps, self.console, self._every = folder, steps, console, rollouts_every
-        self._writes = writes
-        self._wandb = _start_wandb(folder, name, project, settings, console) if writes else None
+        self._writes, self._around = writes, around
+        self._wandb = _start_wandb(folder, name, project, settings, console, wandb_id) if writes else None
+        self._wandb_id: str = "" if self._wandb is None else self._wandb.id
         self._started, self._first = 0.0, -1
+
+    @property
+    def wandb_id(self) -> str:
+        """Of the run at wandb; empty where there is none."""
+        return self._wandb_id
 
     @contextmanager
     def step(self, step: int) -> Iterator[Record]:
-        record = Record(step)
+        record = Record(step, self._around)
         if self._first < 0:
             self._started, self._first = time.perf_counter(), step
         with record.timed("step"):
@@ -144,15 +158,13 @@ class RunLog:
         self._append("metrics.jsonl", [{"step": step, **record.values}])
         if step % self._every == 0:
             self._append("rollouts.jsonl", transcript(step, record.groups_seen))
-        if self._wandb is not None:
-            self._wandb.log(record.values, step=step)
+        self._to_wandb(lambda run: run.log(record.values, step=step))
         self.console.line(self._summary(record))
 
     def note(self, name: str, value: Mapping[str, Any]) -> None:
         """A result that belongs to no step, such as a held-out table: one line of notes.jsonl, and wandb's summary."""
         self._append("notes.jsonl", [{"note": name, **value}])
-        if self._wandb is not None:
-            self._wandb.summary[name] = dict(value)
+        self._to_wandb(lambda run: run.summary.update({name: dict(value)}))
 
     def answers(self, moment: str, rows: Sequence[tuple[Example, Completion, Any]]) -> None:
         """Graded held-out answers, one line each in held_out.jsonl; the grade is a dataclass."""
@@ -171,8 +183,19 @@ class RunLog:
         )
 
     def close(self) -> None:
-        if self._wandb is not None:
-            self._wandb.finish()
+        self._to_wandb(lambda run: run.finish())
+
+    def _to_wandb(self, tell: Callable[[Any], object]) -> None:
+        """One that fails is left out from then on: the run's own files have everything."""
+        if self._wandb is None:
+            return
+        from wandb.errors import Error
+
+        try:
+            tell(self._wandb)
+        except (Error, OSError) as error:
+            self.console.line(f"wandb is off from here on: {error}")
+            self._wandb = None
 
     def _summary(self, record: Record) -> str:
         values = record.values
@@ -248,7 +271,9 @@ def peak_gb() -> float:
     return kilobytes * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-def _start_wandb(folder: Path, name: str, project: str, settings: Mapping[str, Any], console: Console) -> Any:
+def _start_wandb(
+    folder: Path, name: str, project: str, settings: Mapping[str, Any], console: Console, wandb_id: str
+) -> Any:
     """A wandb run where a key or WANDB_MODE says so. wandb out of reach never stops a run."""
     if not (os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE")):
         return None
@@ -256,7 +281,8 @@ def _start_wandb(folder: Path, name: str, project: str, settings: Mapping[str, A
     from wandb.errors import Error
 
     try:
-        return wandb.init(project=project, name=name, dir=str(folder), config=dict(settings))
+        again = {"id": wandb_id, "resume": "allow"} if wandb_id else {}
+        return wandb.init(project=project, name=name, dir=str(folder), config=dict(settings), **again)
     except (Error, OSError, ValueError) as error:  # ValueError: an unknown WANDB_MODE
         console.line(f"wandb is off for this run: {error}")
         return None

@@ -28,6 +28,14 @@ class EngineLost(RuntimeError):
     """A rollout engine in another process does not answer any more. The message is one line: where, and since when."""
 
 
+class Stopped(RuntimeError):
+    """The run was asked to end and has done so. The message is one line: by what, what is kept, how to go on."""
+
+
+class BadNumbers(RuntimeError):
+    """Too many updates in a row had numbers that are not finite. The message is one line: how many, where to look."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
     """A source, `Passage(title="Ali Daei", text="Ali Daei scored 109 goals.")`; its number is its place, from 1."""

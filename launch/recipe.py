@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass as checked
 from curriculum.gates import GateSettings
 from curriculum.order import OrderSettings
 from grpo.types import Style
+from launch.keeping import Keeping
 from launch.shapes import Shape
 from launch.values import Limit, Shots
 from rewards.compose import RewardSettings
@@ -204,6 +205,7 @@ class Setup:
     warmup: WarmUp = field(default_factory=WarmUp)
     curriculum: OrderSettings = field(default_factory=OrderSettings)
     gate: GateSettings = field(default_factory=GateSettings)
+    checkpoint: Keeping = field(default_factory=Keeping)
 
     @property
     def prompt_file(self) -> str:

@@ -1,8 +1,10 @@
 """One stage of training from a recipe: plan, questions, warm-up where it is missing, before, GRPO, after."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console as Terminal
 
@@ -16,12 +18,16 @@ from grpo.config import dump
 from grpo.loop import train, warm_up
 from grpo.objective import sft_loss
 from grpo.policy.base import PolicyEngine
+from grpo.policy.guard import Guarded
 from grpo.policy.schedule import Optim
 from grpo.ranks import ranks_of_node
-from grpo.runlog import Console, RunLog, make_run_folder, refuse_existing
+from grpo.runlog import Console, RunLog, refuse_existing
+from grpo.snapshot import Snapshot, newest_step, remove_all
 from grpo.types import InputError
-from launch import assemble
+from grpo.watchdog import Watchdog
+from launch import assemble, resume
 from launch.building import beside
+from launch.checkpoints import Checkpoints
 from launch.engines import choose_rollout, make_rollout
 from launch.lineage import check_after, stages_of, write_stages
 from launch.models import locate, make_judge
@@ -38,7 +44,7 @@ from rewards.entailment import Verifier, check_name
 def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     """Train, and return the run folder. Everything the user can get wrong is found before a model is loaded."""
     folder = Path(recipe.run.folder) / recipe.run_name
-    comm.lead(lambda: refuse_existing(folder))
+    found = comm.lead(lambda: resume.find(recipe, folder, console))
     assemble.check_ranks(recipe, comm.world, warm_up=False)
     questions = assemble.load_questions(recipe, console)
     steps = recipe.steps(len(questions.train))
@@ -51,10 +57,11 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     _check_lengths(speech, questions, console)
 
     cfg = assemble.loop_settings(recipe, steps=steps)
-    policy = _policy(recipe, base, updates=steps * cfg.updates_per_step, console=console, comm=comm)
+    policy = _policy(recipe, base, folder, updates=steps * cfg.updates_per_step, console=console, comm=comm)
     rollout = make_rollout(engine, recipe, base, speech, console, comm)
-    comm.lead(lambda: _make_run_folder(recipe, folder, base))
-    log = _open_log(recipe, folder, folder.name, steps, console, comm)
+    comm.lead(lambda: _prepare_folder(recipe, folder, found, base))
+    dog, known = Watchdog(rank=comm.rank), resume.wandb_id(found)
+    log = _open_log(recipe, folder, folder.name, steps, console, comm, wandb_id=known, around=dog.phase)
     held_out = HeldOut(
         recipe=recipe,
         examples=questions.held_out,
@@ -65,33 +72,48 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
         comm=comm,
         live=Live(judge, reasoning=recipe.model.reasoning),
     )
-    before = held_out.measure("before", version=0)
-    train(
-        cfg,
+    watcher, gate = _watcher(held_out, folder, score), Gate(recipe.gate)
+    checkpoints = Checkpoints(
+        folder=resume.checkpoints_of(folder),
+        settings=recipe.checkpoint,
+        steps=steps,
         policy=policy,
-        rollout=rollout,
-        curriculum=curriculum,
-        score=score,
-        render=speech.render,
+        shared={"curriculum": curriculum, "watcher": watcher, "gate": gate, "logs": resume.Logs(folder, log)},
+        own={"score": score},
+        about={"the questions to train on": resume.digest(questions.train)},
         comm=comm,
-        log=log,
-        watch=Watcher(held_out, folder, every=recipe.eval.every, best_by=recipe.eval.best_by, score=score),
-        gate=watched_gate(Gate(recipe.gate), log, comm),
+        console=console,
     )
-    save_model_folder(policy, speech.tokenizer, folder / "model", comm)
+    start = checkpoints.restore(found) if found else watcher.begin()
+    who: dict[str, Any] = {"policy": policy, "rollout": rollout, "curriculum": curriculum, "comm": comm, "log": log}
+    ends: dict[str, Any] = {"watch": watcher, "gate": watched_gate(gate, log, comm), "save": checkpoints}
+    with checkpoints.kept(), dog.watching():
+        train(cfg, **who, score=score, render=speech.render, **ends, start=start)
+    return _finish(held_out, watcher, folder, steps)
+
+
+def _finish(held_out: HeldOut, watcher: Watcher, folder: Path, steps: int) -> Path:
+    """The model, the table and, when all is there, no checkpoint any more: a finished run is not gone on with."""
+    comm, console, recipe = held_out.comm, held_out.log.console, held_out.recipe
+    if not comm.lead((folder / "model").exists):  # it is there where a run was killed during the last measurement
+        save_model_folder(held_out.policy, held_out.speech.tokenizer, folder / "model", comm)
     console.line(f"model        {folder / 'model'}")
     after = held_out.measure("after", version=steps)
-    comm.lead(lambda: _finish(held_out, folder, before, after))
-    log.close()
+    if held_out.examples and comm.rank == 0:
+        title = f"{recipe.run_name}: {len(held_out.examples)} held-out questions, percent"
+        show_table(watcher.before, after, title=title)
+    watcher.clear()
+    held_out.log.close()
+    comm.lead(lambda: write_stages(folder / "model", stages_of(folder)))  # says that the run is finished
+    comm.lead(lambda: remove_all(resume.checkpoints_of(folder)))
     return folder
 
 
-def _finish(held_out: HeldOut, folder: Path, before: Mapping[str, float], after: Mapping[str, float]) -> None:
-    """The table, and the record beside the model: the last thing that a run writes says that it is finished."""
-    if after:
-        count = len(held_out.examples)
-        show_table(before, after, title=f"{held_out.recipe.run_name}: {count} held-out questions, percent")
-    write_stages(folder / "model", stages_of(folder))
+def _watcher(held_out: HeldOut, folder: Path, score: GroupScorer) -> Watcher:
+    """Without checkpoints on the way, no best model is gone back to."""
+    wanted, recipe = resume.checkpoints_of(folder), held_out.recipe
+    sealed = (lambda: newest_step(wanted)) if recipe.checkpoint.every else (lambda: math.inf)
+    return Watcher(held_out, folder, every=recipe.eval.every, best_by=recipe.eval.best_by, score=score, sealed=sealed)
 
 
 def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: assemble.Questions | None = None) -> Path:
@@ -174,9 +196,9 @@ def _building(folder: Path, comm: Comm) -> Iterator[Path]:
         yield comm.lead(lambda: stack.enter_context(beside(folder)))
 
 
-def _make_run_folder(recipe: Recipe, folder: Path, base: str) -> None:
-    make_run_folder(folder)
-    _describe_run(recipe, folder, (*stages_of(base), recipe.run.stage))
+def _prepare_folder(recipe: Recipe, folder: Path, found: Snapshot | None, base: str) -> None:
+    resume.prepare_folder(recipe, folder, found)
+    write_stages(folder, (*stages_of(base), recipe.run.stage))
 
 
 def _describe_run(recipe: Recipe, folder: Path, stages: tuple[str, ...]) -> None:
@@ -199,10 +221,10 @@ def warn_of_other_distributions(recipe: Recipe, console: Console) -> None:
         )
 
 
-def _policy(recipe: Recipe, base: str, *, updates: int, console: Console, comm: Comm) -> PolicyEngine:
-    """The policy that GRPO trains, for that many updates."""
+def _policy(recipe: Recipe, base: str, folder: Path, *, updates: int, console: Console, comm: Comm) -> PolicyEngine:
+    """The policy that GRPO trains, for that many updates; rows that are not finite are kept in the run's `folder`."""
     console.line(f"loading      {base}")
-    return assemble.make_policy(
+    policy = assemble.make_policy(
         recipe,
         base,
         optim=assemble.make_optim(recipe),
@@ -212,6 +234,8 @@ def _policy(recipe: Recipe, base: str, *, updates: int, console: Console, comm: 
         temperature=recipe.sampling.temperature,
         kl=recipe.loss.kl,
     )
+    limit = recipe.checkpoint.bad_updates
+    return Guarded(policy, folder=folder / "bad", limit=limit, comm=comm, tell=console.line)
 
 
 def _audited_judges(recipe: Recipe, console: Console, comm: Comm) -> tuple[GroupScorer, Verifier]:
@@ -235,7 +259,7 @@ def _starting_model(recipe: Recipe, console: Console, comm: Comm, questions: ass
     return comm.first(lambda: locate(start or recipe.model.name, console=console))
 
 
-def _open_log(recipe: Recipe, folder: Path, name: str, steps: int, console: Console, comm: Comm) -> RunLog:
+def _open_log(recipe: Recipe, folder: Path, name: str, steps: int, console: Console, comm: Comm, **more: Any) -> RunLog:
     return RunLog(
         folder,
         name=name,
@@ -245,6 +269,7 @@ def _open_log(recipe: Recipe, folder: Path, name: str, steps: int, console: Cons
         settings={"recipe": dump(recipe)},
         rollouts_every=recipe.run.rollouts_every,
         writes=comm.rank == 0,
+        **more,
     )
 
 

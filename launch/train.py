@@ -14,7 +14,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from grpo.comm import Alone, Comm, ending
 from grpo.config import describe, load
 from grpo.runlog import Console
-from grpo.types import EngineLost, InputError, StaleRollout
+from grpo.types import BadNumbers, EngineLost, InputError, StaleRollout, Stopped
 from launch.recipe import Recipe
 
 
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             return train_together(argv)
         train(argv, Alone(), Console())
-    except (EngineLost, InputError, StaleRollout) as error:
+    except (BadNumbers, EngineLost, InputError, StaleRollout, Stopped) as error:
         code, text = ending(error)
         Console().line(text)
         return code

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console as Terminal
 from rich.table import Table
@@ -102,11 +103,19 @@ class Watcher:
         every: int,
         best_by: str,
         score: GroupScorer,
+        sealed: Callable[[], float],
     ) -> None:
+        """`sealed` tells up to which step the run can be gone on with: a best model that is gone back to stays."""
+        self.before: dict[str, float] = {}  # the held-out numbers of the model that training started from
         self._held_out, self._folder, self._every, self._best_by = held_out, folder, every, best_by
-        self._score = score
+        self._score, self._sealed = score, sealed
         self._alarms = Alarms()
-        self._best: tuple[float, Path] | None = None
+        self._best: tuple[float, int] | None = None  # its number, and the steps after which it was
+
+    def begin(self) -> int:
+        """Before the first step: measures where training starts from. Returns the number of steps done, 0."""
+        self.before = self._held_out.measure("before", version=0)
+        return 0
 
     def __call__(self, step: int, groups: list[Group], values: Mapping[str, float]) -> dict[str, float]:
         """More numbers for the step's record: trust/..., and held_out/... after every `every` steps."""
@@ -121,6 +130,7 @@ class Watcher:
 
     def _look(self, step: int, groups: list[Group], values: Mapping[str, float]) -> dict[str, float]:
         """Scores of all ranks' rollouts, and alarms; by rank 0, whose scorer counts what it scored itself."""
+        self._remove_replaced()
         answers = [(group.example, completion) for group in groups for completion in group.completions]
         numbers = {f"trust/{name}": value for name, value in self._held_out.live(answers).items()}
         dead = [group for group, lives in zip(groups, living(groups), strict=True) if not lives]
@@ -134,17 +144,48 @@ class Watcher:
         return numbers
 
     def _keep_best(self, done: int, value: float) -> None:
-        """The new best model is written whole before the old one is removed."""
+        """The new best model is written whole; the old one is removed when no checkpoint goes back to it."""
         if self._best and value <= self._best[0]:
             return
-        path = self._folder / f"best-step-{done}"  # after so many steps; metrics.jsonl counts from 0
-        comm, worse = self._held_out.comm, self._best
-        save_model_folder(self._held_out.policy, self._held_out.speech.tokenizer, path, comm)
-        if worse:
-            comm.lead(lambda: shutil.rmtree(worse[1]))
-        self._best = (value, path)
+        path = self._model(done)
+        save_model_folder(self._held_out.policy, self._held_out.speech.tokenizer, path, self._held_out.comm)
+        self._best = (value, done)
         self._held_out.log.note("best", {"step": done - 1, self._best_by: value, "model": path.name})
         self._held_out.log.console.line(f"best so far  {path} ({self._best_by} {value:.2f})")
+        self._held_out.comm.lead(self._remove_replaced)
+
+    def clear(self) -> None:
+        """Remove all models that were the best once, but for the one that is."""
+        self._held_out.comm.lead(self._remove_others)
+
+    def _remove_replaced(self) -> None:
+        if self._best and self._sealed() >= self._best[1]:
+            self._remove_others()
+
+    def _remove_others(self) -> None:
+        kept = self._model(self._best[1]) if self._best else None
+        for path in self._folder.glob("best-step-*"):
+            if path != kept:
+                shutil.rmtree(path)
+
+    def _model(self, done: int) -> Path:
+        return self._folder / f"best-step-{done}"  # after so many steps; metrics.jsonl counts from 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` goes on from, as JSON takes it."""
+        return {"before": dict(self.before), "best": self._best, "alarms": self._alarms.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there; the best models of steps that will be made again are removed."""
+        self.before = dict(state["before"])
+        self._best = None if state["best"] is None else (state["best"][0], state["best"][1])
+        if self._best and not self._model(self._best[1]).exists():
+            self._held_out.log.console.line(
+                f"             {self._model(self._best[1])} is gone; the best is chosen anew"
+            )
+            self._best = None
+        self._alarms.load_state_dict(state["alarms"])
+        self.clear()
 
 
 def watched_gate(gate: Gate, log: RunLog, comm: Comm) -> Callable[[Mapping[str, float]], bool]:

@@ -21,7 +21,7 @@ import inspect
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, cast
@@ -196,6 +196,13 @@ class Guarded:
         """Failed calls since this was last asked."""
         taken, self._untaken = self._untaken, 0
         return taken
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the limit is judged by: calls and failures so far, and the first failure."""
+        return {"calls": self._calls, "failures": self._failures, "first": self._first}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._calls, self._failures, self._first = state["calls"], state["failures"], state["first"]
 
     def _work(self, future: Future[Values], example: Example, completions: Sequence[Completion]) -> None:
         try:

@@ -12,6 +12,7 @@ parts have the same gate of form; the user's own rewards pass no gate.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from grpo.types import Completion, Example, InputError, Score
 from rewards.callables import Guarded, Values
@@ -106,6 +107,14 @@ class GroupScorer:
     def take_counts(self) -> dict[str, float]:
         """Failed calls of the user's own rewards since this was last asked, as metrics; asking sets them to 0."""
         return {f"reward_failures/{guard.path}": float(guard.take_failures()) for guard in self.own}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counters of the user's own rewards, by name."""
+        return {guard.path: guard.state_dict() for guard in self.own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for guard in self.own:
+            guard.load_state_dict(state[guard.path])
 
 
 def filled(values: Values) -> list[float]:

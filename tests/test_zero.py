@@ -14,6 +14,7 @@ from grpo.comm import Alone
 from grpo.objective import Objective, grpo_loss, weigh
 from grpo.policy.schedule import Optim
 from grpo.policy.single import SinglePolicy
+from grpo.policy.state import write
 from grpo.policy.zero_config import Zero, reference_config, zero_config
 from grpo.types import InputError
 from launch.models import load_model
@@ -88,7 +89,8 @@ def on_a_rank(comm, zero, folder):
     out["logprobs"] = policy.logprobs(rows).numpy()
     out["nothing teaches"] = policy.update(step_batch(0).rows([]), loss), flat(policy).numpy()
     policy.save(folder / "model")
-    policy.save_state(folder / "state")
+    write(policy.hold(), folder / "state", lead=comm.rank == 0)
+    comm.wait()
     later = zero_policy(zero, comm, seed=5)
     later.load_state(folder / "written by one")
     out["resumed"] = later.update(share(step_batch(7), comm, 2), loss), flat(later).numpy()
@@ -104,7 +106,7 @@ def ran(request, tmp_path_factory):
     policy = zero_policy(other, Alone())
     for seed in range(3):
         policy.update(step_batch(seed), loss)
-    policy.save_state(folder / "written by one")
+    write(policy.hold(), folder / "written by one")
     ranks = run_ranks(on_a_rank, zero, folder)
     for rank in ranks:
         assert isinstance(rank.value, dict), f"{rank.value!r} {rank.said}"
@@ -217,7 +219,7 @@ def test_a_state_that_is_damaged_or_of_another_model(tmp_path):
     with pytest.raises(InputError, match=r"state.json: cannot be read as the state of an optimizer: FileNotFoundError"):
         policy.load_state(tmp_path)
     policy.update(step_batch(0), loss)
-    policy.save_state(tmp_path / "state")
+    write(policy.hold(), tmp_path / "state")
     (tmp_path / "state" / "00003.safetensors").write_bytes(b"half")
     with pytest.raises(InputError, match=r"00003.safetensors: cannot be read"):
         policy.load_state(tmp_path / "state")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from grpo.batch import Batch
 from grpo.objective import Stats
+from grpo.policy.state import Held
 
 Loss = Callable[[Tensor, Tensor, Batch], tuple[Tensor, Stats]]
 """(logp_BC, entropy_BC, rows) -> (loss as a plain weighted sum over these rows, statistics as sums)."""
@@ -28,8 +29,9 @@ class PolicyEngine(Protocol):
     def update(self, batch: Batch, loss: Loss) -> Stats:
         """One optimizer step on a weighed batch; per-token means of the statistics, gradient norm, learning rate.
 
-        If no row anywhere teaches (Adam would move on a zero gradient), or the gradient is not finite, the weights stay
-        as they are, the schedule advances, and `skipped` is 1.
+        If no row anywhere teaches (Adam would move on a zero gradient), the weights stay as they are, the schedule
+        advances, and `skipped` is 1. So too, with `nonfinite` 1 and no other statistics, on all ranks together, where
+        the loss, a log-probability or the gradient of any rank is not finite.
         """
         ...
 
@@ -42,4 +44,26 @@ class PolicyEngine(Protocol):
 
     def save(self, path: Path) -> None:
         """Write a model folder that transformers and vLLM load (weights and configuration; safetensors)."""
+        ...
+
+    @property
+    def done(self) -> int:
+        """Calls of `update` so far, those of an earlier run that was gone on with included."""
+        ...
+
+    @property
+    def moved(self) -> int:
+        """Those since the engine was made that have changed the weights."""
+        ...
+
+    def hold(self) -> Held:
+        """A copy in main memory of this rank's share of the optimizer's state and of the place in the schedule.
+
+        What `grpo.policy.state.write` makes of the shares of all ranks, `load_state` reads. The weights may move on
+        while it is written.
+        """
+        ...
+
+    def load_state(self, path: Path) -> None:
+        """Go on from the state in the folder `path`, bitwise in float32. InputError for that of another model."""
         ...

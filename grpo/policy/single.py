@@ -12,7 +12,9 @@ from grpo.batch import Batch
 from grpo.objective import Stats, add_stats, mean_stats
 from grpo.policy.base import Loss
 from grpo.policy.forward import Layout, Wanted, completion_logprobs, micro_batches, settle_layout
+from grpo.policy.guard import poisoned
 from grpo.policy.schedule import Optim, learning_rate
+from grpo.policy.state import MOMENTS, Held, Piece, copied, read_counts, read_piece
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -65,7 +67,7 @@ class SinglePolicy:
         self._budget, self._temperature = token_budget, temperature
         self._device = next(model.parameters()).device
         self._bf16 = dtype == "bfloat16" or (dtype == "auto" and fast_bf16(self._device))
-        self._done, self._progress = 0, progress
+        self._done, self._moved, self._progress = 0, 0, progress
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
         )
@@ -99,15 +101,16 @@ class SinglePolicy:
                 )
             # Everything after the head is cheap and float32; the batch itself stays on the CPU.
             part_loss, stats = loss(logp_BC.float().cpu(), entropy_BC.float().cpu(), part)
-            part_loss.backward()
+            poisoned(part_loss, logp_BC).backward()
             total = add_stats(total, stats)
         grad_norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._optim.max_grad_norm)
         if not torch.isfinite(grad_norm):  # clipping would spread it over all weights, and Adam would keep it
             self._optimizer.zero_grad(set_to_none=True)
-            return mean_stats(total) | {"lr": lr, "skipped": 1.0}
+            return {"lr": lr, "skipped": 1.0, "nonfinite": 1.0}
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
+        self._moved += 1
         self._optimizer.zero_grad(set_to_none=True)
         return mean_stats(total) | {"grad_norm": float(grad_norm), "lr": lr, "skipped": 0.0}
 
@@ -117,6 +120,35 @@ class SinglePolicy:
 
     def save(self, path: Path) -> None:
         self._model.save_pretrained(path, safe_serialization=True)
+
+    @property
+    def done(self) -> int:
+        return self._done
+
+    @property
+    def moved(self) -> int:
+        return self._moved
+
+    def hold(self) -> Held:
+        pieces = {}
+        for number, parameter in enumerate(self._model.parameters()):
+            moments = self._optimizer.state.get(parameter, {})  # none before the first step
+            tensors = {"master": parameter, **{key: moments[key] for key in MOMENTS if moments}}
+            steps = int(moments["step"]) if moments else 0
+            pieces[number] = Piece({key: copied(tensor) for key, tensor in tensors.items()}, steps)
+        names = tuple(name for name, _ in self._model.named_parameters())
+        return Held(updates=self._done, names=names, pieces=pieces)
+
+    @torch.no_grad()
+    def load_state(self, path: Path) -> None:
+        parameters = list(self._model.named_parameters())
+        self._done, _ = read_counts(path, parameters=len(parameters))
+        for number, (name, parameter) in enumerate(parameters):
+            piece = read_piece(path, number, name, tuple(parameter.shape))
+            parameter.copy_(piece.tensors["master"])
+            if piece.steps:
+                moments = {key: piece.tensors[key].to(parameter) for key in MOMENTS}
+                self._optimizer.state[parameter] = {"step": torch.tensor(float(piece.steps)), **moments}
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16)

@@ -3,7 +3,6 @@
 The only file that imports DeepSpeed. What it is told is in `zero_config.py`.
 """
 
-import json
 import logging
 import os
 import warnings
@@ -21,8 +20,6 @@ from deepspeed.utils import (
     safe_set_local_fp32_param,
     safe_set_local_optimizer_state,
 )
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from grpo.batch import Batch
@@ -31,14 +28,12 @@ from grpo.logprobs import ChunkedHead
 from grpo.objective import Stats, add_stats, mean_stats
 from grpo.policy.base import Loss
 from grpo.policy.forward import Layout, Wanted, completion_logprobs, micro_batches, settle_layout
+from grpo.policy.guard import poisoned
 from grpo.policy.schedule import Optim, learning_rate
 from grpo.policy.single import Dtype, fast_bf16, forbid_dropout
+from grpo.policy.state import MOMENTS, Held, Piece, copied, read_counts, read_piece
 from grpo.policy.zero_config import Zero, reference_config, zero_config
 from grpo.ranks import backend
-from grpo.types import InputError
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-STATE = "state.json"
 
 # What a rank runs when the others still have rows: one token that nothing is learnt from. ZeRO-3 gathers every layer's
 # weights by a collective call, so a rank that sat a micro-batch out would leave the others waiting for ever.
@@ -93,7 +88,8 @@ class ZeroPolicy:
         """
         forbid_dropout(model)
         self._model, self._optim, self._updates, self._comm = model, optim, updates, comm
-        self._budget, self._done, self._progress = token_budget, 0, progress
+        self._budget, self._progress = token_budget, progress
+        self._done = self._moved = 0
         self._bf16 = uses_bf16(dtype)
         if gradient_checkpointing:
             # Under ZeRO-3 the tensors that a layer saved are shards by the time it is run again, which only the
@@ -142,6 +138,7 @@ class ZeroPolicy:
                 total = add_stats(total, stats)
             else:
                 part_loss = 0.0 * logp_BC.float().cpu().sum()
+            part_loss = poisoned(part_loss, logp_BC)
             self._engine.backward(part_loss * self._comm.world)  # DeepSpeed takes the mean over ranks: undone here
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
@@ -149,7 +146,8 @@ class ZeroPolicy:
         total = reduce(add_stats, self._comm.gather([total]))
         norm = float(self._engine.get_global_grad_norm())
         if not self._engine.was_step_applied():  # the gradient was not finite
-            return mean_stats(total) | {"lr": lr, "skipped": 1.0}
+            return {"lr": lr, "skipped": 1.0, "nonfinite": 1.0}
+        self._moved += 1
         return mean_stats(total) | {"grad_norm": norm, "lr": lr, "skipped": 0.0}
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -167,44 +165,37 @@ class ZeroPolicy:
             self._model.save_pretrained(path, state_dict=whole, safe_serialization=True)
         self._comm.wait()
 
-    def save_state(self, path: Path) -> None:
-        """Write the optimizer's state and the place in the schedule into the folder `path`, shared by all ranks.
+    @property
+    def done(self) -> int:
+        return self._done
 
-        One file per parameter, whole, the ranks taking turns: any number of ranks and any stage can read them again.
-        """
-        if self._comm.rank == 0:
-            path.mkdir(parents=True)
-        self._comm.wait()
-        steps = self._adam_steps()
-        for number, (name, parameter) in enumerate(self._model.named_parameters()):
+    @property
+    def moved(self) -> int:
+        return self._moved
+
+    def hold(self) -> Held:
+        """As the protocol says; the ranks take turns, so that each holds whole tensors of its share of parameters."""
+        parameters, steps, kept = list(self._model.named_parameters()), self._adam_steps(), {}
+        for number, (_, parameter) in enumerate(parameters):
             tensors: dict[str, Any] = {"master": safe_get_full_fp32_param(parameter)}
             if steps:
                 tensors |= {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
             if number % self._comm.world == self._comm.rank:
-                whole = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
-                save_file(whole, path / f"{number:05d}.safetensors", metadata={"name": name})
-        if self._comm.rank == 0:
-            state = {"updates": self._done, "adam_steps": steps, "parameters": len(list(self._model.parameters()))}
-            (path / STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
-        self._comm.wait()
+                kept[number] = Piece({key: copied(tensor) for key, tensor in tensors.items()}, steps)
+        return Held(updates=self._done, names=tuple(name for name, _ in parameters), pieces=kept)
 
     def load_state(self, path: Path) -> None:
-        """Go on from what `save_state` wrote, whatever the ranks were. InputError for the state of another model."""
-        state = _read_state(path)
+        """As the protocol says, whatever the ranks were and whichever engine wrote it."""
         parameters = list(self._model.named_parameters())
-        if state["parameters"] != len(parameters):
-            raise InputError(
-                f"{path / STATE}: of a model with {state['parameters']} tensors, this one has {len(parameters)}"
-            )
-        self._done = state["updates"]
-        if state["adam_steps"]:
-            self._make_adam_state(state["adam_steps"])
+        self._done, steps = read_counts(path, parameters=len(parameters))
+        if steps:
+            self._make_adam_state(steps)
         for number, (name, parameter) in enumerate(parameters):
-            tensors = _read_parameter(path / f"{number:05d}.safetensors", name, _shape(parameter))
+            piece = read_piece(path, number, name, _shape(parameter))
             with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
-                parameter.data.copy_(tensors["master"])
-            for key in ("master", *MOMENTS) if state["adam_steps"] else ("master",):
-                self._set(parameter, tensors[key].to(parameter.device), key)
+                parameter.data.copy_(piece.tensors["master"])
+            for key, tensor in piece.tensors.items():
+                self._set(parameter, tensor.to(parameter.device), key)
 
     def _passes(self, batch: Batch) -> list[tuple[list[int], Batch]]:
         """The micro-batches of this rank, as many as the rank with most has: row indices, which are none for an idle
@@ -261,26 +252,6 @@ def _wrapped(scorer: Scorer, config: dict[str, Any]) -> Any:
 
 def _shape(parameter: Any) -> tuple[int, ...]:
     return tuple(getattr(parameter, "ds_shape", parameter.shape))  # a ZeRO-3 shard itself has the shape [0]
-
-
-def _read_state(path: Path) -> dict[str, int]:
-    try:
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
-        return {key: int(state[key]) for key in ("updates", "adam_steps", "parameters")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path / STATE}: cannot be read as the state of an optimizer: {error!r}") from None
-
-
-def _read_parameter(file: Path, name: str, shape: tuple[int, ...]) -> dict[str, Tensor]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            found = (opened.metadata() or {}).get("name")
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{file}: cannot be read: {error}") from None
-    if found != name or any(tuple(tensor.shape) != shape for tensor in tensors.values()):
-        raise InputError(f"{file}: holds {found}, and this model has {name} {list(shape)} here")
-    return tensors
 
 
 def uses_bf16(dtype: Dtype) -> bool:

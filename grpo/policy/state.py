@@ -1,0 +1,102 @@
+"""What an optimizer remembers, as files: one per parameter, whole, so that any engine over any ranks can read it.
+
+Safetensors and JSON: nothing that runs code when it is read. `state.json` says how far the schedule is; parameter 7 is
+in `00007.safetensors`: "master", its float32 weights, and Adam's moments once there are any.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from grpo.types import InputError
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+COUNTS = "state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One parameter: its float32 tensors by name, and the steps that Adam has taken with it."""
+
+    tensors: Mapping[str, Tensor]
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """One rank's share of an optimizer's state, in main memory: `Held(updates=7, names=("head",), pieces={0: ...})`."""
+
+    updates: int  # of the schedule, those that were skipped included
+    names: tuple[str, ...]  # of all parameters of the model, in order
+    pieces: Mapping[int, Piece]  # those that this rank writes, by their place in `names`
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of this share."""
+        return sum(tensor.nbytes for piece in self.pieces.values() for tensor in piece.tensors.values())
+
+    def files(self, *, lead: bool) -> list[str]:
+        """File names of this share; the counts belong to the rank that leads."""
+        return ([COUNTS] if lead else []) + [_file(number) for number in self.pieces]
+
+    def contents(self, name: str) -> bytes:
+        """The file `name` of `files`."""
+        if name == COUNTS:
+            steps = max((piece.steps for piece in self.pieces.values()), default=0)
+            counts = {"updates": self.updates, "adam_steps": steps, "parameters": len(self.names)}
+            return (json.dumps(counts) + "\n").encode()
+        number = int(name.partition(".")[0])
+        piece = self.pieces[number]
+        return save(dict(piece.tensors), metadata={"name": self.names[number], "steps": str(piece.steps)})
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """A copy in main memory that the next step does not touch."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+
+
+def write(held: Held, path: Path, *, lead: bool = True) -> None:
+    """This rank's share into the folder `path`, which all ranks write into."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name in held.files(lead=lead):
+        (path / name).write_bytes(held.contents(name))
+
+
+def read_counts(path: Path, *, parameters: int) -> tuple[int, int]:
+    """(updates of the schedule, steps of Adam); InputError for the state of a model with other parameters."""
+    file = path / COUNTS
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        updates, steps, found = (int(state[key]) for key in ("updates", "adam_steps", "parameters"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: cannot be read as the state of an optimizer: {error!r}") from None
+    if found != parameters:
+        raise InputError(f"{file}: of a model with {found} tensors, this one has {parameters}")
+    return updates, steps
+
+
+def read_piece(path: Path, number: int, name: str, shape: tuple[int, ...]) -> Piece:
+    """Parameter `number` of the state; InputError unless it is `name` with this shape, whole."""
+    file = path / _file(number)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            about = opened.metadata() or {}
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
+            piece = Piece(tensors, int(about.get("steps", "0")))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"{file}: cannot be read: {error}") from None
+    if about.get("name") != name or any(tuple(tensor.shape) != shape for tensor in tensors.values()):
+        raise InputError(f"{file}: holds {about.get('name')}, and this model has {name} {list(shape)} here")
+    if set(tensors) != {"master", *(MOMENTS if piece.steps else ())}:
+        raise InputError(f"{file}: holds {', '.join(tensors)} of {name} after {piece.steps} steps")
+    return piece
+
+
+def _file(number: int) -> str:
+    return f"{number:05d}.safetensors"

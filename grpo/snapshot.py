@@ -1,0 +1,232 @@
+"""Is a checkpoint whole, and which is the newest that is? Folders that are written, sealed, checked and cleared away.
+
+    checkpoints/step-000010/manifest.json    every file with its size and hash; written last
+                            state.json       what all ranks share: counters, curriculum, log
+                            rank-0.json      a rank's own: its random states
+                            policy/          the optimizer's state (grpo/policy/state.py)
+    checkpoints/latest                       the name of the newest that was read back and found whole
+
+A checkpoint is built as `.step-000010.writing` and renamed when all of it is on the disk: a folder `step-*` is whole
+unless the disk itself has damaged it, which its hashes tell.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from grpo.types import InputError
+
+FORMAT = 1  # of the folder; counted up when an older program could not go on from it
+MANIFEST, STATE, LATEST = "manifest.json", "state.json", "latest"
+NAME = re.compile(r"step-(\d{6,})")
+
+Digests = Mapping[str, tuple[int, str]]
+"""A file's path inside the checkpoint -> its bytes and their hash (XXH3, 128 bits: for damage, not for malice)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A checkpoint that was found whole: `Snapshot(step=10, path=Path("runs/x/checkpoints/step-000010"), ranks=2)`."""
+
+    step: int  # steps done, so the next one's number
+    path: Path
+    ranks: int
+
+    def shared(self) -> dict[str, Any]:
+        """What all ranks had in common."""
+        return json.loads((self.path / STATE).read_text(encoding="utf-8"))
+
+    def own(self, rank: int) -> dict[str, Any] | None:
+        """What belonged to this rank alone; None where there was no such rank."""
+        return json.loads((self.path / _own(rank)).read_text(encoding="utf-8")) if rank < self.ranks else None
+
+
+def building(folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is put together before it is renamed."""
+    return folder / f".step-{step:06d}.writing"
+
+
+def begin(folder: Path, step: int, *, needed: int, reserve: int) -> str:
+    """Make the folder that all ranks write into. Where the disk has no room for `needed` bytes and `reserve` beside
+    them, nothing is made, and the answer is why; else it is empty."""
+    folder.mkdir(exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed + reserve:
+        return f"it takes {needed / 1e9:.2f} GB, {reserve / 1e9:.2f} must stay free, and {free / 1e9:.2f} are"
+    place = building(folder, step)
+    if place.exists():
+        shutil.rmtree(place)  # what a killed save left; only this module makes such folders
+    place.mkdir()
+    (place / "policy").mkdir()
+    return ""
+
+
+def put(place: Path, name: str, data: bytes) -> tuple[int, str]:
+    """Write a new file and see it to the disk; its size and hash, of what was in memory."""
+    with (place / name).open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return len(data), _hash(data)
+
+
+def put_own(place: Path, rank: int, own: Mapping[str, Any], digests: dict[str, tuple[int, str]]) -> None:
+    """This rank's own state, and last of all the list of what it has written, so that rank 0 knows it is done."""
+    digests[_own(rank)] = put(place, _own(rank), _json(own))
+    listed = place / f".part-{rank}"
+    put(place, f"{listed.name}.new", _json(digests))
+    listed.with_name(f"{listed.name}.new").rename(listed)
+
+
+def parts_missing(place: Path, ranks: int) -> list[int]:
+    """The ranks that have not finished writing."""
+    return [rank for rank in range(ranks) if not (place / f".part-{rank}").exists()]
+
+
+def seal(folder: Path, step: int, *, ranks: int, shared: Mapping[str, Any]) -> Path:
+    """All ranks have written: add what they share and the manifest, see all to the disk, read all of it back, rename it
+    and move `latest`. OSError where a file does not read as it was written."""
+    place, final = building(folder, step), folder / f"step-{step:06d}"
+    digests: dict[str, tuple[int, str]] = {}
+    for rank in range(ranks):
+        part = place / f".part-{rank}"
+        digests |= json.loads(part.read_text(encoding="utf-8"))
+        part.unlink()
+    digests[STATE] = put(place, STATE, _json(shared))
+    body = {"format": FORMAT, "step": step, "ranks": ranks, "files": dict(sorted(digests.items()))}
+    put(place, MANIFEST, _json({**body, "hash": _hash(_json(body))}))
+    for directory in (place / "policy", place):
+        flush(directory)
+    damage = damaged(place, step=step)
+    if damage:
+        raise OSError(f"{place}: not read back as it was written: {damage}")
+    place.rename(final)
+    flush(folder)
+    _point(folder, final.name)
+    return final
+
+
+def damaged(path: Path, *, step: int) -> str:
+    """What is wrong with the checkpoint in `path`, in a few words that begin with a file; empty where it is whole."""
+    try:
+        written = (path / MANIFEST).read_bytes()
+        body = json.loads(written)
+        told = body.pop("hash")
+        if told != _hash(_json(body)) or written != _json({**body, "hash": told}) or body["step"] != step:
+            return f"{MANIFEST}: is damaged"
+        if body["format"] != FORMAT:
+            return f"{MANIFEST}: has format {body['format']}, and this program reads {FORMAT}"
+        files: Digests = body["files"]
+        for name, (size, wanted) in files.items():
+            if not (path / name).resolve().is_relative_to(path.resolve()):
+                return f"{MANIFEST}: names {name}, which is not inside"
+            found = (path / name).stat().st_size
+            if found != size:
+                return f"{name}: has {found} bytes of {size}"
+            if _hash_of(path / name) != wanted:
+                return f"{name}: its {size} bytes are not those that were written"
+    except FileNotFoundError as error:
+        return f"{Path(str(error.filename)).name}: is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST}: cannot be read: {error!r}"
+    return ""
+
+
+def steps_in(folder: Path) -> list[tuple[int, Path]]:
+    """The checkpoints there, newest first, whole or not."""
+    found = [(NAME.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(((int(match[1]), path) for match, path in found if match and path.is_dir()), reverse=True)
+
+
+def newest_step(folder: Path) -> int:
+    """Steps done at the newest checkpoint there; 0 without one."""
+    return max((step for step, _ in steps_in(folder)), default=0)
+
+
+def newest_whole(folder: Path, tell: Callable[[str], None] = lambda text: None) -> Snapshot | None:
+    """The newest checkpoint that is whole, or None. `tell` gets a line for every damaged one that was passed over.
+    InputError where there are some and none is whole."""
+    passed = []
+    for step, path in steps_in(folder):
+        damage = damaged(path, step=step)
+        if not damage:
+            body = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            return Snapshot(step, path, body["ranks"])
+        passed.append(f"{path}: {damage}")
+        tell(f"damaged      {passed[-1]}")
+    if passed:
+        raise InputError(f"{passed[0]}; no checkpoint there is whole ({len(passed)} tried), so the run cannot go on")
+    return None
+
+
+def set_aside(folder: Path, *, after: int) -> None:
+    """Before a run goes on from the checkpoint of step `after`: newer ones, which are damaged, get another name; what a
+    killed save left is removed."""
+    for step, path in steps_in(folder):
+        if step > after:
+            number = next(n for n in range(1, 10_000) if not path.with_name(f"damaged-{n}-{path.name}").exists())
+            path.rename(path.with_name(f"damaged-{number}-{path.name}"))
+    for left in folder.glob(".step-*.writing"):
+        shutil.rmtree(left)
+    _point(folder, f"step-{after:06d}")
+
+
+def keep_newest(folder: Path, count: int) -> None:
+    """Remove all but the newest `count` checkpoints."""
+    for _, path in steps_in(folder)[count:]:
+        gone = path.with_name(f".{path.name}.writing")  # renamed first: half a folder must not look like a checkpoint
+        path.rename(gone)
+        shutil.rmtree(gone)
+
+
+def remove_all(folder: Path) -> None:
+    """The run is finished: no checkpoint is left. Renamed first, or a kill would leave damaged ones to go on from."""
+    gone = folder.with_name(f".{folder.name}.removing")
+    if gone.exists():
+        shutil.rmtree(gone)
+    folder.rename(gone)
+    shutil.rmtree(gone)
+
+
+def flush(path: Path) -> None:
+    """See a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _point(folder: Path, name: str) -> None:
+    new = folder / f"{LATEST}.new"
+    new.write_text(name + "\n", encoding="utf-8")
+    flush(new)
+    new.replace(folder / LATEST)
+    flush(folder)
+
+
+def _own(rank: int) -> str:
+    return f"rank-{rank}.json"
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, ensure_ascii=False) + "\n").encode()
+
+
+def _hash(data: bytes) -> str:
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def _hash_of(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()

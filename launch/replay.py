@@ -1,0 +1,130 @@
+"""Run the rows of a saved update again: `python -m launch.replay runs/NAME/bad/update-000012-rank-0.safetensors`.
+
+Micro-batch by micro-batch: loss, log-probabilities, gradient, and which of them is not finite. The weights are those of
+the run's newest checkpoint, or of a checkpoint or model folder given as a second argument; whether they are the ones
+that the update ran with is said. Nothing is written. Exit status 1 where a number was not finite again.
+"""
+
+import math
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grpo.batch import Batch
+from grpo.comm import ending
+from grpo.config import load
+from grpo.objective import grpo_loss
+from grpo.policy.forward import completion_logprobs, micro_batches
+from grpo.policy.guard import load_rows, weights_hash
+from grpo.policy.single import forbid_dropout
+from grpo.policy.state import read_piece
+from grpo.runlog import Console
+from grpo.snapshot import damaged, newest_whole
+from grpo.types import InputError
+from launch import assemble
+from launch.models import load_model, locate
+from launch.recipe import Recipe
+from launch.resume import checkpoints_of
+
+
+def main(argv: list[str]) -> int:
+    console = Console()
+    if not 1 <= len(argv) <= 2 or "-h" in argv or "--help" in argv:
+        print(__doc__)
+        return 0 if argv and argv[0] in ("-h", "--help") else 2
+    try:
+        bad = replay(Path(argv[0]), Path(argv[1]) if len(argv) > 1 else None, console)
+    except InputError as error:
+        code, text = ending(error)
+        console.line(text)
+        return code
+    return 1 if bad else 0
+
+
+def replay(file: Path, weights: Path | None, console: Console) -> int:
+    """The number of micro-batches that were not finite. InputError where rows, run or weights are not there."""
+    batch, about = load_rows(file)
+    recipe = load(Recipe, [str(file.parent.parent / "recipe.toml")])
+    model = _model(recipe, weights or _newest(file.parent.parent, console), console)
+    same = weights_hash((name, tensor) for name, tensor in model.named_parameters()) == about["weights"]
+    console.line(
+        f"update {about['update']}, rank {about['rank']}: {len(batch.group_B)} rows, {len(batch.prompts)} prompts"
+    )
+    console.line("the weights are those of the update" if same else "the weights are OTHERS than those of the update")
+    parts = micro_batches(batch, layout=recipe.policy.layout, token_budget=recipe.policy.token_budget)
+    bad = 0
+    for number, index in enumerate(parts, 1):
+        found = _run(model, batch.rows(index), recipe)
+        bad += not all(math.isfinite(value) for value in found.values())
+        shown = ", ".join(f"{name} {value:.6g}" for name, value in found.items())
+        console.line(f"micro-batch {number} of {len(parts)}, rows {min(index)} to {max(index)}: {shown}")
+        for row in index:
+            for what in _not_finite(batch.rows([row])):
+                console.line(f"  row {row}: {what} is not finite as it was given")
+    console.line(f"{bad} of {len(parts)} micro-batches are not finite")
+    return bad
+
+
+def _run(model: Any, part: Batch, recipe: Recipe) -> dict[str, float]:
+    """Loss, least log-probability and gradient norm of one micro-batch."""
+    model.zero_grad(set_to_none=True)
+    logp_BC, entropy_BC = completion_logprobs(
+        model, part, layout=recipe.policy.layout, temperature=recipe.sampling.temperature
+    )
+    objective = assemble.loop_settings(recipe, steps=1).objective
+    loss, _ = partial(grpo_loss, objective=objective)(logp_BC.float().cpu(), entropy_BC.float().cpu(), part)
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    return {"loss": float(loss), "least log-probability": float(logp_BC.min()), "gradient norm": float(norm)}
+
+
+def _not_finite(row: Batch) -> list[str]:
+    """What of a row was bad before the model was run."""
+    given = {
+        "its advantage": row.advantage_B,
+        "its sampler's log-probability": row.sampler_logp_BC,
+        "its old log-probability": row.old_logp_BC,
+        "its reference's log-probability": row.ref_logp_BC,
+        "its weight": row.weight_BC,
+    }
+    return [name for name, value in given.items() if value is not None and not bool(torch.isfinite(value).all())]
+
+
+def _newest(run: Path, console: Console) -> Path:
+    """The run's newest whole checkpoint, else the model that it left."""
+    found = newest_whole(checkpoints_of(run), tell=console.line)
+    path = found.path if found else run / "model"
+    if not path.is_dir():
+        raise InputError(f"{run}: has neither a checkpoint nor a model; give one: python -m launch.replay FILE FOLDER")
+    return path
+
+
+def _model(recipe: Recipe, weights: Path, console: Console) -> Any:
+    """The model with the weights of a checkpoint or of a model folder, in float32."""
+    console.line(f"weights      {weights}")
+    if (weights / "config.json").is_file():
+        model = load_model(str(weights), device=assemble.device())
+    else:
+        model = load_model(_shape_of(recipe, console), device=assemble.device())
+        step = weights.name.removeprefix("step-")
+        damage = damaged(weights, step=int(step)) if step.isdecimal() else "is no folder of a checkpoint or a model"
+        if damage:
+            raise InputError(f"{weights}: {damage}")
+        with torch.no_grad():
+            for number, (name, parameter) in enumerate(model.named_parameters()):
+                piece = read_piece(weights / "policy", number, name, tuple(parameter.shape))
+                parameter.copy_(piece.tensors["master"])
+    forbid_dropout(model)
+    return model
+
+
+def _shape_of(recipe: Recipe, console: Console) -> str:
+    """A folder with a model of the run's shape; its weights are not used."""
+    return locate(assemble.start_folder(recipe) or recipe.model.name, console=console)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

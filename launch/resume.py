@@ -1,0 +1,127 @@
+"""Does a run begin, go on, or is it refused? From a recipe and what is in its run folder."""
+
+import hashlib
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from grpo.config import dump
+from grpo.prompts import load_system
+from grpo.runlog import Console, RunLog, make_run_folder, refuse_existing
+from grpo.snapshot import Snapshot, flush, newest_whole, set_aside, steps_in
+from grpo.types import Example, InputError
+from launch.assemble import save_recipe
+from launch.recipe import Recipe
+
+LOGS = ("metrics.jsonl", "rollouts.jsonl", "notes.jsonl", "held_out.jsonl")
+FREE = {"run.project", "rollout.port", "rollout.patience"}  # may differ, as all of [checkpoint] may
+
+
+def checkpoints_of(folder: Path) -> Path:
+    """Where a run's checkpoints are."""
+    return folder / "checkpoints"
+
+
+def find(recipe: Recipe, folder: Path, console: Console) -> Snapshot | None:
+    """The checkpoint that a run goes on from, or None for a new run.
+
+    InputError where something is there that is not gone on with: a finished run, one without a checkpoint, one of
+    another recipe, or any where `checkpoint.resume = "never"`. Nothing is changed on the disk.
+    """
+    if recipe.checkpoint.resume == "never" or not steps_in(checkpoints_of(folder)):
+        refuse_existing(folder)
+        return None
+    check_same(recipe, folder)
+    found = newest_whole(checkpoints_of(folder), tell=console.line)
+    assert found is not None  # there are some, and one that is whole, or newest_whole would have raised
+    console.line(f"goes on      from {found.path}, after step {found.step}")
+    return found
+
+
+def check_same(recipe: Recipe, folder: Path) -> None:
+    """InputError, naming a key that differs, where the run in `folder` was begun with another recipe or prompt."""
+    file = folder / "recipe.toml"
+    try:
+        before, prompt = tomllib.loads(file.read_text("utf-8")), (folder / "prompt.txt").read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read as the recipe of this run: {error}") from None
+    old, new = _keys(before), _keys(tomllib.loads(dump(recipe)))
+    differing = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _is_free(key)]
+    valid = f"valid: the recipe as it was, or a new run, --run.name={folder.name}-2 (make: NAME={folder.name}-2)"
+    if differing:
+        key, more = differing[0], f", and {len(differing) - 1} more keys differ" if len(differing) > 1 else ""
+        old_value, new_value = _shown(old, key), _shown(new, key)
+        raise InputError(f"{file}: the run was begun with {key} = {old_value}, now it is {new_value}{more}; {valid}")
+    if prompt != load_system(recipe.prompt_file) + "\n":
+        raise InputError(f"{folder / 'prompt.txt'}: the run there was begun with another system prompt; {valid}")
+
+
+def prepare_folder(recipe: Recipe, folder: Path, found: Snapshot | None) -> None:
+    """A new folder with the recipe; or the one that is there, with its logs as they were at the checkpoint."""
+    if found is None:
+        make_run_folder(folder)
+        folder.chmod(0o700)
+        save_recipe(recipe, folder)
+        return
+    set_aside(checkpoints_of(folder), after=found.step)
+    cut_back(folder, found.shared()["parts"]["logs"]["bytes"])
+
+
+def cut_back(folder: Path, sizes: Mapping[str, int]) -> None:
+    """The log files as they were when they had these sizes: the steps after that are made again.
+
+    InputError where a file is shorter than it was, since steps would be missing from it.
+    """
+    for name in LOGS:
+        file, size = folder / name, sizes.get(name, 0)
+        found = file.stat().st_size if file.exists() else 0
+        if found < size:
+            raise InputError(f"{file}: has {found} bytes, and {size} at the checkpoint; valid: the file as it was left")
+    for name in LOGS:
+        if (folder / name).exists():
+            os.truncate(folder / name, sizes.get(name, 0))
+            flush(folder / name)
+
+
+class Logs:
+    """The log files' lengths and wandb's run id, as a part of a checkpoint."""
+
+    def __init__(self, folder: Path, log: RunLog) -> None:
+        self._folder, self._log = folder, log
+
+    def state_dict(self) -> dict[str, Any]:
+        files = [self._folder / name for name in LOGS if (self._folder / name).exists()]
+        for file in files:
+            flush(file)  # or a checkpoint could outlast the lines that it counts
+        return {"bytes": {file.name: file.stat().st_size for file in files}, "wandb": self._log.wandb_id}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The log was opened from it already (`prepare_folder`, `wandb_id`)."""
+
+
+def wandb_id(found: Snapshot | None) -> str:
+    """Of the run that is gone on with; empty for a new one."""
+    return found.shared()["parts"]["logs"]["wandb"] if found else ""
+
+
+def digest(examples: Sequence[Example]) -> str:
+    """What tells one list of questions from another."""
+    sha = hashlib.sha256()
+    for example in examples:
+        sha.update(repr(asdict(example)).encode())
+    return sha.hexdigest()
+
+
+def _keys(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{section}.{key}": value for section, keys in recipe.items() for key, value in keys.items()}
+
+
+def _is_free(key: str) -> bool:
+    return key in FREE or key.startswith("checkpoint.")
+
+
+def _shown(keys: Mapping[str, Any], key: str) -> str:
+    return repr(keys[key]) if key in keys else "not set"

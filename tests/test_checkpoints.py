@@ -1,0 +1,132 @@
+"""When a run is saved: on the way, when its engine is lost, and not where there is no room; in this process."""
+
+import resource
+
+import pytest
+import torch
+
+from curriculum.sampler import Epochs
+from grpo import snapshot
+from grpo.comm import Alone
+from grpo.loop import LoopSettings, train
+from grpo.objective import Objective
+from grpo.policy.schedule import Optim
+from grpo.policy.single import SinglePolicy
+from grpo.rollout.hf import HfRollout
+from grpo.runlog import Console, RunLog
+from grpo.types import EngineLost, InputError, Sampling
+from launch.checkpoints import Checkpoints
+from launch.keeping import Keeping
+from launch.resume import Logs
+from tests.test_loop import low_bytes
+from tests.toy import EOS, ByteTokenizer, example, tiny_model
+
+
+class Lost(HfRollout):
+    """An engine whose server goes away before the third step."""
+
+    def generate(self, prompts, sampling, *, seed):
+        if self._version == 2:
+            raise EngineLost("the rollout server at port 8011 is lost")
+        return super().generate(prompts, sampling, seed=seed)
+
+
+class Kept:
+    """A run of the toy in this process: its policy, its checkpoints and what was said."""
+
+    def __init__(self, folder, *, steps=4, about="these", reserve=0, **settings):
+        folder.mkdir(exist_ok=True)
+        self.said = []
+        console = Console()
+        console.line = self.said.append
+        self.steps = steps
+        self.policy = SinglePolicy(
+            tiny_model(), optim=Optim(lr=1e-2, schedule="constant"), updates=4, token_budget=512, dtype="float32"
+        )
+        self.curriculum = Epochs([example(i) for i in range(6)], seed=0)
+        self.log = RunLog(folder, name="toy", steps=steps, console=console, project="test", settings={})
+        self.checkpoints = Checkpoints(
+            folder=folder / "checkpoints",
+            settings=Keeping(**settings),
+            steps=steps,
+            policy=self.policy,
+            shared={"curriculum": self.curriculum, "logs": Logs(folder, self.log)},
+            own={},
+            about={"the questions": about},
+            comm=Alone(),
+            console=console,
+            reserve=reserve,
+        )
+
+    def train(self, start=0, engine=HfRollout):
+        cfg = LoopSettings(
+            steps=self.steps,
+            prompts_per_step=2,
+            sampling=Sampling(group_size=4, max_tokens=4),
+            objective=Objective(),
+        )
+        rollout = engine(tiny_model(seed=9), decode=ByteTokenizer().decode, eos_ids=(EOS,))
+        who = {"policy": self.policy, "rollout": rollout, "curriculum": self.curriculum, "log": self.log}
+        with self.checkpoints.kept():
+            render = lambda e: tuple(f"Q{e.id}:".encode())  # noqa: E731
+            train(cfg, **who, score=low_bytes, render=render, comm=Alone(), save=self.checkpoints, start=start)
+        return torch.cat([tensor.flatten().clone() for _, tensor in self.policy.weights()])
+
+    @property
+    def there(self):
+        return [step for step, _ in reversed(snapshot.steps_in(self.checkpoints.folder))]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    return Kept(tmp_path_factory.mktemp("straight"), every=0).train()
+
+
+@pytest.mark.parametrize(("every", "keep", "there"), [(1, 2, [3, 4]), (3, 5, [3, 4]), (2, 1, [4]), (0, 2, [])])
+def test_saved_as_often_as_wanted_and_at_the_end(straight, tmp_path, every, keep, there):
+    kept = Kept(tmp_path, every=every, keep=keep, background=every != 3)
+    assert torch.equal(kept.train(), straight)  # saving changes nothing
+    assert kept.there == there
+
+
+def test_a_lost_engine_ends_the_run_saved_and_it_goes_on_bitwise(straight, tmp_path):
+    lost = Kept(tmp_path, every=0)
+    with pytest.raises(EngineLost, match=r"port 8011 is lost; saved after step 2, .*step-000002; the same command"):
+        lost.train(engine=Lost)
+    found = snapshot.newest_whole(tmp_path / "checkpoints")
+    later = Kept(tmp_path)
+    assert later.train(start=later.checkpoints.restore(found)).equal(straight)
+    assert found.step == 2
+
+
+def test_other_questions_do_not_go_on(tmp_path):
+    Kept(tmp_path, steps=1).train()
+    later = Kept(tmp_path, about="others")
+    with pytest.raises(InputError, match="step-000001: the questions are not those that the run began with"):
+        later.checkpoints.restore(snapshot.newest_whole(tmp_path / "checkpoints"))
+
+
+def test_a_disk_without_room_does_not_end_the_run(straight, tmp_path):
+    kept = Kept(tmp_path, every=2, reserve=10**18)
+    assert torch.equal(kept.train(), straight)
+    assert kept.there == []
+    told = [text.partition(": it takes")[0] for text in kept.said if text.startswith("no room")]
+    assert told == ["no room      for a checkpoint of step 2", "no room      for a checkpoint of step 4"]
+
+
+def test_a_disk_that_is_full_in_the_middle_keeps_what_was_there(straight, tmp_path):
+    """No file may grow beyond 20 kB: the embedding's fails half way, as on a full disk."""
+    Kept(tmp_path, steps=1).train()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        kept = Kept(tmp_path, every=2)
+        kept.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    failed = [text for text in kept.said if text.startswith("not saved    the checkpoint of step 2: rank 0: ")]
+    assert failed
+    assert "File too large" in failed[0]
+    assert kept.there == [1]
+    assert not list((tmp_path / "checkpoints").glob(".*"))  # nothing half is left to fill the disk
+    assert snapshot.newest_whole(tmp_path / "checkpoints").step == 1
