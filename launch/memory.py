@@ -102,18 +102,21 @@ def memory_plan(shape: Shape, s: PlanSettings, d: Devices) -> list[Line]:
 def loading(shape: Shape, s: PlanSettings, d: Devices) -> tuple[float, float]:
     """Bytes while the model is loaded, and the reference with it: (of a rank, of a node's main memory beside GPUs).
 
-    One process reads each in float32, 4 P, and stages 1 and 2 in the policy's dtype, c P, whole on every rank; before
-    it goes to a GPU, a rank has one of them in main memory. Stage 3 keeps of every tensor its share as soon as it is
-    read, c P / N in the end, with one tensor whole at a time, and a copy of it; each rank maps the files, and rank 0
-    alone reads them.
+    One process reads each in float32, 4 P, and stages 1 and 2 in the policy's dtype, c P, whole on every rank. Files
+    are mapped, and what they hold in that dtype goes from there to a GPU; what has to be converted, as float32 from the
+    bfloat16 that models are published in, is in main memory first, one model at a time. Stage 3 keeps of every tensor
+    its share as soon as it is read, c P / N in the end, with one tensor whole at a time, and a copy of it; every rank
+    maps the files, and rank 0 alone reads them.
+
     Not a phase of the plan: only a reference that is whole before it is offloaded can need more than training does.
     """
     copies = 1 + s.reference
     if s.stage == 3:
         kept = 0 if s.offload == "all" and d.kind == "gpu" else copies * s.width * shape.parameters / d.ranks
         return kept + 2 * s.width * shape.head_parameters, 0.0
-    model = (s.width if s.stage else 4) * shape.parameters
-    return copies * model, d.per_node * model if d.kind == "gpu" else 0.0
+    width = s.width if s.stage else 4
+    converted = d.kind == "gpu" and width == 4
+    return copies * width * shape.parameters, d.per_node * 4.0 * shape.parameters * converted
 
 
 def peak(lines: Sequence[Line], d: Devices) -> float:

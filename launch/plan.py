@@ -207,8 +207,8 @@ def short_while_loading(plan: Plan) -> list[str]:
         said.append(f"a rank holds {what} whole, {of_rank / GB:.1f} GB of its {d.memory / GB:.0f}")
     if d.host is not None and of_node > d.host:
         said.append(
-            f"the ranks of a node hold a copy of the model each in main memory, {of_node / GB:.0f} GB of its "
-            f"{d.host / GB:.0f}; policy.stage = 3 loads it in shares"
+            f"each rank of a node converts the model to float32 in main memory, {of_node / GB:.0f} GB of its "
+            f'{d.host / GB:.0f}; not with policy.stage = 3, or policy.engine = "zero" in bfloat16'
         )
     return said
 

@@ -259,8 +259,10 @@ def test_the_papers_recipes_fit_8_gpus_of_80_gb(model, stage):
 
 def test_what_loading_takes_by_hand():
     """c = 2. Stage 3 holds two of the largest tensor: V D of the 8B is 622,329,856, of the 32B 777,912,320."""
-    assert loading(*planned(EIGHT)) == (2 * P, 8 * 2 * P)
-    assert loading(*planned(EIGHT, "--loss.kl=0.04")) == (4 * P, 8 * 2 * P)  # one after the other through main memory
+    assert loading(*planned(EIGHT)) == (2 * P, 0)  # mapped as it is in the files
+    assert loading(*planned(EIGHT, "--loss.kl=0.04")) == (4 * P, 0)
+    assert loading(*planned(EIGHT, "--loss.kl=0.04", "--policy.dtype=float32")) == (8 * P, 8 * 4 * P)  # one by one
+    assert loading(*planned(ONE)) == (4 * P, 4 * P)
     assert loading(*planned(EIGHT, "--policy.stage=3")) == (2 * P / 8 + 4 * 622_329_856, 0)
     offloaded = planned(EIGHT, "--policy.stage=3", "--policy.offload=all", "--loss.kl=0.04")
     assert loading(*offloaded) == (4 * 622_329_856, 0)
@@ -275,17 +277,14 @@ def test_models_that_are_loaded_in_shares_are_not_warned_of():
 
 
 def test_copies_that_are_whole_while_they_load_are_warned_of():
-    """The 8B in bfloat16 is 16.4 GB: eight copies on a node, and two on a rank before the reference is offloaded."""
-    said = verdict(make_plan(recipe(), replace(EIGHT, host=130 * GB)))
-    assert "while it loads, the ranks of a node hold a copy of the model each in main memory, 131 GB of its 130" in said
-    assert "warning" not in verdict(make_plan(recipe(), replace(EIGHT, host=132 * GB)))
-    overrides = [
-        "--loss.kl=0.04",
-        "--policy.offload=optimizer",
-        "--rollout.engine=server",
-        "--policy.token_budget=4096",
-    ]
-    said = verdict(make_plan(recipe("qwen3-8b", *overrides), replace(EIGHT, memory=32 * GB)))
+    """The 8B is 32.8 GB in float32, converted by each rank of a node, and as much twice in bfloat16."""
+    lean = ["--rollout.engine=server", "--policy.token_budget=4096"]
+    full = recipe("qwen3-8b", *lean, "--policy.dtype=float32")
+    said = verdict(make_plan(full, replace(EIGHT, memory=120 * GB, host=262 * GB)))
+    assert "each rank of a node converts the model to float32 in main memory, 262 GB of its 262" in said
+    assert "warning" not in verdict(make_plan(full, replace(EIGHT, memory=120 * GB, host=263 * GB)))
+    twice = recipe("qwen3-8b", *lean, "--loss.kl=0.04", "--policy.offload=optimizer")
+    said = verdict(make_plan(twice, replace(EIGHT, memory=32 * GB)))
     assert "while it loads, a rank holds model and reference whole, 32.8 GB of its 32" in said
 
 
