@@ -120,7 +120,7 @@ def find_model_shape(name: str, *, layers: int | None = None) -> Shape:
 def make_model(shape: Shape, *, positions: int, seed: int = 0) -> Any:
     """A transformers model of this shape with random weights in float32, attention through SDPA.
 
-    `positions` is the longest prompt with its completion. No token of its own stops it.
+    `positions` is the longest prompt with its completion. No token stops it.
     """
     from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
@@ -147,3 +147,21 @@ def make_model(shape: Shape, *, positions: int, seed: int = 0) -> Any:
     counted = sum(parameter.numel() for parameter in model.parameters())
     assert counted == shape.parameters, f"{counted} parameters where the shape counts {shape.parameters}"
     return model
+
+
+def write_model_folder(shape: Shape, folder: Path, *, positions: int) -> None:
+    """Random weights as a model folder that every contender loads, with a tokenizer of one word per token: t0, t1, ...
+
+    So the same token ids reach trainers that take text. The last token is its stop token.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    model = make_model(shape, positions=positions)
+    model.config.eos_token_id = model.generation_config.eos_token_id = shape.vocabulary - 1
+    model.save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({f"t{token}": token for token in range(shape.vocabulary)}, unk_token="t0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token=f"t{shape.vocabulary - 1}", pad_token="t0", unk_token="t0"
+    ).save_pretrained(folder)
