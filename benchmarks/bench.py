@@ -1,8 +1,8 @@
 """How many times faster than TRL is one step, and how much leaner? `make bench`, or `python -m benchmarks.bench`.
 
-Our step and TRL's GRPOTrainer on the same weights, prompts, forced completion lengths, group size, dtype and threads. Each
-contender is a process of its own, told step by step what to do, so that steps are interleaved and a slow minute of the
-machine is a slow minute for all. TRL is tried at every micro-batch that is asked for and compared at its fastest.
+Our step and TRL's GRPOTrainer on the same weights, prompts, forced completion lengths, group size, dtype and threads.
+Each contender is a process of its own, told step by step what to do, so that steps are interleaved and a slow minute of
+the machine is a slow minute for all. TRL is tried at every micro-batch that is asked for and compared at its fastest.
 
 Contenders: ours-hf, ours-vllm (the default rollout engines), ours-padded (every prompt once per completion, hf engine),
 trl-N (N is its micro-batch; no vLLM). Results: benchmarks/results/DATE-NAME.md and .json.

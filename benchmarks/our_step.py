@@ -2,8 +2,8 @@
 
     python -m benchmarks.our_step JOB.json
 
-The order is that of `grpo/loop.py`: new weights to the rollout engine, a group per prompt, update. Completions run to the
-limit, since the only stop token lies outside the vocabulary; scores are made up, and none of them is 0.
+The order is that of `grpo/loop.py`: new weights to the rollout engine, a group per prompt, update. Completions run to
+the limit, since the only stop token lies outside the vocabulary; advantages are made up, and none of them is 0.
 """
 
 import json

@@ -50,13 +50,15 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines = [
         f"# Our step and TRL's, {result['date']}",
         "",
-        f"{machine['cpu']} ({', '.join(machine['features']) or 'no vector extensions known'}), {machine['cores']} cores, "
-        f"{machine['memory_gb']} GB{gpus}; {asked['threads']} threads, {asked['dtype']}; Python {machine['python']}, "
-        f"{versions}; load average {', '.join(map(str, machine['load_average']))} when it began.",
+        f"{machine['cpu']} ({', '.join(machine['features']) or 'no vector extensions known'}), "
+        f"{machine['cores']} cores, {machine['memory_gb']} GB{gpus}; {asked['threads']} threads, {asked['dtype']}; "
+        f"Python {machine['python']}, {versions}; load average when it began "
+        f"{', '.join(map(str, machine['load_average']))}.",
         "",
-        f"`{result['command']}`. {asked['model']}, {asked['layers']} layers, random weights; the same weights, prompts (token ids) and "
-        "forced lengths for all. Each contender is a process of its own; steps are interleaved, after one to warm up. "
-        "Seconds and bytes are medians, with the least and the most in brackets; a ratio is taken within its round.",
+        f"`{result['command']}`. {asked['model']}, {asked['layers']} layers, random weights; the same weights, prompts "
+        "(token ids) and forced lengths for all. Each contender is a process of its own; steps are interleaved, after "
+        "one to warm up. Seconds and bytes are medians, with the least and the most in brackets; a ratio is taken "
+        "within its round.",
     ]
     for shape in result["shapes"]:
         lines += ["", *shape_table(shape)]
@@ -93,8 +95,8 @@ def ratio_table(shape: Mapping[str, Any], names: Sequence[str]) -> list[str]:
         if name.startswith("trl")
     )
     lines = [
-        f"TRL's settings by their first step: {tried}. Compared with: {fastest}, the fastest; memory with {leanest}, the "
-        "leanest that is as fast within a tenth.",
+        f"TRL's settings by their first step: {tried}. Compared with: {fastest}, the fastest; memory with {leanest}, "
+        "the leanest that is as fast within a tenth.",
         "",
         f"| {fastest} / ours | rollout | update | step | ours / {leanest}: peak memory |",
         "| --- | --- | --- | --- | --- |",
@@ -113,17 +115,17 @@ def ratio_table(shape: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 def keep(result: Mapping[str, Any], folder: Path, name: str) -> list[Path]:
     """Write DATE-NAME.md and .json into `folder`; where there are such files already, with the next free number."""
-    stem, number = f"{date.today().isoformat()}-{name}", 1
-    while any((folder / f"{_numbered(stem, number)}.{end}").exists() for end in ("md", "json")):
-        number += 1
-    files = [folder / f"{_numbered(stem, number)}.{end}" for end in ("md", "json")]
+    stem = free_stem(folder, f"{date.today().isoformat()}-{name}")
+    files = [folder / f"{stem}.{end}" for end in ("md", "json")]
     files[0].write_text(markdown(result), encoding="utf-8")
     files[1].write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return files
 
 
-def _numbered(stem: str, number: int) -> str:
-    return stem if number == 1 else f"{stem}-{number}"
+def free_stem(folder: Path, stem: str) -> str:
+    """The stem, or with the next number after it where a result has that name: nothing is overwritten."""
+    taken = {file.stem for file in folder.glob(f"{stem}*")}
+    return next(name for name in (stem, *(f"{stem}-{n}" for n in range(2, 10_000))) if name not in taken)
 
 
 def _cell(found: tuple[float, float, float], unit: float = 1) -> str:

@@ -24,11 +24,12 @@ from benchmarks.machine import PeakMemory, machine, peak_flops
 from benchmarks.workload import Workload, find_model_shape, make_model, parse_workload, random_batch
 from grpo.batch import Batch
 from grpo.flops import Work, needed_flops, update_flops
-from grpo.meter import Positions, padding, sharing, synchronize
+from grpo.meter import Positions, synchronize
 from grpo.objective import Objective, grpo_loss, weigh
 from grpo.policy.forward import Layout
 from grpo.policy.schedule import Optim
 from grpo.policy.single import SinglePolicy, fast_bf16
+from grpo.speed import padding, sharing
 from grpo.types import InputError
 from launch.shapes import Shape
 
@@ -120,7 +121,7 @@ def counts(work: Work, computed: int, layout: Layout) -> dict[str, Any]:
         "tokens_distinct": work.distinct,
         "tokens_equivalent": work.equivalent,
         "sharing": round(sharing(work, computed), 4),
-        "padding": round(padding(work, computed, layout=layout), 4),
+        "padding": round(padding(work, computed, shared=layout == "shared"), 4),
     }
 
 

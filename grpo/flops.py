@@ -7,9 +7,10 @@ distinct token, so that running one twice never looks like speed.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from grpo.batch import Batch
+if TYPE_CHECKING:  # only its lengths are looked at, so that counting needs no torch
+    from grpo.batch import Batch
 
 BACKWARD = 2  # the gradients of inputs and of weights: two products for each one of the forward pass
 
@@ -79,7 +80,7 @@ def group_work(prompt: int, completions: Sequence[int]) -> Work:
     )
 
 
-def batch_work(batch: Batch) -> Work:
+def batch_work(batch: "Batch") -> Work:
     """The work of a batch as it is trained on: rows that were left out and prompts without rows cost nothing."""
     completions: dict[int, list[int]] = {}
     for group, length in zip(batch.group_B.tolist(), batch.lengths_B.tolist(), strict=True):

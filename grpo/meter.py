@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from grpo.flops import Sizes, Work, update_flops
-from grpo.policy.forward import Layout
+from grpo.speed import padding, sharing
 
 Product = tuple[int, int, int]
 """[m, k] times [k, n]"""
@@ -44,33 +44,23 @@ class Positions:
 class Meter:
     """Turns a step's work and seconds into perf/mfu, perf/sharing and perf/padding of this rank's update."""
 
-    def __init__(self, *, layout: Layout, sizes: Sizes | None, peak: float | None) -> None:
-        """`peak` is of this rank, in operations a second; without it or the model's sizes there is no MFU."""
+    def __init__(self, *, shared: bool, sizes: Sizes | None, peak: float | None) -> None:
+        """`shared`: whether the layout runs a prompt once per group. `peak` is of this rank, in operations a second;
+        without it or the model's sizes there is no MFU."""
         self.positions = Positions()
-        self._layout: Layout = layout
-        self._sizes, self._peak = sizes, peak
+        self._shared, self._sizes, self._peak = shared, sizes, peak
 
     def read(self, work: Work, seconds: float) -> dict[str, float]:
         """The numbers of an update of `work` that took so many seconds; none where nothing was updated."""
         ran, _ = self.positions.take()
         if not work.completions or not ran:
             return {}
-        values = {"perf/sharing": sharing(work, ran), "perf/padding": padding(work, ran, layout=self._layout)}
+        values = {"perf/sharing": sharing(work, ran), "perf/padding": padding(work, ran, shared=self._shared)}
         if self._sizes is not None and self._peak:
             values["perf/mfu"] = update_flops(self._sizes, work) / max(seconds, 1e-9) / self._peak
         if torch.cuda.is_available():
             values["memory/peak_gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
         return values
-
-
-def sharing(work: Work, ran: int) -> float:
-    """How many times fewer positions were run than with a prompt for every completion: 1 for the padded layout."""
-    return work.read_apart / ran
-
-
-def padding(work: Work, ran: int, *, layout: Layout) -> float:
-    """The share of the positions run that the layout did not need: padding, and prompts of groups that were cut."""
-    return 1 - (work.read if layout == "shared" else work.read_apart) / ran
 
 
 def matmul_peak(

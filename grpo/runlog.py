@@ -1,6 +1,6 @@
 """What a run leaves behind: a console that is never silent, metrics.jsonl, rollouts.jsonl, and wandb where it is on.
 
-Metric names are `area/what`: reward/total, group/dead, policy/mismatch, time/rollout, memory/peak_gb.
+Metric names are `area/what`: reward/total, group/dead, policy/mismatch, time/rollout, perf/mfu, memory/peak_gb.
 """
 
 import json
@@ -13,9 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from grpo.flops import Work, batch_work
+from grpo.speed import phases, speeds, usage
 from grpo.types import Completion, Example, Group, InputError
+
+if TYPE_CHECKING:  # torch takes seconds to load, and what only prints needs none
+    from grpo.batch import Batch
+    from grpo.meter import Meter
 
 QUIET = 5.0  # seconds: the longest time without a line where stdout is not a terminal
 
@@ -79,6 +85,7 @@ class Record:
         self.step = step
         self.values: dict[str, float] = {}
         self.groups_seen: list[Group] = []
+        self.trained = Work()
 
     def scalars(self, area: str, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -91,6 +98,10 @@ class Record:
         yield
         name = f"time/{phase}"
         self.values[name] = self.values.get(name, 0.0) + time.perf_counter() - started
+
+    def trains(self, batch: "Batch") -> None:
+        """This rank's policy is updated on this batch, in the phase `update`."""
+        self.trained += batch_work(batch)
 
     def groups(self, groups: Sequence[Group]) -> None:
         """Rewards by part, lengths and truncation of these scored groups; they are also the step's transcript."""
@@ -108,6 +119,8 @@ class Record:
         self.scalars("completion", {"truncated": mean([completion.finish == "length" for completion in completions])})
         self.scalars("count", {"completions": len(completions), "completion_tokens": sum(lengths)})
         self.scalars("count", {"prompt_tokens": sum(len(group.prompt_ids) for group in groups)})
+        repeated = sum(len(group.prompt_ids) * len(group.completions) for group in groups)
+        self.scalars("count", {"equivalent_tokens": repeated + sum(lengths)})
 
 
 class RunLog:
@@ -124,10 +137,12 @@ class RunLog:
         settings: Mapping[str, Any],
         rollouts_every: int = 1,
         writes: bool = True,
+        meter: "Meter | None" = None,
     ) -> None:
-        """One rank of a run `writes`; the others keep the same records and leave nothing."""
+        """One rank of a run `writes`; the others keep the same records and leave nothing. `meter` follows the policy's
+        model; without one nothing is said of how its updates use the machine."""
         self._folder, self._steps, self.console, self._every = folder, steps, console, rollouts_every
-        self._writes = writes
+        self._writes, self._meter = writes, meter
         self._wandb = _start_wandb(folder, name, project, settings, console) if writes else None
         self._started, self._first = 0.0, -1
 
@@ -141,6 +156,9 @@ class RunLog:
         seconds = record.values["time/step"]
         record.values["count/tokens_per_s"] = record.values.get("count/completion_tokens", 0.0) / max(seconds, 1e-9)
         record.values["memory/peak_gb"] = peak_gb()
+        record.values |= speeds(record.values)
+        if self._meter is not None:
+            record.values |= self._meter.read(record.trained, record.values.get("time/update", 0.0))
         self._append("metrics.jsonl", [{"step": step, **record.values}])
         if step % self._every == 0:
             self._append("rollouts.jsonl", transcript(step, record.groups_seen))
@@ -191,7 +209,8 @@ class RunLog:
             ]
         if "policy/nll" in values:
             shown.append(f"nll {values['policy/nll']:.3f}")
-        shown += [f"{values['count/tokens_per_s']:.0f} tok/s", f"{values['time/step']:.1f} s"]
+        shown += [f"{values['count/tokens_per_s']:.0f} tok/s", *usage(values)]
+        shown += [phases(values), f"{values['memory/peak_gb']:.1f} GB"]
         return " | ".join([*shown, f"left {_clock(left)}"])
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -18,6 +18,7 @@ from grpo.comm import Comm, check_shares
 from grpo.config import dump
 from grpo.data import load_examples, shape_of, split
 from grpo.loop import LoopSettings
+from grpo.meter import Meter
 from grpo.objective import Objective
 from grpo.policy.base import PolicyEngine
 from grpo.policy.schedule import Optim
@@ -149,10 +150,11 @@ def make_policy(
     updates: int,
     console: Console,
     comm: Comm,
+    meter: Meter,
     temperature: float = 1.0,
     kl: float = 0.0,
 ) -> PolicyEngine:
-    """The policy over the weights in `folder`, with a reference model only where kl > 0."""
+    """The policy over the weights in `folder`, followed by `meter`; with a reference model only where kl > 0."""
     console.status(f"loading the policy, {folder}")
     p, zero = recipe.policy, choose_zero(recipe, comm.world)
     settings: dict[str, Any] = {
@@ -178,6 +180,7 @@ def make_policy(
         Engine = partial(ZeroPolicy, zero=zero, comm=comm)
     model = load()
     check_positions(recipe, model, folder)
+    meter.positions.follow(model)
     return Engine(model, reference=load() if kl else None, **settings)
 
 

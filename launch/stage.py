@@ -15,6 +15,7 @@ from grpo.checkpoint import save_model_folder
 from grpo.comm import Comm
 from grpo.config import dump
 from grpo.loop import train, warm_up
+from grpo.meter import Meter
 from grpo.objective import sft_loss
 from grpo.policy.base import PolicyEngine
 from grpo.policy.schedule import Optim
@@ -22,6 +23,7 @@ from grpo.runlog import Console, RunLog, make_run_folder, refuse_existing
 from grpo.types import InputError
 from launch import assemble
 from launch.engines import choose_rollout, make_rollout
+from launch.metering import make_meter
 from launch.models import locate, make_judge
 from launch.plan import announce, batch_plan, devices_at_hand, make_plan
 from launch.recipe import Recipe
@@ -49,10 +51,11 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     _check_lengths(speech, questions, console)
 
     cfg = assemble.loop_settings(recipe, steps=steps)
-    policy = _policy(recipe, base, updates=steps * cfg.updates_per_step, console=console, comm=comm)
+    meter = make_meter(recipe, base)
+    policy = _policy(recipe, base, updates=steps * cfg.updates_per_step, console=console, comm=comm, meter=meter)
     rollout = make_rollout(engine, recipe, base, speech, console)
     comm.lead(lambda: _make_run_folder(recipe, folder))
-    log = _open_log(recipe, folder, folder.name, steps, console, comm)
+    log = _open_log(recipe, folder, steps, console, comm, meter=meter)
     held_out = HeldOut(
         recipe=recipe,
         examples=questions.held_out,
@@ -103,11 +106,12 @@ def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: asse
     console.line(f"warm-up      {w.steps} supervised steps of {w.examples_per_step} gold answers -> {folder / 'model'}")
     optim = Optim(lr=w.lr, schedule="linear", warmup=0.1)
     console.line(f"loading      {base}")
-    policy = assemble.make_policy(recipe, base, optim=optim, updates=w.steps, console=console, comm=comm)
+    meter = make_meter(recipe, base)
+    policy = assemble.make_policy(recipe, base, optim=optim, updates=w.steps, console=console, comm=comm, meter=meter)
     # Built beside its final place and renamed when it is whole, so that a killed warm-up is never taken for a model.
     with _building(folder, comm) as work:
         comm.lead(lambda: assemble.save_recipe(recipe, work))
-        log = _open_log(recipe, work, folder.name, w.steps, console, comm)
+        log = _open_log(recipe, work, w.steps, console, comm, name=folder.name, meter=meter)
         warm_up(
             steps=w.steps,
             examples_per_step=w.examples_per_step,
@@ -182,7 +186,7 @@ def warn_of_other_distributions(recipe: Recipe, console: Console) -> None:
         )
 
 
-def _policy(recipe: Recipe, base: str, *, updates: int, console: Console, comm: Comm) -> PolicyEngine:
+def _policy(recipe: Recipe, base: str, *, updates: int, console: Console, comm: Comm, meter: Meter) -> PolicyEngine:
     """The policy that GRPO trains, for that many updates."""
     console.line(f"loading      {base}")
     return assemble.make_policy(
@@ -192,6 +196,7 @@ def _policy(recipe: Recipe, base: str, *, updates: int, console: Console, comm: 
         updates=updates,
         console=console,
         comm=comm,
+        meter=meter,
         temperature=recipe.sampling.temperature,
         kl=recipe.loss.kl,
     )
@@ -218,16 +223,19 @@ def _starting_model(recipe: Recipe, console: Console, comm: Comm, questions: ass
     return comm.first(lambda: locate(start or recipe.model.name, console=console))
 
 
-def _open_log(recipe: Recipe, folder: Path, name: str, steps: int, console: Console, comm: Comm) -> RunLog:
+def _open_log(
+    recipe: Recipe, folder: Path, steps: int, console: Console, comm: Comm, *, meter: Meter, name: str = ""
+) -> RunLog:
     return RunLog(
         folder,
-        name=name,
+        name=name or folder.name,
         steps=steps,
         console=console,
         project=recipe.run.project,
         settings={"recipe": dump(recipe)},
         rollouts_every=recipe.run.rollouts_every,
         writes=comm.rank == 0,
+        meter=meter,
     )
 
 

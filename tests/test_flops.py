@@ -7,9 +7,10 @@ from benchmarks.update import LOSS, weighed
 from benchmarks.workload import alternating, find_model_shape, make_model, parse_workload, random_batch
 from grpo.batch import Batch
 from grpo.flops import Work, batch_work, group_work, needed_flops, update_flops
-from grpo.meter import Meter, Positions, matmul_peak, padding, sharing
+from grpo.meter import Meter, Positions, matmul_peak
 from grpo.policy.schedule import Optim
 from grpo.policy.single import SinglePolicy
+from grpo.speed import padding, phases, sharing, usage
 from grpo.types import InputError
 from launch.shapes import Shape
 from tests import toy
@@ -69,10 +70,10 @@ def test_another_shape_is_refused_in_one_line(text):
 def test_shares_of_positions_by_hand():
     work = group_work(6, [3, 3])  # 12 distinct, of which 10 are read; 18 equivalent, 16 of them read
     assert sharing(work, 10) == 1.6
-    assert padding(work, 10, layout="shared") == 0
-    assert padding(work, 12, layout="shared") == pytest.approx(1 / 6)
-    assert (sharing(work, 16), padding(work, 16, layout="padded")) == (1, 0)
-    assert padding(work, 20, layout="padded") == pytest.approx(0.2)
+    assert padding(work, 10, shared=True) == 0
+    assert padding(work, 12, shared=True) == pytest.approx(1 / 6)
+    assert (sharing(work, 16), padding(work, 16, shared=False)) == (1, 0)
+    assert padding(work, 20, shared=False) == pytest.approx(0.2)
 
 
 def one_update(layout, meter, batch, budget=1000):
@@ -93,7 +94,7 @@ def equal_batch():
 
 def test_the_positions_of_an_update_are_counted_where_they_run():
     for layout, ran in (("shared", 2 * (10 + 4 * 4)), ("padded", 8 * (10 + 4))):
-        counter = Meter(layout=layout, sizes=None, peak=None)
+        counter = Meter(shared=layout == "shared", sizes=None, peak=None)
         work = one_update(layout, counter, equal_batch())
         positions, calls = counter.positions.take()
         assert (positions, calls > 0) == (ran, True)
@@ -102,7 +103,7 @@ def test_the_positions_of_an_update_are_counted_where_they_run():
 
 
 def test_a_meter_reads_shares_and_mfu():
-    meter = Meter(layout="shared", sizes=SMALL, peak=1000.0)
+    meter = Meter(shared=True, sizes=SMALL, peak=1000.0)
     work = one_update("shared", meter, equal_batch())
     values = meter.read(work, 2.0)
     assert values["perf/sharing"] == pytest.approx(112 / 52)
@@ -112,18 +113,18 @@ def test_a_meter_reads_shares_and_mfu():
 
 
 def test_without_a_peak_there_is_no_mfu():
-    meter = Meter(layout="shared", sizes=SMALL, peak=None)
+    meter = Meter(shared=True, sizes=SMALL, peak=None)
     work = one_update("shared", meter, equal_batch())
     assert set(meter.read(work, 1.0)) == {"perf/sharing", "perf/padding"}
 
 
 def test_padding_of_unequal_rows_shows():
     batch = toy.random_batch(prompts=(5, 5), sizes=(2, 2), lengths=(4, 4, 9, 9))
-    meter = Meter(layout="padded", sizes=None, peak=None)
+    meter = Meter(shared=False, sizes=None, peak=None)
     work = one_update("padded", meter, batch)
     ran, _ = meter.positions.take()
     assert work.read_apart == 4 * 5 + 3 + 3 + 8 + 8
-    assert padding(work, ran, layout="padded") == pytest.approx(1 - 42 / ran)
+    assert padding(work, ran, shared=False) == pytest.approx(1 - 42 / ran)
     assert ran == 4 * 13  # one micro-batch, as wide as its longest row
 
 
@@ -158,3 +159,11 @@ def test_a_counter_leaves_out_passes_without_a_gradient():
     assert counter.take() == (0, 0)
     model.get_decoder()(input_ids=torch.ones(2, 3, dtype=torch.long))
     assert counter.take() == (6, 1)
+
+
+def test_the_console_line_says_where_the_time_went():
+    seconds = {"time/step": 14.04, "time/rollout": 8.0, "time/score": 0.01, "time/update": 6.0}
+    assert phases(seconds) == "14.0 s (rollout 8.0, update 6.0)"
+    shares = {"perf/mfu": 0.412, "perf/sharing": 4.23, "perf/padding": 0.031}
+    assert usage(shares) == ["mfu 41 %", "shared 4.2x", "padding 3 %"]
+    assert usage({}) == []
