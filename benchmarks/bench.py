@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import date
@@ -82,38 +82,64 @@ def start(name: str, job: dict[str, Any], folder: Path) -> Contender:
 
 
 def run_shape(workload: Workload, names: Sequence[str], asked: argparse.Namespace, shape: Shape) -> dict[str, Any]:
-    """Warm every contender up, keep the peer's best settings, and take the rounds, each in another order."""
+    """Find the peer's fastest setting, warm ours up, and take the rounds, each in another order."""
     with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
         model = Path(work) / "model"
         write_model_folder(shape, model, positions=workload.prompt_tokens + workload.completion_tokens + 8)
-        running: dict[str, Contender] = {}
-        warm_ups: dict[str, dict[str, Any]] = {}
-        for name in names:
+
+        def begin(name: str) -> Contender:
             job = job_of(name, workload, asked, folder=str(model), vocabulary=shape.vocabulary)
-            running[name] = start(name, job, Path(work))
-            stack.callback(running[name].close)
-            warm_ups[name] = taken(running[name], "warm-up")
-        peers = {name: warm_ups[name] for name in names if name not in OURS}
-        fastest, leanest = choose_peer(peers) if peers else ("", "")
-        for name in peers:
-            if name not in (fastest, leanest):
-                running.pop(name).close()
+            contender = start(name, job, Path(work))
+            stack.callback(contender.close)
+            return contender
+
+        peer, tried = fastest_peer([name for name in names if name not in OURS], begin)
+        running = {name: begin(name) for name in names if name in OURS}
+        warm_ups = tried | {name: taken(one, "warm-up") for name, one in running.items()}
+        running |= {peer.name: peer} if peer else {}
         rounds = []
         for number in range(asked.rounds):
             order = list(running)[number % len(running) :] + list(running)[: number % len(running)]
             measured = {name: taken(running[name], f"round {number + 1} of {asked.rounds}") for name in order}
             rounds.append({name: measured[name] for name in running})
-        ready = {name: one.ready for name, one in running.items()}
     return {
         "workload": str(workload),
         "token_ratio": workload.token_ratio,
         "work": asdict(workload.work),
-        "ready": ready,
+        "ready": {name: one.ready for name, one in running.items()},
         "warm_ups": warm_ups,
-        "fastest": fastest,
-        "leanest": leanest,
+        "fastest": peer.name if peer else "",
+        "leanest": choose_peer(tried)[1] if peer else "",
         "rounds": rounds,
     }
+
+
+def fastest_peer(
+    names: Sequence[str], begin: Callable[[str], Contender]
+) -> tuple[Contender | None, dict[str, dict[str, Any]]]:
+    """(the peer at its fastest, still running; the first step of every setting that ran).
+
+    One after the other, and the slower one ends at once: a large micro-batch needs most of a machine. A setting that
+    dies of it is out. ContenderLost where all do.
+    """
+    best: Contender | None = None
+    tried: dict[str, dict[str, Any]] = {}
+    lost = None
+    for name in names:
+        try:
+            contender = begin(name)
+            tried[name] = taken(contender, "warm-up")
+        except ContenderLost as error:
+            print(f"  {error}", file=sys.stderr, flush=True)
+            lost = error
+            continue
+        slower = contender if best and choose_peer(tried)[0] != name else best
+        best = contender if slower is not contender else best
+        if slower:
+            slower.close()
+    if lost and not best:
+        raise lost
+    return best, tried
 
 
 def taken(contender: Contender, when: str) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class Contender:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env={**os.environ, **environment},
+                cwd=Path(__file__).resolve().parents[1],
                 text=True,
             )
         self.ready = self._answer()
@@ -55,7 +56,7 @@ class Contender:
 
     def close(self) -> None:
         """End the process and give its memory back."""
-        if self._process.stdin is not None:
+        if self._process.stdin is not None and not self._process.stdin.closed:
             self._process.stdin.close()
         self._process.wait()
 

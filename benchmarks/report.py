@@ -89,7 +89,7 @@ def shape_table(shape: Mapping[str, Any]) -> list[str]:
 def ratio_table(shape: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """How many times our contenders are faster, and leaner, than the peer's chosen setting."""
     fastest, leanest, rounds = shape["fastest"], shape["leanest"], shape["rounds"]
-    tried = "; ".join(
+    tried = "; ".join(  # in its first step a trainer has no moments of Adam yet: the peer's memory is not overstated
         f"{name} {one['step']:.1f} s, {one['peak_bytes'] / 1e9:.2f} GB"
         for name, one in shape["warm_ups"].items()
         if name.startswith("trl")

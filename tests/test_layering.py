@@ -29,6 +29,7 @@ ONLY_IN = {  # heavy package: where it may be imported
 HEAVY = {"vllm", "deepspeed", "wandb", "datasets", "transformers"}
 WITHOUT_THEM = [
     "grpo.types", "grpo.text", "grpo.config", "grpo.advantages", "grpo.batch", "grpo.objective", "grpo.logprobs",
+    "grpo.flops", "grpo.meter", "grpo.speed",
     "grpo.loop", "grpo.comm", "grpo.ranks", "grpo.policy.zero_config", "grpo.prompts", "grpo.data",
     "rewards.compose", "rewards.verdicts", "rewards.audit",
     "curriculum.world", "curriculum.build", "curriculum.sampler", "curriculum.gold", "eval.held_out", "eval.score",
