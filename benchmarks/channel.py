@@ -3,6 +3,7 @@
 Standard library only, since both virtual environments use it.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -50,13 +51,15 @@ class Contender:
     def step(self) -> dict[str, Any]:
         """What the step took, as the contender measured it."""
         assert self._process.stdin is not None
-        self._process.stdin.write("step\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended; that no answer comes says so, with its last words
+            self._process.stdin.write("step\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def close(self) -> None:
         """End the process and give its memory back."""
-        if self._process.stdin is not None and not self._process.stdin.closed:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         self._process.wait()
 

@@ -1,17 +1,21 @@
 """Tokens, operations and shares, against numbers worked by hand."""
 
+import json
+
 import pytest
 import torch
 
 from benchmarks.update import LOSS, weighed
 from benchmarks.workload import alternating, find_model_shape, make_model, parse_workload, random_batch
-from grpo.batch import Batch
+from grpo.batch import Batch, collate
 from grpo.flops import Work, batch_work, group_work, needed_flops, update_flops
+from grpo.loop import spread
 from grpo.meter import Meter, Positions, matmul_peak
 from grpo.policy.schedule import Optim
 from grpo.policy.single import SinglePolicy
+from grpo.runlog import Console, RunLog
 from grpo.speed import padding, phases, sharing, usage
-from grpo.types import InputError
+from grpo.types import Completion, Group, InputError, Score
 from launch.shapes import Shape
 from tests import toy
 
@@ -159,6 +163,41 @@ def test_a_counter_leaves_out_passes_without_a_gradient():
     assert counter.take() == (0, 0)
     model.get_decoder()(input_ids=torch.ones(2, 3, dtype=torch.long))
     assert counter.take() == (6, 1)
+
+
+def test_a_step_logs_its_tokens_by_the_second_and_its_mfu(tmp_path):
+    """A prompt of 5 with completions of 3 and 1, and one of 2 with 4 and 4: 19 distinct tokens, 26 with repeats."""
+    groups = [scored_group(5, (3, 1)), scored_group(2, (4, 4))]
+    meter, model = Meter(shared=True, sizes=SMALL, peak=1e6), toy.tiny_model()
+    meter.positions.follow(model)
+    policy = SinglePolicy(model, optim=Optim(), updates=1, token_budget=1000, dtype="float32")
+    log = RunLog(tmp_path, name="x", steps=1, console=Console(), project="test", settings={}, meter=meter)
+    batch = weighed(collate(groups, torch.tensor([[1.0, -1.0], [0.0, 0.0]])))  # the second group teaches nothing
+    with log.step(0) as record:
+        record.groups(groups)
+        record.trains(batch)
+        with record.timed("update"):
+            policy.update(batch, LOSS)
+    (row,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert row["perf/tokens_per_second"] * row["time/step"] == pytest.approx(5 + 4 + 2 + 8)
+    assert row["perf/equivalent_per_second"] * row["time/step"] == pytest.approx(10 + 4 + 4 + 8)
+    assert (row["perf/sharing"], row["perf/padding"]) == (pytest.approx((5 + 2 + 5) / (5 + 2)), 0)
+    wanted = update_flops(SMALL, group_work(5, [3, 1]))
+    assert row["perf/mfu"] * row["time/update"] == pytest.approx(wanted / 1e6)
+
+
+def scored_group(prompt, lengths):
+    completions = tuple(
+        Completion(text="", token_ids=(7,) * length, logprobs=(-1.0,) * length, finish="stop", version=0)
+        for length in lengths
+    )
+    scores = tuple(Score(total=float(place), parts={}) for place in range(len(lengths)))
+    return Group(example=toy.example(), prompt_ids=(3,) * prompt, completions=completions, scores=scores)
+
+
+def test_dead_groups_are_counted_and_as_a_share():
+    found = spread(torch.tensor([[1.0, 1.0], [0.0, 1.0], [2.0, 2.0], [1.0, 3.0]], dtype=torch.float64))
+    assert (found["dead"], found["dead_share"]) == (2, 0.5)
 
 
 def test_the_console_line_says_where_the_time_went():
