@@ -133,7 +133,9 @@ def test_padding_of_unequal_rows_shows():
 
 
 def test_the_peak_is_operations_by_the_second():
+    before = torch.get_rng_state()
     assert matmul_peak(torch.device("cpu"), torch.float32, products=((64, 64, 64),)) > 1e6
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_named_shapes_are_built_as_they_are_counted():
