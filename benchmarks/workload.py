@@ -3,6 +3,7 @@
 Weights are random, which costs the same time as trained ones; `make_model` gives the same ones every time.
 """
 
+import os
 import random
 import re
 import tomllib
@@ -156,7 +157,11 @@ def write_model_folder(shape: Shape, folder: Path, *, positions: int) -> None:
     """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # the driver has its own signs of life
+    if not torch.cuda.is_available():  # else transformers, to save, imports a DeepSpeed that warns of finding no GPU
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     model = make_model(shape, positions=positions)
     model.config.eos_token_id = model.generation_config.eos_token_id = shape.vocabulary - 1
     model.save_pretrained(folder)
