@@ -38,7 +38,7 @@ endif
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-gpu test-faults sft train eval golden clean
+.PHONY: help setup lint format test test-gpu test-faults bench sft train eval golden clean
 .NOTPARALLEL:
 
 help:  ## List the commands
@@ -80,6 +80,16 @@ test-faults: $(STAMP)  ## Kill runs at KILLS=200 points, damage their checkpoint
 	KILLS=$(or $(KILLS),200) OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_resume.py tests/test_resume_ranks.py \
 	  tests/test_snapshot.py tests/test_bad_numbers.py tests/test_watchdog.py $(ARGS)
 
+# The peer has a virtual environment of its own, with the build of torch that ours has.
+.venv-trl/.stamp: benchmarks/trl-requirements.txt | $(STAMP)
+	$(PY) -m venv --clear .venv-trl
+	.venv-trl/bin/python -m pip install -r $< \
+	  "torch==$$($(PY) -c 'from importlib.metadata import version; print(version("torch"))')"
+	touch $@
+
+bench: .venv-trl/.stamp  ## Our step and TRL's, interleaved, with the ratios: make bench ARGS="--rounds 5"
+	$(PY) -m benchmarks.bench $(ARGS)
+
 lint: $(STAMP)  ## Check style, formatting and types
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
@@ -92,6 +102,6 @@ format: $(STAMP)  ## Format the code and fix what can be fixed by itself
 golden: $(STAMP)  ## Compare our losses and gradients with an oracle's: make golden FILE=...
 	$(PY) -m tests.golden_losses $(or $(FILE),tests/data/loss_golden.json)
 
-clean:  ## Remove caches and build outputs; never runs/ or .venv/
+clean:  ## Remove caches and build outputs; never runs/, .venv/ or .venv-trl/
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find . \( -path ./.venv -o -path ./runs -o -path ./.git \) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+	find . \( -path ./.venv -o -path ./.venv-trl -o -path ./runs -o -path ./.git \) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

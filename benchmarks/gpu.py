@@ -1,5 +1,7 @@
 """Does everything hold on a GPU too, and how fast is it? `make test-gpu`, or `python benchmarks/gpu.py [--device cpu]`.
 
+With --bench (`make test-gpu ARGS=--bench`) the table of benchmarks/bench.py follows, with TRL where .venv-trl is there.
+
 The contracts of the engines, with a tiny random model, against float32 on the CPU; then 20 GRPO steps of the embedded
 model, its seconds per phase and its mismatch of sampler and trainer. Without an NVIDIA GPU it says so and exits 0, with
 --device cpu it runs the contracts there, which is how it is tested. Exit status 1 if a number is above its limit.
@@ -124,10 +126,21 @@ def run(folder: str) -> Iterator[Row]:
         yield f"{STEPS} steps, median {name}", values[len(values) // 2], limits.get(name, float("inf"))
 
 
+def bench(device: str) -> None:
+    """The table of benchmarks/bench.py with whoever can take part; its own shapes for the device."""
+    names = ["ours-hf", "ours-padded", *(["ours-vllm"] if installed("vllm") else [])]
+    peer = (ROOT / ".venv-trl").is_dir()
+    names += ["trl-4", "trl-8", "trl-16"] if peer else []
+    print(f"bench: {', '.join(names)}" + ("" if peer else "; no .venv-trl (`make bench` makes it), so without TRL"))
+    command = [sys.executable, "-m", "benchmarks.bench", "--device", device, "--contenders", ",".join(names)]
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--no-run", action="store_true", help="the contracts alone")
+    parser.add_argument("--bench", action="store_true", help="our step against TRL's as well")
     asked = parser.parse_args()
     if asked.device == "cuda" and not torch.cuda.is_available():
         print("test-gpu: no NVIDIA GPU here, so nothing was tested")
@@ -143,6 +156,8 @@ def main() -> int:
     for what, measured, limit in rows:
         shown.add_row(what, f"{measured:.2g}", f"{limit:.2g}", "" if measured <= limit else "FAILED")
     Console().print(shown)
+    if asked.bench:
+        bench(asked.device)
     return int(not all(measured <= limit for _, measured, limit in rows))
 
 

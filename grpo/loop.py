@@ -138,7 +138,9 @@ def train(
                 batch = with_fixed_logprobs(collate(groups, advantages_PG), cfg, policy)
                 updates = []
                 for part in parts(batch, cfg.updates_per_step, seed=cfg.seed + step):
-                    updates.append(policy.update(weighed(part, cfg, comm), loss))
+                    trained = weighed(part, cfg, comm)
+                    record.trains(trained)
+                    updates.append(policy.update(trained, loss))
                     check_same_policy(updates[-1], limit=cfg.mismatch_limit, step=step)
                 record.scalars("policy", average_stats(updates))
 
@@ -159,7 +161,12 @@ def total_rewards(groups: Sequence[Group]) -> Tensor:
 
 def spread(rewards_PG: Tensor) -> Stats:
     """How many groups scored all alike, and how far apart a group's scores are."""
-    return {"dead": float((~alive(rewards_PG)).sum()), "std": float(rewards_PG.std(1).mean())}
+    dead_P = ~alive(rewards_PG)
+    return {
+        "dead": float(dead_P.sum()),
+        "dead_share": float(dead_P.double().mean()),
+        "std": float(rewards_PG.std(1).mean()),
+    }
 
 
 def own_share(groups: list[Group], comm: Comm, *, dead_are_free: bool = False) -> list[Group]:
@@ -235,6 +242,8 @@ def warm_up(
             batch = collate(groups, torch.ones(len(groups), 1))
             tokens, sequences = comm.sum([int(batch.learn_BC.sum()), len(groups)])
             weights = {"tokens": int(tokens), "sequences": int(sequences), "max_tokens": 1}
+            batch = weigh(batch, average="token", drop_dead=False, **weights)
+            record.trains(batch)
             with record.timed("update"):
-                record.scalars("policy", policy.update(weigh(batch, average="token", drop_dead=False, **weights), loss))
+                record.scalars("policy", policy.update(batch, loss))
             record.scalars("count", {"completion_tokens": tokens})

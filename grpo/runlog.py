@@ -1,10 +1,9 @@
 """What a run leaves behind: a console that is never silent, metrics.jsonl, rollouts.jsonl, and wandb where it is on.
 
-Metric names are `area/what`: reward/total, group/dead, policy/mismatch, time/rollout, memory/peak_gb.
+Metric names are `area/what`: reward/total, group/dead, policy/mismatch, time/rollout, perf/mfu, memory/peak_gb.
 """
 
 import json
-import os
 import resource
 import sys
 import threading
@@ -13,9 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from grpo.flops import Work, batch_work
+from grpo.speed import phases, speeds, usage
+from grpo.tracking import Tracker
 from grpo.types import Completion, Example, Group, InputError
+
+if TYPE_CHECKING:  # torch takes seconds to load, and what only prints needs none
+    from grpo.batch import Batch
+    from grpo.meter import Meter
 
 QUIET = 5.0  # seconds: the longest time without a line where stdout is not a terminal
 
@@ -83,6 +89,7 @@ class Record:
         self.step, self._around = step, around
         self.values: dict[str, float] = {}
         self.groups_seen: list[Group] = []
+        self.trained = Work()
 
     def scalars(self, area: str, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -96,6 +103,10 @@ class Record:
             yield
         name = f"time/{phase}"
         self.values[name] = self.values.get(name, 0.0) + time.perf_counter() - started
+
+    def trains(self, batch: "Batch") -> None:
+        """This rank's policy is updated on this batch, in the phase `update`."""
+        self.trained += batch_work(batch)
 
     def groups(self, groups: Sequence[Group]) -> None:
         """Rewards by part, lengths and truncation of these scored groups; they are also the step's transcript."""
@@ -113,6 +124,8 @@ class Record:
         self.scalars("completion", {"truncated": mean([completion.finish == "length" for completion in completions])})
         self.scalars("count", {"completions": len(completions), "completion_tokens": sum(lengths)})
         self.scalars("count", {"prompt_tokens": sum(len(group.prompt_ids) for group in groups)})
+        repeated = sum(len(group.prompt_ids) * len(group.completions) for group in groups)
+        self.scalars("count", {"equivalent_tokens": repeated + sum(lengths)})
 
 
 class RunLog:
@@ -131,19 +144,21 @@ class RunLog:
         writes: bool = True,
         wandb_id: str = "",
         around: Around = nullcontext,
+        meter: "Meter | None" = None,
     ) -> None:
         """One rank of a run `writes`; the others keep the same records and leave nothing. A run that goes on has the
-        `wandb_id` that it had; every phase of a step is entered through `around`."""
+        `wandb_id` that it had; every phase of a step is entered through `around`. `meter` follows the policy's model;
+        without one nothing is said of how its updates use the machine."""
         self._folder, self._steps, self.console, self._every = folder, steps, console, rollouts_every
-        self._writes, self._around = writes, around
-        self._wandb = _start_wandb(folder, name, project, settings, console, wandb_id) if writes else None
-        self._wandb_id: str = "" if self._wandb is None else self._wandb.id
+        self._writes, self._around, self._meter = writes, around, meter
+        about: dict[str, Any] = {"name": name, "project": project, "settings": settings, "run_id": wandb_id}
+        self._tracker = Tracker(folder, **about, tell=console.line) if writes else None
         self._started, self._first = 0.0, -1
 
     @property
     def wandb_id(self) -> str:
         """Of the run at wandb; empty where there is none."""
-        return self._wandb_id
+        return self._tracker.run_id if self._tracker else ""
 
     @contextmanager
     def step(self, step: int) -> Iterator[Record]:
@@ -155,16 +170,21 @@ class RunLog:
         seconds = record.values["time/step"]
         record.values["count/tokens_per_s"] = record.values.get("count/completion_tokens", 0.0) / max(seconds, 1e-9)
         record.values["memory/peak_gb"] = peak_gb()
+        record.values |= speeds(record.values)
+        if self._meter is not None:
+            record.values |= self._meter.read(record.trained, record.values.get("time/update", 0.0))
         self._append("metrics.jsonl", [{"step": step, **record.values}])
         if step % self._every == 0:
             self._append("rollouts.jsonl", transcript(step, record.groups_seen))
-        self._to_wandb(lambda run: run.log(record.values, step=step))
+        if self._tracker:
+            self._tracker.metrics(step, record.values)
         self.console.line(self._summary(record))
 
     def note(self, name: str, value: Mapping[str, Any]) -> None:
         """A result that belongs to no step, such as a held-out table: one line of notes.jsonl, and wandb's summary."""
         self._append("notes.jsonl", [{"note": name, **value}])
-        self._to_wandb(lambda run: run.summary.update({name: dict(value)}))
+        if self._tracker:
+            self._tracker.result(name, value)
 
     def answers(self, moment: str, rows: Sequence[tuple[Example, Completion, Any]]) -> None:
         """Graded held-out answers, one line each in held_out.jsonl; the grade is a dataclass."""
@@ -183,19 +203,8 @@ class RunLog:
         )
 
     def close(self) -> None:
-        self._to_wandb(lambda run: run.finish())
-
-    def _to_wandb(self, tell: Callable[[Any], object]) -> None:
-        """One that fails is left out from then on: the run's own files have everything."""
-        if self._wandb is None:
-            return
-        from wandb.errors import Error
-
-        try:
-            tell(self._wandb)
-        except (Error, OSError) as error:
-            self.console.line(f"wandb is off from here on: {error}")
-            self._wandb = None
+        if self._tracker:
+            self._tracker.finish()
 
     def _summary(self, record: Record) -> str:
         values = record.values
@@ -214,7 +223,8 @@ class RunLog:
             ]
         if "policy/nll" in values:
             shown.append(f"nll {values['policy/nll']:.3f}")
-        shown += [f"{values['count/tokens_per_s']:.0f} tok/s", f"{values['time/step']:.1f} s"]
+        shown += [f"{values['count/tokens_per_s']:.0f} tok/s", *usage(values)]
+        shown += [phases(values), f"{values['memory/peak_gb']:.1f} GB"]
         return " | ".join([*shown, f"left {_clock(left)}"])
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -269,23 +279,6 @@ def peak_gb() -> float:
     """The largest resident memory of this process so far, in GB."""
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes * (1 if sys.platform == "darwin" else 1024) / 1e9
-
-
-def _start_wandb(
-    folder: Path, name: str, project: str, settings: Mapping[str, Any], console: Console, wandb_id: str
-) -> Any:
-    """A wandb run where a key or WANDB_MODE says so. wandb out of reach never stops a run."""
-    if not (os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE")):
-        return None
-    import wandb
-    from wandb.errors import Error
-
-    try:
-        again = {"id": wandb_id, "resume": "allow"} if wandb_id else {}
-        return wandb.init(project=project, name=name, dir=str(folder), config=dict(settings), **again)
-    except (Error, OSError, ValueError) as error:  # ValueError: an unknown WANDB_MODE
-        console.line(f"wandb is off for this run: {error}")
-        return None
 
 
 def _clock(seconds: float) -> str:

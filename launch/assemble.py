@@ -18,6 +18,7 @@ from grpo.config import dump
 from grpo.data import load_examples, shape_of, split
 from grpo.dynamic import Dynamic
 from grpo.loop import LoopSettings
+from grpo.meter import Meter
 from grpo.objective import Objective
 from grpo.policy.base import PolicyEngine
 from grpo.policy.schedule import Optim
@@ -157,10 +158,11 @@ def make_policy(
     updates: int,
     console: Console,
     comm: Comm,
+    meter: Meter,
     temperature: float = 1.0,
     kl: float = 0.0,
 ) -> PolicyEngine:
-    """The policy over the weights in `folder`, with a reference model only where kl > 0."""
+    """The policy over the weights in `folder`, followed by `meter`; with a reference model only where kl > 0."""
     console.status(f"loading the policy, {folder}")
     p, zero, dtype = recipe.policy, choose_zero(recipe, comm.world), precision(recipe)
     settings: dict[str, Any] = {
@@ -187,7 +189,10 @@ def make_policy(
         Engine = partial(ZeroPolicy, zero=zero, comm=comm)
     model = load()
     check_positions(recipe, model, folder)
-    return Engine(model, reference=load() if kl else None, **settings)
+    meter.positions.follow(model)
+    policy = Engine(model, reference=load() if kl else None, **settings)
+    meter.shared = policy.layout == "shared"  # what "auto" has come to for this model
+    return policy
 
 
 def choose_zero(recipe: Recipe, ranks: int) -> Zero | None:

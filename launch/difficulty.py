@@ -11,6 +11,7 @@ from rich.console import Console as Terminal
 
 from curriculum.difficulty import Cache, Tally, cache_key, histogram, keep_hardest
 from curriculum.records import check_free, to_record, write_jsonl
+from grpo.comm import Alone
 from grpo.config import load
 from grpo.data import split
 from grpo.prompts import load_system
@@ -60,7 +61,7 @@ def sample_all(
     if left:
         speech = assemble.make_speech(recipe, base, console)
         engine = choose_rollout(recipe, base, console)
-        rollout = make_rollout(engine, recipe, base, speech, console)
+        rollout = make_rollout(engine, recipe, base, speech, console, Alone())
         ask(rollout, left, recipe, speech=speech, cache=cache, samples=arguments.samples, console=console)
     return {example.id: replace(cache.tallies[cache_key(example)], id=example.id) for example in examples}
 

@@ -17,7 +17,7 @@ from grpo.batch import Batch
 from grpo.comm import ending
 from grpo.config import load
 from grpo.objective import grpo_loss
-from grpo.policy.forward import completion_logprobs, micro_batches
+from grpo.policy.forward import Layout, completion_logprobs, micro_batches, settle_layout
 from grpo.policy.guard import load_rows, weights_hash
 from grpo.policy.single import forbid_dropout
 from grpo.policy.state import read_piece
@@ -54,10 +54,11 @@ def replay(file: Path, weights: Path | None, console: Console) -> int:
         f"update {about['update']}, rank {about['rank']}: {len(batch.group_B)} rows, {len(batch.prompts)} prompts"
     )
     console.line("the weights are those of the update" if same else "the weights are OTHERS than those of the update")
-    parts = micro_batches(batch, layout=recipe.policy.layout, token_budget=recipe.policy.token_budget)
+    layout = settle_layout(model, recipe.policy.layout, say=console.line)
+    parts = micro_batches(batch, layout=layout, token_budget=recipe.policy.token_budget)
     bad = 0
     for number, index in enumerate(parts, 1):
-        found = _run(model, batch.rows(index), recipe)
+        found = _run(model, batch.rows(index), recipe, layout)
         bad += not all(math.isfinite(value) for value in found.values())
         shown = ", ".join(f"{name} {value:.6g}" for name, value in found.items())
         console.line(f"micro-batch {number} of {len(parts)}, rows {min(index)} to {max(index)}: {shown}")
@@ -68,12 +69,10 @@ def replay(file: Path, weights: Path | None, console: Console) -> int:
     return bad
 
 
-def _run(model: Any, part: Batch, recipe: Recipe) -> dict[str, float]:
+def _run(model: Any, part: Batch, recipe: Recipe, layout: Layout) -> dict[str, float]:
     """Loss, least log-probability and gradient norm of one micro-batch."""
     model.zero_grad(set_to_none=True)
-    logp_BC, entropy_BC = completion_logprobs(
-        model, part, layout=recipe.policy.layout, temperature=recipe.sampling.temperature
-    )
+    logp_BC, entropy_BC = completion_logprobs(model, part, layout=layout, temperature=recipe.sampling.temperature)
     objective = assemble.loop_settings(recipe, steps=1).objective
     loss, _ = partial(grpo_loss, objective=objective)(logp_BC.float().cpu(), entropy_BC.float().cpu(), part)
     loss.backward()

@@ -16,6 +16,7 @@ from grpo.checkpoint import save_model_folder
 from grpo.comm import Comm
 from grpo.config import dump
 from grpo.loop import train, warm_up
+from grpo.meter import Meter
 from grpo.objective import sft_loss
 from grpo.policy.base import PolicyEngine
 from grpo.policy.guard import Guarded
@@ -30,6 +31,7 @@ from launch.building import beside
 from launch.checkpoints import Checkpoints
 from launch.engines import choose_rollout, make_rollout
 from launch.lineage import check_after, stages_of, write_stages
+from launch.metering import make_meter
 from launch.models import locate, make_judge
 from launch.plan import announce, batch_plan, devices_at_hand, make_plan
 from launch.precision import mismatch_limit, precision
@@ -57,21 +59,15 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     _check_lengths(speech, questions, console)
 
     cfg = assemble.loop_settings(recipe, steps=steps)
-    policy = _policy(recipe, base, folder, updates=steps * cfg.updates_per_step, console=console, comm=comm)
+    meter, updates = make_meter(recipe, base), steps * cfg.updates_per_step
+    policy = _policy(recipe, base, folder, updates=updates, console=console, comm=comm, meter=meter)
     rollout = make_rollout(engine, recipe, base, speech, console, comm)
     comm.lead(lambda: _prepare_folder(recipe, folder, found, base))
     dog, known = Watchdog(rank=comm.rank), resume.wandb_id(found)
-    log = _open_log(recipe, folder, folder.name, steps, console, comm, wandb_id=known, around=dog.phase)
-    held_out = HeldOut(
-        recipe=recipe,
-        examples=questions.held_out,
-        policy=policy,
-        rollout=rollout,
-        speech=speech,
-        log=log,
-        comm=comm,
-        live=Live(judge, reasoning=recipe.model.reasoning),
-    )
+    log = _open_log(recipe, folder, folder.name, steps, console, comm, wandb_id=known, around=dog.phase, meter=meter)
+    who: dict[str, Any] = {"policy": policy, "rollout": rollout, "comm": comm, "log": log}
+    live = Live(judge, reasoning=recipe.model.reasoning)
+    held_out = HeldOut(recipe=recipe, examples=questions.held_out, speech=speech, live=live, **who)
     watcher, gate = _watcher(held_out, folder, score), Gate(recipe.gate)
     checkpoints = Checkpoints(
         folder=resume.checkpoints_of(folder),
@@ -85,10 +81,9 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
         console=console,
     )
     start = checkpoints.restore(found) if found else watcher.begin()
-    who: dict[str, Any] = {"policy": policy, "rollout": rollout, "curriculum": curriculum, "comm": comm, "log": log}
     ends: dict[str, Any] = {"watch": watcher, "gate": watched_gate(gate, log, comm), "save": checkpoints}
     with checkpoints.kept(), dog.watching():
-        train(cfg, **who, score=score, render=speech.render, **ends, start=start)
+        train(cfg, **who, curriculum=curriculum, score=score, render=speech.render, **ends, start=start)
     return _finish(held_out, watcher, folder, steps)
 
 
@@ -135,11 +130,12 @@ def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: asse
     console.line(f"warm-up      {w.steps} supervised steps of {w.examples_per_step} gold answers -> {folder / 'model'}")
     optim = Optim(lr=w.lr, schedule="linear", warmup=0.1)
     console.line(f"loading      {base}")
-    policy = assemble.make_policy(recipe, base, optim=optim, updates=w.steps, console=console, comm=comm)
+    meter = make_meter(recipe, base)
+    policy = assemble.make_policy(recipe, base, optim=optim, updates=w.steps, console=console, comm=comm, meter=meter)
     # Built beside its final place and renamed when it is whole, so that a killed warm-up is never taken for a model.
     with _building(folder, comm) as work:
         comm.lead(lambda: _describe_run(recipe, work, ("sft",)))
-        log = _open_log(recipe, work, folder.name, w.steps, console, comm)
+        log = _open_log(recipe, work, folder.name, w.steps, console, comm, meter=meter)
         warm_up(
             steps=w.steps,
             examples_per_step=w.examples_per_step,
@@ -221,7 +217,9 @@ def warn_of_other_distributions(recipe: Recipe, console: Console) -> None:
         )
 
 
-def _policy(recipe: Recipe, base: str, folder: Path, *, updates: int, console: Console, comm: Comm) -> PolicyEngine:
+def _policy(
+    recipe: Recipe, base: str, folder: Path, *, updates: int, console: Console, comm: Comm, meter: Meter
+) -> PolicyEngine:
     """The policy that GRPO trains, for that many updates; rows that are not finite are kept in the run's `folder`."""
     console.line(f"loading      {base}")
     policy = assemble.make_policy(
@@ -231,6 +229,7 @@ def _policy(recipe: Recipe, base: str, folder: Path, *, updates: int, console: C
         updates=updates,
         console=console,
         comm=comm,
+        meter=meter,
         temperature=recipe.sampling.temperature,
         kl=recipe.loss.kl,
     )

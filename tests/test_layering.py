@@ -25,7 +25,7 @@ MAY_IMPORT = {  # of ours; a name stands for itself and what is below it
 ONLY_IN = {  # heavy package: where it may be imported
     "vllm": {"grpo/rollout/vllm.py", "grpo/rollout/vllm_server.py"},
     "deepspeed": {"grpo/policy/zero.py"},
-    "wandb": {"grpo/runlog.py"},
+    "wandb": {"grpo/tracking.py"},
     "datasets": {"grpo/data.py"},
     "transformers": {"grpo/policy/attention.py", "grpo/rollout/hf.py", "rewards/nli.py"}
     | {f"launch/{n}.py" for n in ("models", "embedded_model", "tiny_model")},
@@ -35,6 +35,7 @@ WITHOUT_THEM = [
     "grpo.types", "grpo.text", "grpo.config", "grpo.advantages", "grpo.batch", "grpo.objective", "grpo.logprobs",
     "grpo.loop", "grpo.comm", "grpo.ranks", "grpo.snapshot", "grpo.random_states", "grpo.signals", "grpo.watchdog",
     "grpo.policy.guard", "grpo.policy.zero_config", "grpo.prompts", "grpo.data",
+    "grpo.flops", "grpo.meter", "grpo.speed",
     "rewards.compose", "rewards.verdicts", "rewards.audit",
     "rewards.dead", "curriculum.world", "curriculum.build", "curriculum.sampler", "curriculum.gold",
     "curriculum.gates", "curriculum.order", "curriculum.difficulty", "curriculum.filter", "curriculum.transforms",

@@ -16,7 +16,7 @@ def make(*arguments):
 def test_make_alone_lists_the_commands():
     done = make()
     assert done.returncode == 0
-    for name in ("setup", "train-stage1", "sft", "eval", "test", "lint", "smollm2-135m", "qwen3-8b"):
+    for name in ("setup", "train-stage1", "sft", "eval", "bench", "test", "lint", "smollm2-135m", "qwen3-8b"):
         assert name in done.stdout
 
 
@@ -54,6 +54,17 @@ def test_every_model_can_be_evaluated(model):
     assert done.returncode == 0, done.stderr
     overrides = "'--data.source=x.json' '--run.name=n' '--eval.seed=3' '--model.start=runs/a b'"
     assert f"launch/evaluate.py configs/models/{model}.toml {overrides}" in done.stdout
+
+
+def test_bench_keeps_the_peer_out_of_our_environment():
+    done = make("-n", "bench", "ARGS=--rounds 5")
+    assert done.returncode == 0, done.stderr
+    assert ".venv/bin/python -m benchmarks.bench --rounds 5" in done.stdout
+    requirements = (ROOT / "benchmarks" / "trl-requirements.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in requirements if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][^ ;]*", pin) for pin in pins)
+    assert {pin.split("==")[0] for pin in pins} >= {"trl", "transformers", "accelerate", "datasets"}
+    assert not any(pin.lower().startswith(("torch==", "nvidia", "triton")) for pin in pins)
 
 
 def test_variables_become_overrides():

@@ -59,6 +59,12 @@ def test_a_run_leaves_everything_behind(home, stage1):
     assert [row["step"] for row in metrics] == [0, 1, 2]
     for name in ("time/rollout", "time/score", "time/update", "time/step", "memory/peak_gb", "reward/total"):
         assert all(name in row for row in metrics)
+    for name in ("perf/tokens_per_second", "perf/equivalent_per_second", "group/dead_share"):
+        assert all(row[name] >= 0 for row in metrics)
+    (warm_up,) = (home / "runs").glob("sft-tiny-*")
+    trained = [json.loads(line) for line in (warm_up / "metrics.jsonl").read_text().splitlines()]
+    trained += [row for row in metrics if not row["policy/skipped"]]
+    assert all(row["perf/mfu"] > 0 and row["perf/sharing"] > 0 and 0 <= row["perf/padding"] < 1 for row in trained)
     rollouts = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
     assert len(rollouts) == 3 * 2 * 4
     notes = [json.loads(line)["note"] for line in (run / "notes.jsonl").read_text().splitlines()]

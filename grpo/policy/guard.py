@@ -89,7 +89,7 @@ def weights_hash(weights: Iterator[tuple[str, Tensor]]) -> str:
     digest = xxhash.xxh3_128()
     for name, tensor in weights:
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -57,7 +57,7 @@ class SinglePolicy:
     ) -> None:
         """`updates` is the length of the schedule; `progress` is told what is being computed, several times a step,
         and `say` what the reader of the run must know."""
-        self._layout: Layout = settle_layout(model, layout, say=say)
+        self.layout: Layout = settle_layout(model, layout, say=say)
         forbid_dropout(model)
         model.train()  # for gradient checkpointing; there is no dropout left to switch on
         if gradient_checkpointing:
@@ -78,10 +78,10 @@ class SinglePolicy:
         if model is None:
             raise ValueError("this engine holds no reference model: it was built for kl = 0")
         logp_BC = torch.zeros(batch.ids_BC.shape)
-        for index in micro_batches(batch, layout=self._layout, token_budget=self._budget):
+        for index in micro_batches(batch, layout=self.layout, token_budget=self._budget):
             part = batch.rows(index)
             with self._autocast():
-                part_logp_BC, _ = completion_logprobs(model, part, layout=self._layout, temperature=self._temperature)
+                part_logp_BC, _ = completion_logprobs(model, part, layout=self.layout, temperature=self._temperature)
             logp_BC[index, : part_logp_BC.shape[1]] = part_logp_BC.float().cpu()
         return logp_BC
 
@@ -91,13 +91,13 @@ class SinglePolicy:
         if not batch.learn_BC.any():
             return {"lr": lr, "skipped": 1.0}
         total: Stats = {}
-        plan = micro_batches(batch, layout=self._layout, token_budget=self._budget)
+        plan = micro_batches(batch, layout=self.layout, token_budget=self._budget)
         for number, index in enumerate(plan):
             self._progress(f"update: micro-batch {number + 1} of {len(plan)}")
             part = batch.rows(index)
             with self._autocast():
                 logp_BC, entropy_BC = completion_logprobs(
-                    self._model, part, layout=self._layout, temperature=self._temperature
+                    self._model, part, layout=self.layout, temperature=self._temperature
                 )
             # Everything after the head is cheap and float32; the batch itself stays on the CPU.
             part_loss, stats = loss(logp_BC.float().cpu(), entropy_BC.float().cpu(), part)

@@ -98,14 +98,15 @@ class ZeroPolicy:
         prepare()
         scorer = Scorer(model, temperature=temperature)
         self._engine = _wrapped(scorer, zero_config(zero, optim, bf16=self._bf16, world=comm.world))
-        self._layout = scorer.layout = settle_layout(
+        self.layout: Layout = settle_layout(
             model, layout, say=say, whole=lambda weight: deepspeed.zero.GatheredParameters([weight])
         )
+        scorer.layout = self.layout
         self._engine.train()
         self._reference = None
         if reference is not None:
             scorer = Scorer(reference.eval().requires_grad_(False), temperature=temperature)
-            scorer.layout = self._layout
+            scorer.layout = self.layout
             self._reference = self._frozen(scorer, zero)
 
     @torch.no_grad()
@@ -200,7 +201,7 @@ class ZeroPolicy:
     def _passes(self, batch: Batch) -> list[tuple[list[int], Batch]]:
         """The micro-batches of this rank, as many as the rank with most has: row indices, which are none for an idle
         one, and rows. Empty where no rank has any."""
-        plan = micro_batches(batch, layout=self._layout, token_budget=self._budget)
+        plan = micro_batches(batch, layout=self.layout, token_budget=self._budget)
         most = max(self._comm.gather([len(plan)]))
         parts = [(index, batch.rows(index)) for index in plan]
         return parts + [([], IDLE)] * (most - len(parts))

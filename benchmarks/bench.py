@@ -1,0 +1,226 @@
+"""How many times faster than TRL is one step, and how much leaner? `make bench`, or `python -m benchmarks.bench`.
+
+Our step and TRL's GRPOTrainer on the same weights, prompts, forced completion lengths, group size, dtype and threads.
+Each contender is a process of its own, told step by step what to do, so that steps are interleaved and a slow minute of
+the machine is a slow minute for all. TRL is tried at every micro-batch that is asked for and compared at its fastest.
+
+Contenders: ours-hf, ours-vllm (the default rollout engines), ours-padded (every prompt once per completion, hf engine),
+trl-N (N is its micro-batch; no vLLM). Results: benchmarks/results/DATE-NAME.md and .json.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # the checkout, so that this file runs uninstalled
+
+import torch
+
+from benchmarks.channel import Contender, ContenderLost
+from benchmarks.machine import machine
+from benchmarks.report import choose_peer, keep, markdown
+from benchmarks.update import positive
+from benchmarks.workload import Workload, find_model_shape, parse_workload, random_prompts, write_model_folder
+from grpo.policy.single import fast_bf16
+from grpo.types import InputError
+from launch.shapes import Shape
+
+TRL_PYTHON = ROOT / ".venv-trl" / "bin" / "python"
+OURS: dict[str, dict[str, str]] = {
+    "ours-vllm": {"engine": "vllm", "layout": "shared"},
+    "ours-hf": {"engine": "hf", "layout": "shared"},
+    "ours-padded": {"engine": "hf", "layout": "padded"},
+}
+TRL = ("trl-4", "trl-8", "trl-16")
+SHAPES = {"cpu": "4x8x400+48,2x8x1200+100", "cuda": "8x8x1200+500,8x8x2000+300"}
+
+
+def job_of(name: str, workload: Workload, asked: argparse.Namespace, *, folder: str, vocabulary: int) -> dict[str, Any]:
+    """What the contender of this name is told before it starts; InputError for a micro-batch that does not divide."""
+    job: dict[str, Any] = {
+        "folder": folder,
+        "workload": str(workload),
+        "prompts": [random_prompts(workload, vocabulary=vocabulary, seed=step) for step in range(1 + asked.rounds)],
+        "threads": asked.threads,
+        "dtype": asked.dtype,
+        "device": asked.device,
+        "gradient_checkpointing": asked.gradient_checkpointing,
+    }
+    if name in OURS:
+        budget = asked.token_budget or workload.group_tokens
+        return job | OURS[name] | {"token_budget": budget, "kv_cache": asked.kv_cache, "gpu_share": asked.gpu_share}
+    micro, rows = int(name.removeprefix("trl-")), workload.prompts * workload.group
+    if rows % micro:
+        raise InputError(f"{name}: a micro-batch of {micro} does not divide the {rows} completions of {workload}")
+    return job | {"micro_batch": micro}
+
+
+def start(name: str, job: dict[str, Any], folder: Path) -> Contender:
+    """The contender's process, ready for its first step."""
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps(job), encoding="utf-8")
+    python, module = (sys.executable, "our_step") if name in OURS else (str(TRL_PYTHON), "trl_step")
+    threads = str(job["threads"])
+    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+    print(f"  {name}: starting", file=sys.stderr, flush=True)
+    return Contender(
+        name,
+        [python, "-m", f"benchmarks.{module}", str(file)],
+        log=folder / f"{name}.log",
+        environment=environment,
+    )
+
+
+def run_shape(workload: Workload, names: Sequence[str], asked: argparse.Namespace, shape: Shape) -> dict[str, Any]:
+    """Find the peer's fastest setting, warm ours up, and take the rounds, each in another order."""
+    with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
+        model = Path(work) / "model"
+        write_model_folder(shape, model, positions=workload.prompt_tokens + workload.completion_tokens + 8)
+
+        def begin(name: str) -> Contender:
+            job = job_of(name, workload, asked, folder=str(model), vocabulary=shape.vocabulary)
+            contender = start(name, job, Path(work))
+            stack.callback(contender.close)
+            return contender
+
+        peer, tried = fastest_peer([name for name in names if name not in OURS], begin)
+        running = {name: begin(name) for name in names if name in OURS}
+        warm_ups = tried | {name: taken(one, "warm-up") for name, one in running.items()}
+        running |= {peer.name: peer} if peer else {}
+        rounds = []
+        for number in range(asked.rounds):
+            order = list(running)[number % len(running) :] + list(running)[: number % len(running)]
+            measured = {name: taken(running[name], f"round {number + 1} of {asked.rounds}") for name in order}
+            rounds.append({name: measured[name] for name in running})
+    return {
+        "workload": str(workload),
+        "token_ratio": workload.token_ratio,
+        "work": asdict(workload.work),
+        "ready": {name: one.ready for name, one in running.items()},
+        "warm_ups": warm_ups,
+        "fastest": peer.name if peer else "",
+        "leanest": choose_peer(tried)[1] if peer else "",
+        "rounds": rounds,
+    }
+
+
+def fastest_peer(
+    names: Sequence[str], begin: Callable[[str], Contender]
+) -> tuple[Contender | None, dict[str, dict[str, Any]]]:
+    """(the peer at its fastest, still running; the first step of every setting that ran).
+
+    One after the other, and the slower one ends at once: a large micro-batch needs most of a machine. A setting that
+    dies of it is out. ContenderLost where all do.
+    """
+    best: Contender | None = None
+    tried: dict[str, dict[str, Any]] = {}
+    lost = None
+    for name in names:
+        try:
+            contender = begin(name)
+            tried[name] = taken(contender, "warm-up")
+        except ContenderLost as error:
+            print(f"  {error}", file=sys.stderr, flush=True)
+            lost = error
+            continue
+        slower = contender if best and choose_peer(tried)[0] != name else best
+        best = contender if slower is not contender else best
+        if slower:
+            slower.close()
+    if lost and not best:
+        raise lost
+    return best, tried
+
+
+def taken(contender: Contender, when: str) -> dict[str, Any]:
+    """One step, with a sign of life."""
+    measured = contender.step()
+    shown = ", ".join(f"{phase} {measured[phase]:.2f} s" for phase in ("rollout", "update", "step"))
+    print(f"  {contender.name}: {when}: {shown}, {measured['peak_bytes'] / 1e9:.2f} GB", file=sys.stderr, flush=True)
+    return measured
+
+
+def contenders(asked: argparse.Namespace) -> list[str]:
+    """Who takes part; InputError for a name that is none, or for one that is not installed."""
+    vllm = importlib.util.find_spec("vllm") is not None
+    default = [name for name in OURS if vllm or name != "ours-vllm"] + list(TRL)
+    names = asked.contenders.split(",") if asked.contenders else default
+    for name in names:
+        if name not in OURS and not (name.startswith("trl-") and name.removeprefix("trl-").isdigit()):
+            raise InputError(f"contender {name!r}: valid: {', '.join(OURS)}, and trl-N with a micro-batch of N")
+        if name == "ours-vllm" and not vllm:
+            raise InputError("contender 'ours-vllm': vLLM is not installed (make setup says why); valid: ours-hf")
+        if name not in OURS and not TRL_PYTHON.exists():
+            raise InputError(f"contender {name!r}: no .venv-trl; `make bench` makes it")
+    return names
+
+
+def bench(asked: argparse.Namespace) -> dict[str, Any]:
+    """Everything that was measured, and on what."""
+    names = contenders(asked)
+    workloads = [parse_workload(text) for text in (asked.shapes or SHAPES[asked.device]).split(",")]
+    shape = find_model_shape(asked.model, layers=asked.layers)
+    for workload in workloads:  # what cannot be is found before the first hour
+        for name in names:
+            job_of(name, workload, asked, folder="", vocabulary=2)
+    about = machine()
+    shapes = []
+    for workload in workloads:
+        print(f"{workload}:", file=sys.stderr, flush=True)
+        shapes.append(run_shape(workload, names, asked, shape))
+    ready = [one for measured in shapes for name, one in measured["ready"].items() if name not in OURS]
+    return {
+        "date": date.today().isoformat(),
+        "command": " ".join(["python -m benchmarks.bench", *sys.argv[1:]]),
+        "asked": vars(asked) | {"layers": shape.layers},
+        "machine": about,
+        "peer": {"trl": ready[0]["machine"]["versions"]["trl"]} if ready else {},
+        "shapes": shapes,
+    }
+
+
+def main(argv: list[str]) -> int:
+    gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", help=f"PROMPTSxGROUPxPROMPT+COMPLETION,...; {SHAPES['cpu']} on a CPU")
+    parser.add_argument("--contenders", help="names, with commas; all that are installed if not given")
+    parser.add_argument("--rounds", type=positive, default=3, help="counted steps of each contender")
+    parser.add_argument("--model", default="qwen3-0.6b" if gpu else "smollm2-135m", help="a folder or a named shape")
+    parser.add_argument("--layers", type=positive, help="so many of the model's layers; all of them if not given")
+    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="of each contender")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if gpu else "cpu")
+    parser.add_argument("--token-budget", type=positive, help="of our micro-batches; one whole group if not given")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="for all contenders")
+    parser.add_argument("--kv-cache", type=float, default=1.0, help="GiB of vLLM's cache on a CPU")
+    parser.add_argument("--gpu-share", type=float, default=0.4, help="of a GPU's memory, vLLM's while it is awake")
+    parser.add_argument("--name", default="bench-gpu" if gpu else "bench-cpu", help="of the files of results")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="where they go")
+    asked = parser.parse_args(argv)
+    if asked.dtype == "auto":
+        asked.dtype = "bfloat16" if fast_bf16(torch.device(asked.device)) else "float32"
+    try:
+        result = bench(asked)
+    except (InputError, ContenderLost) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    result["asked"]["out"] = asked.out.name  # a folder of this machine is of no use to a reader
+    asked.out.mkdir(parents=True, exist_ok=True)
+    files = keep(result, asked.out, asked.name)
+    print(markdown(result))
+    print("\n".join(f"written: {file}" for file in files))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
