@@ -84,14 +84,6 @@ def test_by_hand_the_next_stage_never_begins_by_itself(home):
     assert f"--model.start={home / 'runs' / 'mine-stage1'}" in done.stdout
 
 
-def test_a_gate_on_a_metric_that_is_not_there_is_one_line(home):
-    gate = ["--gate.when=plateau", "--gate.window=1", "--gate.metric=reward/citatoin"]
-    done = train(home, "--run.name=gone", *gate, stages=STAGES[:1])
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "error: gate.metric = 'reward/citatoin' is not logged by this run; nearest: reward/citation" in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
-
-
 def recipe(*arguments):
     return load(Recipe, [str(ROOT / "configs/stage2.toml"), str(ROOT / "configs/models/tiny.toml"), *arguments])
 
