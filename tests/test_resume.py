@@ -12,7 +12,7 @@ from tests.faults import train
 
 # At least four of these are behind the first checkpoint. `make test-faults` tries KILLS of them.
 KILLED_AT = [0.4, 0.6, 0.75, 0.9, 0.99] + [random.Random(n).random() for n in range(int(os.environ.get("KILLS", "0")))]
-TIMINGS = ("time/", "memory/", "count/tokens_per_s")
+TIMINGS = ("time/", "memory/", "count/tokens_per_s", "perf/mfu", "perf/tokens_per_second", "perf/equivalent_per_second")
 
 
 def left(home):
