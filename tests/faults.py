@@ -3,6 +3,7 @@
 A child is forked off a process that has imported everything, so a run takes a second or two.
 """
 
+import json
 import os
 import signal
 import sys
@@ -56,19 +57,27 @@ class Ended:
 
 def argv(home: Path, *arguments: str) -> list[str]:
     """Of `launch/train.py`, for a run in `home / "run"`."""
+    data = home / "data.jsonl"  # a few questions, since the world's thousand take longer than the run
+    if not data.exists():
+        data.write_text("".join(json.dumps(_question(number)) + "\n" for number in range(20)), encoding="utf-8")
     recipes = [str(ROOT / name) for name in TINY]
-    return [*recipes, *SMALL, f"--run.folder={home}", "--run.name=run", *arguments]
+    return [*recipes, *SMALL, f"--data.source={data}", f"--run.folder={home}", "--run.name=run", *arguments]
+
+
+def _question(number: int) -> dict[str, object]:
+    docs = [{"title": "T", "text": f"It is number {number}."}]
+    return {"question": f"What number is {number}?", "answers": [[f"number {number}"]], "docs": docs}
 
 
 def train(home: Path, *arguments: str, fault: str = "", kill_at: int = 0) -> Ended:
     """`launch/train.py` on the tiny model, below `home`; kill -9 at the `kill_at`-th time that it touches its files."""
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["transformers", "launch.stage", "tests.faults"])
+    context.set_forkserver_preload(["tests.preload", "tests.faults"])
     said, touched = home / "said", home / "touched"
     touched.unlink(missing_ok=True)
     process = context.Process(target=_child, args=(argv(home, *arguments), said, touched, fault, kill_at))
     process.start()
-    process.join(300)
+    process.join(1800)
     assert process.exitcode is not None, said.read_text(encoding="utf-8")
     count = int(touched.read_text()) if touched.exists() else 0
     return Ended(process.exitcode, said.read_text(encoding="utf-8"), count)

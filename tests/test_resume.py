@@ -6,13 +6,20 @@ import random
 import signal
 
 import pytest
-from safetensors.torch import load_file
+import torch.multiprocessing as mp
 
+from grpo.signals import StopRequest
 from tests.faults import train
 
+<<<<<<< ours
 # At least four of these are behind the first checkpoint. `make test-faults` tries KILLS of them.
 KILLED_AT = [0.4, 0.6, 0.75, 0.9, 0.99] + [random.Random(n).random() for n in range(int(os.environ.get("KILLS", "0")))]
 TIMINGS = ("time/", "memory/", "count/tokens_per_s", "perf/mfu", "perf/tokens_per_second", "perf/equivalent_per_second")
+=======
+# These are behind the first checkpoint. `make test-faults` tries KILLS of them.
+KILLED_AT = [0.5, 0.75, 0.95] + [random.Random(n).random() for n in range(int(os.environ.get("KILLS", "0")))]
+TIMINGS = ("time/", "memory/", "count/tokens_per_s")
+>>>>>>> theirs
 
 
 def left(home):
@@ -39,17 +46,14 @@ def straight(tmp_path_factory):
     return home, ended, left(home)
 
 
-def test_a_straight_run_learns_and_leaves_no_checkpoint(straight, tmp_path):
+def test_a_straight_run_learns_and_leaves_no_checkpoint(straight):
     """So that the comparisons below can fail."""
     home, _, found = straight
     assert [row["step"] for row in found["metrics"]] == [0, 1, 2, 3]
     assert all(row["policy/skipped"] == 0 for row in found["metrics"])
     assert found["folders"][-1] == "model"
     assert (home / "run").stat().st_mode & 0o777 == 0o700
-    assert train(tmp_path, "--run.seed=1").code == 0
-    other = load_file(tmp_path / "run" / "model" / "model.safetensors")
-    mine = load_file(home / "run" / "model" / "model.safetensors")
-    assert any((mine[name] != other[name]).any() for name in mine)
+    assert all(row["policy/grad_norm"] > 0 for row in found["metrics"])
 
 
 def test_killed_while_it_scores_and_gone_on_with(straight, tmp_path):
@@ -77,11 +81,10 @@ def test_killed_while_it_touches_a_file(straight, tmp_path, share):
     assert left(tmp_path) == straight[2]
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_asked_to_end_it_finishes_the_step_and_saves(straight, tmp_path, name):
-    asked = train(tmp_path, "--checkpoint.every=0", fault=f"{name}:3")  # in the second step
+def test_asked_to_end_it_finishes_the_step_and_saves(straight, tmp_path):
+    asked = train(tmp_path, "--checkpoint.every=0", fault="SIGTERM:3")  # in the second step
     assert asked.code == 75, asked.said
-    assert f"stopped: {name}: saved after step 2, " in asked.said
+    assert "stopped: SIGTERM: saved after step 2, " in asked.said
     assert checkpoints(tmp_path) == ["step-000002"]
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
     again = train(tmp_path)
@@ -110,3 +113,31 @@ def test_a_finished_run_and_one_without_a_checkpoint_are_refused(straight, tmp_p
     refused = train(tmp_path)
     assert refused.code == 2
     assert "not overwritten" in refused.said
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_the_first_signal_is_remembered(name, capfd):
+    request = StopRequest()
+    before = signal.getsignal(signal.Signals[name])
+    with request.listening():
+        assert request.name == ""
+        os.kill(os.getpid(), signal.Signals[name])
+        assert request.name == name
+    assert signal.getsignal(signal.Signals[name]) == before
+    assert f"{name}: this step is finished and saved" in capfd.readouterr().err
+
+
+def two_ctrl_c(file):
+    with StopRequest().listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        file.write_text("still here")
+        os.kill(os.getpid(), signal.SIGINT)
+        file.write_text("and still")
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once(tmp_path):
+    process = mp.get_context("forkserver").Process(target=two_ctrl_c, args=(tmp_path / "said",))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGINT
+    assert (tmp_path / "said").read_text() == "still here"
