@@ -191,7 +191,7 @@ def test_several_styles_are_scored_one_by_one(home, capsys):
             ["--model.context=700", "--eval.max_tokens=12"],
             "the limit is 688 .* eval.max_tokens 12.* or eval.shots below 2$",
         ),
-        (["--model.context=300", "--eval.max_tokens=12", "--eval.shots=0"], r"the limit is 288 .* context = \d+$"),
+        (["--model.context=300", "--eval.max_tokens=12", "--eval.shots=0"], r"the limit is 288 .*model.context = \d+$"),
         (["--model.context=9000"], "model.context = 9000: .* has positions for 4096; at most that"),
     ],
 )

@@ -11,15 +11,9 @@ import torch.multiprocessing as mp
 from grpo.signals import StopRequest
 from tests.faults import train
 
-<<<<<<< ours
-# At least four of these are behind the first checkpoint. `make test-faults` tries KILLS of them.
-KILLED_AT = [0.4, 0.6, 0.75, 0.9, 0.99] + [random.Random(n).random() for n in range(int(os.environ.get("KILLS", "0")))]
-TIMINGS = ("time/", "memory/", "count/tokens_per_s", "perf/mfu", "perf/tokens_per_second", "perf/equivalent_per_second")
-=======
 # These are behind the first checkpoint. `make test-faults` tries KILLS of them.
 KILLED_AT = [0.5, 0.75, 0.95] + [random.Random(n).random() for n in range(int(os.environ.get("KILLS", "0")))]
-TIMINGS = ("time/", "memory/", "count/tokens_per_s")
->>>>>>> theirs
+TIMINGS = ("time/", "memory/", "count/tokens_per_s", "perf/mfu", "perf/tokens_per_second", "perf/equivalent_per_second")
 
 
 def left(home):
