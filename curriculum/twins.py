@@ -33,28 +33,35 @@ def with_twins(examples: Sequence[Example], *, share: float, pool: Sequence[Exam
 
 
 def twin(example: Example, pool: Sequence[Example], rng: random.Random) -> Example:
-    """The question over passages that neither answer it nor have its subject for a title."""
+    """The question over the passages of another one, which hold none of its answers.
+
+    Preferred are passages under other titles that the question does not name either; where a pool has none, as when all
+    its titles are alike, only the answers count. InputError where every passage of the pool holds one.
+    """
     start = rng.randrange(len(pool))
-    for other in (*pool[start:], *pool[:start]):
-        if other.passages and not _touches(example, other):
-            nothing = (False,) * len(example.answers)
-            return replace(
-                example,
-                id=f"{example.id}/without",
-                passages=other.passages,
-                found=(nothing,) * len(other.passages),
-            )
+    others = [other for other in (*pool[start:], *pool[:start]) if other.passages]
+    for rule in (_apart, _unanswered):
+        for other in others:
+            if rule(example, other):
+                return _over(example, other)
     raise InputError(
         f"no passages of another question leave {example.question!r} unanswered; more questions are needed"
     )
 
 
-def _touches(example: Example, other: Example) -> bool:
+def _over(example: Example, other: Example) -> Example:
+    nothing = (False,) * len(example.answers)
+    found = (nothing,) * len(other.passages)
+    return replace(example, id=f"{example.id}/without", passages=other.passages, found=found)
+
+
+def _unanswered(example: Example, other: Example) -> bool:
+    return not any(any(held(example.style, example.answers, passage)) for passage in other.passages)
+
+
+def _apart(example: Example, other: Example) -> bool:
+    """Whether the other passages are not about the question's subject either, as far as titles tell."""
     titles = {passage.title for passage in example.passages}
     question = f" {normalize(example.question)} "
-    return any(
-        passage.title in titles
-        or f" {normalize(passage.title)} " in question
-        or any(held(example.style, example.answers, passage))
-        for passage in other.passages
-    )
+    about = (p.title in titles or f" {normalize(p.title)} " in question for p in other.passages if p.title)
+    return not any(about) and _unanswered(example, other)

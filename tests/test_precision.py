@@ -7,6 +7,7 @@ import pytest
 
 from grpo.comm import Alone
 from grpo.config import load
+from grpo.meter import Meter
 from grpo.policy.schedule import Optim
 from grpo.runlog import Console
 from grpo.types import InputError
@@ -36,7 +37,8 @@ def test_auto_is_what_the_policy_runs_in(fast, monkeypatch, tmp_path):
     assert limit() == (0.05 if fast else 0.005)
     write_tiny_model(tmp_path / "model")
     silent = Console(io.StringIO())
-    policy = make_policy(recipe, str(tmp_path / "model"), optim=optim, updates=1, console=silent, comm=Alone())
+    folder, meter = str(tmp_path / "model"), Meter(shared=True, sizes=None, peak=None)
+    policy = make_policy(recipe, folder, optim=optim, updates=1, console=silent, comm=Alone(), meter=meter)
     with policy._autocast():
         weight = next(iter(policy._model.parameters()))
         assert (weight @ weight.T).dtype.itemsize == (2 if fast else 4)

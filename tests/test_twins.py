@@ -1,6 +1,7 @@
 """The same question with its evidence and without."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -44,6 +45,18 @@ def test_the_order_is_the_seeds_and_is_kept():
     assert made != with_twins(POOL[:20], share=0.5, pool=POOL, seed=2)
     stream = Epochs(made, seed=0, in_order=True)
     assert stream.next_batch(50) == [*made, *made[:10]]
+
+
+@pytest.mark.parametrize("title", ["", "Part of a manual"])
+def test_where_titles_tell_nothing_only_the_answers_count(title: str):
+    alike = [
+        replace(example, passages=tuple(replace(passage, title=title) for passage in example.passages))
+        for example in POOL
+        if example.style == "prose"
+    ]
+    other = twin(alike[0], alike, random.Random(0))
+    assert other.passages != alike[0].passages
+    assert not any(any(held("prose", other.answers, passage)) for passage in other.passages)
 
 
 def test_what_cannot_be_made_is_refused():
