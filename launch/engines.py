@@ -27,6 +27,7 @@ def choose_rollout(recipe: Setup, folder: str, console: Console) -> str:
             'rollout.engine = "server" is for training, which sends it weights; valid here: "auto", "hf" or "vllm"'
         )
     if wanted == "auto":
+        why_not = why_not or _slow_vllm()
         engine = "hf" if why_not else "vllm"
         why = f"auto, since {why_not or 'vLLM is installed and knows the model'}"
     console.line(f"rollouts     {engine}: {why}")
@@ -92,6 +93,15 @@ def make_vllm(recipe: Setup, folder: str, speech: Speech, console: Console) -> R
 def shapes_of(folder: str) -> dict[str, tuple[int, ...]]:
     """What a rollout engine for this model must be given: each parameter of the trainer, tied ones once."""
     return {name: tuple(parameter.shape) for name, parameter in load_shell(folder).named_parameters()}
+
+
+def _slow_vllm() -> str:
+    """Why vLLM could but should not write the completions here; empty where it should."""
+    import torch
+
+    if torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX2":
+        return ""
+    return "vLLM's CPU build wants AVX-512: with AVX2 it gains nothing on short answers (benchmarks/results)"
 
 
 def _not_vllm(folder: str) -> str:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from grpo.config import load
 from grpo.runlog import Console
@@ -36,6 +37,23 @@ def folder(tmp_path):
 def change(folder, **values):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **values}))
+
+
+@pytest.fixture(autouse=True)
+def avx512(monkeypatch):
+    """A processor that vLLM's CPU build is made for."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+
+
+def test_hf_where_vllm_would_gain_nothing(folder, monkeypatch):
+    need("vllm")
+    if torch.cuda.is_available():
+        pytest.skip("GPUs gain")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    engine, said = choose(folder)
+    assert engine == "hf"
+    assert "auto, since vLLM's CPU build wants AVX-512" in said
+    assert choose(folder, "vllm") == ("vllm", "rollouts     vllm: as the recipe asks\n")
 
 
 def test_vllm_where_it_is_installed_and_knows_the_model(folder):

@@ -112,7 +112,7 @@ def test_a_meter_reads_shares_and_mfu():
     values = meter.read(work, 2.0)
     assert values["perf/sharing"] == pytest.approx(112 / 52)
     assert values["perf/padding"] == 0
-    assert values["perf/mfu"] == pytest.approx(update_flops(SMALL, work) / 2.0 / 1000.0)
+    assert values["perf/mfu"] == pytest.approx(needed_flops(SMALL, work) / 2.0 / 1000.0)
     assert meter.read(work, 2.0) == {}  # nothing has run since
 
 
@@ -184,7 +184,7 @@ def test_a_step_logs_its_tokens_by_the_second_and_its_mfu(tmp_path):
     assert row["perf/tokens_per_second"] * row["time/step"] == pytest.approx(5 + 4 + 2 + 8)
     assert row["perf/equivalent_per_second"] * row["time/step"] == pytest.approx(10 + 4 + 4 + 8)
     assert (row["perf/sharing"], row["perf/padding"]) == (pytest.approx((5 + 2 + 5) / (5 + 2)), 0)
-    wanted = update_flops(SMALL, group_work(5, [3, 1]))
+    wanted = needed_flops(SMALL, group_work(5, [3, 1]))
     assert row["perf/mfu"] * row["time/update"] == pytest.approx(wanted / 1e6)
 
 
