@@ -64,7 +64,7 @@ def sweep(asked: argparse.Namespace) -> dict[str, Any]:
         {"group": group, "shared": measured(workload(asked.group_prompt, group), "shared", asked)}
         for group in asked.groups
     ]
-    return {"asked": vars(asked), "lengths": lengths, "groups": groups}
+    return {"asked": dict(vars(asked)), "lengths": lengths, "groups": groups}
 
 
 def plot(found: dict[str, Any], file: Path) -> None:

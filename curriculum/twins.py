@@ -17,8 +17,8 @@ from grpo.types import Example, InputError
 def with_twins(examples: Sequence[Example], *, share: float, pool: Sequence[Example], seed: int) -> list[Example]:
     """The examples, spread, and twins right behind some of them: a share of the whole, at most one half.
 
-    A twin is the same question over the passages of another question in `pool`. InputError where `share` is above one
-    half, or the pool has no passages for a question.
+    A twin is the same question over the passages of another question in `pool`. A closed question, which needs none,
+    gets no twin. InputError where `share` is above one half, or the pool has no passages for a question.
     """
     if share > 0.5:
         raise InputError(f"warmup.unanswerable = {share}: every refusal is the twin of a question; valid: 0 to 0.5")
@@ -27,7 +27,7 @@ def with_twins(examples: Sequence[Example], *, share: float, pool: Sequence[Exam
     made: list[Example] = []
     for place, example in enumerate(spread(examples, rng)):
         made.append(example)
-        if int((place + 1) * per_example + 1e-9) > int(place * per_example + 1e-9):
+        if example.style != "closed" and int((place + 1) * per_example + 1e-9) > int(place * per_example + 1e-9):
             made.append(twin(example, pool, rng))
     return made
 
@@ -39,7 +39,8 @@ def twin(example: Example, pool: Sequence[Example], rng: random.Random) -> Examp
     its titles are alike, only the answers count. InputError where every passage of the pool holds one.
     """
     start = rng.randrange(len(pool))
-    others = [other for other in (*pool[start:], *pool[:start]) if other.passages]
+    others = (*pool[start:], *pool[:start])
+    others = [other for other in others if other.passages and other.question != example.question]
     for rule in (_apart, _unanswered):
         for other in others:
             if rule(example, other):

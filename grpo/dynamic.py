@@ -40,18 +40,17 @@ def to_ask(asked: Sequence[Group], dynamic: Dynamic, *, count: int, world: int =
 
 
 def taught(groups: Sequence[Group], dynamic: Dynamic, *, count: int, parts: int = 1, world: int = 1) -> list[Group]:
-    """Those of a step's groups that the update sees, in order; always a multiple of `world`, so that shares are equal.
+    """Those of a step's groups that the update sees, in order, however they are then shared out over ranks.
 
     off      all of them
-    drop     the living ones; dead ones make up what is missing to the next multiple of `world`, and to one for each of
-             the `parts` that every rank makes of its share
+    drop     the living ones; with fewer than `parts` times `world` of them, dead ones make up what is missing
     refill   `count`: the first so many living ones; dead ones make up what the cap left missing
     """
     if dynamic.mode == "off":
         return list(groups)
     teaches = living(groups)
     kept = [place for place, lives in enumerate(teaches) if lives][:count]
-    size = count if dynamic.mode == "refill" else max(parts, -(-len(kept) // world)) * world
+    size = count if dynamic.mode == "refill" else max(parts * world, len(kept))
     spare = [place for place, lives in enumerate(teaches) if not lives][: size - len(kept)]
     return [groups[place] for place in sorted(kept + spare)]
 

@@ -20,7 +20,7 @@ class Tracker:
         tell: Callable[[str], None],
     ) -> None:
         """A run that goes on has the `run_id` that it had; "" for a new one."""
-        self.run_id, self._tell = "", tell
+        self.run_id, self._tell = run_id, tell  # kept for the next start where wandb is off for this one
         self._run: Any = None
         if not (os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE")):
             return

@@ -3,15 +3,18 @@
 A run that is finished is not run again, so that the same command goes on after a kill.
 """
 
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from grpo.config import load
-from grpo.runlog import Console, refuse_existing
+from grpo.runlog import Console
+from grpo.snapshot import steps_in
 from grpo.types import InputError
 from launch.recipe import Recipe
+from launch.resume import check_same, checkpoints_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / "launch" / "train.py")
@@ -45,8 +48,7 @@ def is_finished(arguments: Sequence[str]) -> bool:
     folder = folder_of(recipe)
     if not (folder / "model" / "stages.json").is_file():  # the last thing that a run writes
         return False
-    if load(Recipe, [str(folder / "recipe.toml")]) != recipe:
-        refuse_existing(folder)
+    check_same(recipe, folder)
     return True
 
 
@@ -56,19 +58,40 @@ def run(arguments: Sequence[str], *, command: Sequence[str] = TRAIN, console: Co
     if is_finished(arguments):
         console.line(f"finished     {folder} is there already")
         return folder
+    if aside := set_aside(folder):
+        console.line(f"set aside    {aside}: a run that was cut off")
     console.line(f"run          {folder}")
-    done = subprocess.run([*command, *arguments], check=False)
-    if done.returncode:
-        raise RunFailed(folder, done.returncode)
+    code = wait_for([*command, *arguments])
+    if code:
+        raise RunFailed(folder, code)
     return folder
+
+
+def wait_for(command: Sequence[str]) -> int:
+    """Run a command to its end; its exit status. Requests to end are the command's: it saves, and then ends itself.
+
+    A terminal sends Ctrl-C to both; SIGTERM and SIGUSR1 come to this process alone, and are passed on.
+    """
+    child = subprocess.Popen(command)
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda number, frame: None),
+        **{
+            number: signal.signal(number, lambda number, frame: child.send_signal(number))
+            for number in (signal.SIGTERM, signal.SIGUSR1)
+        },
+    }
+    try:
+        return child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def set_aside(folder: Path) -> Path | None:
     """Move a run that was cut off out of the way, where it holds nothing to go on from; nothing is deleted."""
-    checkpoints = folder / "checkpoints"
     if not folder.is_dir() or (folder / "model" / "stages.json").is_file():
         return None
-    if checkpoints.is_dir() and any(checkpoints.iterdir()):
+    if steps_in(checkpoints_of(folder)):
         return None  # training goes on from there
     for number in range(1, 10_000):
         aside = folder.with_name(f"{folder.name}.cut-off-{number}")

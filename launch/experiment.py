@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from grpo.config import load
 from grpo.runlog import Console
 from grpo.types import InputError
-from launch.chain import ROOT, RunFailed, folder_of, is_finished, run, set_aside
+from launch.chain import ROOT, RunFailed, folder_of, is_finished, launcher, run
 from launch.recipe import Recipe
 
 FOLDER = ROOT / "configs" / "experiments"
@@ -70,6 +70,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("name", help=f"one of {', '.join(names())}, or a file like them")
     parser.add_argument("--model", default="smollm2-135m", help="of configs/models (default smollm2-135m)")
     parser.add_argument("--seeds", help="such as 0,1 in place of the experiment's own")
+    parser.add_argument("--gpus", type=int, default=0, help="ranks of each run, one on each GPU (default: one process)")
     wanted, overrides = parser.parse_known_args(argv)
     console = Console()
     try:
@@ -78,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
             experiment = experiment.model_copy(update={"seeds": read_seeds(wanted.seeds)})
         label = f"{Path(wanted.name).stem}-{wanted.model}"
         shared = [f"configs/models/{wanted.model}.toml", *experiment.arguments, *overrides]
-        folders = run_all(experiment, label, shared, console)
+        folders = run_all(experiment, label, shared, console, gpus=wanted.gpus)
         from launch.outcome import report  # only now: it loads numpy, matplotlib and a judge
 
         report(experiment.title, folders, folders[experiment.arms[0].name][0].parent / label, console)
@@ -110,7 +111,9 @@ def read_seeds(text: str) -> tuple[int, ...]:
         raise InputError(f"--seeds {text}: expected whole numbers with commas between them, such as 0,1,2") from None
 
 
-def run_all(experiment: Experiment, label: str, shared: Sequence[str], console: Console) -> Mapping[str, list[Path]]:
+def run_all(
+    experiment: Experiment, label: str, shared: Sequence[str], console: Console, *, gpus: int = 0
+) -> Mapping[str, list[Path]]:
     """The last run folder of each arm and seed, after all runs have been made. What is wrong with any of the recipes is
     found before the first begins."""
     chains = {(arm.name, seed): chain(arm, label, seed, shared) for seed in experiment.seeds for arm in experiment.arms}
@@ -120,9 +123,7 @@ def run_all(experiment: Experiment, label: str, shared: Sequence[str], console: 
     folders: dict[str, list[Path]] = {arm.name: [] for arm in experiment.arms}
     for (name, _), runs in chains.items():
         for arguments in runs:
-            if aside := set_aside(folder_of(load(Recipe, arguments))):
-                console.line(f"set aside    {aside}: a run that was cut off")
-            last = run(arguments, console=console)
+            last = run(arguments, command=launcher(gpus), console=console)
         folders[name].append(last)
     return folders
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from grpo.snapshot import flush
 from grpo.types import InputError
 from launch.recipe import Setup
 
@@ -31,7 +32,12 @@ def stages_of(folder: str | Path) -> tuple[str, ...]:
 
 
 def write_stages(folder: Path, stages: tuple[str, ...]) -> None:
-    (folder / FILE).write_text(json.dumps({"stages": list(stages)}) + "\n", encoding="utf-8")
+    """There whole or not at all: beside a run's model it says that the run is finished."""
+    new = folder / f"{FILE}.new"
+    new.write_text(json.dumps({"stages": list(stages)}) + "\n", encoding="utf-8")
+    flush(new)
+    new.rename(folder / FILE)
+    flush(folder)
 
 
 def check_after(recipe: Setup, start: str | None) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -67,6 +68,8 @@ def prepare_folder(recipe: Recipe, folder: Path, found: Snapshot | None) -> None
         save_recipe(recipe, folder)
         return
     set_aside(checkpoints_of(folder), after=found.step)
+    if not (folder / "model" / "stages.json").exists():
+        shutil.rmtree(folder / "model", ignore_errors=True)  # of steps that are now made again
     cut_back(folder, found.shared()["parts"]["logs"]["bytes"])
 
 

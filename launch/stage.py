@@ -90,8 +90,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
 def _finish(held_out: HeldOut, watcher: Watcher, folder: Path, steps: int) -> Path:
     """The model, the table and, when all is there, no checkpoint any more: a finished run is not gone on with."""
     comm, console, recipe = held_out.comm, held_out.log.console, held_out.recipe
-    if not comm.lead((folder / "model").exists):  # it is there where a run was killed during the last measurement
-        save_model_folder(held_out.policy, held_out.speech.tokenizer, folder / "model", comm)
+    save_model_folder(held_out.policy, held_out.speech.tokenizer, folder / "model", comm)
     console.line(f"model        {folder / 'model'}")
     after = held_out.measure("after", version=steps)
     if held_out.examples and comm.rank == 0:

@@ -1,4 +1,4 @@
-"""Which groups are learned from: dropped, refilled up to the cap, and always as many on every rank."""
+"""Which groups are learned from: dropped, refilled up to the cap, the same however many ranks share them."""
 
 from dataclasses import replace
 
@@ -72,12 +72,12 @@ def test_every_rank_asks_equally_much():
         ("xoxo", 1, 1, [1, 3]),
         ("xxxx", 1, 1, [0]),  # a batch cannot be empty; nothing in this one teaches, and no step is taken
         ("xoxx", 2, 1, [0, 1]),
-        ("ooox", 2, 1, [0, 1, 2, 3]),
+        ("ooox", 2, 1, [0, 1, 2]),  # as on one rank: a dead group more would shorten the step
         ("oxxx", 1, 2, [0, 1]),  # two updates need a group each
         ("oxxxxxxx", 2, 2, [0, 1, 2, 3]),
     ],
 )
-def test_drop_leaves_living_groups_in_equal_shares(pattern, world, parts, kept):
+def test_drop_leaves_the_living_groups(pattern, world, parts, kept):
     assert numbers(taught(groups(pattern), Dynamic(mode="drop"), count=len(pattern), parts=parts, world=world)) == kept
 
 

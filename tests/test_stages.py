@@ -141,7 +141,9 @@ def test_a_run_that_was_cut_off_is_set_aside_and_kept(tmp_path):
         (run / "metrics.jsonl").write_text(str(number), encoding="utf-8")
         assert set_aside(run) == tmp_path / f"run.cut-off-{number}"
     assert (tmp_path / "run.cut-off-1" / "metrics.jsonl").read_text() == "1"
-    (run / "checkpoints" / "step-2").mkdir(parents=True)
+    (run / "checkpoints" / ".step-000002.writing").mkdir(parents=True)
+    assert set_aside(run) == tmp_path / "run.cut-off-3"  # half a checkpoint is none
+    (run / "checkpoints" / "step-000002").mkdir(parents=True)
     assert set_aside(run) is None  # training goes on from there
     write_stages_into = run / "model"
     write_stages_into.mkdir()

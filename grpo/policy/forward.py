@@ -184,7 +184,7 @@ def why_not_shared(model: Any) -> str | None:
             shared_TD = _hidden_states(model, shared_rows(PROBE)).float()
             padded_TD = _hidden_states(model, padded_rows(PROBE)).float()
         distance = float((shared_TD - padded_TD).norm() / padded_TD.norm())
-    except TypeError:  # its forward takes nothing that it does not know
+    except (TypeError, RuntimeError):  # its forward takes nothing that it does not know, or the kernel not its heads
         distance = torch.inf
     if distance < (1e-3 if model.dtype == torch.float32 else 0.05):  # else rounding
         return None
