@@ -66,8 +66,8 @@ def dense_mask(spans: tuple[attention.Span, ...]) -> Tensor:
     group_L = torch.zeros_like(owner_L)
     for number, span in enumerate(spans):
         group_L[span.prompt] = group_L[span.tails] = number
-        for sibling, (place_R, real_R) in enumerate(zip(span.place_nR, span.real_nR, strict=True), 1):
-            owner_L[place_R[real_R]] = sibling
+        sibling_nR = torch.arange(1, len(span.place_nR) + 1)[:, None].expand_as(span.place_nR)
+        owner_L[span.place_nR.flatten()[span.real_S]] = sibling_nR.flatten()[span.real_S]
     same = group_L[:, None] == group_L[None]
     mine = (owner_L[None] == 0) | (owner_L[:, None] == owner_L[None])
     return same & mine & torch.ones_like(same).tril()

@@ -35,11 +35,11 @@ class Span:
     prompt: slice
     tails: slice
     place_nR: Tensor  # int64: positions of each completion, filled up on the right with any
-    real_nR: Tensor  # bool: which of them are not filling
+    real_S: Tensor  # int64: which of these n * R are not filling; an index, since a GPU would be waited for at a mask
 
     def to(self, device: torch.device) -> "Span":
         """The same with its tensors on `device`."""
-        return replace(self, place_nR=self.place_nR.to(device), real_nR=self.real_nR.to(device))
+        return replace(self, place_nR=self.place_nR.to(device), real_S=self.real_S.to(device))
 
     @staticmethod
     def at(start: int, prompt: int, lengths: Sequence[int]) -> "Span":
@@ -56,7 +56,7 @@ class Span:
             prompt=slice(start, middle),
             tails=slice(middle, end),
             place_nR=begin_n1 + torch.minimum(place_1R, length_n1 - 1),
-            real_nR=place_1R < length_n1,
+            real_S=(place_1R < length_n1).flatten().nonzero().flatten(),
         )
 
 
@@ -112,7 +112,7 @@ def copied_attention(query: Tensor, key: Tensor, value: Tensor, spans: Sequence[
         k, v = (torch.cat([x.expand(count, -1, -1, -1), own], 2) for x, own in ((k, own_k), (v, own_v)))
         bias: Any = causal_lower_right(width, k.shape[2])
         out = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale, enable_gqa=gqa)
-        pieces.append(out.transpose(1, 2)[span.real_nR])
+        pieces.append(_tails(out, span).transpose(0, 1))
     return torch.cat(pieces)[None]
 
 
@@ -138,7 +138,7 @@ class _Merged(torch.autograd.Function):
             there_SH = there_logsum.reshape(heads, -1).T
             k, v = _repeated(_siblings(key, span), heads), _repeated(_siblings(value, span), heads)
             own, own_logsum = _flash(_siblings(query, span), k, v, is_causal=True, scale=scale)
-            own_SHd, own_SH = own.transpose(1, 2)[span.real_nR], own_logsum.transpose(1, 2)[span.real_nR]
+            own_SHd, own_SH = (_tails(x, span).transpose(0, 1) for x in (own, own_logsum))
             both_SH = torch.logaddexp(there_SH, own_SH)
             share_SH1 = (there_SH - both_SH).exp_()[..., None]  # of the probability that falls on the prompt
             out_1LHd[0, span.tails] = own_SHd.lerp(there_SHd, share_SH1.to(own_SHd.dtype))
@@ -166,13 +166,12 @@ class _Merged(torch.autograd.Function):
             d_query[:, :, span.tails] = d_q.reshape(1, heads, -1, d_q.shape[-1])
             d_key[:, :, span.prompt] += d_k
             d_value[:, :, span.prompt] += d_v
-            real_nR11 = span.real_nR[..., None, None]
-            g, q, k, v, o = (_siblings(x, span) for x in (grad, query, key, value, out))
-            g = g.transpose(1, 2).mul(real_nR11).transpose(1, 2)  # what only fills up teaches nothing
+            q, k, v, o = (_siblings(x, span) for x in (query, key, value, out))
+            g = query.new_zeros(*span.place_nR.shape, heads, query.shape[3])  # what only fills up teaches nothing
+            g.flatten(0, 1)[span.real_S] = grad[0, :, span.tails].transpose(0, 1)
             z = logsum[0][:, span.place_nR].transpose(0, 1)
-            d_q, d_k, d_v = _flash_backward(
-                g, q, _repeated(k, heads), _repeated(v, heads), o, z, 0.0, True, scale=scale
-            )
+            k, v = _repeated(k, heads), _repeated(v, heads)
+            d_q, d_k, d_v = _flash_backward(g.transpose(1, 2), q, k, v, o, z, 0.0, True, scale=scale)
             d_query[0, :, span.tails] += _tails(d_q, span)
             d_key[0, :, span.tails] = _tails(_summed(d_k, keys), span)
             d_value[0, :, span.tails] = _tails(_summed(d_v, keys), span)
@@ -185,8 +184,8 @@ def _siblings(x_1HLd: Tensor, span: Span) -> Tensor:
 
 
 def _tails(x_nHRd: Tensor, span: Span) -> Tensor:
-    """Back to the places in the row: [H, S, d]."""
-    return x_nHRd.transpose(1, 2)[span.real_nR].transpose(0, 1)
+    """Back to the places in the row, one completion after another: [H, S, d]."""
+    return x_nHRd.transpose(1, 2).flatten(0, 1)[span.real_S].transpose(0, 1)
 
 
 def _folded(x_1HSd: Tensor, keys: int) -> Tensor:
