@@ -2,8 +2,7 @@
 
 N tokens, D hidden size, V vocabulary. Logits are computed in float32 whatever the model's dtype: a bfloat16 head alone
 is off by 0.03 nats (RMS). The backward pass computes each chunk's logits again instead of keeping them, but for the
-last chunk's. A chunk is a fixed number of bytes: its products take longer than reading the head's matrix for them, so
-that more would gain nothing (benchmarks/results), and plans of memory can count on it.
+last chunk's. A chunk is a fixed number of bytes, which plans of memory count on (launch/memory.py).
 """
 
 from typing import Any
