@@ -18,7 +18,11 @@ from launch.assemble import save_recipe
 from launch.recipe import Recipe
 
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "notes.jsonl", "held_out.jsonl")
-FREE = {"run.project", "rollout.port", "rollout.patience"}  # may differ, as all of [checkpoint] may
+# What may differ when a run goes on: where things are and, since a run may have ended for want of memory, how it is
+# computed. None of it changes what is computed but for rounding.
+FREE = {"run.folder", "run.project"}
+FREE |= {f"policy.{key}" for key in ("engine", "stage", "offload", "layout", "token_budget", "gradient_checkpointing")}
+FREE_SECTIONS = ("checkpoint.", "rollout.")
 
 
 def checkpoints_of(folder: Path) -> Path:
@@ -35,15 +39,18 @@ def find(recipe: Recipe, folder: Path, console: Console) -> Snapshot | None:
     if recipe.checkpoint.resume == "never" or not steps_in(checkpoints_of(folder)):
         refuse_existing(folder)
         return None
-    check_same(recipe, folder)
+    check_same(recipe, folder, console)
     found = newest_whole(checkpoints_of(folder), tell=console.line)
     assert found is not None  # there are some, and one that is whole, or newest_whole would have raised
     console.line(f"goes on      from {found.path}, after step {found.step}")
     return found
 
 
-def check_same(recipe: Recipe, folder: Path) -> None:
-    """InputError, naming a key that differs, where the run in `folder` was begun with another recipe or prompt."""
+def check_same(recipe: Recipe, folder: Path, console: Console) -> None:
+    """InputError, naming a key that differs, where the run in `folder` was begun with another recipe or prompt.
+
+    What may differ and does is told.
+    """
     file = folder / "recipe.toml"
     try:
         before, prompt = tomllib.loads(file.read_text("utf-8")), (folder / "prompt.txt").read_text("utf-8")
@@ -56,6 +63,8 @@ def check_same(recipe: Recipe, folder: Path) -> None:
         key, more = differing[0], f", and {len(differing) - 1} more keys differ" if len(differing) > 1 else ""
         old_value, new_value = _shown(old, key), _shown(new, key)
         raise InputError(f"{file}: the run was begun with {key} = {old_value}, now it is {new_value}{more}; {valid}")
+    for key in (key for key in {**old, **new} if old.get(key) != new.get(key)):
+        console.line(f"             {key} = {_shown(new, key)} from here on, {_shown(old, key)} before")
     if prompt != load_system(recipe.prompt_file) + "\n":
         raise InputError(f"{folder / 'prompt.txt'}: the run there was begun with another system prompt; {valid}")
 
@@ -123,7 +132,7 @@ def _keys(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_free(key: str) -> bool:
-    return key in FREE or key.startswith("checkpoint.")
+    return key in FREE or key.startswith(FREE_SECTIONS)
 
 
 def _shown(keys: Mapping[str, Any], key: str) -> str:
