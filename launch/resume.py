@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,17 +39,17 @@ def find(recipe: Recipe, folder: Path, console: Console) -> Snapshot | None:
     if recipe.checkpoint.resume == "never" or not steps_in(checkpoints_of(folder)):
         refuse_existing(folder)
         return None
-    check_same(recipe, folder, console)
+    check_same(recipe, folder, tell=console.line)
     found = newest_whole(checkpoints_of(folder), tell=console.line)
     assert found is not None  # there are some, and one that is whole, or newest_whole would have raised
     console.line(f"goes on      from {found.path}, after step {found.step}")
     return found
 
 
-def check_same(recipe: Recipe, folder: Path, console: Console) -> None:
+def check_same(recipe: Recipe, folder: Path, *, tell: Callable[[str], None] = lambda text: None) -> None:
     """InputError, naming a key that differs, where the run in `folder` was begun with another recipe or prompt.
 
-    What may differ and does is told.
+    `tell` gets a line for every key that may differ and does.
     """
     file = folder / "recipe.toml"
     try:
@@ -64,7 +64,7 @@ def check_same(recipe: Recipe, folder: Path, console: Console) -> None:
         old_value, new_value = _shown(old, key), _shown(new, key)
         raise InputError(f"{file}: the run was begun with {key} = {old_value}, now it is {new_value}{more}; {valid}")
     for key in (key for key in {**old, **new} if old.get(key) != new.get(key)):
-        console.line(f"             {key} = {_shown(new, key)} from here on, {_shown(old, key)} before")
+        tell(f"             {key} = {_shown(new, key)} from here on, {_shown(old, key)} before")
     if prompt != load_system(recipe.prompt_file) + "\n":
         raise InputError(f"{folder / 'prompt.txt'}: the run there was begun with another system prompt; {valid}")
 

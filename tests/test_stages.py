@@ -72,7 +72,7 @@ def test_the_same_command_again_runs_nothing_again(home, through):
     assert (home / "runs" / "stage2-tiny" / "metrics.jsonl").read_bytes() == before
     other = train(home, "--run.seed=5")
     assert other.returncode == 2
-    assert "stage1-tiny: this run exists and is not overwritten" in other.stdout
+    assert "the run was begun with run.seed = 0, now it is 5, and 5 more keys differ" in other.stdout
 
 
 def test_by_hand_the_next_stage_never_begins_by_itself(home):
