@@ -1,12 +1,12 @@
 """What is kept of a run: whole model folders, never half ones."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from grpo.comm import Alone, Comm
 from grpo.policy.base import PolicyEngine
+from grpo.snapshot import flush
 from grpo.types import InputError
 
 
@@ -34,15 +34,7 @@ def _make_way(path: Path, building: Path) -> None:
 def _finish(tokenizer: Any, building: Path, path: Path) -> None:
     tokenizer.save_pretrained(building)
     for file in building.iterdir():
-        _flush(file)
-    _flush(building)
+        flush(file)
+    flush(building)
     building.rename(path)
-    _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(path.parent)
