@@ -121,7 +121,7 @@ def train(
 
                 # 3. Score each group against its example.
                 with record.timed("score"):
-                    groups = [replace(g, scores=tuple(score(g.example, g.completions))) for g in groups]
+                    groups = [replace(g, scores=tuple(own)) for g, own in zip(groups, score(groups), strict=True)]
                 everyones += comm.gather(groups)
             rollout.release()
             curriculum.observe(everyones)

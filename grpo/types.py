@@ -138,4 +138,4 @@ class Group:
 
 Render = Callable[[Example], TokenIds]
 Reward = Callable[[Example, Sequence[Completion]], Sequence[float | None]]  # one group at a time; None is "not scored"
-Scorer = Callable[[Example, Sequence[Completion]], Sequence[Score]]
+Scorer = Callable[[Sequence[Group]], Sequence[Sequence[Score]]]  # all groups of a step, so that a judge is asked once

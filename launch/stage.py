@@ -83,7 +83,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     start = checkpoints.restore(found) if found else watcher.begin()
     ends: dict[str, Any] = {"watch": watcher, "gate": watched_gate(gate, log, comm), "save": checkpoints}
     with checkpoints.kept(), dog.watching():
-        train(cfg, **who, curriculum=curriculum, score=score, render=speech.render, **ends, start=start)
+        train(cfg, **who, curriculum=curriculum, score=score.step, render=speech.render, **ends, start=start)
     return _finish(held_out, watcher, folder, steps)
 
 

@@ -11,10 +11,12 @@ parts have the same gate of form; the user's own rewards pass no gate.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from grpo.types import Completion, Example, InputError, Score
+from grpo.types import Completion, Example, Group, InputError, Score
 from rewards.callables import Guarded, Values
 from rewards.citations import citation_rewards
 from rewards.correctness import brevity, credited, exact_match, said
@@ -23,6 +25,7 @@ from rewards.factuality import Verdict, caution, fact, verdicts
 from rewards.format import format_reward, tag_count
 from rewards.overlap import fuzzy_rewards, token_f1_rewards
 from rewards.parse import Answer, parse
+from rewards.pooling import ask_together
 from rewards.process import process_rewards
 from rewards.refusal import is_plain, refusal_reward
 from rewards.settings import EXTRA, PARTS, RewardSettings
@@ -71,7 +74,7 @@ def load_own(settings: RewardSettings) -> tuple[Guarded, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupScorer:
-    """A grpo.types.Scorer: total = sum over parts of weight * part, for the completions of one group.
+    """Total = sum over parts of weight * part, for the completions of a group; `step` is a grpo.types.Scorer.
 
     `Score.parts` holds the parts before their weights, so that they mean the same in every recipe. Where a reward of
     the user's own has not scored a completion (None), the part is missing from its `parts`, and its total counts the
@@ -86,18 +89,37 @@ class GroupScorer:
 
     def __call__(self, example: Example, completions: Sequence[Completion]) -> list[Score]:
         """The scores of a group, in order. InputError once a reward of the user's own has failed too often."""
-        calls = [(guard, guard.start(example, completions)) for guard in self.own]
+        return self.step([Group(example=example, prompt_ids=(), completions=tuple(completions))])[0]
+
+    def step(self, groups: Sequence[Group]) -> list[list[Score]]:
+        """The scores of a step's groups: a grpo.types.Scorer. The judge is asked about all of them at once.
+
+        Beside it the rewards of the user's own are called, group after group. InputError as above.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="own") as beside:
+            own = beside.submit(lambda: [self._own(group) for group in groups])
+            rows = ask_together([partial(self._rows, group) for group in groups], self.verifier)
+            return [self._scores(*one) for one in zip(rows, own.result(), strict=True)]
+
+    def _own(self, group: Group) -> dict[Guarded, Values]:
+        calls = [(guard, guard.start(group.example, group.completions)) for guard in self.own]
+        return {guard: guard.finish(call) for guard, call in calls}
+
+    def _rows(self, group: Group, verifier: Verifier) -> list[dict[str, float]]:
+        """Our own parts, by name and before their weights."""
+        example, reasoning = group.example, self.reasoning
         answers = [
-            parse(c.text, style=example.style, reasoning=self.reasoning, finished=c.finish == "stop")
-            for c in completions
+            parse(c.text, style=example.style, reasoning=reasoning, finished=c.finish == "stop")
+            for c in group.completions
         ]
-        rows = ground_parts(example, answers, self.settings, self.verifier, reasoning=self.reasoning)
-        for row, extra in zip(rows, extra_parts(example, answers, self.settings, self.verifier), strict=True):
-            row.update(extra)
+        rows = ground_parts(example, answers, self.settings, verifier, reasoning=reasoning)
+        extra = extra_parts(example, answers, self.settings, verifier)
+        return [row | more for row, more in zip(rows, extra, strict=True)]
+
+    def _scores(self, rows: list[dict[str, float]], own: Mapping[Guarded, Values]) -> list[Score]:
         weights = self.settings.weights
         totals = [sum(weights.get(name, 1.0) * value for name, value in row.items()) for row in rows]
-        for guard, call in calls:
-            values = guard.finish(call)
+        for guard, values in own.items():
             for n, (value, counted) in enumerate(zip(values, filled(values), strict=True)):
                 totals[n] += weights[guard.path] * counted
                 if value is not None:

@@ -19,7 +19,7 @@ from launch.checkpoints import Checkpoints
 from launch.keeping import Keeping
 from launch.resume import Logs
 from tests.test_loop import low_bytes
-from tests.toy import EOS, ByteTokenizer, example, tiny_model
+from tests.toy import EOS, ByteTokenizer, example, per_group, tiny_model
 
 
 class Lost(HfRollout):
@@ -69,7 +69,9 @@ class Kept:
         who = {"policy": self.policy, "rollout": rollout, "curriculum": self.curriculum, "log": self.log}
         with self.checkpoints.kept():
             render = lambda e: tuple(f"Q{e.id}:".encode())  # noqa: E731
-            train(cfg, **who, score=low_bytes, render=render, comm=Alone(), save=self.checkpoints, start=start)
+            train(
+                cfg, **who, score=per_group(low_bytes), render=render, comm=Alone(), save=self.checkpoints, start=start
+            )
         return torch.cat([tensor.flatten().clone() for _, tensor in self.policy.weights()])
 
     @property

@@ -19,7 +19,7 @@ from grpo.runlog import Console, RunLog
 from grpo.types import Sampling, Score, StaleRollout
 from launch.assemble import loop_settings
 from launch.recipe import Recipe
-from tests.toy import EOS, ByteTokenizer, example, random_batch, tiny_model
+from tests.toy import EOS, ByteTokenizer, example, per_group, random_batch, tiny_model
 
 
 def low_bytes(example, completions):
@@ -104,7 +104,7 @@ def run(
         policy=policy,
         rollout=rollout or hf(),
         curriculum=Epochs([example(i) for i in range(6)], seed=seed),
-        score=score,
+        score=per_group(score),
         gate=gate,
         render=lambda e: tuple(prompt.format(e.id).encode()),
         comm=Alone(),

@@ -88,3 +88,8 @@ def random_batch(
         groups.append(Group(example=example(number), prompt_ids=ids(prompt), completions=completions))
     advantages = torch.randn(sum(sizes), generator=generator)
     return collate(groups, advantages)
+
+
+def per_group(score):
+    """A Scorer from a function of one group, (example, completions) -> scores."""
+    return lambda groups: [score(group.example, group.completions) for group in groups]
