@@ -41,7 +41,8 @@ OURS: dict[str, dict[str, str]] = {
     "ours-hf": {"engine": "hf", "layout": "shared"},
     "ours-padded": {"engine": "hf", "layout": "padded"},
 }
-TRL = ("trl-4", "trl-8", "trl-16")
+# On a CPU the step takes as long at every micro-batch, and 16 rows need more memory than such a machine often has.
+TRL = {"cpu": ("trl-4", "trl-8"), "cuda": ("trl-4", "trl-8", "trl-16")}
 SHAPES = {"cpu": "4x8x400+48,2x8x1200+100", "cuda": "8x8x1200+500,8x8x2000+300"}
 
 
@@ -153,7 +154,7 @@ def taken(contender: Contender, when: str) -> dict[str, Any]:
 def contenders(asked: argparse.Namespace) -> list[str]:
     """Who takes part; InputError for a name that is none, or for one that is not installed."""
     vllm = importlib.util.find_spec("vllm") is not None
-    default = [name for name in OURS if vllm or name != "ours-vllm"] + list(TRL)
+    default = [name for name in OURS if vllm or name != "ours-vllm"] + list(TRL[asked.device])
     names = asked.contenders.split(",") if asked.contenders else default
     for name in names:
         if name not in OURS and not (name.startswith("trl-") and name.removeprefix("trl-").isdigit()):
