@@ -161,3 +161,24 @@ def test_wrong_version_stops_the_run(make):
 def test_nucleus_keeps_the_smallest_sufficient_set():
     logp = torch.tensor([[[0.5, 0.3, 0.15, 0.05]]]).log()
     assert torch.allclose(_nucleus(logp, 0.7).exp(), torch.tensor([[[0.625, 0.375, 0.0, 0.0]]]))
+
+
+def test_hf_decodes_little_more_than_the_smallest_rectangle_that_holds_the_samples_that_go_on():
+    """Half the vocabulary stops. Counted in positions that the decoder is given, step by step."""
+    model, given = tiny_model(), []
+    engine = HfRollout(model, decode=ByteTokenizer().decode, eos_ids=tuple(range(128)), rows=64)
+    engine.load(model.named_parameters(), version=0)
+    model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: given.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    written = engine.generate(PROMPTS, Sampling(group_size=16, max_tokens=20), seed=0)
+    lengths = [[len(c.token_ids) for c in group] for group in written]
+    steps = max(length for group in lengths for length in group) - 1
+    going = [[sum(length > step for length in group) for group in lengths] for step in range(1, steps + 1)]
+    needed = [sum(map(bool, counts)) * max(counts) for counts in going]
+    assert given[0] == (3, 5)  # the prompts, once each
+    decoded = [rows * width for rows, width in given[1:]]
+    assert len(decoded) == steps
+    assert steps > 4
+    assert all(need <= positions < need / 0.75 for need, positions in zip(needed, decoded, strict=True))
+    assert difference(model, written) < 1e-5  # whoever is left sees the same columns as before

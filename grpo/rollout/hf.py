@@ -2,12 +2,14 @@
 
 A group shares one prompt, so its prompt is prefilled once and its cache is held once. The G samples are decoded as G
 query positions of one row: every step adds G columns to that row's cache, and a mask lets sample g see the prompt and
-its own columns only. Nothing is repeated, and the model code is the stock one.
+its own columns only. Nothing is repeated, and the model code is the stock one. Samples that have ended leave, and so do
+the rows of prompts whose samples all have: short answers do not wait for the longest one at full price.
 
-P prompts in a batch, G samples of each, L cache columns, V vocabulary.
+P prompts in a batch, G samples of each, L cache columns of the longest prompt, V vocabulary; R rows and W samples of
+each are still being decoded, with C decoded cache columns.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +19,9 @@ from transformers import DynamicCache
 from grpo.policy.forward import has_sliding_windows
 from grpo.rollout.base import checked
 from grpo.types import Completion, InputError, Sampling, TokenIds
+
+SHRINK = 0.75
+"""How much of what is being decoded must be enough before the rest is dropped: a smaller cache has to be copied."""
 
 
 class HfRollout:
@@ -75,30 +80,30 @@ class HfRollout:
     ) -> list[list[Completion]]:
         size = sampling.group_size
         lengths_P = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
-        logits_PGV, cache = self._prefill(prompts, lengths_P, size)
-        widest = int(lengths_P.max())
-        sees_prompt_PL = torch.arange(widest, device=self._device) < lengths_P[:, None]
-        ids_TPG, logp_TPG = [], []
-        done_PG = torch.zeros(len(prompts), size, dtype=torch.bool, device=self._device)
+        logits_RWV, cache = self._prefill(prompts, lengths_P, size)
+        front = Front(lengths_P, size)
+        ids, logps = ([[[] for _ in range(size)] for _ in prompts] for _ in range(2))
+        left = len(prompts) * size
         for place in range(sampling.max_tokens):
-            ids_PG, logp_PG = sample(logits_PGV, sampling, generator)
-            ids_TPG.append(ids_PG)
-            logp_TPG.append(logp_PG)
-            done_PG |= torch.isin(ids_PG, torch.tensor(self._eos_ids, device=self._device))
-            done = f"{int(done_PG.sum())} of {done_PG.numel()} done"
+            ids_RW, logp_RW = sample(logits_RWV, sampling, generator)
+            for p, g, token, logp in front.going(ids_RW, logp_RW):
+                ids[p][g].append(token)
+                logps[p][g].append(logp)
+                if token in self._eos_ids:
+                    front.end(p, g)
+                    left -= 1
+            done = f"{len(prompts) * size - left} of {len(prompts) * size} done"
             self._progress(f"rollout: token {place + 1} of at most {sampling.max_tokens}, {done}")
-            if bool(done_PG.all()) or place + 1 == sampling.max_tokens:
+            if not left or place + 1 == sampling.max_tokens:
                 break
-            hidden_PGD = self._model.get_decoder()(
-                input_ids=ids_PG,
-                position_ids=(lengths_P[:, None] + place).expand(-1, size),
-                attention_mask=_attention_mask(self._model, _step_mask(sees_prompt_PL, size, place + 1)),
+            hidden_RWD = self._model.get_decoder()(
+                input_ids=front.shrunk(ids_RW, cache),
+                position_ids=front.positions(place),
+                attention_mask=_attention_mask(self._model, front.mask()),
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state
-            logits_PGV = self._model.get_output_embeddings()(hidden_PGD).float()
-        ids = torch.stack(ids_TPG, dim=2).tolist()
-        logps = torch.stack(logp_TPG, dim=2).tolist()
+            logits_RWV = self._model.get_output_embeddings()(hidden_RWD).float()
         return [[self._completion(i, lp) for i, lp in zip(*pair, strict=True)] for pair in zip(ids, logps, strict=True)]
 
     def _prefill(self, prompts: Sequence[TokenIds], lengths_P: Tensor, size: int) -> tuple[Tensor, DynamicCache]:
@@ -114,15 +119,68 @@ class HfRollout:
         return logits_PV[:, None].expand(-1, size, -1), cache
 
     def _completion(self, ids: list[int], logps: list[float]) -> Completion:
-        stop = next((place for place, token in enumerate(ids) if token in self._eos_ids), None)
-        length = len(ids) if stop is None else stop + 1
         return Completion(
-            text=self._decode(ids[:length]),
-            token_ids=tuple(ids[:length]),
-            logprobs=tuple(logps[:length]),
-            finish="length" if stop is None else "stop",
+            text=self._decode(ids),
+            token_ids=tuple(ids),
+            logprobs=tuple(logps),
+            finish="stop" if ids[-1] in self._eos_ids else "length",
             version=self._version,
         )
+
+
+class Front:
+    """Where decoding stands: R rows that are one prompt each, W samples of each, and whose every cache column is.
+
+    Samples that have ended keep being decoded until enough have ended that a smaller rectangle, R' rows of W' samples,
+    holds the others; rows that have fewer than W' keep some that have ended, whose tokens nobody reads.
+    """
+
+    def __init__(self, lengths_P: Tensor, size: int) -> None:
+        device = lengths_P.device
+        self._lengths_R, self._places_L = lengths_P, torch.arange(int(lengths_P.max()), device=device)
+        self._prompts = list(range(len(lengths_P)))  # [R]
+        self._samples = [list(range(size)) for _ in self._prompts]  # [R][W]
+        self._going = {(p, g) for p in self._prompts for g in range(size)}
+        self._owner_RC = torch.empty(len(lengths_P), 0, dtype=torch.long, device=device)  # of the decoded columns
+
+    def going(self, ids_RW: Tensor, logp_RW: Tensor) -> Iterator[tuple[int, int, int, float]]:
+        """(prompt, sample, its token, its log-probability) of every sample that goes on, in order."""
+        rows = zip(self._prompts, self._samples, ids_RW.tolist(), logp_RW.tolist(), strict=True)
+        for prompt, samples, ids, logps in rows:
+            for sampled, token, logp in zip(samples, ids, logps, strict=True):
+                if (prompt, sampled) in self._going:
+                    yield prompt, sampled, token, logp
+
+    def end(self, prompt: int, sampled: int) -> None:
+        self._going.discard((prompt, sampled))
+
+    def shrunk(self, ids_RW: Tensor, cache: DynamicCache) -> Tensor:
+        """The tokens to go on with, and their columns' owners noted; rows that are left out leave the cache too."""
+        going = [[(p, g) in self._going for g in row] for p, row in zip(self._prompts, self._samples, strict=True)]
+        rows, width = [r for r, row in enumerate(going) if any(row)], max(map(sum, going))
+        if len(rows) * width <= SHRINK * ids_RW.numel():
+            ordered = [sorted(range(len(going[r])), key=lambda w, r=r: not going[r][w])[:width] for r in rows]
+            rows_R, columns_RW = torch.tensor(rows), torch.tensor(ordered)
+            if len(rows) < len(going):
+                cache.batch_select_indices(rows_R.to(ids_RW.device))
+            ids_RW = ids_RW[rows_R.to(ids_RW.device)].gather(1, columns_RW.to(ids_RW.device))
+            self._lengths_R, self._owner_RC = (one[rows_R.to(one.device)] for one in (self._lengths_R, self._owner_RC))
+            self._prompts = [self._prompts[r] for r in rows]
+            self._samples = [[self._samples[r][w] for w in row] for r, row in zip(rows, ordered, strict=True)]
+        self._now_RW = torch.tensor(self._samples, device=ids_RW.device)
+        self._owner_RC = torch.cat([self._owner_RC, self._now_RW], dim=1)
+        return ids_RW
+
+    def positions(self, place: int) -> Tensor:
+        """Of the tokens in their completions' texts, [R, W]."""
+        return (self._lengths_R[:, None] + place).expand(-1, self._now_RW.shape[1])
+
+    def mask(self) -> Tensor:
+        """Who sees what: its prompt and its own columns, bool [R, 1, W, L + C]."""
+        prompt_RL = self._places_L < self._lengths_R[:, None]
+        prompt_RWL = prompt_RL[:, None, :].expand(-1, self._now_RW.shape[1], -1)
+        own_RWC = self._owner_RC[:, None, :] == self._now_RW[:, :, None]
+        return torch.cat([prompt_RWL, own_RWC], dim=-1)[:, None]
 
 
 def sample(logits_PGV: Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -147,17 +205,6 @@ def _nucleus(logp_PGV: Tensor, top_p: float) -> Tensor:
     mass_before_PGV = sorted_PGV.exp().cumsum(dim=-1) - sorted_PGV.exp()
     kept_PGV = sorted_PGV.masked_fill(mass_before_PGV >= top_p, -torch.inf)
     return torch.full_like(logp_PGV, -torch.inf).scatter(-1, order_PGV, kept_PGV).log_softmax(dim=-1)
-
-
-def _step_mask(sees_prompt_PL: Tensor, size: int, steps: int) -> Tensor:
-    """Who sees what after `steps` decoded tokens: bool [P, 1, G, L + steps * G].
-
-    Column L + s * G + g belongs to sample g.
-    """
-    prompt_PGL = sees_prompt_PL[:, None, :].expand(-1, size, -1)
-    own_GG = torch.eye(size, dtype=torch.bool, device=sees_prompt_PL.device)
-    own_PGL = own_GG.repeat(1, steps).expand(len(sees_prompt_PL), -1, -1)
-    return torch.cat([prompt_PGL, own_PGL], dim=-1)[:, None]
 
 
 def _attention_mask(model: Any, mask: Tensor) -> Tensor:
