@@ -1,6 +1,7 @@
 """Losses against the oracle's numbers, and the invariances that a plain sum must have."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 

@@ -86,6 +86,19 @@ def test_asked_to_end_it_finishes_the_step_and_saves(straight, tmp_path):
     assert left(tmp_path) == straight[2]
 
 
+def test_asked_to_end_in_the_step_that_opens_the_gate_it_writes_the_model_later(tmp_path):
+    """The plateau of two steps is flat whatever they give. What goes on then makes no third step."""
+    plateau = ("--gate.when=plateau", "--gate.window=1", "--gate.tolerance=100")
+    asked = train(tmp_path, *plateau, fault="SIGTERM:3")  # in the second step
+    assert asked.code == 75, asked.said
+    assert "gate         open: " in asked.said
+    assert not (tmp_path / "run" / "model").exists()
+    again = train(tmp_path, *plateau)
+    assert again.code == 0, again.said
+    assert [row["step"] for row in left(tmp_path)["metrics"]] == [0, 1]
+    assert left(tmp_path)["notes.jsonl"].count('"note": "gate"') == 1
+
+
 def test_another_recipe_does_not_go_on(tmp_path):
     assert train(tmp_path, fault="SIGTERM:3").code == 75
     before = sorted((path, path.stat().st_size) for path in (tmp_path / "run").rglob("*"))

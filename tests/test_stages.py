@@ -10,7 +10,7 @@ import pytest
 
 from grpo.config import load
 from grpo.types import InputError
-from launch.chain import folder_of, launcher, set_aside
+from launch.chain import folder_of, launcher, set_aside, wait_for
 from launch.lineage import check_after, stages_of, write_stages
 from launch.recipe import Recipe
 from launch.stages import plan, read_arguments
@@ -131,6 +131,14 @@ def test_arguments_before_and_after_the_dashes():
         read_arguments(["--", "a"])
     assert launcher(1) == (sys.executable, str(ROOT / "launch/train.py"))
     assert launcher(4, 7)[1:] == ("--quiet", "--num_gpus", "4", "--master_port", "7", str(ROOT / "launch/train.py"))
+
+
+@pytest.mark.parametrize(("ends", "code"), [("0", 75), ("3", 3)])
+def test_nothing_follows_a_run_that_was_through_before_it_heard_the_request(ends, code):
+    """It ends well, and so would the chain begin the next one; a run that fails says so itself."""
+    asks = f"signal.signal(15, lambda *_: sys.exit({ends})); os.kill(os.getppid(), 15); signal.pause()"
+    assert wait_for([sys.executable, "-S", "-c", f"import os, signal, sys; {asks}"]) == code
+    assert wait_for([sys.executable, "-S", "-c", "pass"]) == 0
 
 
 def test_a_run_that_was_cut_off_is_set_aside_and_kept(tmp_path):
