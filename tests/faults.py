@@ -11,9 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch.multiprocessing as mp
+from tests.forked import ROOT, forked, wait_for
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = ("configs/stage1.toml", "configs/models/tiny.toml")
 SMALL = (
     "--run.steps=4",
@@ -25,7 +24,6 @@ SMALL = (
     "--sampling.max_tokens=6",
     '--reward.weights={"tests.faults:low_bytes"=4.0}',
 )
-PATIENCE = 6000  # tenths of a second for one run
 # What touches a run's files, as Python's audit hooks name it (os.replace is an os.rename, Path.open an open).
 EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree")
 
@@ -72,19 +70,14 @@ def _question(number: int) -> dict[str, object]:
 
 def train(home: Path, *arguments: str, fault: str = "", kill_at: int = 0) -> Ended:
     """`launch/train.py` on the tiny model, below `home`; kill -9 at the `kill_at`-th time that it touches its files."""
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["tests.preload", "tests.faults"])
     said, touched = home / "said", home / "touched"
     touched.unlink(missing_ok=True)
-    process = context.Process(target=_child, args=(argv(home, *arguments), said, touched, fault, kill_at))
+    process = forked().Process(target=_child, args=(argv(home, *arguments), said, touched, fault, kill_at))
     process.start()
-    for _ in range(PATIENCE):  # counted, not by the clock: a machine that is paused is not late
-        process.join(0.1)
-        if process.exitcode is not None:
-            break
-    assert process.exitcode is not None, said.read_text(encoding="utf-8")
+    code = wait_for(process)
+    assert code is not None, said.read_text(encoding="utf-8")
     count = int(touched.read_text()) if touched.exists() else 0
-    return Ended(process.exitcode, said.read_text(encoding="utf-8"), count)
+    return Ended(code, said.read_text(encoding="utf-8"), count)
 
 
 def _child(arguments, said, touched, fault, kill_at):

@@ -4,11 +4,11 @@ import os
 import signal
 
 import pytest
-import torch.multiprocessing as mp
 
 from grpo.types import InputError
 from launch.chain import set_aside
 from launch.locking import FolderLock
+from tests.forked import forked
 
 
 def hold(folder, held):
@@ -21,7 +21,7 @@ def hold(folder, held):
 @pytest.fixture
 def other(tmp_path):
     """Another process that holds the folder's lock."""
-    context = mp.get_context("forkserver")
+    context = forked()
     held = context.Event()
     process = context.Process(target=hold, args=(tmp_path, held))
     process.start()

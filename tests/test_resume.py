@@ -6,10 +6,10 @@ import random
 import signal
 
 import pytest
-import torch.multiprocessing as mp
 
 from grpo.signals import StopRequest
 from tests.faults import train
+from tests.forked import forked
 
 # These are behind the first checkpoint. `make test-faults` tries KILLS of them.
 KILLED_AT = [0.5, 0.75, 0.95] + [random.Random(n).random() for n in range(int(os.environ.get("KILLS", "0")))]
@@ -143,7 +143,7 @@ def two_ctrl_c(file):
 
 
 def test_a_second_ctrl_c_ends_the_process_at_once(tmp_path):
-    process = mp.get_context("forkserver").Process(target=two_ctrl_c, args=(tmp_path / "said",))
+    process = forked().Process(target=two_ctrl_c, args=(tmp_path / "said",))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGINT

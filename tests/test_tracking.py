@@ -2,12 +2,12 @@
 
 import os
 import signal
-import subprocess
+from pathlib import Path
 
 import pytest
-import torch.multiprocessing as mp
 
 from grpo.runlog import Console, RunLog
+from tests.forked import forked
 
 
 def open_log(folder, said):
@@ -34,15 +34,20 @@ def test_a_wandb_that_cannot_be_reached_is_left_out(tmp_path, monkeypatch, envir
     assert (tmp_path / "metrics.jsonl").read_text().count('"reward/total": 1.0') == 1
 
 
+def fails(log):
+    with log:
+        raise ZeroDivisionError
+
+
 def test_a_run_that_fails_is_closed_and_failed_at_wandb_too(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    with pytest.raises(ZeroDivisionError), open_log(tmp_path, []) as log:
-        run, ended = log._tracker._run, []
-        finish = run.finish
-        monkeypatch.setattr(run, "finish", lambda exit_code: (ended.append(exit_code), finish(exit_code=exit_code)))
-        1 / 0  # noqa: B018
-    assert ended == [1]
+    log, ended = open_log(tmp_path, []), []
+    run = log._tracker._run
+    finish = run.finish
+    monkeypatch.setattr(run, "finish", lambda exit_code: (ended.append(exit_code), finish(exit_code=exit_code)))
+    with pytest.raises(ZeroDivisionError):
+        fails(log)
     log.close()
     assert ended == [1]  # once
 
@@ -64,7 +69,7 @@ def dies_in_the_middle(folder, told):
 
 
 def test_a_wandb_that_dies_in_the_middle_is_left_out_from_there(tmp_path):
-    context = mp.get_context("forkserver")
+    context = forked()
     told = context.SimpleQueue()
     process = context.Process(target=dies_in_the_middle, args=(tmp_path, told))
     process.start()
@@ -74,5 +79,5 @@ def test_a_wandb_that_dies_in_the_middle_is_left_out_from_there(tmp_path):
 
 
 def children():
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=True)
-    return {int(pid) for pid in found.stdout.split()}
+    threads = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for thread in threads for pid in thread.read_text(encoding="ascii").split()}
