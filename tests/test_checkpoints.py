@@ -135,7 +135,7 @@ class Ending(Alone):
 
 @pytest.mark.parametrize(("hangs_in", "saved"), [("score", 3), ("update", 2)])
 def test_a_run_that_hangs_ends_saved_where_its_weights_are_those_of_a_step(straight, tmp_path, hangs_in, saved):
-    """In the fourth step. What step 3 left is in memory while the reward hangs, and is saved; in an update it is not."""
+    """In the fourth step. While the reward hangs, memory holds what step 3 left; in an update it does not."""
     comm = Ending()
     kept = Kept(tmp_path, every=2, comm=comm)
     dog = Watchdog(rank=0, factor=1.0, least=0.05, hang=0.05, out=(tmp_path / "stacks").open("w"))
