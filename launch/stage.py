@@ -92,7 +92,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
         with log:
             start = checkpoints.restore(found) if found else watcher.begin()
             start = steps if gate.is_open else start  # it was asked to end in the very step that opened the gate
-            with checkpoints.kept(), dog.watching(end=checkpoints.hung):
+            with dog.watching(end=checkpoints.hung), checkpoints.kept():
                 train(cfg, **who, curriculum=curriculum, score=score, render=speech.render, **ends, start=start)
             return _finish(held_out, watcher, folder, steps)
 
