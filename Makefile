@@ -78,7 +78,8 @@ test-gpu: $(STAMP)  ## Try the engines' contracts and 20 steps on an NVIDIA GPU;
 
 test-faults: $(STAMP)  ## Kill runs at KILLS=200 points, damage their checkpoints, and go on (about an hour)
 	KILLS=$(or $(KILLS),200) OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_resume.py tests/test_resume_ranks.py \
-	  tests/test_snapshot.py tests/test_bad_numbers.py tests/test_watchdog.py $(ARGS)
+	  tests/test_snapshot.py tests/test_checkpoints.py tests/test_bad_numbers.py tests/test_watchdog.py tests/test_restart.py \
+	  tests/test_locking.py tests/test_tracking.py $(ARGS)
 
 # The peer has a virtual environment of its own, with the build of torch that ours has.
 .venv-trl/.stamp: benchmarks/trl-requirements.txt | $(STAMP)

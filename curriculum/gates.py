@@ -73,13 +73,19 @@ class Gate:
             return False
         if wanted.metric in values:
             self._values.append(values[wanted.metric])
-            return flat(self._values, window=wanted.window, tolerance=wanted.tolerance)
+            return self.is_open
         # A step without such questions, or whose groups were all dead, has fewer numbers than others.
         if not wanted.occasional and not self._values and not values.get("policy/skipped"):
             logged = [name for name in values if name.partition("/")[0] in AREAS]
             near = difflib.get_close_matches(wanted.metric, logged, n=3, cutoff=0.0)
             raise InputError(f"gate.metric = {wanted.metric!r} is not logged by this run; nearest: {', '.join(near)}")
         return False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the stage was over at the last measurement: also of a gate that goes on from a saved state."""
+        wanted = self._settings
+        return wanted.when == "plateau" and flat(self._values, window=wanted.window, tolerance=wanted.tolerance)
 
     @property
     def reason(self) -> str:

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar, cast
+from typing import NoReturn, Protocol, TypeVar, cast
 
 from grpo.types import BadNumbers, EngineLost, InputError, StaleRollout, Stopped
 
 T = TypeVar("T")
 
 STOPPED = 75  # exit status of a run that was asked to end: sysexits' EX_TEMPFAIL, "try again"
+HUNG = 124  # of one that hung and was ended by its watchdog; as timeout(1) says it
 
 
 class Comm(Protocol):
@@ -44,6 +45,11 @@ class Comm(Protocol):
         """Return when every rank is here."""
         ...
 
+    def end(self, code: int, text: str) -> NoReturn:
+        """From any thread, and by one rank alone: end the processes of all ranks with this exit status and this line,
+        whatever their main threads are waiting for."""
+        ...
+
 
 class Alone:
     """`Comm` for one process."""
@@ -69,14 +75,19 @@ class Alone:
     def wait(self) -> None:
         """Everybody is here."""
 
+    def end(self, code: int, text: str) -> NoReturn:
+        os.write(2, f"stopped: {text}\n".encode())  # not print: the main thread may be in the middle of one
+        os._exit(code)
+
 
 class Ranks:
     """`Comm` over the process group of torch.distributed, on CPU tensors (gloo) also where the model is on GPUs."""
 
-    def __init__(self) -> None:
+    def __init__(self, end_all: Callable[[int, str], NoReturn]) -> None:
+        """`end_all` reaches the other ranks also while they are in a collective call."""
         import torch.distributed as dist
 
-        self._dist = dist
+        self._dist, self._end_all = dist, end_all
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self._leads_node = int(os.environ.get("LOCAL_RANK", self.rank)) == 0
 
@@ -110,6 +121,9 @@ class Ranks:
 
     def wait(self) -> None:
         self.sum([0.0])  # not dist.barrier(): with GPUs that one would go through NCCL
+
+    def end(self, code: int, text: str) -> NoReturn:
+        self._end_all(code, text)
 
 
 def check_shares(count: int, world: int, name: str) -> None:

@@ -147,11 +147,12 @@ def train(
             # 6. Look on: the field's numbers on these answers and, now and then, on held-out questions.
             with record.timed("watch"):
                 record.values.update(watch(step, everyones, record.values))
-        if gate(record.values):
-            return
+        over = gate(record.values)
 
-        # 7. Keep what was reached: from here the run can go on.
+        # 7. Keep what was reached, also of a stage that is over: from here the run can go on.
         save(step + 1)
+        if over:
+            return
 
 
 def total_rewards(groups: Sequence[Group]) -> Tensor:

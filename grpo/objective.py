@@ -182,11 +182,14 @@ def _stats(
     ratio_BC = ratio_BC.detach().expand_as(logp_BC)
     clipped_BC = (ratio_BC < 1 - o.clip_low) | (ratio_BC > 1 + o.clip_high)
     mismatch_BC = (old_logp_BC - sampler_logp_BC).abs()
+    # KL(sampler || policy) on tokens that the sampler drew, so its distribution stands where kl_estimate has the policy
+    approx_kl_BC = kl_estimate(sampler_logp_BC, logp_BC, estimator="k3")
     return {
         "tokens": float(learn_BC.sum()),
         "entropy_sum": float(torch.where(learn_BC, entropy_BC, 0.0).sum()),
         "clip_sum": float((clipped_BC & learn_BC).sum()),
         "ratio_sum": float((ratio_BC * learn_BC).sum()),
+        "approx_kl_sum": float(approx_kl_BC.sum()),
         "mismatch_sum": float(mismatch_BC.sum()),
         "mismatch_max": float(mismatch_BC.max()) if mismatch_BC.numel() else 0.0,
     }

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -85,7 +85,7 @@ def joined() -> Iterator[Ranks]:
     try:
         own = dist.PrefixStore("group", store)  # pyright: ignore[reportPrivateImportUsage]
         dist.init_process_group(backend(), store=own, rank=rank, world_size=world, timeout=LONGEST)
-        comm = Ranks()
+        comm = Ranks(watch.end)
         yield comm
         comm.wait()
     except BaseException as error:
@@ -125,6 +125,11 @@ class Watch:
             return Failure(0, 1, "it is gone, and the store with it") if self._rank else Failure(0, code, text)
         return first
 
+    def end(self, code: int, text: str) -> NoReturn:
+        """This rank ends the run, whatever the main threads of all ranks are waiting for."""
+        self._over.set()
+        self._end(Failure(self._rank, code, text))
+
     def leave(self) -> None:
         """The run is over and went well. Rank 0 stays until the others need its store no longer."""
         self._over.set()
@@ -145,7 +150,7 @@ class Watch:
             if failure and not self._over.is_set():
                 self._end(failure)
 
-    def _end(self, failure: Failure) -> None:
+    def _end(self, failure: Failure) -> NoReturn:
         """The main thread may be waiting in a collective call that will never return, so this is no exception."""
         if leads_node():
             print(f"stopped: rank {failure.rank}: {failure.text}", file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from grpo.flops import Work, batch_work
@@ -180,6 +181,10 @@ class RunLog:
             self._tracker.metrics(step, record.values)
         self.console.line(self._summary(record))
 
+    def phase(self, name: str) -> AbstractContextManager[Any]:
+        """Something that lasts within a phase of a step, or between two steps, and is no part of the step's times."""
+        return self._around(name)
+
     def note(self, name: str, value: Mapping[str, Any]) -> None:
         """A result that belongs to no step, such as a held-out table: one line of notes.jsonl, and wandb's summary."""
         self._append("notes.jsonl", [{"note": name, **value}])
@@ -202,9 +207,18 @@ class RunLog:
             ],
         )
 
-    def close(self) -> None:
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close(failed=error is not None)
+
+    def close(self, *, failed: bool = False) -> None:
+        """The run is over; whether it went well is told to wandb."""
         if self._tracker:
-            self._tracker.finish()
+            self._tracker.finish(failed=failed)
 
     def _summary(self, record: Record) -> str:
         values = record.values
@@ -265,9 +279,14 @@ def refuse_existing(folder: Path) -> None:
 
 
 def make_run_folder(folder: Path) -> Path:
-    """A new folder, or InputError as `refuse_existing`."""
+    """A new folder that is its owner's alone, or InputError as `refuse_existing`."""
     refuse_existing(folder)
-    folder.mkdir(parents=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+    except FileExistsError:  # another run of this name has begun just now
+        refuse_existing(folder)
+        raise
     return folder
 
 

@@ -42,8 +42,10 @@ class Tracker:
         """A result that belongs to no step."""
         self._do(lambda run: run.summary.update({name: dict(value)}))
 
-    def finish(self) -> None:
-        self._do(lambda run: run.finish())
+    def finish(self, *, failed: bool = False) -> None:
+        """The last thing that is sent; nothing is after it."""
+        self._do(lambda run: run.finish(exit_code=int(failed)))
+        self._run = None
 
     def _do(self, call: Callable[[Any], object]) -> None:
         """One that fails is left out from then on: the run's own files have everything."""

@@ -25,7 +25,9 @@ class StaleRollout(RuntimeError):
 
 
 class EngineLost(RuntimeError):
-    """A rollout engine in another process does not answer any more. The message is one line: where, and since when."""
+    """A rollout engine has died, or does not answer any more. The message is one line: which, and by what.
+
+    Raised by all ranks together."""
 
 
 class Stopped(RuntimeError):

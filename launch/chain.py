@@ -8,11 +8,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
+from grpo.comm import STOPPED
 from grpo.config import load
 from grpo.runlog import Console
+from grpo.signals import SIGNALS
 from grpo.snapshot import steps_in
 from grpo.types import InputError
+from launch.locking import FolderLock
 from launch.recipe import Recipe
 from launch.resume import check_same, checkpoints_of
 
@@ -70,29 +74,37 @@ def run(arguments: Sequence[str], *, command: Sequence[str] = TRAIN, console: Co
 def wait_for(command: Sequence[str]) -> int:
     """Run a command to its end; its exit status. Requests to end are the command's: it saves, and then ends itself.
 
-    A terminal sends Ctrl-C to both; SIGTERM and SIGUSR1 come to this process alone, and are passed on.
+    A terminal sends Ctrl-C to both; SIGTERM and SIGUSR1 come to this process alone, and are passed on. A command that
+    was through before it heard of one has ended well, but nothing may follow it: the status is then that of a run that
+    was asked to end.
     """
+    asked: list[int] = []
     child = subprocess.Popen(command)
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, lambda number, frame: None),
-        **{
-            number: signal.signal(number, lambda number, frame: child.send_signal(number))
-            for number in (signal.SIGTERM, signal.SIGUSR1)
-        },
-    }
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        if number != signal.SIGINT:
+            child.send_signal(number)
+
+    before = {number: signal.signal(number, heard) for number in SIGNALS}
     try:
-        return child.wait()
+        return child.wait() or (STOPPED if asked else 0)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Move a run that was cut off out of the way, where it holds nothing to go on from; nothing is deleted."""
+    """Move a run that was cut off out of the way, where it holds nothing to go on from; nothing is deleted.
+
+    InputError where it was not cut off, but another process is at it.
+    """
     if not folder.is_dir() or (folder / "model" / "stages.json").is_file():
         return None
     if steps_in(checkpoints_of(folder)):
         return None  # training goes on from there
+    with FolderLock(folder) as lock:
+        lock.take(create=False)
     for number in range(1, 10_000):
         aside = folder.with_name(f"{folder.name}.cut-off-{number}")
         if not aside.exists():

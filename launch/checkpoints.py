@@ -7,24 +7,25 @@ seals the folder when every rank has written (grpo/snapshot.py).
 import json
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from grpo import snapshot
-from grpo.comm import Comm
+from grpo.comm import HUNG, Comm
 from grpo.policy.base import PolicyEngine
 from grpo.policy.state import Held
 from grpo.random_states import random_states, set_random_states
-from grpo.runlog import Console
+from grpo.runlog import Around, Console
 from grpo.signals import StopRequest
 from grpo.snapshot import Snapshot
 from grpo.types import BadNumbers, EngineLost, InputError, Stopped
 from launch.keeping import Keeping
 
 RESERVE = 1 << 28  # bytes that stay free: the run writes other files too
+LONGEST = 600.0  # seconds in which a run that hangs is to be saved
 
 
 class Stateful(Protocol):
@@ -66,6 +67,7 @@ class Checkpoints:
     console: Console
     stop: StopRequest = field(default_factory=StopRequest)
     reserve: int = RESERVE
+    around: Around = nullcontext  # entered as "save" where the loop waits for the disk
     _writing: "Writing | None" = field(default=None, init=False)
     _mark: Mark | None = field(default=None, init=False)
 
@@ -83,7 +85,8 @@ class Checkpoints:
         asked = next((name for name in self.comm.gather([self.stop.name]) if name), "")
         every = self.settings.every
         if asked or (every and (done % every == 0 or done == self.steps)):
-            self._save(self._mark)
+            with self.around("save"):
+                self._save(self._mark)
         if asked:
             raise Stopped(f"{asked}: {self._kept(done)}")
 
@@ -117,12 +120,42 @@ class Checkpoints:
         except Stopped:
             raise
         except Exception as error:
-            note = self._rescue(together=self.comm.world == 1 or isinstance(error, BadNumbers))
+            note = self._rescue(together=self.comm.world == 1 or isinstance(error, BadNumbers | EngineLost))
             if isinstance(error, BadNumbers | EngineLost):
                 raise type(error)(f"{error}; {note}") from error
             self.console.line(f"             {note}")
             raise
-        self._finish()
+        with self.around("save"):
+            self._finish()
+
+    def hung(self, text: str) -> NoReturn:
+        """The main thread hangs, as `text` says, and this is another one: save what can be saved, and end all ranks.
+
+        A run of one rank is saved as it stood after its last step, where its weights are still those. Of several ranks
+        each has a part of them, and they are joined by calls that a rank that hangs does not make: the checkpoint that
+        is on its way is waited for, and there is no new one.
+        """
+        beside = threading.Thread(target=self._save_beside, daemon=True, name="save of a run that hangs")
+        beside.start()
+        beside.join(LONGEST)  # the disk, or the device that the weights are on, may be what hangs
+        done = self._mark.done if self._mark else 0
+        self.comm.end(HUNG, f"{text}; {self._kept(done, finish=False)}")
+
+    def _save_beside(self) -> None:
+        """What `_save` does, but from another thread than the one that trains, which may at any time go on."""
+        mark, writing = self._mark, self._writing
+        if writing is not None:
+            writing.join()
+        untouched = mark is not None and self.policy.done == mark.updates
+        if mark is None or self.comm.world > 1 or not untouched or snapshot.newest_step(self.folder) >= mark.done:
+            return
+        held = self.policy.hold()
+        if self.policy.done != mark.updates:  # an update has begun while they were copied
+            return
+        if not snapshot.begin(self.folder, mark.done, needed=_needed([held.nbytes]), reserve=self.reserve):
+            writing = Writing(self.folder, mark, held, comm=self.comm, keep=self.settings.keep)
+            writing.start()
+            writing.join()
 
     def _rescue(self, *, together: bool) -> str:
         """What is kept of a run that ends by an error; `together` where all ranks have come here, so none waits."""
@@ -157,7 +190,7 @@ class Checkpoints:
         """By all ranks together. A disk without room is told, and the run goes on with the checkpoints that it has."""
         self._finish()
         held = replace(self.policy.hold(), updates=mark.updates)  # a skipped update moves the schedule only
-        needed = int(sum(self.comm.gather([held.nbytes])) * 1.01) + (1 << 20)
+        needed = _needed(self.comm.gather([held.nbytes]))
         reason = self.comm.lead(lambda: snapshot.begin(self.folder, mark.done, needed=needed, reserve=self.reserve))
         if reason:
             self.console.line(f"no room      for a checkpoint of step {mark.done}: {reason}; the run goes on")
@@ -182,6 +215,11 @@ class Checkpoints:
             shutil.rmtree(snapshot.building(self.folder, writing.mark.done), ignore_errors=True)  # it may fill the disk
         for text in failures:
             self.console.line(f"not saved    the checkpoint of step {writing.mark.done}: {text}; the run goes on")
+
+
+def _needed(shares: Sequence[int]) -> int:
+    """Bytes on the disk of a checkpoint whose ranks hold so many, with what lies beside the tensors."""
+    return int(sum(shares) * 1.01) + (1 << 20)
 
 
 class Writing(threading.Thread):

@@ -1,12 +1,14 @@
 """Run the rows of a saved update again: `python -m launch.replay runs/NAME/bad/update-000012-rank-0.safetensors`.
 
-Micro-batch by micro-batch: loss, log-probabilities, gradient, and which of them is not finite. The weights are those of
-the run's newest checkpoint, or of a checkpoint or model folder given as a second argument; whether they are the ones
-that the update ran with is said. Nothing is written. Exit status 1 where a number was not finite again.
+Micro-batch by micro-batch: loss, log-probabilities, gradient, and which of them is not finite; in the number formats of
+the update. The weights are those of the run's newest checkpoint, or of a checkpoint or model folder given as a second
+argument; whether they are the ones that the update ran with is said. Nothing is written. Exit status 1 where a number
+was not finite again.
 """
 
 import math
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,8 @@ def replay(file: Path, weights: Path | None, console: Console) -> int:
     """The number of micro-batches that were not finite. InputError where rows, run or weights are not there."""
     batch, about = load_rows(file)
     recipe = load(Recipe, [str(file.parent.parent / "recipe.toml")])
-    model = _model(recipe, weights or _newest(file.parent.parent, console), console)
+    held, autocast = _formats(file, about)
+    model = _model(recipe, weights or _newest(file.parent.parent, console), console).to(held)
     same = weights_hash((name, tensor) for name, tensor in model.named_parameters()) == about["weights"]
     console.line(
         f"update {about['update']}, rank {about['rank']}: {len(batch.group_B)} rows, {len(batch.prompts)} prompts"
@@ -58,7 +61,7 @@ def replay(file: Path, weights: Path | None, console: Console) -> int:
     parts = micro_batches(batch, layout=layout, token_budget=recipe.policy.token_budget)
     bad = 0
     for number, index in enumerate(parts, 1):
-        found = _run(model, batch.rows(index), recipe, layout)
+        found = _run(model, batch.rows(index), recipe, layout, autocast=autocast)
         bad += not all(math.isfinite(value) for value in found.values())
         shown = ", ".join(f"{name} {value:.6g}" for name, value in found.items())
         console.line(f"micro-batch {number} of {len(parts)}, rows {min(index)} to {max(index)}: {shown}")
@@ -69,10 +72,20 @@ def replay(file: Path, weights: Path | None, console: Console) -> int:
     return bad
 
 
-def _run(model: Any, part: Batch, recipe: Recipe, layout: Layout) -> dict[str, float]:
+def _formats(file: Path, about: Mapping[str, Any]) -> tuple[torch.dtype, bool]:
+    """What the update's weights were held in, and whether its products were in bfloat16 all the same (autocast)."""
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    held, dtype = str(about.get("weights")).partition("-")[0], about.get("dtype")
+    if held not in known or dtype not in known:
+        raise InputError(f"{file}: does not say in which number format the update ran; expected one of this version")
+    return known[held], dtype == "bfloat16" and held == "float32"
+
+
+def _run(model: Any, part: Batch, recipe: Recipe, layout: Layout, *, autocast: bool) -> dict[str, float]:
     """Loss, least log-probability and gradient norm of one micro-batch."""
     model.zero_grad(set_to_none=True)
-    logp_BC, entropy_BC = completion_logprobs(model, part, layout=layout, temperature=recipe.sampling.temperature)
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=autocast):
+        logp_BC, entropy_BC = completion_logprobs(model, part, layout=layout, temperature=recipe.sampling.temperature)
     objective = assemble.loop_settings(recipe, steps=1).objective
     loss, _ = partial(grpo_loss, objective=objective)(logp_BC.float().cpu(), entropy_BC.float().cpu(), part)
     loss.backward()
@@ -102,7 +115,7 @@ def _newest(run: Path, console: Console) -> Path:
 
 
 def _model(recipe: Recipe, weights: Path, console: Console) -> Any:
-    """The model with the weights of a checkpoint or of a model folder, in float32."""
+    """The model with the weights of a checkpoint or of a model folder, as they were saved: in float32."""
     console.line(f"weights      {weights}")
     if (weights / "config.json").is_file():
         model = load_model(str(weights), device=assemble.device())

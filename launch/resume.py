@@ -11,7 +11,7 @@ from typing import Any
 
 from grpo.config import dump
 from grpo.prompts import load_system
-from grpo.runlog import Console, RunLog, make_run_folder, refuse_existing
+from grpo.runlog import Console, RunLog, refuse_existing
 from grpo.snapshot import Snapshot, flush, newest_whole, set_aside, steps_in
 from grpo.types import Example, InputError
 from launch.assemble import save_recipe
@@ -70,10 +70,8 @@ def check_same(recipe: Recipe, folder: Path, *, tell: Callable[[str], None] = la
 
 
 def prepare_folder(recipe: Recipe, folder: Path, found: Snapshot | None) -> None:
-    """A new folder with the recipe; or the one that is there, with its logs as they were at the checkpoint."""
+    """The recipe into a new folder; or the one that is there, with its logs as they were at the checkpoint."""
     if found is None:
-        make_run_folder(folder)
-        folder.chmod(0o700)
         save_recipe(recipe, folder)
         return
     set_aside(checkpoints_of(folder), after=found.step)

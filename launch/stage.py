@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from grpo.policy.base import PolicyEngine
 from grpo.policy.guard import Guarded
 from grpo.policy.schedule import Optim
 from grpo.ranks import ranks_of_node
-from grpo.runlog import Console, RunLog, refuse_existing
+from grpo.rollout.restart import Restarted
+from grpo.runlog import Console, RunLog, make_run_folder, refuse_existing
 from grpo.snapshot import Snapshot, newest_step, remove_all
 from grpo.types import InputError
 from grpo.watchdog import Watchdog
@@ -31,6 +33,7 @@ from launch.building import beside
 from launch.checkpoints import Checkpoints
 from launch.engines import choose_rollout, make_rollout
 from launch.lineage import check_after, stages_of, write_stages
+from launch.locking import FolderLock
 from launch.metering import make_meter
 from launch.models import locate, make_judge
 from launch.plan import announce, batch_plan, devices_at_hand, make_plan
@@ -46,45 +49,52 @@ from rewards.entailment import Verifier, check_name
 def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     """Train, and return the run folder. Everything the user can get wrong is found before a model is loaded."""
     folder = Path(recipe.run.folder) / recipe.run_name
-    found = comm.lead(lambda: resume.find(recipe, folder, console))
-    assemble.check_ranks(recipe, comm.world, warm_up=False)
-    questions = assemble.load_questions(recipe, console)
-    steps = recipe.steps(len(questions.train))
-    comm.lead(lambda: _announce_plans(recipe, console, comm, questions=len(questions.train)))
-    curriculum = _checked_curriculum(recipe, questions, steps, console)
-    score, judge = _audited_judges(recipe, console, comm)
-    base = _starting_model(recipe, console, comm, questions)
-    engine = choose_rollout(recipe, base, console)
-    speech = assemble.make_speech(recipe, base, console)
-    _check_lengths(speech, questions, console)
+    with FolderLock(folder) as lock:
+        comm.lead(lambda: lock.take(create=False))
+        found = comm.lead(lambda: resume.find(recipe, folder, console))
+        assemble.check_ranks(recipe, comm.world, warm_up=False)
+        questions = assemble.load_questions(recipe, console)
+        steps = recipe.steps(len(questions.train))
+        comm.lead(lambda: _announce_plans(recipe, console, comm, questions=len(questions.train)))
+        curriculum = _checked_curriculum(recipe, questions, steps, console)
+        score, judge = _audited_judges(recipe, console, comm)
+        base = _starting_model(recipe, console, comm, questions)
+        engine = choose_rollout(recipe, base, console)
+        speech = assemble.make_speech(recipe, base, console)
+        _check_lengths(speech, questions, console)
 
-    cfg = assemble.loop_settings(recipe, steps=steps)
-    meter, updates = make_meter(recipe, base), steps * cfg.updates_per_step
-    policy = _policy(recipe, base, folder, updates=updates, console=console, comm=comm, meter=meter)
-    rollout = make_rollout(engine, recipe, base, speech, console, comm)
-    comm.lead(lambda: _prepare_folder(recipe, folder, found, base))
-    dog, known = Watchdog(rank=comm.rank), resume.wandb_id(found)
-    log = _open_log(recipe, folder, folder.name, steps, console, comm, wandb_id=known, around=dog.phase, meter=meter)
-    who: dict[str, Any] = {"policy": policy, "rollout": rollout, "comm": comm, "log": log}
-    live = Live(judge, reasoning=recipe.model.reasoning)
-    held_out = HeldOut(recipe=recipe, examples=questions.held_out, speech=speech, live=live, **who)
-    watcher, gate = _watcher(held_out, folder, score), Gate(recipe.gate)
-    checkpoints = Checkpoints(
-        folder=resume.checkpoints_of(folder),
-        settings=recipe.checkpoint,
-        steps=steps,
-        policy=policy,
-        shared={"curriculum": curriculum, "watcher": watcher, "gate": gate, "logs": resume.Logs(folder, log)},
-        own={"score": score},
-        about={"the questions to train on": resume.digest(questions.train)},
-        comm=comm,
-        console=console,
-    )
-    start = checkpoints.restore(found) if found else watcher.begin()
-    ends: dict[str, Any] = {"watch": watcher, "gate": watched_gate(gate, log, comm), "save": checkpoints}
-    with checkpoints.kept(), dog.watching():
-        train(cfg, **who, curriculum=curriculum, score=score.step, render=speech.render, **ends, start=start)
-    return _finish(held_out, watcher, folder, steps)
+        cfg = assemble.loop_settings(recipe, steps=steps)
+        meter, updates = make_meter(recipe, base), steps * cfg.updates_per_step
+        policy = _policy(recipe, base, folder, updates=updates, console=console, comm=comm, meter=meter)
+        make = partial(make_rollout, engine, recipe, base, speech, console, comm)
+        rollout = Restarted(make, weights=policy.weights, tell=console.line)
+        comm.lead(lambda: _prepare_folder(recipe, folder, lock, found=found, base=base))
+        dog, id_ = Watchdog(rank=comm.rank, hang=recipe.checkpoint.hang or math.inf), resume.wandb_id(found)
+        log = _open_log(recipe, folder, folder.name, steps, console, comm, wandb_id=id_, around=dog.phase, meter=meter)
+        who: dict[str, Any] = {"policy": policy, "rollout": rollout, "comm": comm, "log": log}
+        live = Live(judge, reasoning=recipe.model.reasoning)
+        held_out = HeldOut(recipe=recipe, examples=questions.held_out, speech=speech, live=live, **who)
+        watcher, gate = _watcher(held_out, folder, score), Gate(recipe.gate)
+        shared = {"curriculum": curriculum, "watcher": watcher, "gate": gate, "logs": resume.Logs(folder, log)}
+        checkpoints = Checkpoints(
+            folder=resume.checkpoints_of(folder),
+            settings=recipe.checkpoint,
+            steps=steps,
+            policy=policy,
+            shared=shared,
+            own={"score": score},
+            about={"the questions to train on": resume.digest(questions.train)},
+            comm=comm,
+            console=console,
+            around=dog.phase,
+        )
+        ends: dict[str, Any] = {"watch": watcher, "gate": watched_gate(gate, log, comm), "save": checkpoints}
+        with log:
+            start = checkpoints.restore(found) if found else watcher.begin()
+            start = steps if gate.is_open else start  # it was asked to end in the very step that opened the gate
+            with dog.watching(end=checkpoints.hung), checkpoints.kept():
+                train(cfg, **who, curriculum=curriculum, score=score.step, render=speech.render, **ends, start=start)
+            return _finish(held_out, watcher, folder, steps)
 
 
 def _finish(held_out: HeldOut, watcher: Watcher, folder: Path, steps: int) -> Path:
@@ -97,7 +107,6 @@ def _finish(held_out: HeldOut, watcher: Watcher, folder: Path, steps: int) -> Pa
         title = f"{recipe.run_name}: {len(held_out.examples)} held-out questions, percent"
         show_table(watcher.before, after, title=title)
     watcher.clear()
-    held_out.log.close()
     comm.lead(lambda: write_stages(folder / "model", stages_of(folder)))  # says that the run is finished
     comm.lead(lambda: remove_all(resume.checkpoints_of(folder)))
     return folder
@@ -134,20 +143,19 @@ def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: asse
     # Built beside its final place and renamed when it is whole, so that a killed warm-up is never taken for a model.
     with _building(folder, comm) as work:
         comm.lead(lambda: _describe_run(recipe, work, ("sft",)))
-        log = _open_log(recipe, work, folder.name, w.steps, console, comm, meter=meter)
-        warm_up(
-            steps=w.steps,
-            examples_per_step=w.examples_per_step,
-            policy=policy,
-            curriculum=Epochs(questions.warm_up, seed=w.seed, in_order=True),
-            gold=speech.gold,
-            loss=sft_loss,
-            comm=comm,
-            log=log,
-        )
-        save_model_folder(policy, speech.tokenizer, work / "model", comm)
-        comm.lead(lambda: write_stages(work / "model", ("sft",)))
-        log.close()
+        with _open_log(recipe, work, folder.name, w.steps, console, comm, meter=meter) as log:
+            warm_up(
+                steps=w.steps,
+                examples_per_step=w.examples_per_step,
+                policy=policy,
+                curriculum=Epochs(questions.warm_up, seed=w.seed, in_order=True),
+                gold=speech.gold,
+                loss=sft_loss,
+                comm=comm,
+                log=log,
+            )
+            save_model_folder(policy, speech.tokenizer, work / "model", comm)
+            comm.lead(lambda: write_stages(work / "model", ("sft",)))
         comm.lead(lambda: work.rename(folder))
     return folder / "model"
 
@@ -191,7 +199,10 @@ def _building(folder: Path, comm: Comm) -> Iterator[Path]:
         yield comm.lead(lambda: stack.enter_context(beside(folder)))
 
 
-def _prepare_folder(recipe: Recipe, folder: Path, found: Snapshot | None, base: str) -> None:
+def _prepare_folder(recipe: Recipe, folder: Path, lock: FolderLock, *, found: Snapshot | None, base: str) -> None:
+    if found is None:
+        make_run_folder(folder)
+    lock.take(create=True)
     resume.prepare_folder(recipe, folder, found)
     write_stages(folder, (*stages_of(base), recipe.run.stage))
 
@@ -233,7 +244,8 @@ def _policy(
         kl=recipe.loss.kl,
     )
     limit = recipe.checkpoint.bad_updates
-    return Guarded(policy, folder=folder / "bad", limit=limit, comm=comm, tell=console.line)
+    kept = {"folder": folder / "bad", "limit": limit, "dtype": precision(recipe)}
+    return Guarded(policy, **kept, comm=comm, tell=console.line)
 
 
 def _audited_judges(recipe: Recipe, console: Console, comm: Comm) -> tuple[GroupScorer, Verifier]:

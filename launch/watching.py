@@ -56,6 +56,10 @@ class HeldOut:
         """Greedy answers, graded from the labels and scored; into the log, and as the numbers of the table."""
         if not self.examples:
             return {}
+        with self.log.phase("held_out"):  # a phase of its own: the steps that measure are not slower than the others
+            return self._measure(moment, version)
+
+    def _measure(self, moment: str, version: int) -> dict[str, float]:
         console = self.log.console
         console.line(f"{moment:12} {len(self.examples)} held-out questions, greedy")
         self.rollout.load(self.policy.weights(), version=version)
@@ -138,6 +142,9 @@ class Watcher:
         numbers |= {f"group/{name}": value for name, value in causes.items()}
         numbers |= self._score.take_counts()
         numbers |= {f"verifier/{name}": value for name, value in take_counts(self._score.verifier).items()}
+        if values.get("policy/spike"):
+            about = {name: values[f"policy/{name}"] for name in ("spike", "grad_norm", "approx_kl")}
+            self._held_out.log.note("spike", {"step": step, **about})
         for alarm in self._alarms.look({**values, **numbers}):
             self._held_out.log.console.line(f"ALARM step {step + 1}: {alarm}")
             self._held_out.log.note("alarm", {"step": step, "text": alarm})
@@ -148,7 +155,8 @@ class Watcher:
         if self._best and value <= self._best[0]:
             return
         path = self._model(done)
-        save_model_folder(self._held_out.policy, self._held_out.speech.tokenizer, path, self._held_out.comm)
+        with self._held_out.log.phase("save"):
+            save_model_folder(self._held_out.policy, self._held_out.speech.tokenizer, path, self._held_out.comm)
         self._best = (value, done)
         self._held_out.log.note("best", {"step": done - 1, self._best_by: value, "model": path.name})
         self._held_out.log.console.line(f"best so far  {path} ({self._best_by} {value:.2f})")

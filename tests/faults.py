@@ -11,9 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch.multiprocessing as mp
+from tests.forked import ROOT, forked, wait_for
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = ("configs/stage1.toml", "configs/models/tiny.toml")
 SMALL = (
     "--run.steps=4",
@@ -71,16 +70,14 @@ def _question(number: int) -> dict[str, object]:
 
 def train(home: Path, *arguments: str, fault: str = "", kill_at: int = 0) -> Ended:
     """`launch/train.py` on the tiny model, below `home`; kill -9 at the `kill_at`-th time that it touches its files."""
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["tests.preload", "tests.faults"])
     said, touched = home / "said", home / "touched"
     touched.unlink(missing_ok=True)
-    process = context.Process(target=_child, args=(argv(home, *arguments), said, touched, fault, kill_at))
+    process = forked().Process(target=_child, args=(argv(home, *arguments), said, touched, fault, kill_at))
     process.start()
-    process.join(1800)
-    assert process.exitcode is not None, said.read_text(encoding="utf-8")
+    code = wait_for(process)
+    assert code is not None, said.read_text(encoding="utf-8")
     count = int(touched.read_text()) if touched.exists() else 0
-    return Ended(process.exitcode, said.read_text(encoding="utf-8"), count)
+    return Ended(code, said.read_text(encoding="utf-8"), count)
 
 
 def _child(arguments, said, touched, fault, kill_at):

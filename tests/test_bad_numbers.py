@@ -2,21 +2,27 @@
 replayed."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
 
+from grpo import snapshot
 from grpo.comm import Alone
+from grpo.config import load
 from grpo.objective import Objective, grpo_loss, weigh
 from grpo.policy.guard import Guarded, load_rows, save_rows, weights_hash
 from grpo.policy.schedule import Optim
 from grpo.policy.single import SinglePolicy
+from grpo.policy.zero_config import Zero
+from grpo.runlog import Console
 from grpo.types import BadNumbers, InputError
-from tests.faults import ROOT, train
+from launch import replay
+from launch.assemble import save_recipe
+from launch.models import load_model, locate
+from launch.recipe import Recipe
+from tests.faults import ROOT, TINY, train
+from tests.installed import need
 from tests.toy import random_batch, tiny_model
 
 
@@ -80,13 +86,74 @@ def test_a_loss_without_a_bad_gradient_is_skipped_too(tmp_path):
     assert weights_hash(policy.weights()) == before
 
 
-def replay(home, *arguments):
-    command = [sys.executable, "-m", "launch.replay", *map(str, arguments)]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(home / "cache")}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+CONSTANT = {"lr": 1e-2, "schedule": "constant", "warmup": 0.0}
 
 
-def test_a_run_that_goes_bad_ends_saved_and_is_replayed(tmp_path):
+def single(**limits):
+    return SinglePolicy(tiny_model(), optim=Optim(**CONSTANT, **limits), updates=9, token_budget=20, dtype="float32")
+
+
+@pytest.mark.parametrize("what", ["grad_norm", "approx_kl"])
+def test_a_spike_is_skipped_and_leaves_nothing_behind(tmp_path, what):
+    """Just below the limit it is made; just above, the next update is as if it had never been."""
+    found = single().update(step_batch(), loss)[what]
+    limit = {"grad_norm": "skip_grad_norm", "approx_kl": "max_kl"}[what]
+    assert found > 1e-3
+    made = single(**{limit: 1.001 * found}).update(step_batch(), loss)
+    assert (made["skipped"], made["spike"]) == (0.0, 0.0)
+    said, skipping, never = [], single(**{limit: 0.999 * found}), single()
+    kept = Guarded(skipping, folder=tmp_path / "bad", limit=1, comm=Alone(), tell=said.append)
+    before = weights_hash(kept.weights())
+    stats = kept.update(step_batch(), loss)  # one is enough to end the run where numbers are not finite
+    assert (stats["skipped"], stats["spike"], stats[what]) == (1.0, 1.0, found)
+    assert (kept.done, kept.moved, weights_hash(kept.weights())) == (1, 0, before)
+    assert said[0].startswith("spike        update 0: gradient norm ")
+    assert not (tmp_path / "bad").exists()
+    for policy in (skipping, never):
+        policy._optim = Optim(**CONSTANT)
+        policy.update(step_batch(seed=1), loss)
+    assert weights_hash(skipping.weights()) == weights_hash(never.weights())
+
+
+def checkpoint(policy, folder, step):
+    """What `launch/checkpoints.py` writes, but for what only a run that goes on needs."""
+    assert snapshot.begin(folder, step, needed=0, reserve=0) == ""
+    place, held, digests = snapshot.building(folder, step), policy.hold(), {}
+    for name in held.files(lead=True):
+        digests[f"policy/{name}"] = snapshot.put(place, f"policy/{name}", held.contents(name))
+    snapshot.put_own(place, 0, {}, digests)
+    return snapshot.seal(folder, step, ranks=1, shared={})
+
+
+def test_rows_are_replayed_in_the_formats_of_their_update(tmp_path, capsys, monkeypatch):
+    """Weights that ZeRO holds in bfloat16 beside float32 masters, and bfloat16 products of float32 weights."""
+    need("deepspeed")
+    from grpo.policy.zero import ZeroPolicy
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    recipe = load(Recipe, [str(ROOT / name) for name in TINY])
+    save_recipe(recipe, tmp_path)
+    folder = locate(recipe.model.name, console=Console())
+    settings = {"optim": Optim(**CONSTANT), "updates": 9, "token_budget": 4096, "dtype": "bfloat16"}
+    in_bf16 = load_model(folder, device="cpu", bf16=True)
+    policies = {
+        "bfloat16": ZeroPolicy(in_bf16, zero=Zero(stage=2), comm=Alone(), **settings),
+        "float32": SinglePolicy(load_model(folder, device="cpu"), **settings),
+    }
+    for step, (held, policy) in enumerate(policies.items()):
+        assert policy.update(step_batch(), loss)["skipped"] == 0.0  # the masters are no bfloat16 numbers any more
+        saved = checkpoint(policy, tmp_path / "checkpoints", step)
+        about = {"folder": tmp_path / held, "limit": 9, "comm": Alone(), "tell": print, "dtype": "bfloat16"}
+        Guarded(policy, **about).update(step_batch(bad=True), loss)
+        (rows,) = (tmp_path / held).iterdir()
+        assert load_rows(rows)[1]["weights"].startswith(f"{held}-")
+        assert replay.main([str(rows), str(saved)]) == 1
+        assert "the weights are those of the update" in capsys.readouterr().out
+    assert replay.main([str(rows), folder]) == 1
+    assert "the weights are OTHERS than those of the update" in capsys.readouterr().out
+
+
+def test_a_run_that_goes_bad_ends_saved_and_is_replayed(tmp_path, capsys, monkeypatch):
     """Weights of a user's reward at 1e200: advantages without division are beyond float32, every update is infinite."""
     huge = ('--reward.weights={"tests.faults:low_bytes"=1e200}', "--loss.advantage=mean", "--checkpoint.bad_updates=2")
     ended = train(tmp_path, *huge)
@@ -97,8 +164,9 @@ def test_a_run_that_goes_bad_ends_saved_and_is_replayed(tmp_path):
     assert [file.name for file in rows] == ["update-000000-rank-0.safetensors", "update-000001-rank-0.safetensors"]
     (row,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert (row["policy/nonfinite"], row["policy/skipped"]) == (1.0, 1.0)
-    done = replay(tmp_path, rows[0])
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "the weights are those of the update" in done.stdout
-    assert re.search(r"row \d: its advantage is not finite as it was given", done.stdout)
-    assert re.search(r"[1-9] of \d micro-batches are not finite", done.stdout)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert replay.main([str(rows[0])]) == 1
+    said = capsys.readouterr().out
+    assert "the weights are those of the update" in said
+    assert re.search(r"row \d: its advantage is not finite as it was given", said)
+    assert re.search(r"[1-9] of \d micro-batches are not finite", said)

@@ -1,6 +1,11 @@
 """When a run is saved: on the way, when its engine is lost, and not where there is no room; in this process."""
 
+import os
+import re
 import resource
+import shutil
+import signal
+import threading
 
 import pytest
 import torch
@@ -14,7 +19,8 @@ from grpo.policy.schedule import Optim
 from grpo.policy.single import SinglePolicy
 from grpo.rollout.hf import HfRollout
 from grpo.runlog import Console, RunLog
-from grpo.types import EngineLost, InputError, Sampling
+from grpo.types import EngineLost, InputError, Sampling, Stopped
+from grpo.watchdog import Watchdog
 from launch.checkpoints import Checkpoints
 from launch.keeping import Keeping
 from launch.resume import Logs
@@ -34,7 +40,7 @@ class Lost(HfRollout):
 class Kept:
     """A run of the toy in this process: its policy, its checkpoints and what was said."""
 
-    def __init__(self, folder, *, steps=4, about="these", reserve=0, **settings):
+    def __init__(self, folder, *, steps=4, about="these", reserve=0, comm=None, **settings):
         folder.mkdir(exist_ok=True)
         self.said = []
         console = Console()
@@ -53,12 +59,12 @@ class Kept:
             shared={"curriculum": self.curriculum, "logs": Logs(folder, self.log)},
             own={},
             about={"the questions": about},
-            comm=Alone(),
+            comm=comm or Alone(),
             console=console,
             reserve=reserve,
         )
 
-    def train(self, start=0, engine=HfRollout):
+    def train(self, start=0, engine=HfRollout, score=low_bytes, **more):
         cfg = LoopSettings(
             steps=self.steps,
             prompts_per_step=2,
@@ -70,7 +76,14 @@ class Kept:
         with self.checkpoints.kept():
             render = lambda e: tuple(f"Q{e.id}:".encode())  # noqa: E731
             train(
-                cfg, **who, score=per_group(low_bytes), render=render, comm=Alone(), save=self.checkpoints, start=start
+                cfg,
+                **who,
+                score=per_group(score),
+                render=render,
+                comm=Alone(),
+                save=self.checkpoints,
+                start=start,
+                **more,
             )
         return torch.cat([tensor.flatten().clone() for _, tensor in self.policy.weights()])
 
@@ -99,6 +112,90 @@ def test_a_lost_engine_ends_the_run_saved_and_it_goes_on_bitwise(straight, tmp_p
     later = Kept(tmp_path)
     assert later.train(start=later.checkpoints.restore(found)).equal(straight)
     assert found.step == 2
+
+
+def test_a_reward_that_fails_too_often_ends_the_run_saved(straight, tmp_path):
+    calls = []
+
+    def failing(example, completions):
+        calls.append(example)
+        if len(calls) == 5:  # two groups a step
+            raise InputError("reward 'mine:f' failed in 3 of 20 calls")
+        return low_bytes(example, completions)
+
+    failed = Kept(tmp_path, every=0)
+    with pytest.raises(InputError, match=r"failed in 3 of 20 calls$"):
+        failed.train(score=failing)
+    assert failed.said[-1].strip().startswith("saved after step 2, ")
+    later = Kept(tmp_path)
+    assert later.train(start=later.checkpoints.restore(snapshot.newest_whole(tmp_path / "checkpoints"))).equal(straight)
+
+
+class Ending(Alone):
+    """Whoever ends the process here is only listened to; the test goes on."""
+
+    def __init__(self):
+        self.ended, self.heard = (), threading.Event()
+
+    def end(self, code, text):
+        self.ended = code, text
+        self.heard.set()
+
+
+@pytest.mark.parametrize(("hangs_in", "saved"), [("score", 3), ("update", 2)])
+def test_a_run_that_hangs_ends_saved_where_its_weights_are_those_of_a_step(straight, tmp_path, hangs_in, saved):
+    """In the fourth step. While the reward hangs, memory holds what step 3 left; in an update it does not."""
+    comm = Ending()
+    kept = Kept(tmp_path, every=2, comm=comm)
+    dog = Watchdog(rank=0, factor=1.0, least=0.05, hang=0.05, out=(tmp_path / "stacks").open("w"))
+    dog._seen[hangs_in].extend([0.0] * 50)
+    calls, update = [], kept.policy.update
+
+    def hangs():
+        calls.append(1)
+        if len(calls) == (7 if hangs_in == "score" else 4):
+            assert comm.heard.wait(60)
+
+    def score(example, completions):
+        if hangs_in == "score":
+            hangs()
+        return low_bytes(example, completions)
+
+    def slow_update(batch, loss):
+        if hangs_in == "update":
+            kept.policy._done += 1  # under way
+            hangs()
+            kept.policy._done -= 1
+        return update(batch, loss)
+
+    kept.policy.update = slow_update
+    kept.log._around = dog.phase
+    with dog.watching(every=0.01, end=kept.checkpoints.hung):
+        kept.train(score=score)
+    code, text = comm.ended
+    assert code == 124
+    wanted = "" if saved == 3 else " of 3"
+    assert re.fullmatch(rf"{hangs_in} lasts \d+ s, usually 0 s; saved after step {saved}{wanted}, .*; .* there", text)
+    shutil.rmtree(tmp_path / "checkpoints" / "step-000004")
+    later = Kept(tmp_path)
+    found = snapshot.newest_whole(tmp_path / "checkpoints")
+    assert found.step == saved
+    assert later.train(start=later.checkpoints.restore(found)).equal(straight)
+
+
+def test_a_request_to_end_in_the_step_that_opens_the_gate_is_heard(tmp_path):
+    """The stage is over, and its model not yet written: that is for the next start."""
+    kept = Kept(tmp_path, every=0)
+
+    def gate(values):
+        if len(seen) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return len(seen) == 2
+
+    seen = []
+    with pytest.raises(Stopped, match=r"SIGTERM: saved after step 2, "):
+        kept.train(gate=gate, watch=lambda step, groups, values: seen.append(step) or {})
+    assert kept.there == [2]
 
 
 def test_other_questions_do_not_go_on(tmp_path):

@@ -51,6 +51,10 @@ def test_a_gate_goes_on_where_it_was_saved():
     assert opened(first, climb[:12]) == 0
     second.load_state_dict(first.state_dict())
     assert opened(second, climb[12:]) == 3
+    third = Gate(settings)
+    assert (second.is_open, third.is_open) == (True, False)
+    third.load_state_dict(second.state_dict())
+    assert third.is_open
 
 
 def test_metrics_of_some_steps_are_waited_for():

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import threading
 import time
 
 import pytest
@@ -78,6 +79,21 @@ def test_a_rank_that_is_killed_is_named():
     assert killed.code == -signal.SIGKILL
     assert isinstance(left.value, OtherRankFailed)
     assert left.value.failure == Failure(1, 1, "it ended without a word")
+
+
+def one_ends_all(comm):
+    ranks.TOLD = 1.0
+    comm.wait()
+    if comm.rank == 1:  # a watchdog's thread, while the main thread hangs
+        threading.Thread(target=comm.end, args=(124, "score lasts 999 s")).start()
+        time.sleep(600)
+    comm.wait()
+
+
+def test_a_thread_of_one_rank_ends_them_all():
+    waiting, hanging = run_ranks(one_ends_all)
+    assert (waiting.code, hanging.code) == (124, 124)
+    assert "stopped: rank 1: score lasts 999 s" in waiting.said
 
 
 def test_a_rank_that_no_longer_answers_is_missed():

@@ -6,10 +6,10 @@ import random
 import signal
 
 import pytest
-import torch.multiprocessing as mp
 
 from grpo.signals import StopRequest
 from tests.faults import train
+from tests.forked import forked
 
 # These are behind the first checkpoint. `make test-faults` tries KILLS of them.
 KILLED_AT = [0.5, 0.75, 0.95] + [random.Random(n).random() for n in range(int(os.environ.get("KILLS", "0")))]
@@ -86,6 +86,19 @@ def test_asked_to_end_it_finishes_the_step_and_saves(straight, tmp_path):
     assert left(tmp_path) == straight[2]
 
 
+def test_asked_to_end_in_the_step_that_opens_the_gate_it_writes_the_model_later(tmp_path):
+    """The plateau of two steps is flat whatever they give. What goes on then makes no third step."""
+    plateau = ("--gate.when=plateau", "--gate.window=1", "--gate.tolerance=100")
+    asked = train(tmp_path, *plateau, fault="SIGTERM:3")  # in the second step
+    assert asked.code == 75, asked.said
+    assert "gate         open: " in asked.said
+    assert not (tmp_path / "run" / "model").exists()
+    again = train(tmp_path, *plateau)
+    assert again.code == 0, again.said
+    assert [row["step"] for row in left(tmp_path)["metrics"]] == [0, 1]
+    assert left(tmp_path)["notes.jsonl"].count('"note": "gate"') == 1
+
+
 def test_another_recipe_does_not_go_on(tmp_path):
     assert train(tmp_path, fault="SIGTERM:3").code == 75
     before = sorted((path, path.stat().st_size) for path in (tmp_path / "run").rglob("*"))
@@ -130,7 +143,7 @@ def two_ctrl_c(file):
 
 
 def test_a_second_ctrl_c_ends_the_process_at_once(tmp_path):
-    process = mp.get_context("forkserver").Process(target=two_ctrl_c, args=(tmp_path / "said",))
+    process = forked().Process(target=two_ctrl_c, args=(tmp_path / "said",))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGINT

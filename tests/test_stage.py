@@ -4,15 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from launch.tiny_model import write_tiny_model
+from tests.forked import ROOT, run_program
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = ["configs/stage1.toml", "configs/models/tiny.toml"]
 
 
@@ -21,16 +20,16 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
 
 
-def train(home, *arguments, recipes=TINY, **variables):
-    environment = {
-        **os.environ,
-        **variables,
-        "XDG_CACHE_HOME": str(home / "cache"),
-        "WANDB_MODE": "offline",
-        "WANDB_SILENT": "true",
-    }
-    command = [sys.executable, "launch/train.py", *recipes, f"--run.folder={home / 'runs'}", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+def arguments_of(home, *arguments, recipes=TINY):
+    return [*recipes, f"--run.folder={home / 'runs'}", *arguments]
+
+
+def variables(home):
+    return {"XDG_CACHE_HOME": str(home / "cache"), "WANDB_MODE": "", "WANDB_API_KEY": "", "WANDB_SILENT": "true"}
+
+
+def train(home, *arguments, recipes=TINY):
+    return run_program("launch.train", arguments_of(home, *arguments, recipes=recipes), **variables(home))
 
 
 def refused(done, *parts):
@@ -44,7 +43,10 @@ def refused(done, *parts):
 
 @pytest.fixture(scope="module")
 def stage1(home):
-    done = train(home)
+    """The one run that is begun as a user does."""
+    command = [sys.executable, "launch/train.py", *arguments_of(home)]
+    environment = {**os.environ, **variables(home), "WANDB_MODE": "offline"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

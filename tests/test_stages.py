@@ -1,29 +1,28 @@
 """From stage to stage: `launch/stages.py` on the tiny model, gates, and models that were never through a stage."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from grpo.config import load
 from grpo.types import InputError
-from launch.chain import folder_of, launcher, set_aside
+from launch import stages
+from launch.chain import folder_of, launcher, set_aside, wait_for
 from launch.lineage import check_after, stages_of, write_stages
 from launch.recipe import Recipe
 from launch.stages import plan, read_arguments
+from tests.forked import ROOT, run_program
 
-ROOT = Path(__file__).resolve().parents[1]
 STAGES = ["configs/stage1.toml", "configs/stage2.toml"]
 SHORT = ["configs/models/tiny.toml", "--eval.questions=0", "--sampling.max_tokens=4", "--run.steps=4"]
 
 
-def train(home, *shared, stages=STAGES):
-    environment = {**os.environ, "XDG_CACHE_HOME": str(home / "cache"), "WANDB_MODE": "", "WANDB_API_KEY": ""}
-    command = [sys.executable, "launch/stages.py", *stages, "--", *SHORT, f"--run.folder={home / 'runs'}", *shared]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+def train(home, *shared):
+    environment = {"XDG_CACHE_HOME": str(home / "cache"), "WANDB_MODE": "", "WANDB_API_KEY": ""}
+    return run_program(
+        "launch.stages", [*STAGES, "--", *SHORT, f"--run.folder={home / 'runs'}", *shared], **environment
+    )
 
 
 def steps(run):
@@ -75,13 +74,17 @@ def test_the_same_command_again_runs_nothing_again(home, through):
     assert "the run was begun with run.seed = 0, now it is 5, and 5 more keys differ" in other.stdout
 
 
-def test_by_hand_the_next_stage_never_begins_by_itself(home):
-    done = train(home, "--run.name=mine", "--gate.when=hand", "--run.steps=1")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (home / "runs" / "mine-stage1" / "model").is_dir()
-    assert not (home / "runs" / "mine-stage2").exists()
-    assert "gate         by hand: python launch/train.py configs/stage2.toml" in done.stdout
-    assert f"--model.start={home / 'runs' / 'mine-stage1'}" in done.stdout
+def test_by_hand_the_next_stage_never_begins_by_itself(tmp_path, monkeypatch, capsys):
+    begun = []
+    monkeypatch.setattr(stages, "run", lambda arguments, **how: begun.append(folder_of(load(Recipe, arguments)).name))
+    command = [*STAGES, "--", *SHORT, f"--run.folder={tmp_path}", "--run.name=mine"]
+    assert stages.main([*command, "--gate.when=hand"]) == 0
+    assert begun == ["mine-stage1"]
+    said = capsys.readouterr().out
+    assert "gate         by hand: python launch/train.py configs/stage2.toml" in said
+    assert f"--model.start={tmp_path / 'mine-stage1'}" in said
+    assert stages.main(command) == 0
+    assert begun[1:] == ["mine-stage1", "mine-stage2"]
 
 
 def recipe(*arguments):
@@ -131,6 +134,14 @@ def test_arguments_before_and_after_the_dashes():
         read_arguments(["--", "a"])
     assert launcher(1) == (sys.executable, str(ROOT / "launch/train.py"))
     assert launcher(4, 7)[1:] == ("--quiet", "--num_gpus", "4", "--master_port", "7", str(ROOT / "launch/train.py"))
+
+
+@pytest.mark.parametrize(("ends", "code"), [("0", 75), ("3", 3)])
+def test_nothing_follows_a_run_that_was_through_before_it_heard_the_request(ends, code):
+    """It ends well, and so would the chain begin the next one; a run that fails says so itself."""
+    asks = f"signal.signal(15, lambda *_: sys.exit({ends})); os.kill(os.getppid(), 15); signal.pause()"
+    assert wait_for([sys.executable, "-S", "-c", f"import os, signal, sys; {asks}"]) == code
+    assert wait_for([sys.executable, "-S", "-c", "pass"]) == 0
 
 
 def test_a_run_that_was_cut_off_is_set_aside_and_kept(tmp_path):

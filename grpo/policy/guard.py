@@ -1,7 +1,8 @@
 """Which numbers went bad, and how often in a row? A policy engine around another one.
 
 The engines leave the weights alone where a loss, a log-probability or a gradient is not finite. Here the rows of such
-an update are kept for `python -m launch.replay`, and several in a row end the training.
+an update are kept for `python -m launch.replay`, and several in a row end the training. An update that was skipped as a
+spike is only told of.
 """
 
 import json
@@ -29,19 +30,31 @@ class Guarded:
     `limit`-th in a row, on all ranks together."""
 
     def __init__(
-        self, policy: PolicyEngine, *, folder: Path, limit: int, comm: Comm, tell: Callable[[str], None]
+        self,
+        policy: PolicyEngine,
+        *,
+        folder: Path,
+        limit: int,
+        comm: Comm,
+        tell: Callable[[str], None],
+        dtype: str = "float32",
     ) -> None:
+        """`dtype` is that of the policy's products, which its weights need not have."""
         self._policy, self._folder, self._limit, self._comm, self._tell = policy, folder, limit, comm, tell
-        self._row = 0
+        self._dtype, self._row = dtype, 0
 
     def update(self, batch: Batch, loss: Loss) -> Stats:
         number = self._policy.done
         stats = self._policy.update(batch, loss)
         if not stats.get("nonfinite"):
             self._row = 0
+            if stats.get("spike"):
+                numbers = f"gradient norm {stats['grad_norm']:.3g}, KL {stats.get('approx_kl', 0.0):.3g} nats a token"
+                self._tell(f"spike        update {number}: {numbers}; the weights stay as they are")
             return stats
         self._row += 1
-        about = {"update": number, "rank": self._comm.rank, "weights": weights_hash(self._policy.weights())}
+        weights = weights_hash(self._policy.weights())
+        about = {"update": number, "rank": self._comm.rank, "weights": weights, "dtype": self._dtype}
         file = save_rows(batch, self._folder, f"update-{number:06d}-rank-{self._comm.rank}", about)
         self._tell(f"not finite   update {number}: the weights stay as they are; its rows: {file}")
         if self._row >= self._limit:
@@ -85,12 +98,14 @@ def poisoned(loss: Tensor, logp_BC: Tensor) -> Tensor:
 
 
 def weights_hash(weights: Iterator[tuple[str, Tensor]]) -> str:
-    """Tells one state of the weights from another: names and values, bit by bit."""
-    digest = xxhash.xxh3_128()
+    """Tells one state of the weights from another: names and values, bit by bit, behind the number format that they
+    are held in, `bfloat16-...`: what ZeRO trains in bfloat16 has float32 masters in its checkpoints."""
+    digest, dtype = xxhash.xxh3_128(), ""
     for name, tensor in weights:
+        dtype = dtype or str(tensor.dtype).removeprefix("torch.")
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return f"{dtype}-{digest.hexdigest()}"
 
 
 def save_rows(batch: Batch, folder: Path, name: str, about: Mapping[str, Any]) -> Path:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from grpo.rollout.base import checked
-from grpo.types import Completion, InputError, Sampling, StaleRollout, TokenIds
+from grpo.types import Completion, EngineLost, InputError, Sampling, StaleRollout, TokenIds
 
 ENVIRONMENT = {  # read by vLLM while it is imported or started; what the user has set stays
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, where the weights are
@@ -162,7 +162,12 @@ class VllmRollout:
             for _, own in asked
         ]
         inputs = [{"prompt_token_ids": list(prompt)} for prompt, _ in asked]
-        written = self._llm.generate(inputs, settings, use_tqdm=False)[first : first + len(prompts)]
+        try:
+            written = self._llm.generate(inputs, settings, use_tqdm=False)[first : first + len(prompts)]
+        except Exception as error:  # whatever vLLM ends by; of several engines the others would not hear of it
+            if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+                raise
+            raise EngineLost(f"vLLM has died: {type(error).__name__}: {_line(error)}") from error
         return [
             [self._completion(output, greedy) for output in sorted(one.outputs, key=lambda output: output.index)]
             for one in written
@@ -176,7 +181,10 @@ class VllmRollout:
 
     def _check_whole(self) -> None:
         if not self._whole:
-            raise StaleRollout(f"vLLM is between two versions: the push of weights after {self._version} failed")
+            raise StaleRollout(
+                f"vLLM is between two versions, since the push of weights after {self._version} was cut off; it must "
+                "be started anew (a server: stop it, and `python launch/serve.py RECIPES` again)"
+            )
 
     def _wake(self, part: Literal["weights", "kv_cache"]) -> None:
         if part in self._asleep:

@@ -46,7 +46,7 @@ class ServerRollout:
         InputError where the server's model has other parameters, EngineLost where there is no server.
         """
         self._port, self._patience, self._comm, self._progress = port, patience, comm, progress
-        about = comm.lead(lambda: self._ask("about"))
+        about = self._together("about")
         if about["shapes"] != {name: list(shape) for name, shape in shapes.items()}:
             raise InputError(
                 f"rollout.port = {port}: the server there has another model, {about['model']}; "
@@ -55,13 +55,16 @@ class ServerRollout:
         self._shapes, self._folder = shapes, Path(about["folder"])
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        mine = checked(weights, self._shapes, version=version)
+        mine, lost = checked(weights, self._shapes, version=version), ""
         if self._comm.rank == 0:
-            self._push(mine, version)
-        else:
-            for _ in mine:  # under ZeRO-3 each tensor is gathered by a call that all ranks make
-                pass
-        self._comm.wait()
+            try:
+                self._push(mine, version)
+            except EngineLost as error:
+                lost = str(error)
+        for _ in mine:  # under ZeRO-3 each tensor is gathered by a call that all ranks make
+            pass
+        if lost := self._comm.lead(lambda: lost):
+            raise EngineLost(lost)
 
     def generate(self, prompts: Sequence[TokenIds], sampling: Sampling, *, seed: int) -> list[list[Completion]]:
         """The prompts of all ranks are one request, with the seed of rank 0; each rank gets its own answers."""
@@ -69,11 +72,25 @@ class ServerRollout:
         everyones = self._comm.gather(prompts)
         self._progress(f"rollout: {len(everyones)} prompts x {sampling.group_size} at the server")
         request = {"prompts": everyones, "sampling": asdict(sampling), "seed": seed}
-        written = self._comm.lead(lambda: self._ask("generate", **request))
+        written = self._together("generate", **request)
         return [[_completion(one) for one in group] for group in written[first : first + len(prompts)]]
 
     def release(self) -> None:
-        self._comm.lead(lambda: self._ask("release"))
+        self._together("release")
+
+    def _together(self, what: str, **body: Any) -> Any:
+        """The answer that rank 0 gets, on every rank. Where the server is lost, all of them raise EngineLost."""
+
+        def ask() -> tuple[Any, str]:
+            try:
+                return self._ask(what, **body), ""
+            except EngineLost as error:
+                return None, str(error)
+
+        answer, lost = self._comm.lead(ask)
+        if lost:
+            raise EngineLost(lost)
+        return answer
 
     def _push(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         self._ask("load", version=version)
