@@ -38,7 +38,7 @@ endif
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-gpu test-faults bench sft train eval golden clean
+.PHONY: help setup lock lint format test test-gpu test-faults test-fuzz bench sft train eval golden clean
 .NOTPARALLEL:
 
 help:  ## List the commands
@@ -52,8 +52,12 @@ help:  ## List the commands
 setup:  ## Make .venv with what this machine can use; also tries parts again that were missing
 	$(PYTHON) launch/environment.py
 
-$(STAMP): pyproject.toml launch/environment.py launch/packages.py
+$(STAMP): pyproject.toml requirements.lock launch/environment.py launch/packages.py
 	$(PYTHON) launch/environment.py
+
+# Without $(STAMP): what is pinned and what is locked may differ here, and set-up would stop at that.
+lock:  ## Resolve what pyproject.toml pins into requirements.lock again, with hashes
+	$(PY) -m launch.lock
 
 sft: configs/sft.toml configs/models/$(MODEL).toml $(STAMP)  ## Warm up by supervised steps: make sft
 	$(TRAIN) $(filter %.toml,$^) $(OVERRIDES)
@@ -80,6 +84,9 @@ test-faults: $(STAMP)  ## Kill runs at KILLS=200 points, damage their checkpoint
 	KILLS=$(or $(KILLS),200) OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_resume.py tests/test_resume_ranks.py \
 	  tests/test_snapshot.py tests/test_checkpoints.py tests/test_bad_numbers.py tests/test_watchdog.py tests/test_restart.py \
 	  tests/test_locking.py tests/test_tracking.py $(ARGS)
+
+test-fuzz: $(STAMP)  ## Try FUZZ=10000 damaged recipes, data files, checkpoints and completions of each kind
+	FUZZ=$(or $(FUZZ),10000) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) tests/test_fuzz.py $(ARGS)
 
 # The peer has a virtual environment of its own, with the build of torch that ours has.
 .venv-trl/.stamp: benchmarks/trl-requirements.txt | $(STAMP)

@@ -73,6 +73,12 @@ def cache_key(example: Example) -> str:
     return f"{example.id} {hashlib.sha256(repr(example).encode()).hexdigest()[:12]}"
 
 
+def _tally(id: str, right: int, of: int) -> Tally:  # noqa: A002 (as in the file)
+    if not 0 <= right <= of or of < 1 or not isinstance(right + of, int):
+        raise ValueError(f"{right} of {of}")
+    return Tally(id=id, right=right, of=of)
+
+
 class Cache:
     """Tallies on disk, a line each behind a first line that says what they were made with.
 
@@ -100,14 +106,15 @@ class Cache:
         self.tallies |= {tally.id: tally for tally in tallies}
 
     def _read(self, made_with: dict[str, Any]) -> None:
-        raw = self._path.read_bytes()
-        whole = raw.rfind(b"\n") + 1
         try:
+            raw = self._path.read_bytes()
+            whole = raw.rfind(b"\n") + 1
             head, *lines = raw[:whole].decode("utf-8").splitlines()
             found = json.loads(head)["made_with"]
             rows = [json.loads(line) for line in lines]
-            self.tallies = {row["id"]: Tally(id=row["id"], right=row["right"], of=row["of"]) for row in rows}
-        except (ValueError, KeyError, TypeError):
+            self.tallies = {row["id"]: _tally(row["id"], row["right"], row["of"]) for row in rows}
+            found = dict(found)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise InputError(f"{self._path} is no cache of this filter; give another --cache") from None
         for name, value in made_with.items():
             if found.get(name) != value:

@@ -18,6 +18,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from grpo.types import InputError
 
 T = TypeVar("T")
+# ValueError: a number of over 4,300 digits, too; RecursionError: thousands of brackets.
+NOT_TOML = (ValueError, RecursionError)
 Origin = dict[tuple[str, ...], str]  # ("sampling", "group_size") -> "configs/stage1.toml:12"
 
 
@@ -54,14 +56,14 @@ def describe(cls: type) -> str:
 def _file(path: Path) -> tuple[dict[str, Any], Origin]:
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path, or text that is not UTF-8
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.toml")], n=3, cutoff=0.3)
         hint = f"; there is {', '.join(near)}" if near else ""
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        reason = error.strerror if isinstance(error, OSError) else "no path, or not UTF-8"
         raise InputError(f"{path}: cannot read this recipe ({reason}){hint}") from None
     try:
         layer = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except NOT_TOML as error:
         raise InputError(f"{path}: not TOML: {error}") from None
     return layer, {key: f"{path}:{_line(text, key)}" for key in _leaves(layer)}
 
@@ -72,7 +74,7 @@ def _override(cls: Any, argument: str) -> tuple[dict[str, Any], Origin]:
         raise InputError(f"{argument}: an override is written --section.key=value")
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+    except NOT_TOML:
         value = raw  # a bare word is a string: --run.name=first-try
     path = tuple(name.split("."))
     kind = cls
@@ -112,8 +114,14 @@ def _first(error: ValidationError, origin: Origin) -> str:
     if place is None:  # about a section, or the recipe, as a whole
         place = _named_in(message, path, origin) or "recipe"
         return f"{place}: {'.'.join(path)}: {message}" if path else f"{place}: {message}"
-    got = "" if problem["type"] == "missing" else f" = {problem['input']!r}"
+    got = "" if problem["type"] == "missing" else f" = {shortened(problem['input'])}"
     return f"{place}: {'.'.join(path)}{got}: {message}"
+
+
+def shortened(value: object, *, most: int = 200) -> str:
+    """How a value is shown in a message, at most so many characters of it."""
+    shown = repr(value)
+    return shown if len(shown) <= most else f"{shown[:most]}..."
 
 
 def _named_in(message: str, path: tuple[str, ...], origin: Origin) -> str | None:

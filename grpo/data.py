@@ -9,8 +9,8 @@ A record has the shape of Trust-Data (`declare-lab/Trust-Data`):
   computed by normalized containment (not for claims, which are entailed rather than spelled);
 * optional `id` (made from question and answers where missing), `source`, and `style` or Trust-Data's `data_type`.
 
-A field that is `null` counts as missing, since the columns of a hub data set are filled up with it. Every complaint is
-an `InputError` of one line: where, which field, what is wrong, and what would be valid.
+A field that is `null` counts as missing: the columns of a hub data set are filled up with it. Complaints are an
+`InputError` of one line: where, which field, what is wrong, and what would be valid.
 """
 
 import difflib
@@ -45,8 +45,7 @@ def load_examples(source: str | Path, *, style: Style = "prose") -> list[Example
     `style` is for records that state neither `style` nor `data_type`. Ids are unique within the result: a given id that
     comes twice is an `InputError`; a made one gets `-2`, `-3` in order (Trust-Data repeats questions with other docs).
     """
-    seen: dict[str, str] = {}
-    examples: list[Example] = []
+    seen, examples = dict[str, str](), list[Example]()
     for place, record in read_records(source):
         example = read_example(place, record, style=style, source=_stem(source))
         if record.get("id") is None:
@@ -124,8 +123,8 @@ def _neighbors(path: Path) -> str:
     if not folder.is_dir():
         return f"there is no folder {folder}"
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(SUFFIXES))
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.4) or names[:3]
-    return f"nearest in {folder}: {', '.join(near)}" if near else f"expected {_ENDINGS}, and {folder} holds none"
+    near = ", ".join(difflib.get_close_matches(path.name, names, n=3, cutoff=0.4) or names[:3])
+    return f"nearest in {folder}: {near}" if near else f"expected {_ENDINGS}, and {folder} holds none"
 
 
 def _json_lines(path: Path, text: str) -> Iterator[tuple[str, object]]:
@@ -134,8 +133,8 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[str, object]]:
         if not line.strip():
             continue
         try:
-            row: object = json.loads(line)
-        except (ValueError, RecursionError) as error:  # RecursionError: thousands of brackets
+            row = _parsed(line)
+        except (ValueError, RecursionError) as error:
             raise _malformed(path, error, number, "one JSON object a line") from error
         yield f"{path}:{number}", row
 
@@ -144,13 +143,21 @@ def _json_list(path: Path, text: str) -> Iterator[tuple[str, object]]:
     if not text.strip():
         return
     try:
-        rows: object = json.loads(text)
+        rows = _parsed(text)
     except (ValueError, RecursionError) as error:
         raise _malformed(path, error, getattr(error, "lineno", 1), "a JSON list of records") from error
     if not isinstance(rows, list):
         raise InputError(f"{path}: {type(rows).__name__} at the top; expected a JSON list of records")
     for number, row in enumerate(cast(list[object], rows), 1):
         yield f"{path}, record {number}", row
+
+
+def _parsed(text: str) -> object:
+    """RecursionError for thousands of brackets, ValueError also for half of a surrogate pair: nothing can write it."""
+    value: object = json.loads(text)
+    if "\\u" in text:
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def _malformed(path: Path, error: Exception, line: int, valid: str) -> InputError:
@@ -186,12 +193,10 @@ def read_example(place: str, record: Record, *, style: Style, source: str, blank
     question = text_field(place, record, "question")
     style, source = _style(place, record, style, source)
     docs = _docs(place, record, style)
-    labelled = bool(docs) and all(doc.get("answers_found") == [] for doc in docs)
-    answers = _answers(place, record, style, empty_allowed=labelled)
+    answers = _answers(place, record, style, empty_allowed=all(doc.get("answers_found") == [] for doc in docs or ({},)))
     if answers and not blank_answers and not any(normalize(alias) for aliases in answers for alias in aliases):
         raise _wrong(place, "answers", "are only punctuation and articles", "one with another word or digit")
-    passages: list[Passage] = []
-    found: list[tuple[bool, ...]] = []
+    passages, found = list[Passage](), list[tuple[bool, ...]]()
     for n, doc in enumerate(docs):
         where = f"{place}: docs[{n}]"
         title = text_field(where, doc, "title", empty=True)

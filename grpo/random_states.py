@@ -31,6 +31,8 @@ def set_random_states(states: Mapping[str, Any]) -> None:
     version, words, gauss = states["python"]
     random.setstate((version, tuple(words), gauss))
     kind, keys, place, has_gauss, cached = states["numpy"]
+    if len(keys) != 624 or not 0 <= place <= 624:  # numpy itself would draw from whatever is in memory there
+        raise ValueError(f"numpy's state has {len(keys)} words and stands at {place}; expected 624, and 0 to 624")
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), place, has_gauss, cached))
     torch.set_rng_state(_tensor(states["torch"]))
     if states["cuda"] and torch.cuda.is_available():

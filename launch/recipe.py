@@ -18,7 +18,7 @@ from curriculum.order import OrderSettings
 from grpo.types import Style
 from launch.keeping import Keeping
 from launch.shapes import Shape
-from launch.values import Limit, Shots
+from launch.values import Limit, Name, Shots
 from rewards.compose import RewardSettings
 
 # What `eval.best_by` may name: the numbers of eval.held_out and eval.trust_score of which more is better.
@@ -35,8 +35,8 @@ Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Run:
     """Where a run goes and how long it lasts."""
 
-    stage: str = "stage1"  # "sft", "stage1", "stage2": names the run, and what a later stage starts from
-    name: str = ""  # folder below `folder`; "" is <stage>-<model.label>
+    stage: Name = "stage1"  # "sft", "stage1", "stage2": names the run, and what a later stage starts from
+    name: Name = ""  # folder below `folder`; "" is <stage>-<model.label>
     folder: str = "runs"
     seed: int = 0  # of sampling and of the order of questions
     steps: Count = 0  # 0: as many as `epochs` over the training questions need
@@ -50,7 +50,7 @@ class Model:
     """Which model, and how it is spoken to."""
 
     name: str = "embedded:smollm2-135m"  # a folder, a hub name, "embedded:smollm2-135m" or "random:tiny"
-    label: str = "smollm2-135m"  # for file names
+    label: Name = "smollm2-135m"  # for file names
     start: str = "base"  # "base", "stage1" (the run of that stage with this model), or a model or run folder
     after: str = ""  # a stage that the starting model must have been through; "" asks for none
     reasoning: bool = False  # <think>..</think><answer>..</answer>, or plain text for instruct models

@@ -12,7 +12,7 @@ from typing import Any
 from grpo.config import dump
 from grpo.prompts import load_system
 from grpo.runlog import Console, RunLog, refuse_existing
-from grpo.snapshot import Snapshot, flush, newest_whole, set_aside, steps_in
+from grpo.snapshot import DAMAGE, Snapshot, flush, newest_whole, set_aside, steps_in
 from grpo.types import Example, InputError
 from launch.assemble import save_recipe
 from launch.recipe import Recipe
@@ -53,10 +53,10 @@ def check_same(recipe: Recipe, folder: Path, *, tell: Callable[[str], None] = la
     """
     file = folder / "recipe.toml"
     try:
-        before, prompt = tomllib.loads(file.read_text("utf-8")), (folder / "prompt.txt").read_text("utf-8")
-    except (OSError, ValueError) as error:
+        old, prompt = _keys(tomllib.loads(file.read_text("utf-8"))), (folder / "prompt.txt").read_text("utf-8")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{file}: cannot be read as the recipe of this run: {error}") from None
-    old, new = _keys(before), _keys(tomllib.loads(dump(recipe)))
+    new = _keys(tomllib.loads(dump(recipe)))
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _is_free(key)]
     valid = f"valid: the recipe as it was, or a new run, --run.name={folder.name}-2 (make: NAME={folder.name}-2)"
     if differing:
@@ -77,7 +77,18 @@ def prepare_folder(recipe: Recipe, folder: Path, found: Snapshot | None) -> None
     set_aside(checkpoints_of(folder), after=found.step)
     if not (folder / "model" / "stages.json").exists():
         shutil.rmtree(folder / "model", ignore_errors=True)  # of steps that are now made again
-    cut_back(folder, found.shared()["parts"]["logs"]["bytes"])
+    cut_back(folder, log_sizes(found))
+
+
+def log_sizes(found: Snapshot) -> dict[str, int]:
+    """How long the log files were at a checkpoint."""
+    try:
+        sizes = {str(name): int(size) for name, size in found.shared()["parts"]["logs"]["bytes"].items()}
+    except DAMAGE as error:
+        raise InputError(f"{found.path}: the log files' lengths cannot be read: {error!r}") from None
+    if min(sizes.values(), default=0) < 0:
+        raise InputError(f"{found.path}: a log file of {min(sizes.values())} bytes; expected 0 or more")
+    return sizes
 
 
 def cut_back(folder: Path, sizes: Mapping[str, int]) -> None:
@@ -114,7 +125,12 @@ class Logs:
 
 def wandb_id(found: Snapshot | None) -> str:
     """Of the run that is gone on with; empty for a new one."""
-    return found.shared()["parts"]["logs"]["wandb"] if found else ""
+    if found is None:
+        return ""
+    try:
+        return str(found.shared()["parts"]["logs"]["wandb"])
+    except DAMAGE as error:
+        raise InputError(f"{found.path}: wandb's run id cannot be read: {error!r}") from None
 
 
 def digest(examples: Sequence[Example]) -> str:

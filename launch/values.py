@@ -2,7 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import PlainValidator
+from pydantic import AfterValidator, PlainValidator
+
+LONGEST_NAME = 100  # bytes: a folder's name may have 255, and ours say more than this
 
 
 def _shots(value: Any) -> int | str:
@@ -19,5 +21,12 @@ def _limit(value: Any) -> float | str:
     raise ValueError('valid: a number above 0, or "auto" (0.05 in bfloat16, 0.005 in float32)')
 
 
+def _name(value: str) -> str:
+    if value in (".", "..") or "/" in value or not value.isprintable() or len(value.encode()) > LONGEST_NAME:
+        raise ValueError(f"valid: the name of one folder, without /, of at most {LONGEST_NAME} bytes")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
 Shots = Annotated[int | Literal["auto"], PlainValidator(_shots)]
 Limit = Annotated[float | Literal["auto"], PlainValidator(_limit)]

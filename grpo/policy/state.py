@@ -74,7 +74,7 @@ def read_counts(path: Path, *, parameters: int) -> tuple[int, int]:
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
         updates, steps, found = (int(state[key]) for key in ("updates", "adam_steps", "parameters"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{file}: cannot be read as the state of an optimizer: {error!r}") from None
     if found != parameters:
         raise InputError(f"{file}: of a model with {found} tensors, this one has {parameters}")
