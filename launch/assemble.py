@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.build import build_from_qa
+from curriculum.closed_book import in_words, load_closed_book, once_each
 from curriculum.gold import gold_completion_text
 from curriculum.sampler import mix
 from curriculum.twins import with_twins
@@ -29,6 +30,10 @@ from grpo.types import Completion, Example, Group, InputError, Render, Sampling
 from launch.models import fingerprint, load_model, load_tokenizer
 from launch.precision import device, mismatch_limit, precision
 from launch.recipe import Recipe, Setup
+
+
+STAGES = ("stage1", "factuality-fact")
+"""Stages that another stage of ours starts from: `model.start` may name them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +64,8 @@ def load_questions(recipe: Recipe, console: Console) -> Questions:
     shown = [f"{len(questions.train)} to train on ({_unanswerable(questions.train)} unanswerable)"]
     shown += [f"{len(questions.warm_up)} to warm up"] if questions.warm_up else []
     shown += [f"{len(questions.held_out)} held out ({_unanswerable(questions.held_out)} unanswerable)"]
-    console.line(f"data         {data.source}: {', '.join(shown)}")
+    named = data.source if isinstance(data.source, str) else f"{len(data.source)} sources"
+    console.line(f"data         {named}: {', '.join(shown)}")
     return questions
 
 
@@ -91,8 +97,19 @@ def _held_out_questions(recipe: Recipe, held_out: Sequence[Example], console: Co
 
 def all_examples(recipe: Setup, console: Console) -> list[Example]:
     """Every example of data.source, before any split: loaded, or built for the world and question-answer pairs."""
+    source = recipe.data.source
+    if isinstance(source, str):
+        return examples_of(source, recipe, console)
+    kept, again = once_each(example for one in source for example in examples_of(one, recipe, console))
+    if again:
+        console.line(f"             {again} questions are in several sources; the first one counts")
+    return kept
+
+
+def examples_of(source: str, recipe: Setup, console: Console) -> list[Example]:
+    """Every example of one source; what was dropped of it is said."""
     data = recipe.data
-    if data.source == "world":
+    if source == "world":
         # Four times what is asked for, half of it unanswerable, so that any mix can be drawn on either side of the
         # split. The evaluation's size has no say in it: the same questions then make the same warm-up everywhere.
         needed = max(data.questions, recipe.warmup.steps * recipe.warmup.examples_per_step, 250)
@@ -104,13 +121,19 @@ def all_examples(recipe: Setup, console: Console) -> list[Example]:
             passages=data.passages,
             styles=data.styles,
         )
-    if shape_of(data.source) == "question_answer":
-        console.status(f"{data.source}: finding distractors")
+    shape = shape_of(source)
+    if shape == "question_answer":
+        console.status(f"{source}: finding distractors")
         words = data.max_words or None
-        examples, report = build_from_qa(data.source, passages=data.passages, seed=data.seed, max_words=words)
+        examples, report = build_from_qa(source, passages=data.passages, seed=data.seed, max_words=words)
         console.line(f"             {report}")
         return examples
-    return load_examples(data.source)
+    if shape == "closed_book":
+        examples, dropped = load_closed_book(source)
+        kept, again = once_each(examples)
+        console.line(f"             {source}: {in_words(kept, {**dropped, 'asked before': again})}")
+        return kept
+    return load_examples(source)
 
 
 def _unanswerable(examples: Sequence[Example]) -> int:
@@ -269,16 +292,17 @@ def start_folder(recipe: Setup) -> str | None:
     start = recipe.model.start
     if start == "base":
         return None
-    if start == "stage1":
-        folder = Path(recipe.run.folder) / f"stage1-{recipe.model.label}" / "model"
+    if start in STAGES:
+        folder = Path(recipe.run.folder) / f"{start}-{recipe.model.label}" / "model"
         if not folder.is_dir():
             raise InputError(
-                f'model.start = "stage1": {folder} is not there; run `make train-stage1` first, '
+                f'model.start = "{start}": {folder} is not there; run `make train-{start}` first, '
                 "or give a model folder: --model.start=FOLDER (make: FROM=FOLDER)"
             )
         return str(folder)
     if not Path(start).is_dir():
-        raise InputError(f'model.start = {start!r}: no such folder; valid: "base", "stage1", or a model or run folder')
+        valid = ", ".join(f'"{stage}"' for stage in STAGES)
+        raise InputError(f'model.start = {start!r}: no such folder; valid: "base", {valid}, or a model or run folder')
     is_run = (Path(start) / "model").is_dir() and not (Path(start) / "config.json").exists()
     return str(Path(start) / "model") if is_run else start
 
