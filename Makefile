@@ -44,7 +44,7 @@ export TOKENIZERS_PARALLELISM = false
 help:  ## List the commands
 	@echo 'usage: make COMMAND [MODEL=$(MODEL)] [DATA=] [NAME=] [SEED=] [FROM=] [CHECKPOINT=] [GPUS=] [ARGS="--section.key=value ..."]'
 	@echo
-	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {sub("%", "stage1", $$1); printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {sub("%", "stage1", $$1); printf "  %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo 'stages: $(STAGES)'
 	@echo 'models: $(MODELS)'
