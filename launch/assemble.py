@@ -8,15 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from curriculum.build import build_from_qa
-from curriculum.closed_book import in_words, load_closed_book, once_each
 from curriculum.gold import gold_completion_text
 from curriculum.sampler import mix
 from curriculum.twins import with_twins
-from curriculum.world import make_world
 from grpo.comm import Comm, check_shares
 from grpo.config import dump
-from grpo.data import load_examples, shape_of, split
+from grpo.data import split
 from grpo.dynamic import Dynamic
 from grpo.loop import LoopSettings
 from grpo.meter import Meter
@@ -30,7 +27,7 @@ from grpo.types import Completion, Example, Group, InputError, Render, Sampling
 from launch.models import fingerprint, load_model, load_tokenizer
 from launch.precision import device, mismatch_limit, precision
 from launch.recipe import Recipe, Setup
-
+from launch.sources import all_examples
 
 STAGES = ("stage1", "factuality-fact")
 """Stages that another stage of ours starts from: `model.start` may name them."""
@@ -93,47 +90,6 @@ def _held_out_questions(recipe: Recipe, held_out: Sequence[Example], console: Co
         )
         return []
     return mix(held_out, count=wanted.questions, unanswerable=wanted.unanswerable, seed=0, key="eval.unanswerable")
-
-
-def all_examples(recipe: Setup, console: Console) -> list[Example]:
-    """Every example of data.source, before any split: loaded, or built for the world and question-answer pairs."""
-    source = recipe.data.source
-    if isinstance(source, str):
-        return examples_of(source, recipe, console)
-    kept, again = once_each(example for one in source for example in examples_of(one, recipe, console))
-    if again:
-        console.line(f"             {again} questions are in several sources; the first one counts")
-    return kept
-
-
-def examples_of(source: str, recipe: Setup, console: Console) -> list[Example]:
-    """Every example of one source; what was dropped of it is said."""
-    data = recipe.data
-    if source == "world":
-        # Four times what is asked for, half of it unanswerable, so that any mix can be drawn on either side of the
-        # split. The evaluation's size has no say in it: the same questions then make the same warm-up everywhere.
-        needed = max(data.questions, recipe.warmup.steps * recipe.warmup.examples_per_step, 250)
-        return make_world(
-            4 * needed,
-            seed=data.seed,
-            unanswerable=0.5,
-            unrelated=data.unrelated,
-            passages=data.passages,
-            styles=data.styles,
-        )
-    shape = shape_of(source)
-    if shape == "question_answer":
-        console.status(f"{source}: finding distractors")
-        words = data.max_words or None
-        examples, report = build_from_qa(source, passages=data.passages, seed=data.seed, max_words=words)
-        console.line(f"             {report}")
-        return examples
-    if shape == "closed_book":
-        examples, dropped = load_closed_book(source)
-        kept, again = once_each(examples)
-        console.line(f"             {source}: {in_words(kept, {**dropped, 'asked before': again})}")
-        return kept
-    return load_examples(source)
 
 
 def _unanswerable(examples: Sequence[Example]) -> int:

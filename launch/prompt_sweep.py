@@ -76,8 +76,8 @@ def questions(recipe: Recipe, console: Console) -> list[Example]:
         )
     if other := next((example for example in examples if example.style != "closed"), None):
         raise InputError(
-            f"example {other.id}: style {other.style!r}, and the prompts are for closed-book questions; give such data: "
-            "--data.source=FILE (curriculum/closed_book.py says which)"
+            f"example {other.id}: style {other.style!r}, and the prompts are for closed-book questions; expected "
+            "--data.source=FILE of such (curriculum/closed_book.py has their shapes)"
         )
     return examples
 
@@ -122,7 +122,9 @@ def ask_all(
     rollout: RolloutEngine | None = None
     for prompt in prompts:
         left = [example for example in examples if (prompt.key, cache_key(example)) not in done]
-        console.line(f"prompt {prompt.number:<5} {len(examples)} questions x {samples} answers, {len(left)} left to ask")
+        console.line(
+            f"prompt {prompt.number:<5} {len(examples)} questions x {samples} answers, {len(left)} left to ask"
+        )
         if left and rollout is None:
             engine = choose_rollout(recipe, base, console)
             rollout = make_rollout(engine, recipe, base, prompt.speech, console, Alone())

@@ -27,6 +27,7 @@ Verdict = Literal["right", "process", "silent", "wrong"]
 
 PROCESS = 0.5
 
+
 def verdicts(example: Example, answers: Sequence[Answer], verifier: Verifier) -> list[Verdict]:
     """What each answer of a group is; the verifier is asked at most once, and only for claims.
 

@@ -16,7 +16,7 @@ from grpo.types import Example, InputError
 from launch.assemble import all_examples
 from launch.recipe import Recipe
 
-SIMPLEQA = 'metadata,problem,answer\n"{\'topic\': \'Sport, old\'}","Who won, in\n1912?",Ada Moss\n{},Who lost?,B. Ode\n'
+SIMPLEQA = "metadata,problem,answer\n\"{'topic': 'Sport, old'}\",\"Who won, in\n1912?\",Ada Moss\n{},Who lost?,B. Ode\n"
 POPQA = [
     {"id": 7, "question": "What is Ada's occupation?", "obj": "poet", "possible_answers": '["poet", "bard"]'},
     {"id": 8, "question": "In what city was Ada born?", "possible_answers": ["Port Alder"]},
@@ -26,8 +26,8 @@ SELFAWARE = {
     "keywords": ["self-knowledge"],
     "example": [
         {"question_id": 1, "question": "Who won?", "answer": ["Moss", "Ada Moss"], "answerable": True, "source": "x"},
-        {"question_id": 2, "question": "Why is there luck?", "answer": None, "answerable": False, "source": "SelfAware"},
-        {"question_id": 3, "question": "Is time kind?", "answer": [], "answerable": False, "source": "SelfAware"},
+        {"question_id": 2, "question": "Why is there luck?", "answer": None, "answerable": False, "source": "y"},
+        {"question_id": 3, "question": "Is time kind?", "answer": [], "answerable": False, "source": "y"},
     ],
 }
 TRIVIAQA = [
@@ -104,18 +104,18 @@ def test_the_hubs_fields_come_through_datasets(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"question": "Q?", "possible_answers": "poet"}, r"record 1: possible_answers is 'poet'; expected a list of acc"),
-        ({"question": "Q?", "possible_answers": [1]}, r"possible_answers is \[1\]; expected a list of accepted spellings"),
+        ({"question": "Q?", "possible_answers": "poet"}, r"record 1: possible_answers is 'poet'; expected a list"),
+        ({"question": "Q?", "possible_answers": [1]}, r"possible_answers is \[1\]; expected a list of accepted"),
         ({"question": "Q?", "answerable": True, "answer": "Moss"}, r"answer is 'Moss'; expected a list of accepted"),
         ({"question": "Q?", "answerable": True, "answer": []}, r"answer is \[\]; expected a list of accepted"),
         ({"question": "Q?", "answerable": "yes", "answer": ["a"]}, r"answerable is 'yes'; expected true or false"),
-        ({"question": "Q?", "answerable": False, "answer": ["a"]}, r"answer is \['a'\]; expected null, since answerable"),
+        ({"question": "Q?", "answerable": False, "answer": ["a"]}, r"answer is \['a'\]; expected null, since"),
         ({"question": "Q?", "answer": {"value": "A", "aliases": "B"}}, r"answer.aliases is 'B'; expected a list"),
         ({"question": "Q?", "answer": {"aliases": ["B"]}}, r"record 1: answer: value is missing; expected a string"),
         ({"problem": "", "answer": "A"}, r"problem is empty; expected a string with text"),
         ({"problem": "Q?"}, r"record 1: answer is missing; expected a string"),
         ({"question": "Q?", "golden_answer": ["A"]}, r"golden_answer is list; expected a string"),
-        ({"question": "Q?", "text": "A"}, r"not a closed-book question; expected problem \(SimpleQA\), possible_answers"),
+        ({"question": "Q?", "text": "A"}, r"not a closed-book question; expected problem \(SimpleQA\), poss"),
     ],
 )
 def test_a_wrong_record_is_named_in_one_line(tmp_path, record, message):

@@ -88,7 +88,7 @@ def test_a_sweep_on_the_tiny_model_goes_on_where_it_was_cut_off(home, monkeypatc
     assert sweep(home, "--out", str(home)) == 2
     assert "is there already and holds no sweep; give a new folder" in capsys.readouterr().out
     assert sweep(home, "--out", str(home / "x"), "--data.source=world", "--data.questions=4") == 2
-    assert "the prompts are for closed-book questions; give such data" in capsys.readouterr().out
+    assert "the prompts are for closed-book questions; expected --data.source=FILE" in capsys.readouterr().out
     assert sweep(home, "--out", str(home / "x"), "--rollout.engine=server") == 2
     assert 'rollout.engine = "server" is for training' in capsys.readouterr().out
     assert not (home / "x").exists()

@@ -156,11 +156,10 @@ def test_numbered_prompts_ask_for_a_box_in_either_format() -> None:
         system = load_system(f"factuality/{number}")
         assert "boxed[Paris]" in system
         assert "boxed[Unknown]" in system
-        made = {
-            reasoning: make_render(tokenizer(), system=system, reasoning=reasoning, context=2048, max_tokens=64)(example)
-            for reasoning in (True, False)
-        }
-        said = {reasoning: str(tokenizer().decode(list(ids))) for reasoning, ids in made.items()}
+        said = {}
+        for reasoning in (True, False):
+            render = make_render(tokenizer(), system=system, reasoning=reasoning, context=2048, max_tokens=64)
+            said[reasoning] = str(tokenizer().decode(list(render(example))))
         assert "inside <answer> and </answer>" in said[True]
         assert "step by step" in said[False]
         assert not any("{thinking}" in text or "<answer>" in said[False] for text in said.values())
