@@ -94,7 +94,7 @@ def point(asked: Sequence[Asked]) -> Point:
     return Point(
         values={name: float(values[name][0]) for name in shown},
         intervals={name: around[name] for name in shown},
-        buckets=dict(factuality([one.outcomes for one in asked]).shares),
+        buckets={str(name): share for name, share in factuality([one.outcomes for one in asked]).shares.items()},
     )
 
 

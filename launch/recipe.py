@@ -24,6 +24,9 @@ from rewards.compose import RewardSettings
 # What `eval.best_by` may name: the numbers of eval.held_out and eval.trust_score of which more is better.
 MEASURED = ("trust_score", "f1_gr", "f1_ac", "f1_gc", "grounded", "right", "citation_recall", "citation_precision")
 
+# What is done to the examples of any source (curriculum/transforms.py).
+TRANSFORMS = ("distractors", "without_support", "shuffle")
+
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -71,6 +74,9 @@ class Data:
     styles: dict[Style, Annotated[float, Field(ge=0)]] = field(
         default_factory=lambda: {"prose": 0.6, "list": 0.2, "claims": 0.2}
     )  # of the world's questions, as weights
+    distractors: Count = 0  # more passages for each question, from other questions (curriculum/transforms.py)
+    without_support: bool = False  # also each question without the passages that answer it: a form to refuse
+    shuffle: bool = False  # show the passages in another order than the source has
     passages: Positive = 3  # per question, where we build the examples (world, question-answer files)
     max_words: Count = 0  # cut passages of question-answer files to this many words; 0 keeps them whole
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.2  # of all questions, by a hash of their ids
@@ -294,7 +300,7 @@ class EvaluationRecipe(Setup):
 EVALUATION_READS = {  # what of it: an override of anything else would be ignored, and is refused
     "run": ("folder", "name"),
     "model": ("name", "label", "start", "reasoning", "context", "prompt"),
-    "data": ("source", "questions", "styles", "passages", "max_words", "held_out", "seed"),
+    "data": ("source", "questions", "styles", "passages", "max_words", "held_out", "seed", *TRANSFORMS),
     "rollout": ("engine", "rows", "memory", "kv_cache", "port", "patience"),
     "eval": tuple(entry.name for entry in fields(Exam)),
 }

@@ -2,22 +2,24 @@
 
 from curriculum.build import build_from_qa
 from curriculum.closed_book import in_words, load_closed_book, once_each
+from curriculum.transforms import transformed
 from curriculum.world import make_world
 from grpo.data import load_examples, shape_of
 from grpo.runlog import Console
 from grpo.types import Example
-from launch.recipe import Setup
+from launch.recipe import TRANSFORMS, Setup
 
 
 def all_examples(recipe: Setup, console: Console) -> list[Example]:
     """Every example of data.source, before any split: loaded, or built for the world and question-answer pairs."""
-    source = recipe.data.source
+    source, transforms = recipe.data.source, {name: getattr(recipe.data, name) for name in TRANSFORMS}
     if isinstance(source, str):
-        return examples_of(source, recipe, console)
-    kept, again = once_each(example for one in source for example in examples_of(one, recipe, console))
-    if again:
-        console.line(f"             {again} questions are in several sources; the first one counts")
-    return kept
+        kept = examples_of(source, recipe, console)
+    else:
+        kept, again = once_each(example for one in source for example in examples_of(one, recipe, console))
+        if again:
+            console.line(f"             {again} questions are in several sources; the first one counts")
+    return transformed(kept, **transforms, seed=recipe.data.seed) if any(transforms.values()) else kept
 
 
 def examples_of(source: str, recipe: Setup, console: Console) -> list[Example]:
