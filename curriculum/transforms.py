@@ -1,6 +1,6 @@
 """How is one grounded example made into another? Pure functions of examples; `found` stays true to the passages.
 
-A recipe names them, `data.distractors`, `data.without_support`, `data.shuffle`; `transformed` applies them in that order.
+A recipe names them: `data.distractors`, `data.without_support`, `data.shuffle`. `transformed` does them in that order.
 
 A passage keeps its row of `found` wherever it goes; for a passage that comes from elsewhere the row is looked up in its
 text, by the same rule as in the builder.

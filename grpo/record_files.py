@@ -101,7 +101,7 @@ def _table(path: Path, text: str, delimiter: str) -> Rows:
                 raise InputError(f"{path}, record {number}: fewer or more cells than the header; expected {count}")
             yield f"{path}, record {number}", row
     except csv.Error as error:
-        place = f"{path}:{reader.line_num}"
+        place = f"{path}:{reader.reader.line_num}"
         raise InputError(f"{place}: malformed table ({error}); expected a header and records") from error
 
 

@@ -13,6 +13,7 @@ from eval.closed_book import live_numbers, outcome
 from grpo.config import load
 from grpo.text import REFUSAL
 from grpo.types import Completion, Example, Group, Score
+from launch.difficulty import tally
 from launch.lineage import stages_of
 from launch.recipe import Recipe
 from rewards.dead import cause
@@ -86,6 +87,12 @@ RIGHT, WRONG, SILENT = "boxed[Daei]", "boxed[Bican]", "boxed[Unknown]"
 )
 def test_why_a_closed_book_group_is_dead(example, texts, expected):
     assert cause(group(example, *texts), reasoning=False) == expected
+
+
+def test_the_filter_counts_boxes_that_are_right():
+    """Three of five: `Unknown` is wrong where there is an answer, and right where there is none."""
+    texts = (RIGHT, "So: boxed[Ali Daei]", "Daei? boxed[Bican]", SILENT, RIGHT)
+    assert [tally(group(e, *texts), reasoning=False).right for e in (DAEI, NOBODY)] == [3, 1]
 
 
 def test_live_numbers_of_a_step():
