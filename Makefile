@@ -11,7 +11,7 @@ GPUS   ?= $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU ')
 TRAIN   = $(if $(filter-out 0 1,$(GPUS)),.venv/bin/deepspeed --quiet --num_gpus $(GPUS) \
           $(if $(PORT),--master_port $(PORT)) launch/train.py,$(PY) launch/train.py)
 MODELS  = $(sort $(patsubst configs/models/%.toml,%,$(wildcard configs/models/*.toml)))
-STAGES  = $(sort $(patsubst configs/stage%.toml,train-stage%,$(wildcard configs/stage*.toml)))
+STAGES  = $(sort $(patsubst configs/%.toml,train-%,$(wildcard configs/stage*.toml configs/factuality-*.toml)))
 
 # DATA=, NAME=, SEED= and FROM= are short for overrides of the recipe; ARGS= takes any others.
 OVERRIDES = $(if $(DATA),'--data.source=$(DATA)') $(if $(NAME),'--run.name=$(NAME)') \
@@ -23,8 +23,8 @@ EVAL_OVERRIDES = $(if $(DATA),'--data.source=$(DATA)') $(if $(NAME),'--run.name=
                  $(if $(SEED),'--eval.seed=$(SEED)') $(if $(START),'--model.start=$(START)') $(ARGS)
 
 # A misspelt model or stage stops here, before .venv is made and with the names that there are.
-ASKED = $(filter sft eval train train-stage%,$(MAKECMDGOALS))
-UNKNOWN_STAGES = $(filter-out $(STAGES),$(filter train-stage%,$(MAKECMDGOALS)))
+ASKED = $(filter sft eval train train-%,$(MAKECMDGOALS))
+UNKNOWN_STAGES = $(filter-out $(STAGES) train-factuality,$(filter train-%,$(MAKECMDGOALS)))
 ifneq (,$(UNKNOWN_STAGES))
 $(error no $(UNKNOWN_STAGES); there are: $(STAGES))
 endif
@@ -38,13 +38,13 @@ endif
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint format test test-gpu test-faults test-fuzz bench sft train eval golden clean
+.PHONY: help setup lock lint format test test-gpu test-faults test-fuzz bench sft train train-factuality eval golden clean
 .NOTPARALLEL:
 
 help:  ## List the commands
 	@echo 'usage: make COMMAND [MODEL=$(MODEL)] [DATA=] [NAME=] [SEED=] [FROM=] [CHECKPOINT=] [GPUS=] [ARGS="--section.key=value ..."]'
 	@echo
-	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {sub("%", "1", $$1); printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {sub("%", "stage1", $$1); printf "  %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo 'stages: $(STAGES)'
 	@echo 'models: $(MODELS)'
@@ -62,12 +62,16 @@ lock:  ## Resolve what pyproject.toml pins into requirements.lock again, with ha
 sft: configs/sft.toml configs/models/$(MODEL).toml $(STAMP)  ## Warm up by supervised steps: make sft
 	$(TRAIN) $(filter %.toml,$^) $(OVERRIDES)
 
-train-stage%: configs/stage%.toml configs/models/$(MODEL).toml $(STAMP)  ## Train a stage: make train-stage1 MODEL=qwen3-8b
+train-%: configs/%.toml configs/models/$(MODEL).toml $(STAMP)  ## Train a stage: make train-stage1 MODEL=qwen3-8b
 	$(TRAIN) $(filter %.toml,$^) $(OVERRIDES)
 
 train: configs/stage1.toml configs/stage2.toml configs/models/$(MODEL).toml $(STAMP)  ## Stage 1, then stage 2 from its model; goes on after a kill
 	$(PY) launch/stages.py $(if $(filter-out 0 1,$(GPUS)),--gpus=$(GPUS)) $(if $(PORT),--port=$(PORT)) \
 	  $(filter configs/stage%,$^) -- $(filter configs/models/%,$^) $(OVERRIDES)
+
+train-factuality: configs/factuality-fact.toml configs/factuality-fact-then-caution.toml configs/models/$(MODEL).toml $(STAMP)  ## First fact, then caution, on closed-book questions (docs/factuality.md)
+	$(PY) launch/stages.py $(if $(filter-out 0 1,$(GPUS)),--gpus=$(GPUS)) $(if $(PORT),--port=$(PORT)) \
+	  $(filter configs/factuality-%,$^) -- $(filter configs/models/%,$^) $(OVERRIDES)
 
 eval: configs/models/$(MODEL).toml $(STAMP)  ## Trust-Score on held-out questions: make eval CHECKPOINT=runs/stage1-smollm2-135m
 	$(PY) launch/evaluate.py $(filter %.toml,$^) $(EVAL_OVERRIDES)

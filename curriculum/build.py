@@ -4,8 +4,8 @@
 
 The questions have one of the shapes of `curriculum.sources`. The pool is every passage of theirs and of `--pool`, once;
 a question's distractors are those that came with it, then those of the pool that BM25 ranks highest for it. Whether a
-passage holds the answer is looked up in the text that the model will see, the gold passage included: of NQ's 2,627
-usable questions 339 have an accepted answer in one of their four nearest distractors.
+passage holds the answer is looked up in the text that the model will see, the gold passage included: of NQ's 2,591
+usable questions 331 have an accepted answer in one of their four nearest distractors.
 """
 
 import argparse
@@ -27,8 +27,11 @@ from grpo.runlog import Console
 from grpo.text import contains, normalize
 from grpo.types import Example, InputError, Passage
 
-MIN_ANSWER = 3  # normalized characters; "7" or "us" stands in most passages by accident
-SHORT_ANSWER = f"with no answer of {MIN_ANSWER} characters or more"
+# Normalized characters: "7" or "us" stands in most passages by accident. A question with any spelling so short is not
+# used: looked up, the spelling would be found where it is not meant; left out, a passage that has only it would be
+# taken for one without an answer.
+MIN_ANSWER = 3
+SHORT_ANSWER = f"with an answer of fewer than {MIN_ANSWER} characters"
 GOLD_WITHOUT_ANSWER = "with no answer in the gold passage"
 LONG_ANSWER = "with an answer longer than max_words"
 ASKED_BEFORE = "asked before"
@@ -42,14 +45,13 @@ class BuildReport:
     """What became of the questions: `read` = `kept` + all `dropped`. Examples: `answerable` + `unanswerable`."""
 
     read: int  # 2655 questions
-    kept: int  # 2627 of them
-    dropped: Mapping[str, int]  # {"with no answer of 3 characters or more": 27, ...}: questions by reason
-    short_answers: int  # 68 spellings left out for being short, in kept and dropped questions
-    short_questions: int  # 64 questions that lost a spelling so; dropped where it was their last
-    pool: int  # 2560 passages to draw distractors from
-    duplicate_passages: int  # 67 more say what one of them says
-    answerable: int  # 2627 examples
-    unanswerable: int  # 2627 examples
+    kept: int  # 2591 of them
+    dropped: Mapping[str, int]  # {"with an answer of fewer than 3 characters": 64, ...}: questions by reason
+    short_answers: int  # 68 spellings are that short, in the questions dropped for it
+    pool: int  # 2526 passages to draw distractors from
+    duplicate_passages: int  # 65 more say what one of them says
+    answerable: int  # 2591 examples
+    unanswerable: int  # 2591 examples
     without_refusal: int  # 0 kept questions lack an unanswerable form: too few passages are free of their answer
     distractors_with_answer: int  # 263 answerable examples of which some distractor holds an answer too
 
@@ -59,8 +61,8 @@ class BuildReport:
         return (
             f"{self.read} questions, {self.kept} kept (dropped: {dropped}); {self.answerable} answerable examples, "
             f"{self.distractors_with_answer} of them with an answer in a distractor ({share:.1f} %), "
-            f"{self.unanswerable} unanswerable; {self.short_answers} short spellings left out of "
-            f"{self.short_questions} questions; {self.pool} passages in the pool, {self.duplicate_passages} duplicates"
+            f"{self.unanswerable} unanswerable; {self.short_answers} short spellings; "
+            f"{self.pool} passages in the pool, {self.duplicate_passages} duplicates"
         )
 
 
@@ -111,19 +113,19 @@ class _Read:
     questions: list[Question]
     dropped: Counter[str]
     short_answers: int
-    short_questions: int
 
 
 def _read(path: str | Path, passages: int, max_words: int | None, seed: int) -> _Read:
     questions: list[Question] = []
     dropped: Counter[str] = Counter()
-    short: list[int] = []
+    short_answers = 0
     before: set[str] = set()
     for asked in read_questions(path):
-        answers = tuple(answer for answer in asked.answers if len(normalize(answer)) >= MIN_ANSWER)
-        short += [len(asked.answers) - len(answers)]
+        short = [answer for answer in asked.answers if len(normalize(answer)) < MIN_ANSWER]
+        short_answers += len(short)
         key = normalize(asked.text) or asked.text
-        question = _usable(asked, answers, passages, max_words, random.Random(f"{seed} cut {asked.number}"))
+        rng = random.Random(f"{seed} cut {asked.number}")
+        question = SHORT_ANSWER if short or not asked.answers else _usable(asked, passages, max_words, rng)
         if isinstance(question, str):
             dropped[question] += 1
         elif key in before:
@@ -138,19 +140,15 @@ def _read(path: str | Path, passages: int, max_words: int | None, seed: int) -> 
     return _Read(
         questions=questions,
         dropped=dropped,
-        short_answers=sum(short),
-        short_questions=sum(count > 0 for count in short),
+        short_answers=short_answers,
     )
 
 
-def _usable(
-    asked: Asked, answers: tuple[str, ...], passages: int, max_words: int | None, rng: random.Random
-) -> Question | str:
+def _usable(asked: Asked, passages: int, max_words: int | None, rng: random.Random) -> Question | str:
     """The question with its passages as they will be seen, or why it cannot be used."""
+    answers = asked.answers
     if asked.marked:
         return MARKED
-    if not answers:
-        return SHORT_ANSWER
     if len(asked.gold) > passages:
         return MUCH_SUPPORT
     if asked.gold and not any(contains(passage.text, answers) for passage in asked.gold):
@@ -201,7 +199,6 @@ def _chosen(
         kept=len(forms),
         dropped=dict(read.dropped),
         short_answers=read.short_answers,
-        short_questions=read.short_questions,
         pool=len(pool.passages),
         duplicate_passages=pool.duplicates,
         answerable=len(answered),

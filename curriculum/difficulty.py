@@ -6,8 +6,6 @@ outcome, p(1 - p), is our reading of "most varied".
 """
 
 import hashlib
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from grpo.kept import Kept
 from grpo.types import Example, InputError
 
 
@@ -80,46 +79,19 @@ def _tally(id: str, right: int, of: int) -> Tally:  # noqa: A002 (as in the file
 
 
 class Cache:
-    """Tallies on disk, a line each behind a first line that says what they were made with.
-
-    What was cut off goes on: whole lines are kept, a line that a kill has torn is dropped.
-    """
+    """Tallies on disk, by name: `grpo.kept.Kept` of what a tally has."""
 
     def __init__(self, path: Path, made_with: Mapping[str, Any]) -> None:
         """InputError where the file is of another model, other sampling, or no cache at all."""
-        self._path = path
+        self._kept = Kept(path, made_with, what="cache of this filter", instead="give another --cache")
         self.tallies: dict[str, Tally] = {}
-        if path.exists():
-            self._read(dict(made_with))
-            return
         try:
-            path.write_text(json.dumps({"made_with": made_with}) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{path} cannot be written: {error.strerror}; give another --cache") from error
+            for row in self._kept.rows:
+                self.tallies[row["id"]] = _tally(row["id"], row["right"], row["of"])
+        except (KeyError, TypeError, ValueError):
+            raise self._kept.not_ours() from None
 
     def add(self, tallies: Sequence[Tally]) -> None:
         """Append, and be sure that it is on disk: what was sampled once should not be sampled again."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps({"id": t.id, "right": t.right, "of": t.of}) + "\n" for t in tallies)
-            file.flush()
-            os.fsync(file.fileno())
+        self._kept.add([{"id": t.id, "right": t.right, "of": t.of} for t in tallies])
         self.tallies |= {tally.id: tally for tally in tallies}
-
-    def _read(self, made_with: dict[str, Any]) -> None:
-        try:
-            raw = self._path.read_bytes()
-            whole = raw.rfind(b"\n") + 1
-            head, *lines = raw[:whole].decode("utf-8").splitlines()
-            found = json.loads(head)["made_with"]
-            rows = [json.loads(line) for line in lines]
-            self.tallies = {row["id"]: _tally(row["id"], row["right"], row["of"]) for row in rows}
-            found = dict(found)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            raise InputError(f"{self._path} is no cache of this filter; give another --cache") from None
-        for name, value in made_with.items():
-            if found.get(name) != value:
-                raise InputError(
-                    f"{self._path}: made with {name} = {found.get(name)!r}, and this is {value!r}; give another --cache"
-                )
-        if whole < len(raw):
-            os.truncate(self._path, whole)

@@ -18,7 +18,7 @@ class Question:
     """A question that can be used."""
 
     asked: Asked
-    answers: tuple[str, ...]  # the spellings of MIN_ANSWER characters or more
+    answers: tuple[str, ...]  # accepted spellings
     gold: tuple[Passage, ...]  # as the model will see them
     others: tuple[Passage, ...]
 

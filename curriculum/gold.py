@@ -16,12 +16,13 @@ def gold_answer(example: Example) -> str:
     """The supervised target: the refusal sentence, or every supported answer with a citation that holds it.
 
     Prose and claims copy at most three sentences ("Mara Fenwick was born in Port Alder [2]."), lists name the answers
-    ("The Glass Orchard [1], Low Water [3]."), and closed questions, which have no passages, get their first answer.
+    ("The Glass Orchard [1], Low Water [3]."), and closed questions, which have no passages, box their first answer:
+    "boxed[Ali Daei]", or "boxed[Unknown]" where they have none.
     """
+    if example.style == "closed":
+        return f"boxed[{example.answers[0][0] if example.answers else 'Unknown'}]"
     if not example.answerable:
         return REFUSAL
-    if example.style == "closed":
-        return example.answers[0][0]
     if example.style == "list":
         return ", ".join(_list_item(example, answer) for answer in example.supported) + "."
     choose = _claim_sentence if example.style == "claims" else _prose_sentence
@@ -37,10 +38,11 @@ def gold_completion_text(example: Example, *, reasoning: bool) -> str:
 
 
 def _thought(example: Example) -> str:
+    if example.style == "closed":
+        known = "I answer from what I know." if example.answers else "I do not know the answer. I should say so."
+        return f"The question has no documents. {known}"
     if not example.answerable:
         return "None of the documents holds the answer. I should say so."
-    if example.style == "closed":
-        return "The question has no documents. I answer from what I know."
     numbers = sorted({_source(example, answer) for answer in example.supported})
     if len(numbers) == 1:
         return f"Document {numbers[0]} holds the answer. I cite it."

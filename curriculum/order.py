@@ -120,12 +120,12 @@ class _Checked:
 def passed(example: Example, score: Score) -> bool:
     """Whether a completion did what its question is for: an answer right, or refused where the passages hold none.
 
-    Read from the parts of its score: `exact_match` or, where it is paid, `fact` for answerable questions, `refusal` for
-    the others.
+    Read from the parts of its score: `exact_match` or, where it is paid, `fact` for answerable questions, `refusal` or
+    `caution` for the others.
     """
     if example.answerable:
-        return score.parts.get("exact_match", 0.0) > 0 or score.parts.get("fact", 0.0) >= 1
-    return score.parts.get("refusal", 0.0) > 0
+        return score.parts["fact"] >= 1 if "fact" in score.parts else score.parts.get("exact_match", 0.0) > 0
+    return max(score.parts.get("refusal", 0.0), score.parts.get("caution", 0.0)) > 0
 
 
 class ByDifficulty:

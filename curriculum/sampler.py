@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from grpo.types import Example, Group, InputError
 
@@ -68,18 +69,23 @@ def mix(
     examples: Sequence[Example],
     *,
     count: int,
-    unanswerable: float,
+    unanswerable: float | Literal["any"],
     seed: int,
     key: str,
     mixture: Mapping[str, float] | None = None,
 ) -> list[Example]:
     """At most `count` examples with this share of unanswerable ones, within one example; fewer in all where a kind runs
-    short, so that the share holds. `key` is the setting to name when a kind is missing.
+    short, so that the share holds. With "any" each source gives its own share of them. `key` is the setting to name
+    when a kind is missing.
 
     Sources are drawn from evenly while they last; with a `mixture`, weights by source, in proportion to it, and fewer
     in all where one runs short.
     """
     _check_mixture(examples, mixture)
+    if unanswerable == "any":
+        chosen = _in_turn(examples, seed, mixture)[:count]
+        random.Random(f"{seed}/mix").shuffle(chosen)
+        return chosen
     kinds = {
         wanted: _in_turn([e for e in examples if e.answerable is wanted], seed, mixture) for wanted in (True, False)
     }

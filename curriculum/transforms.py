@@ -1,5 +1,7 @@
 """How is one grounded example made into another? Pure functions of examples; `found` stays true to the passages.
 
+A recipe names them: `data.distractors`, `data.without_support`, `data.shuffle`. `transformed` does them in that order.
+
 A passage keeps its row of `found` wherever it goes; for a passage that comes from elsewhere the row is looked up in its
 text, by the same rule as in the builder.
 """
@@ -8,8 +10,37 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+from grpo.data import with_free_id
 from grpo.text import contains
 from grpo.types import Example, InputError, Passage
+
+
+def transformed(
+    examples: Sequence[Example], *, distractors: int, without_support: bool, shuffle: bool, seed: int
+) -> list[Example]:
+    """The examples with `distractors` more passages each, from other questions, at random places; behind each its form
+    `without_support`, where it has one; and all passages in a random order.
+
+    Closed-book questions, which have no passages, are left alone. The same seed gives the same examples, whatever
+    others there are but for the distractors. InputError as of the single transforms.
+    """
+    rngs = {name: random.Random(f"{seed}/{name}") for name in ("distractors", "pool")}
+    pool = list(dict.fromkeys(passage for example in examples for passage in example.passages)) if distractors else []
+    rngs["pool"].shuffle(pool)
+    ids = {example.id for example in examples}
+    made: list[Example] = []
+    for given in examples:
+        if not given.passages:
+            made.append(given)
+            continue
+        example = given
+        if distractors:
+            start = rngs["pool"].randrange(len(pool))
+            example = add_distractors(given, pool[start:] + pool[:start], distractors, rngs["distractors"])
+        made.append(example)
+        if without_support and example.answerable and not all(any(row) for row in example.found):
+            made.append(with_free_id(drop_support(example), ids))
+    return [shuffle_passages(e, random.Random(f"{seed}/{e.id}")) if shuffle else e for e in made]
 
 
 def shuffle_passages(example: Example, rng: random.Random) -> Example:
@@ -35,9 +66,14 @@ def add_distractors(example: Example, passages: Sequence[Passage], count: int, r
     """
     if example.style == "claims":
         raise InputError(f"example {example.id}: claims cannot be looked up in a passage; expected prose or list")
-    there = set(example.passages)
-    free = [p for p in passages if p not in there and not any(looked_up(p, example.answers))]
-    free = list(dict.fromkeys(free))[:count]
+    there = {*example.passages}
+    free: list[Passage] = []
+    for passage in passages:
+        if len(free) == count:
+            break
+        if passage not in there and not any(looked_up(passage, example.answers)):
+            there.add(passage)
+            free.append(passage)
     if len(free) < count:
         raise InputError(
             f"example {example.id}: {count} distractors were asked for, and {len(free)} passages hold no answer; "

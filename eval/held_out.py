@@ -8,6 +8,7 @@ here.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eval.closed_book import outcome
 from grpo.rollout.base import RolloutEngine, sample_groups
 from grpo.text import contains
 from grpo.types import Completion, Example, Render, Sampling
@@ -36,10 +37,15 @@ class Grade:
 
 
 def grade(example: Example, completion: Completion, *, reasoning: bool) -> Grade:
-    """A refusal states nothing; an answer that the passages do not hold counts neither way."""
+    """A refusal states nothing; an answer that the passages do not hold counts neither way.
+
+    A closed-book question has nothing to cite: it is right when any of its answers is, and refused when not attempted.
+    """
     finished = completion.finish == "stop"
     answer = parse(completion.text, style=example.style, reasoning=reasoning, finished=finished)
-    supported = _gold(example)
+    if example.style == "closed":
+        return _graded_closed(example, completion, reasoning=reasoning, well_formed=answer.well_formed)
+    supported = example.supported
     said = [] if answer.refused else [(s, _answers_in(s, example)) for s in answer.statements]
     right = {a for _, stated in said for a in stated}
     grounded = {a for statement, stated in said for a in stated if _well_cited(statement, a, stated, example)}
@@ -84,7 +90,7 @@ def evaluate(
 
 
 def _answers_in(statement: Statement, example: Example) -> set[int]:
-    stated = {a for a in _gold(example) if contains(statement.text, example.answers[a])}
+    stated = {a for a in example.supported if contains(statement.text, example.answers[a])}
     if example.style == "claims":
         for a in example.supported:
             if any(Lexical().entails([(statement.text, claim) for claim in example.answers[a]])):
@@ -92,14 +98,19 @@ def _answers_in(statement: Statement, example: Example) -> set[int]:
     return stated
 
 
-def _gold(example: Example) -> tuple[int, ...]:
-    """The answers that may be stated: those that a passage holds; for a closed-book question all of them."""
-    return tuple(range(len(example.answers))) if example.style == "closed" else example.supported
+def _graded_closed(example: Example, completion: Completion, *, reasoning: bool, well_formed: bool) -> Grade:
+    found = outcome(example, completion, reasoning=reasoning)
+    right = float(found == "correct")
+    return Grade(
+        answerable=example.answerable,
+        refused=found == "not_attempted",
+        well_formed=well_formed,
+        right=right,
+        grounded=right,
+    )
 
 
 def _well_cited(statement: Statement, answer: int, stated: set[int], example: Example) -> bool:
-    if example.style == "closed":
-        return True  # there is nothing to cite
     cites, holders = set(statement.cites), example.holders(answer)
     all_holders = frozenset().union(*(example.holders(a) for a in stated))
     return bool(cites & holders) and cites <= all_holders

@@ -124,11 +124,7 @@ class Reader:
         return strip_citations(_one_bracket_each(text))
 
     def says(self, text: str, aliases: Sequence[str]) -> bool:
-        """Whole words: of the normalized texts ("U.S." says "US"), or of those cut at every sign that is no letter or
-        digit ("Paris-based" and "Paris’s" say "Paris"). A spelling that normalizes to nothing is never said."""
-        bodies = [(read, f" {read(text)} ") for read in (normalize, _words)]
-        keys = [alias for alias in aliases if normalize(alias)]
-        return any((key := read(alias)) and f" {key} " in body for alias in keys for read, body in bodies)
+        return says(text, aliases)
 
     def items(self, text: str, example: Example) -> list[str]:
         """Entries; an accepted answer that holds a comma itself stays whole."""
@@ -157,6 +153,14 @@ class Reader:
             hypothesis = f"{example.question} {said}" if listed else said
             found.append(Statement(hypothesis, tuple(cited) if known else (), len(cited)))
         return found
+
+
+def says(text: str, aliases: Sequence[str]) -> bool:
+    """Whole words: of the normalized texts ("U.S." says "US"), or of those cut at every sign that is no letter or digit
+    ("Paris-based" and "Paris’s" say "Paris"). A spelling that normalizes to nothing is never said."""
+    bodies = [(read, f" {read(text)} ") for read in (normalize, _words)]
+    keys = [alias for alias in aliases if normalize(alias)]
+    return any((key := read(alias)) and f" {key} " in body for alias in keys for read, body in bodies)
 
 
 def _words(text: str) -> str:

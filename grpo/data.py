@@ -9,31 +9,31 @@ A record has the shape of Trust-Data (`declare-lab/Trust-Data`):
   computed by normalized containment (not for claims, which are entailed rather than spelled);
 * optional `id` (made from question and answers where missing), `source`, and `style` or Trust-Data's `data_type`.
 
-A field that is `null` counts as missing: the columns of a hub data set are filled up with it. Complaints are an
-`InputError` of one line: where, which field, what is wrong, and what would be valid.
+A closed-book record has `style` "closed" and no docs; its `answers` may be `[]`, which is a question that nobody can
+answer. A field that is `null` counts as missing, since the columns of a hub data set are filled up with it. Every
+complaint is an `InputError` of one line: where, which field, what is wrong, and what would be valid.
 """
 
-import difflib
-import gzip
 import hashlib
 import itertools
 import json
-import zlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
+from grpo.record_files import SUFFIXES, file_rows
 from grpo.text import contains, normalize
 from grpo.types import STYLES, Example, InputError, Passage, Style
 
 Record = Mapping[str, object]
-Shape = Literal["grounded", "question_answer"]
+Shape = Literal["grounded", "question_answer", "closed_book"]
+
+__all__ = ["SUFFIXES", "Record", "load_examples", "read_example", "read_records", "shape_of", "split", "text_field"]
 
 HUB = "hub:"
-SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
-_ENDINGS = f"a {', '.join(SUFFIXES)} file"
 PASSAGES_OF_PAIRS = {"ctxs", "context", "paragraphs", "passages"}  # see curriculum.sources
+CLOSED_BOOK = {"problem", "possible_answers", "answerable", "golden_answer", "Answer"}  # see curriculum.closed_book
 DATA_TYPES: Mapping[str, Style] = {"asqa": "prose", "qampari": "list", "eli5": "claims", "expertqa": "claims"}
 _FIELDS = "question, answers and docs"
 _ANSWERS = 'a list of lists of spellings such as [["Paris", "City of Paris"]]'
@@ -58,22 +58,25 @@ def load_examples(source: str | Path, *, style: Style = "prose") -> list[Example
 
 
 def shape_of(source: str | Path) -> Shape:
-    """Whether the first record is for `load_examples` ("grounded") or for `curriculum.build` ("question_answer")."""
-    if str(source).startswith(HUB):
-        return "grounded"
+    """What reads the records, by the first of them: `load_examples` ("grounded"), `curriculum.build`
+    ("question_answer") or `curriculum.closed_book`."""
     place, record = next(read_records(source))
-    if "docs" not in record and not PASSAGES_OF_PAIRS.isdisjoint(record):
-        return "question_answer"
-    if "docs" in record or record.get("style") == "closed":
+    there = {name for name, value in record.items() if value is not None}
+    if "docs" in there or record.get("style") == "closed":
         return "grounded"
-    raise _wrong(place, "docs", "is missing", "docs (grounded), or ctxs (question, answers, gold passage)")
+    if there & PASSAGES_OF_PAIRS:
+        return "question_answer"
+    if there & CLOSED_BOOK or isinstance(record.get("answer"), Mapping):
+        return "closed_book"
+    if str(source).startswith(HUB):
+        return "grounded"  # `load_examples` says what is missing
+    valid = "docs (grounded), or ctxs (question, answers, gold passage), or the fields of a closed-book data set"
+    raise _wrong(place, "docs", "is missing", valid)
 
 
 def read_records(source: str | Path) -> Iterator[tuple[str, Record]]:
     """Every record with its place as messages name it: `data.jsonl:3`, or `data.json, record 3`; never without any."""
-    path = Path(source)
-    parse = _json_lines if ".jsonl" in path.suffixes else _json_list
-    rows = _hub_rows(str(source)) if str(source).startswith(HUB) else parse(path, _read(path))
+    rows = _hub_rows(str(source)) if str(source).startswith(HUB) else file_rows(Path(source))
     empty = True
     for place, row in rows:
         if not isinstance(row, Mapping):
@@ -101,68 +104,6 @@ def split(
         digest = hashlib.sha256(f"{salt}\n{key}".encode()).digest()
         sides[int.from_bytes(digest[:8]) < held_out * 2**64].append(example)
     return sides
-
-
-def _read(path: Path) -> str:
-    """The text of a local file; a missing, unreadable or oddly named one is an `InputError`."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file; {_neighbors(path)}")
-    if path.is_dir() or not path.name.endswith(SUFFIXES):
-        raise InputError(f"{path}: {'a folder' if path.is_dir() else 'unknown ending'}; expected {_ENDINGS}")
-    try:
-        raw = path.read_bytes()
-        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read ({error}); expected a {path.suffix} file") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is not UTF-8; expected UTF-8 text") from error
-
-
-def _neighbors(path: Path) -> str:
-    folder = path.parent
-    if not folder.is_dir():
-        return f"there is no folder {folder}"
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(SUFFIXES))
-    near = ", ".join(difflib.get_close_matches(path.name, names, n=3, cutoff=0.4) or names[:3])
-    return f"nearest in {folder}: {near}" if near else f"expected {_ENDINGS}, and {folder} holds none"
-
-
-def _json_lines(path: Path, text: str) -> Iterator[tuple[str, object]]:
-    # not splitlines(): JSON strings may hold U+2028 and other line ends of Unicode as they are
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = _parsed(line)
-        except (ValueError, RecursionError) as error:
-            raise _malformed(path, error, number, "one JSON object a line") from error
-        yield f"{path}:{number}", row
-
-
-def _json_list(path: Path, text: str) -> Iterator[tuple[str, object]]:
-    if not text.strip():
-        return
-    try:
-        rows = _parsed(text)
-    except (ValueError, RecursionError) as error:
-        raise _malformed(path, error, getattr(error, "lineno", 1), "a JSON list of records") from error
-    if not isinstance(rows, list):
-        raise InputError(f"{path}: {type(rows).__name__} at the top; expected a JSON list of records")
-    for number, row in enumerate(cast(list[object], rows), 1):
-        yield f"{path}, record {number}", row
-
-
-def _parsed(text: str) -> object:
-    """RecursionError for thousands of brackets, ValueError also for half of a surrogate pair: nothing can write it."""
-    value: object = json.loads(text)
-    if "\\u" in text:
-        json.dumps(value, ensure_ascii=False).encode()
-    return value
-
-
-def _malformed(path: Path, error: Exception, line: int, valid: str) -> InputError:
-    why = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-    return InputError(f"{path}:{line}: malformed JSON ({why}); expected {valid}")
 
 
 def _hub_rows(source: str) -> Iterator[tuple[str, object]]:
@@ -193,7 +134,8 @@ def read_example(place: str, record: Record, *, style: Style, source: str, blank
     question = text_field(place, record, "question")
     style, source = _style(place, record, style, source)
     docs = _docs(place, record, style)
-    answers = _answers(place, record, style, empty_allowed=all(doc.get("answers_found") == [] for doc in docs or ({},)))
+    labelled = all(doc.get("answers_found") == [] for doc in docs)  # a closed question has no docs
+    answers = _answers(place, record, style, empty_allowed=labelled)
     if answers and not blank_answers and not any(normalize(alias) for aliases in answers for alias in aliases):
         raise _wrong(place, "answers", "are only punctuation and articles", "one with another word or digit")
     passages, found = list[Passage](), list[tuple[bool, ...]]()
@@ -299,7 +241,7 @@ def with_free_id(example: Example, seen: Container[str]) -> Example:
 
 def _stem(source: str | Path) -> str:
     text = str(source)
-    return text.removeprefix(HUB) if text.startswith(HUB) else Path(text).name.partition(".json")[0]
+    return text.removeprefix(HUB) if text.startswith(HUB) else Path(text).name.partition(".")[0]
 
 
 def _state(value: object) -> str:

@@ -20,6 +20,10 @@ HINTS: Mapping[Style, str] = {
     "claims": "Answer in full sentences and cite the documents in each.",
     "closed": "",
 }
+THINKING: Mapping[bool, str] = {  # what {thinking} in a system message becomes, by model.reasoning
+    True: "First think inside <think> and </think>, then write only the final answer inside <answer> and </answer>.",
+    False: "Think step by step, then give the final answer.",
+}
 _OPEN_THINK = re.compile(r"<think>\s*$")
 
 Message = dict[str, str]
@@ -47,7 +51,7 @@ def load_system(name: str) -> str:
     """The system message in `configs/prompts/NAME.txt`, or in the file at the path `name`, without outer blanks."""
     path = Path(name) if name.endswith(".txt") else PROMPTS / f"{name}.txt"
     if not path.is_file():
-        known = ", ".join(sorted(entry.stem for entry in PROMPTS.glob("*.txt")))
+        known = ", ".join(sorted(str(entry.relative_to(PROMPTS).with_suffix("")) for entry in PROMPTS.rglob("*.txt")))
         raise InputError(f"{path}: no such prompt; expected {known}, or the path of a .txt file")
     return path.read_text(encoding="utf-8").strip()
 
@@ -71,10 +75,11 @@ def make_render(
 ) -> Render:
     """The function from an example to its prompt, of at most `context - max_tokens` tokens.
 
-    `{refusal}` in `system` becomes the refusal sentence. `reasoning` switches thinking on or off in templates that ask
-    (`enable_thinking`). A template that opens `<think>` itself has that cut off, so that a completion carries all four
-    tags, or none. `chat=False` renders plain text, for models without a chat template. A prompt that is too long is an
-    `InputError` that names the example and the nearest settings with room for it: nothing is ever cut silently.
+    `{refusal}` in `system` becomes the refusal sentence, `{thinking}` what `THINKING` says. `reasoning` switches
+    thinking on or off in templates that ask (`enable_thinking`). A template that opens `<think>` itself has that cut
+    off, so that a completion carries all four tags, or none. `chat=False` renders plain text, for models without a chat
+    template. A prompt that is too long is an `InputError` that names the example and the nearest settings with room for
+    it: nothing is ever cut silently.
     """
     room = context - max_tokens
     if room < 1:
@@ -82,7 +87,8 @@ def make_render(
             f"sampling.max_tokens = {max_tokens} leaves no room for a prompt in model.context = {context}; "
             f"expected sampling.max_tokens < {context} or model.context > {max_tokens}"
         )
-    instruction = system.replace("{refusal}", REFUSAL)  # not format(): a prompt may show braces
+    # not format(): a prompt may show braces
+    instruction = system.replace("{refusal}", REFUSAL).replace("{thinking}", THINKING[reasoning])
     to_text = _chat(tokenizer, instruction, reasoning) if chat else _plain(instruction)
 
     def tokens(example: Example) -> TokenIds:

@@ -8,14 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from curriculum.build import build_from_qa
 from curriculum.gold import gold_completion_text
 from curriculum.sampler import mix
 from curriculum.twins import with_twins
-from curriculum.world import make_world
 from grpo.comm import Comm, check_shares
 from grpo.config import dump
-from grpo.data import load_examples, shape_of, split
+from grpo.data import split
 from grpo.dynamic import Dynamic
 from grpo.loop import LoopSettings
 from grpo.meter import Meter
@@ -29,6 +27,10 @@ from grpo.types import Completion, Example, Group, InputError, Render, Sampling
 from launch.models import fingerprint, load_model, load_tokenizer
 from launch.precision import device, mismatch_limit, precision
 from launch.recipe import Recipe, Setup
+from launch.sources import all_examples
+
+STAGES = ("stage1", "factuality-fact")
+"""Stages that another stage of ours starts from: `model.start` may name them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,8 @@ def load_questions(recipe: Recipe, console: Console) -> Questions:
     shown = [f"{len(questions.train)} to train on ({_unanswerable(questions.train)} unanswerable)"]
     shown += [f"{len(questions.warm_up)} to warm up"] if questions.warm_up else []
     shown += [f"{len(questions.held_out)} held out ({_unanswerable(questions.held_out)} unanswerable)"]
-    console.line(f"data         {data.source}: {', '.join(shown)}")
+    named = data.source if isinstance(data.source, str) else f"{len(data.source)} sources"
+    console.line(f"data         {named}: {', '.join(shown)}")
     return questions
 
 
@@ -87,30 +90,6 @@ def _held_out_questions(recipe: Recipe, held_out: Sequence[Example], console: Co
         )
         return []
     return mix(held_out, count=wanted.questions, unanswerable=wanted.unanswerable, seed=0, key="eval.unanswerable")
-
-
-def all_examples(recipe: Setup, console: Console) -> list[Example]:
-    """Every example of data.source, before any split: loaded, or built for the world and question-answer pairs."""
-    data = recipe.data
-    if data.source == "world":
-        # Four times what is asked for, half of it unanswerable, so that any mix can be drawn on either side of the
-        # split. The evaluation's size has no say in it: the same questions then make the same warm-up everywhere.
-        needed = max(data.questions, recipe.warmup.steps * recipe.warmup.examples_per_step, 250)
-        return make_world(
-            4 * needed,
-            seed=data.seed,
-            unanswerable=0.5,
-            unrelated=data.unrelated,
-            passages=data.passages,
-            styles=data.styles,
-        )
-    if shape_of(data.source) == "question_answer":
-        console.status(f"{data.source}: finding distractors")
-        words = data.max_words or None
-        examples, report = build_from_qa(data.source, passages=data.passages, seed=data.seed, max_words=words)
-        console.line(f"             {report}")
-        return examples
-    return load_examples(data.source)
 
 
 def _unanswerable(examples: Sequence[Example]) -> int:
@@ -269,16 +248,17 @@ def start_folder(recipe: Setup) -> str | None:
     start = recipe.model.start
     if start == "base":
         return None
-    if start == "stage1":
-        folder = Path(recipe.run.folder) / f"stage1-{recipe.model.label}" / "model"
+    if start in STAGES:
+        folder = Path(recipe.run.folder) / f"{start}-{recipe.model.label}" / "model"
         if not folder.is_dir():
             raise InputError(
-                f'model.start = "stage1": {folder} is not there; run `make train-stage1` first, '
+                f'model.start = "{start}": {folder} is not there; run `make train-{start}` first, '
                 "or give a model folder: --model.start=FOLDER (make: FROM=FOLDER)"
             )
         return str(folder)
     if not Path(start).is_dir():
-        raise InputError(f'model.start = {start!r}: no such folder; valid: "base", "stage1", or a model or run folder')
+        valid = ", ".join(f'"{stage}"' for stage in STAGES)
+        raise InputError(f'model.start = {start!r}: no such folder; valid: "base", {valid}, or a model or run folder')
     is_run = (Path(start) / "model").is_dir() and not (Path(start) / "config.json").exists()
     return str(Path(start) / "model") if is_run else start
 

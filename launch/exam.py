@@ -252,8 +252,9 @@ def _check_trained(recipe: EvaluationRecipe, start: str | None, console: Console
             f"{trained}: trained with model.reasoning = {reasoning}, and asked with {recipe.model.reasoning}; "
             f"valid: --model.reasoning={str(reasoning).lower()}"
         )
-    if data.get("source", recipe.data.source) != recipe.data.source:
-        console.line(f"note         trained on {data['source']}, asked about {recipe.data.source}")
+    was = data.get("source", recipe.data.source)
+    if (tuple(was) if isinstance(was, list) else was) != recipe.data.source:  # TOML has no tuples
+        console.line(f"note         trained on {was}, asked about {recipe.data.source}")
         return
     for name in ("held_out", "seed"):
         was, now = data.get(name, getattr(recipe.data, name)), getattr(recipe.data, name)

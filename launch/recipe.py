@@ -18,11 +18,14 @@ from curriculum.order import OrderSettings
 from grpo.types import Style
 from launch.keeping import Keeping
 from launch.shapes import Shape
-from launch.values import Limit, Name, Shots
+from launch.values import Limit, Name, Shots, Sources, Unanswerable
 from rewards.compose import RewardSettings
 
 # What `eval.best_by` may name: the numbers of eval.held_out and eval.trust_score of which more is better.
 MEASURED = ("trust_score", "f1_gr", "f1_ac", "f1_gc", "grounded", "right", "citation_recall", "citation_precision")
+
+# What is done to the examples of any source (curriculum/transforms.py).
+TRANSFORMS = ("distractors", "without_support", "shuffle")
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -51,11 +54,11 @@ class Model:
 
     name: str = "embedded:smollm2-135m"  # a folder, a hub name, "embedded:smollm2-135m" or "random:tiny"
     label: Name = "smollm2-135m"  # for file names
-    start: str = "base"  # "base", "stage1" (the run of that stage with this model), or a model or run folder
+    start: str = "base"  # "base", a stage such as "stage1" (its run with this model), or a model or run folder
     after: str = ""  # a stage that the starting model must have been through; "" asks for none
     reasoning: bool = False  # <think>..</think><answer>..</answer>, or plain text for instruct models
     context: Positive = 2048  # tokens: prompt and completion together
-    prompt: str = ""  # system prompt file; "" is configs/prompts/reasoning.txt or plain.txt
+    prompt: str = ""  # system prompt: a .txt file, or one of configs/prompts; "" is reasoning or plain
     shape: Shape | None = None  # for plans of a model whose config.json is not here (python -m launch.plan)
 
 
@@ -63,14 +66,17 @@ class Model:
 class Data:
     """What is asked."""
 
-    source: str = "world"  # "world", a .json or .jsonl file (.gz too), or "hub:NAME[:SPLIT]"
+    source: Sources = "world"  # "world", a .json, .jsonl, .csv or .tsv file (.gz too), "hub:NAME[:SPLIT]", or a list
     questions: Positive = 300  # for training, after the split
-    unanswerable: Share = 0.0  # share of them that the passages do not answer
+    unanswerable: Unanswerable = 0.0  # share of them that the passages do not answer; "any": as the sources have it
     unrelated: Share = 0.0  # share of these, in the world, whose passages do not even mention the subject
     mixture: dict[str, Above0] = field(default_factory=dict)  # weights by source, { asqa = 2, eli5 = 1 }; {}: evenly
     styles: dict[Style, Annotated[float, Field(ge=0)]] = field(
         default_factory=lambda: {"prose": 0.6, "list": 0.2, "claims": 0.2}
     )  # of the world's questions, as weights
+    distractors: Count = 0  # more passages for each question, from other questions (curriculum/transforms.py)
+    without_support: bool = False  # also each question without the passages that answer it: a form to refuse
+    shuffle: bool = False  # show the passages in another order than the source has
     passages: Positive = 3  # per question, where we build the examples (world, question-answer files)
     max_words: Count = 0  # cut passages of question-answer files to this many words; 0 keeps them whole
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.2  # of all questions, by a hash of their ids
@@ -166,7 +172,7 @@ class Evaluation:
     """The held-out table before and after, and on the way."""
 
     questions: Count = 100  # 0: no table
-    unanswerable: Share = 0.0
+    unanswerable: Unanswerable = 0.0  # as data.unanswerable
     every: Count = 0  # steps between measurements on the way; 0: before and after only
     best_by: str = "trust_score"  # the model with the most of it is kept, where `every` measures; "" for none
     nli: str = "lexical"  # who judges entailment in the scores: "lexical", or an NLI model's folder or hub name
@@ -296,7 +302,7 @@ class EvaluationRecipe(Setup):
 EVALUATION_READS = {  # what of it: an override of anything else would be ignored, and is refused
     "run": ("folder", "name"),
     "model": ("name", "label", "start", "reasoning", "context", "prompt"),
-    "data": ("source", "questions", "styles", "passages", "max_words", "held_out", "seed"),
+    "data": ("source", "questions", "styles", "passages", "max_words", "held_out", "seed", *TRANSFORMS),
     "rollout": ("engine", "rows", "memory", "kv_cache", "port", "patience"),
     "eval": tuple(entry.name for entry in fields(Exam)),
 }

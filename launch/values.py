@@ -1,6 +1,6 @@
 """What may a recipe's value be where a type alone does not say it? Each refusal says what is valid."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, PlainValidator
 
@@ -28,5 +28,27 @@ def _name(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+
+
+def _sources(value: Any) -> str | tuple[str, ...]:
+    rows = [value] if isinstance(value, str) else value
+    rows = list(cast(list[Any], rows)) if isinstance(rows, list | tuple) else []
+    if not rows or not all(isinstance(row, str) and row.strip() for row in rows):
+        raise ValueError('valid: "world", a file, "hub:NAME[:SPLIT]", or a list of these: ["a.jsonl", "hub:x/y"]')
+    return rows[0] if len(rows) == 1 else tuple(rows)
+
+
+def _unanswerable(value: Any) -> float | str:
+    if value == "any":
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+        return float(value)
+    raise ValueError(
+        'valid: a share, greater than or equal to 0 and less than or equal to 1, or "any" (as many as the sources have)'
+    )
+
+
 Shots = Annotated[int | Literal["auto"], PlainValidator(_shots)]
 Limit = Annotated[float | Literal["auto"], PlainValidator(_limit)]
+Sources = Annotated[str | tuple[str, ...], PlainValidator(_sources)]
+Unanswerable = Annotated[float | Literal["any"], PlainValidator(_unanswerable)]

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from curriculum.gates import Gate
 from eval.alarms import Alarms
+from eval.closed_book import live_numbers
 from eval.held_out import WORDS, evaluate, summarize
 from eval.live import Live
 from eval.predictions import STYLES
@@ -137,8 +138,10 @@ class Watcher:
         self._remove_replaced()
         answers = [(group.example, completion) for group in groups for completion in group.completions]
         numbers = {f"trust/{name}": value for name, value in self._held_out.live(answers).items()}
+        reasoning = self._held_out.recipe.model.reasoning
+        numbers |= {f"factuality/{name}": v for name, v in live_numbers(groups, reasoning=reasoning).items()}
         dead = [group for group, lives in zip(groups, living(groups), strict=True) if not lives]
-        causes = count_causes(dead, reasoning=self._held_out.recipe.model.reasoning)
+        causes = count_causes(dead, reasoning=reasoning)
         numbers |= {f"group/{name}": value for name, value in causes.items()}
         numbers |= self._score.take_counts()
         numbers |= {f"verifier/{name}": value for name, value in take_counts(self._score.verifier).items()}

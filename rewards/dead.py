@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from grpo.text import contains
 from grpo.types import Example, Group
+from rewards.boxed import final_answer, is_silent
 from rewards.entailment import ENTAILED, Lexical
+from rewards.factuality import verdicts
 from rewards.parse import Answer, parse
 
 CAUSES = ("truncated", "malformed", "refused", "right", "wrong", "mixed")
@@ -18,7 +20,7 @@ def cause(group: Group, *, reasoning: bool) -> str:
 
     truncated   cut off at max_tokens
     malformed   not in the format that is asked for
-    refused     refused, though the passages hold an answer
+    refused     refused, though the passages hold an answer; of closed-book questions: not attempted
     right       an answer that the passages hold, or a refusal where they hold none
     wrong       neither
     mixed       none of these holds for all of them: they are worth the same by chance, or by a reward of your own
@@ -29,7 +31,7 @@ def cause(group: Group, *, reasoning: bool) -> str:
     answers = [parse(c.text, style=style, reasoning=reasoning, finished=c.finish == "stop") for c in group.completions]
     if not any(answer.well_formed for answer in answers):
         return "malformed"
-    if group.example.answerable and all(answer.refused for answer in answers):
+    if group.example.answerable and all(_silent(group.example, answer) for answer in answers):
         return "refused"
     passes = [right(group.example, answer) for answer in answers]
     return "right" if all(passes) else "mixed" if any(passes) else "wrong"
@@ -39,17 +41,22 @@ def right(example: Example, answer: Answer) -> bool:
     """Whether an answer does what its question is for: says an answer that the passages hold, or refuses where none is.
 
     A claim is said where all of its content words are (the lexical judge). A closed-book question has no passages: any
-    of its answers will do.
+    of its answers will do, in the box, or not attempting it where it has none.
     """
     if not answer.well_formed:
         return False
+    if example.style == "closed":
+        return verdicts(example, [answer], Lexical())[0] == ("right" if example.answerable else "silent")
     if answer.refused or not example.answerable:
         return answer.refused and not example.answerable
-    gold = range(len(example.answers)) if example.style == "closed" else example.supported
     if example.style == "claims":
-        pairs = [(answer.answer_text, claim) for a in gold for claim in example.answers[a]]
+        pairs = [(answer.answer_text, claim) for a in example.supported for claim in example.answers[a]]
         return any(p > ENTAILED for p in Lexical().entails(pairs))
-    return any(contains(answer.answer_text, example.answers[a]) for a in gold)
+    return any(contains(answer.answer_text, example.answers[a]) for a in example.supported)
+
+
+def _silent(example: Example, answer: Answer) -> bool:
+    return answer.well_formed and is_silent(final_answer(answer)[1]) if example.style == "closed" else answer.refused
 
 
 def count_causes(dead: Sequence[Group], *, reasoning: bool) -> dict[str, float]:

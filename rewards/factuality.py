@@ -13,55 +13,19 @@ entails them. An answer that lists many candidates is thus right if one
 of them is; with several gold answers, one is enough, as in the slides' data.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Literal
 
-from grpo.text import normalize, strip_citations
 from grpo.types import Example
+from rewards.boxed import final_answer, is_silent
 from rewards.correctness import said
 from rewards.entailment import Verifier
 from rewards.parse import Answer, Statement
-from rewards.refusal import is_plain, is_refusal, rscore, straight
+from rewards.refusal import is_refusal, rscore
 
 Verdict = Literal["right", "process", "silent", "wrong"]
 
 PROCESS = 0.5
-
-_BOX = re.compile(r"\\?boxed\s*(?:\[((?:[^\[\]]|\[[^\[\]]*\])*)\]|\{((?:[^{}]|\{[^{}]*\})*)\})")
-_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-_SILENT = re.compile(
-    r"(?:(?:im |i am )?sorry (?:but )?)?"
-    r"(?:(?:answer is )?unknown|idk|(?:im |i am )?(?:not sure|unsure)"
-    r"|(?:i )?(?:dont|do not|cannot|cant)(?: really)? know)"
-    r"(?: (?:this|that|it|for sure|answer|(?:answer )?to (?:this|that|it|your question|(?:this|that) question)))?"
-)
-
-
-def final_answer(answer: Answer) -> tuple[str, str]:
-    r"""The reasoning and the final answer: the last `boxed[...]` or `\boxed{...}`, or the whole answer part.
-
-    Without think tags the text around the box is the reasoning.
-    """
-    boxes = list(_BOX.finditer(answer.answer_text))
-    if not boxes:
-        return answer.think_text, answer.answer_text
-    last = boxes[-1]
-    around = f"{answer.answer_text[: last.start()]} {answer.answer_text[last.end() :]}"
-    inside = next(group for group in last.groups() if group is not None)
-    return f"{answer.think_text} {around}", _TEXT.sub(r"\1", inside)
-
-
-def is_silent(text: str) -> bool:
-    """Whether a final answer attempts nothing: "Unknown", "N/A", "I don't know" in any form, or the refusal alone.
-
-    >>> [is_silent(text) for text in ("Unknown.", "I don't know the answer.", "I don't know, perhaps Paris.")]
-    [True, True, False]
-    """
-    plain = straight(strip_citations(" ".join(text.split())))
-    if _SILENT.fullmatch(normalize(plain)) or plain.rstrip(".").lower() == "n/a":  # normalized it would be sodium
-        return True
-    return is_refusal(rscore(text)) and is_plain(text)
 
 
 def verdicts(example: Example, answers: Sequence[Answer], verifier: Verifier) -> list[Verdict]:

@@ -107,13 +107,13 @@ def test_questions_without_a_usable_answer_are_dropped_and_counted(tmp_path: Pat
     gone = record("how many", ["7", "U.S."], "7 of the US.")
     absent = record("who was it", ["Nobody Special"], "It was someone else.")
     examples, report = build(tmp_path, [*world(), short, gone, absent])
-    assert (report.read, report.kept, report.short_answers) == (83, 81, 4)
+    assert (report.read, report.kept, report.short_answers) == (83, 80, 4)
     assert report.dropped == {
-        "with no answer of 3 characters or more": 1,
+        "with an answer of fewer than 3 characters": 2,  # also where it has a longer spelling: see the module
         "with no answer in the gold passage": 1,
     }
-    assert [example.answers for example in examples if example.id == "nq-000081"] == [(("VII",),)]
-    assert "83 questions, 81 kept (dropped: 1 with no answer of 3 characters or more, 1 with" in str(report)
+    assert not any(example.id.startswith("nq-00008") for example in examples if example.id > "nq-000080-u")
+    assert "83 questions, 80 kept (dropped: 2 with an answer of fewer than 3 characters, 1 with" in str(report)
 
 
 def test_passages_that_questions_share_stand_once_in_the_pool(tmp_path: Path) -> None:

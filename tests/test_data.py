@@ -163,7 +163,7 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     ("a.jsonl", b'{"question": "caf\xe9"}', "byte 17 is not UTF-8"),
     ("a.jsonl.gz", b"{}", "cannot be read"),
     ("a.json.gz", gzip.compress(b"[]", mtime=0)[:-4], "cannot be read"),
-    ("a.csv", b"question", r"unknown ending; expected a \.json, \.jsonl"),
+    ("a.txt", b"question", r"unknown ending; expected a \.json, \.jsonl"),
 ]
 
 
@@ -183,7 +183,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 def test_shape_tells_question_answer_pairs_apart(tmp_path: Path) -> None:
     pair = {"question": "Who?", "answers": ["Daei"], "ctxs": [{"title": "", "text": "Daei"}]}
     assert shape_of(write(tmp_path / "a.jsonl", pair)) == "question_answer"
-    with pytest.raises(InputError, match=r"b\.jsonl:1: docs is missing; expected docs .* or ctxs"):
+    with pytest.raises(InputError, match=r"b\.jsonl:1: docs is missing; expected docs .* or ctxs .* closed-book"):
         shape_of(write(tmp_path / "b.jsonl", {"question": "Who?"}))
 
 

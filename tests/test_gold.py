@@ -1,5 +1,7 @@
 """Gold answers of examples written by hand, in the shape of real data."""
 
+from dataclasses import replace
+
 import pytest
 
 from curriculum.gold import gold_answer, gold_completion_text
@@ -125,8 +127,11 @@ def test_closed_questions_get_their_first_answer():
     closed = Example(
         id="c-1", question="Who?", passages=(), answers=(("Ali Daei", "Daei"),), found=(), style="closed", source="c"
     )
-    assert gold_answer(closed) == "Ali Daei"
-    assert "no documents" in gold_completion_text(closed, reasoning=True)
+    assert gold_answer(closed) == "boxed[Ali Daei]"
+    assert "no documents. I answer from what I know" in gold_completion_text(closed, reasoning=True)
+    nobody_knows = replace(closed, answers=())
+    assert gold_answer(nobody_knows) == "boxed[Unknown]"
+    assert "I do not know the answer" in gold_completion_text(nobody_knows, reasoning=True)
 
 
 def test_plain_completions_are_the_answer():

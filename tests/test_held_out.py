@@ -60,12 +60,15 @@ def test_a_closed_book_question_has_nothing_to_cite():
     )
     said = [
         Completion(text=text, token_ids=(1,), logprobs=(0.0,), finish="stop", version=0)
-        for text in ("Ali Daei", "Bican", REFUSAL)
+        for text in ("Ali Daei", "Bican", REFUSAL, "Ali Daei? boxed[Unknown]", "Bican? boxed[Ali Daei]")
     ]
-    assert [(g.right, g.grounded) for g in (grade(closed, one, reasoning=False) for one in said)] == [
-        (1.0, 1.0),
-        (0.0, 0.0),
-        (0.0, 0.0),
+    graded = [grade(closed, one, reasoning=False) for one in said]
+    assert [(g.right, g.grounded, g.refused) for g in graded] == [
+        (1.0, 1.0, False),
+        (0.0, 0.0, False),
+        (0.0, 0.0, True),
+        (0.0, 0.0, True),
+        (1.0, 1.0, False),
     ]
 
 

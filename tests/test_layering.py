@@ -9,17 +9,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("grpo", "rewards", "curriculum", "eval", "launch")
-LIGHT = {"grpo.types", "grpo.text", "grpo.data"}
+LIGHT = {"grpo.types", "grpo.text", "grpo.data", "grpo.kept"}
 PROGRAMS = {  # what a file's own command line needs, to read recipes or to load a model
     "rewards/audit.py": {"grpo.config", "launch.recipe"},
     "curriculum/filter.py": {"grpo.runlog", "launch.difficulty"},
+    "eval/prompt_sweep.py": {"launch.prompt_sweep"},
+    "eval/matcher_agreement.py": {"rewards.correctness"},  # both matchers are compared with human judges
     "curriculum/build.py": {"grpo.runlog", "launch.models"},
 }
 MAY_IMPORT = {  # of ours; a name stands for itself and what is below it
     "grpo": {"grpo"},
     "rewards": {"rewards", *LIGHT},
     "curriculum": {"curriculum", *LIGHT},
-    "eval": {"eval", "grpo", "rewards.parse", "rewards.entailment"},
+    "eval": {"eval", "grpo", "rewards.boxed", "rewards.parse", "rewards.entailment"},
     "launch": set(FOLDERS),
 }
 ONLY_IN = {  # heavy package: where it may be imported
@@ -35,11 +37,12 @@ WITHOUT_THEM = [
     "grpo.types", "grpo.text", "grpo.config", "grpo.advantages", "grpo.batch", "grpo.objective", "grpo.logprobs",
     "grpo.loop", "grpo.comm", "grpo.ranks", "grpo.snapshot", "grpo.random_states", "grpo.signals", "grpo.watchdog",
     "grpo.policy.guard", "grpo.policy.zero_config", "grpo.prompts", "grpo.data",
-    "grpo.flops", "grpo.meter", "grpo.speed",
+    "grpo.flops", "grpo.meter", "grpo.speed", "grpo.kept", "grpo.record_files",
     "rewards.compose", "rewards.verdicts", "rewards.audit",
     "rewards.dead", "curriculum.world", "curriculum.build", "curriculum.sampler", "curriculum.gold",
     "curriculum.gates", "curriculum.order", "curriculum.difficulty", "curriculum.filter", "curriculum.transforms",
-    "curriculum.records", "grpo.dynamic", "eval.held_out", "eval.score",
+    "curriculum.records", "curriculum.closed_book", "grpo.dynamic", "eval.held_out", "eval.score",
+    "eval.closed_book", "eval.prompt_sweep", "eval.matcher_agreement",
     "eval.compare", "eval.factuality", "eval.paper", "launch.recipe", "launch.chain",
     "launch.shapes", "launch.memory", "launch.nearest", "launch.plan", "launch.plan_table",
 ]  # fmt: skip

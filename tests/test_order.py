@@ -56,8 +56,9 @@ def test_a_question_passes_by_what_it_is_for():
     unanswerable = next(example for example in WORLD if not example.answerable)
     assert [passed(ANSWERABLE[0], score) for score in (refused, said)] == [False, True]
     assert [passed(unanswerable, score) for score in (refused, said)] == [True, False]
-    fact, half = (Score(total=0, parts={"exact_match": 0.0, "fact": value}) for value in (1.0, 0.5))
+    fact, half = (Score(total=0, parts={"exact_match": 0.5, "fact": value}) for value in (1.0, 0.5))
     assert [passed(ANSWERABLE[0], score) for score in (fact, half)] == [True, False]
+    assert passed(unanswerable, Score(total=0, parts={"caution": 1.0}))
 
 
 def test_weights_are_p_times_one_minus_p():

@@ -146,8 +146,23 @@ def test_prompt_files_state_the_rules(tmp_path: Path) -> None:
     assert all(tag in reasoning for tag in ("<think>", "</think>", "<answer>", "</answer>"))
     (tmp_path / "mine.txt").write_text("Mine.\n")
     assert load_system(str(tmp_path / "mine.txt")) == "Mine."
-    with pytest.raises(InputError, match=rf"{PROMPTS}/plian.txt: no such prompt; expected plain, reasoning, or the"):
+    with pytest.raises(InputError, match=rf"{PROMPTS}/plian.txt: no such prompt; .*/8, plain, reasoning, or the path"):
         load_system("plian")
+
+
+def test_numbered_prompts_ask_for_a_box_in_either_format() -> None:
+    example = Example(id="c", question="Who?", passages=(), answers=(), found=(), style="closed", source="c")
+    for number in range(1, 9):
+        system = load_system(f"factuality/{number}")
+        assert "boxed[Paris]" in system
+        assert "boxed[Unknown]" in system
+        said = {}
+        for reasoning in (True, False):
+            render = make_render(tokenizer(), system=system, reasoning=reasoning, context=2048, max_tokens=64)
+            said[reasoning] = str(tokenizer().decode(list(render(example))))
+        assert "inside <answer> and </answer>" in said[True]
+        assert "step by step" in said[False]
+        assert not any("{thinking}" in text or "<answer>" in said[False] for text in said.values())
 
 
 def test_all_eos_ids_once_each() -> None:

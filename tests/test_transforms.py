@@ -1,6 +1,7 @@
 """Property tests: whatever a transform does to an example, `found` says which of its passages hold which answer."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -8,11 +9,15 @@ from hypothesis import strategies as st
 
 from curriculum.records import to_record, write_jsonl
 from curriculum.sampler import mix
-from curriculum.transforms import add_distractors, drop_support, shuffle_passages
+from curriculum.transforms import add_distractors, drop_support, shuffle_passages, transformed
 from curriculum.world import make_world
+from grpo.config import load
 from grpo.data import load_examples
+from grpo.runlog import Console
 from grpo.text import contains
 from grpo.types import Example, InputError, Passage
+from launch.recipe import Recipe
+from launch.sources import all_examples
 
 WORDS = st.sampled_from(["Ada Quill", "109 goals", "Low Tide", "Orvale", "1911", "harbour", "was", "the"])
 TEXTS = st.lists(WORDS, min_size=1, max_size=5).map(" ".join)
@@ -68,6 +73,42 @@ def test_distractors_keep_found_true_and_hold_no_answer(example, pool, count, se
     assert len(more.passages) == len(example.passages) + count
     assert more.answerable is example.answerable
     assert [p for p in more.passages if p in set(example.passages)] == list(example.passages)
+
+
+ASKED = make_world(60, seed=5, unanswerable=0.5, passages=3, styles={"prose": 1.0})
+
+
+def test_a_recipe_transforms_what_it_asks(tmp_path):
+    """All three at once: two distractors more, a form to refuse behind each answerable question, another order."""
+    made = transformed(ASKED, distractors=2, without_support=True, shuffle=True, seed=1)
+    assert transformed(ASKED, distractors=2, without_support=True, shuffle=True, seed=1) == made
+    answerable = sum(example.answerable for example in ASKED)
+    assert len(made) == len(ASKED) + answerable
+    assert sum(example.answerable for example in made) == answerable
+    assert len({example.id for example in made}) == len(made)
+    assert all(true_to_text(example) for example in made)
+    originals = {example.id: example for example in ASKED}
+    whole = [example for example in made if example.id in originals]
+    assert all(len(example.passages) == 5 for example in whole)
+    assert all(set(originals[example.id].passages) < set(example.passages) for example in whole)
+    moved = [e.passages.index(originals[e.id].passages[0]) for e in whole]
+    assert len(set(moved)) == 5
+    again = transformed(made, distractors=0, without_support=True, shuffle=False, seed=1)
+    assert len({example.id for example in again}) == len(again)  # "q-u" is taken
+    closed = replace(ASKED[0], passages=(), found=(), style="closed")
+    assert transformed([closed], distractors=0, without_support=True, shuffle=True, seed=1) == [closed]
+
+
+def test_transforms_of_a_recipe_reach_the_run(tmp_path):
+    write_jsonl(tmp_path / "all.jsonl", map(to_record, [example for example in ASKED if example.answerable]))
+    recipe = load(Recipe, [f"--data.source={tmp_path / 'all.jsonl'}", "--data.without_support=true"])
+    found = all_examples(recipe, Console())
+    assert [example.answerable for example in found[:4]] == [True, False] * 2
+    chosen = mix(found, count=20, unanswerable=0.5, seed=0, key="data.unanswerable")
+    assert sum(not example.answerable for example in chosen) == 10
+    short = load(Recipe, [f"--data.source={tmp_path / 'all.jsonl'}", "--data.distractors=500"])
+    with pytest.raises(InputError, match=r"500 distractors were asked for, and \d+ passages hold no answer"):
+        all_examples(short, Console())
 
 
 def test_claims_are_not_looked_up():

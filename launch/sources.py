@@ -1,0 +1,52 @@
+"""data.source -> examples: the invented world, files, hub data sets, each in its own shape, or several of them."""
+
+from curriculum.build import build_from_qa
+from curriculum.closed_book import in_words, load_closed_book, once_each
+from curriculum.transforms import transformed
+from curriculum.world import make_world
+from grpo.data import load_examples, shape_of
+from grpo.runlog import Console
+from grpo.types import Example
+from launch.recipe import TRANSFORMS, Setup
+
+
+def all_examples(recipe: Setup, console: Console) -> list[Example]:
+    """Every example of data.source, before any split: loaded, or built for the world and question-answer pairs."""
+    source, transforms = recipe.data.source, {name: getattr(recipe.data, name) for name in TRANSFORMS}
+    if isinstance(source, str):
+        kept = examples_of(source, recipe, console)
+    else:
+        kept, again = once_each(example for one in source for example in examples_of(one, recipe, console))
+        if again:
+            console.line(f"             {again} questions are in several sources; the first one counts")
+    return transformed(kept, **transforms, seed=recipe.data.seed) if any(transforms.values()) else kept
+
+
+def examples_of(source: str, recipe: Setup, console: Console) -> list[Example]:
+    """Every example of one source; what was dropped of it is said."""
+    data = recipe.data
+    if source == "world":
+        # Four times what is asked for, half of it unanswerable, so that any mix can be drawn on either side of the
+        # split. The evaluation's size has no say in it: the same questions then make the same warm-up everywhere.
+        needed = max(data.questions, recipe.warmup.steps * recipe.warmup.examples_per_step, 250)
+        return make_world(
+            4 * needed,
+            seed=data.seed,
+            unanswerable=0.5,
+            unrelated=data.unrelated,
+            passages=data.passages,
+            styles=data.styles,
+        )
+    shape = shape_of(source)
+    if shape == "question_answer":
+        console.status(f"{source}: finding distractors")
+        words = data.max_words or None
+        examples, report = build_from_qa(source, passages=data.passages, seed=data.seed, max_words=words)
+        console.line(f"             {report}")
+        return examples
+    if shape == "closed_book":
+        examples, dropped = load_closed_book(source)
+        kept, again = once_each(examples)
+        console.line(f"             {source}: {in_words(kept, {**dropped, 'asked before': again})}")
+        return kept
+    return load_examples(source)
