@@ -15,6 +15,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -119,7 +120,8 @@ def install(*, gpu: bool, dev: bool) -> list[Part]:
     punkt = install_punkt()
     if not gpu:
         remove_cuda_only()
-    return [check_import(part) for part in (torch, libraries, vllm, deepspeed, model, punkt)]
+    with ThreadPoolExecutor(2) as pool:  # each is a process of its own
+        return list(pool.map(check_import, (torch, libraries, vllm, deepspeed, model, punkt)))
 
 
 def make_venv() -> None:
