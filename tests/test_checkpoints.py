@@ -1,7 +1,6 @@
 """When a run is saved: on the way, when its engine is lost, and not where there is no room; in this process."""
 
 import os
-import re
 import resource
 import shutil
 import signal
@@ -20,7 +19,6 @@ from grpo.policy.single import SinglePolicy
 from grpo.rollout.hf import HfRollout
 from grpo.runlog import Console, RunLog
 from grpo.types import EngineLost, InputError, Sampling, Stopped
-from grpo.watchdog import Watchdog
 from launch.checkpoints import Checkpoints
 from launch.keeping import Keeping
 from launch.resume import Logs
@@ -134,52 +132,47 @@ def test_a_reward_that_fails_too_often_ends_the_run_saved(straight, tmp_path):
 class Ending(Alone):
     """Whoever ends the process here is only listened to; the test goes on."""
 
-    def __init__(self):
-        self.ended, self.heard = (), threading.Event()
+    ended = ()
 
     def end(self, code, text):
         self.ended = code, text
-        self.heard.set()
 
 
-@pytest.mark.parametrize(("hangs_in", "saved"), [("score", 3), ("update", 2)])
-def test_a_run_that_hangs_ends_saved_where_its_weights_are_those_of_a_step(straight, tmp_path, hangs_in, saved):
+@pytest.mark.parametrize(("hangs_in", "saved", "of"), [("score", 3, ""), ("update", 2, " of 3")])
+def test_a_run_that_hangs_ends_saved_where_its_weights_are_those_of_a_step(straight, tmp_path, hangs_in, saved, of):
     """In the fourth step. While the reward hangs, memory holds what step 3 left; in an update it does not."""
     comm = Ending()
     kept = Kept(tmp_path, every=2, comm=comm)
-    dog = Watchdog(rank=0, factor=1.0, least=0.05, hang=0.05, out=(tmp_path / "stacks").open("w"))
-    dog._seen[hangs_in].extend([0.0] * 50)
-    calls, update = [], kept.policy.update
+    update = kept.policy.update
 
-    def hangs():
-        calls.append(1)
-        if len(calls) == (7 if hangs_in == "score" else 4):
-            assert comm.heard.wait(60)
+    def hangs(where):
+        if (where, kept.policy.done) in (("score", 3), ("update", 4)) and where == hangs_in and not comm.ended:
+            watchdog = threading.Thread(target=kept.checkpoints.hung, args=(f"{where} lasts 999 s",))
+            watchdog.start()
+            watchdog.join()
 
     def score(example, completions):
-        if hangs_in == "score":
-            hangs()
+        hangs("score")
         return low_bytes(example, completions)
 
-    def slow_update(batch, loss):
-        if hangs_in == "update":
-            kept.policy._done += 1  # under way
-            hangs()
-            kept.policy._done -= 1
-        return update(batch, loss)
+    def slow_loss(loss):
+        def wrapped(*about):
+            hangs("update")
+            return loss(*about)
 
-    kept.policy.update = slow_update
-    kept.log._around = dog.phase
-    with dog.watching(every=0.01, end=kept.checkpoints.hung):
-        kept.train(score=score)
-    code, text = comm.ended
-    assert code == 124
-    wanted = "" if saved == 3 else " of 3"
-    assert re.fullmatch(rf"{hangs_in} lasts \d+ s, usually 0 s; saved after step {saved}{wanted}, .*; .* there", text)
-    shutil.rmtree(tmp_path / "checkpoints" / "step-000004")
+        return wrapped
+
+    kept.policy.update = lambda batch, loss: update(batch, slow_loss(loss))
+    kept.train(score=score)
+    path = tmp_path / "checkpoints" / f"step-{saved:06d}"
+    assert comm.ended == (
+        124,
+        f"{hangs_in} lasts 999 s; saved after step {saved}{of}, {path}; the same command goes on from there",
+    )
+    shutil.rmtree(tmp_path / "checkpoints" / "step-000004")  # of the main thread, which went on
     later = Kept(tmp_path)
     found = snapshot.newest_whole(tmp_path / "checkpoints")
-    assert found.step == saved
+    assert found.path == path
     assert later.train(start=later.checkpoints.restore(found)).equal(straight)
 
 

@@ -136,9 +136,8 @@ def test_stats_add_up_and_maxima_do_not():
 
 def test_how_far_the_policy_is_from_the_sampler_by_hand():
     """Half a nat below and above on two of three tokens: k3 is exp(d) - 1 - d of d = logp - sampler."""
-    batch = weigh(
-        random_batch(prompts=(3,), sizes=(1,), lengths=(3,)), average="token", max_tokens=9, tokens=3, sequences=1
-    )
+    rows = random_batch(prompts=(3,), sizes=(1,), lengths=(3,))
+    batch = weigh(rows, average="token", max_tokens=9, tokens=3, sequences=1, drop_dead=False)
     logp_BC = batch.sampler_logp_BC + torch.tensor([[0.5, -0.5, 0.0]])
     stats = grpo_loss(logp_BC, torch.zeros(1, 3), batch, objective=Objective())[1]
     assert mean_stats(stats)["approx_kl"] == pytest.approx((math.exp(0.5) - 1.5 + math.exp(-0.5) - 0.5) / 3, rel=1e-5)

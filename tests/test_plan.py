@@ -94,6 +94,7 @@ def test_what_each_stage_shards_and_offload_moves(overrides, weights, gradients,
     assert found["weights"].backward == pytest.approx(weights * P + gathered)
     assert found["gradients"].backward == pytest.approx(gradients * P)
     assert found["optimizer"].backward == pytest.approx(optimizer * P)
+    assert found.pop("checkpoint").host == 12 * P / 8  # the copy that one is written from, whatever the stage
     assert sum(line.host for line in found.values()) == pytest.approx(host * P)
 
 
@@ -195,8 +196,8 @@ def test_more_gpus_are_the_last_resort_and_nothing_is_said_where_nothing_fits():
 
 def test_main_memory_and_the_cache_can_be_what_is_short():
     offloaded = planned(replace(EIGHT, host=150 * GB), "--policy.offload=optimizer")
-    assert host_bytes(memory_plan(*offloaded), offloaded[2]) == pytest.approx(22 * P)
-    assert "main memory of 150 GB does not hold the 180 GB" in str(shortage(*offloaded))
+    assert host_bytes(memory_plan(*offloaded), offloaded[2]) == pytest.approx((22 + 12) * P)
+    assert "main memory of 150 GB does not hold the 278 GB" in str(shortage(*offloaded))
     assert "rollout.memory = 0.2 leaves vLLM a cache of 0 tokens" in str(
         shortage(*planned(EIGHT, "--rollout.memory=0.2"))
     )
@@ -210,7 +211,7 @@ def test_main_memory_and_the_cache_can_be_what_is_short():
     [  # a token of the embedded model takes 46,080 bytes, a group of 8 x 2,048 tokens 0.703 GiB
         ("0.05", "kv_cache = 0.05 leaves vLLM a cache of 1,165 tokens, and one completion may take 2,048", "0.8"),
         ("0.01", "kv_cache = 0.01 leaves vLLM a cache of 233 tokens", "1.28"),
-        ("40", "the backward phase needs 49.7 GB a rank", "10"),  # 42.9 GB of it are the cache
+        ("40", "the backward phase needs 51.3 GB a rank", "5"),  # 42.9 GB of it are the cache
     ],
 )
 def test_a_cache_of_another_size_is_named_on_a_cpu(cache, short, fits):
@@ -219,8 +220,7 @@ def test_a_cache_of_another_size_is_named_on_a_cpu(cache, short, fits):
     with pytest.raises(InputError) as caught:
         verdict(plan)
     assert short in str(caught.value)
-    again = "policy.gradient_checkpointing = true, " * (cache == "40")
-    assert f"; nearest that fits: {again}rollout.kv_cache = {fits} (" in str(caught.value)
+    assert f"; nearest that fits: rollout.kv_cache = {fits} (" in str(caught.value)
     found = nearest(plan.shape, plan.settings, plan.devices)
     assert found is not None
     assert cache_tokens(plan.shape, *found) >= 8 * 2_048
@@ -273,7 +273,7 @@ def test_what_loading_takes_by_hand():
 
 def test_models_that_are_loaded_in_shares_are_not_warned_of():
     for nodes, model in ((2, "qwen3-32b"), (6, "llama3.1-70b")):
-        assert "warning" not in verdict(make_plan(recipe(model), replace(EIGHT, nodes=nodes, host=200 * GB)))
+        assert "warning" not in verdict(make_plan(recipe(model), replace(EIGHT, nodes=nodes, host=300 * GB)))
 
 
 def test_copies_that_are_whole_while_they_load_are_warned_of():

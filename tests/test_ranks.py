@@ -92,8 +92,9 @@ def one_ends_all(comm):
 
 def test_a_thread_of_one_rank_ends_them_all():
     waiting, hanging = run_ranks(one_ends_all)
-    assert (waiting.code, hanging.code) == (124, 124)
-    assert "stopped: rank 1: score lasts 999 s" in waiting.said
+    assert hanging.code == 124
+    ended = waiting.code == 124 and "stopped: rank 1: score lasts 999 s" in waiting.said
+    assert ended or waiting.value.failure == Failure(1, 124, "score lasts 999 s")  # where its connection was faster
 
 
 def test_a_rank_that_no_longer_answers_is_missed():

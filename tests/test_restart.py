@@ -1,6 +1,7 @@
 """A rollout engine that dies is made anew with the weights that it had; the run is the one that nothing happened to."""
 
 import threading
+from contextlib import suppress
 from typing import ClassVar
 
 import pytest
@@ -88,18 +89,14 @@ def hf():
 
 def serve(port, folder, kinds):
     """One server after another at this port, of these kinds, each until it ends."""
+    services = [kind(hf(), model="tiny", shapes=SHAPES, folder=folder) for kind in kinds]
 
     def run():
-        for kind in kinds:
-            with Server(port) as server:
-                try:
-                    server.serve(kind(hf(), model="tiny", shapes=SHAPES, folder=folder))
-                except SystemExit:
-                    continue
+        for service in services:
+            with Server(port) as server, suppress(SystemExit):
+                server.serve(service)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    return thread
+    threading.Thread(target=run, daemon=True).start()
 
 
 class DroppingBuckets(Dropping):
@@ -108,9 +105,9 @@ class DroppingBuckets(Dropping):
     at = "bucket"
 
 
-def from_a_rank(comm, port):
+def from_a_rank(comm, port, model):
     """Both calls of a step on an engine whose servers die in each: the answers, and what was told."""
-    told, model = [], tiny_model(seed=4)
+    told = []
     engine = Restarted(
         lambda: ServerRollout(port, shapes=SHAPES, patience=60.0, comm=comm),
         weights=lambda: iter([(name, tensor.detach()) for name, tensor in model.named_parameters()]),
@@ -124,10 +121,10 @@ def from_a_rank(comm, port):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_server_that_is_killed_in_a_push_or_a_request_and_comes_back(tmp_path, ranks):
-    port, here = free_port(), hf()
-    here.load(tiny_model(seed=4).named_parameters(), version=8)
+    port, here, model = free_port(), hf(), tiny_model(seed=4)
+    here.load(model.named_parameters(), version=8)
     serve(port, tmp_path, [DroppingBuckets, Dropping, Service])
-    ran = [from_a_rank(Alone(), port)] if ranks == 1 else [rank.value for rank in run_ranks(from_a_rank, port)]
+    ran = [from_a_rank(Alone(), port, model)] if ranks == 1 else [r.value for r in run_ranks(from_a_rank, port, model)]
     assert [group for written, _ in ran for group in written] == here.generate(PROMPTS, SAMPLING, seed=5)
     for _, told in ran:
         assert [text.rpartition("; ")[2] for text in told] == [

@@ -2,12 +2,13 @@
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from grpo.runlog import Console, RunLog
-from tests.forked import forked
+from tests.forked import forked, wait_for
 
 
 def open_log(folder, said):
@@ -39,24 +40,18 @@ def fails(log):
         raise ZeroDivisionError
 
 
-def test_a_run_that_fails_is_closed_and_failed_at_wandb_too(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    log, ended = open_log(tmp_path, []), []
-    run = log._tracker._run
-    finish = run.finish
-    monkeypatch.setattr(run, "finish", lambda exit_code: (ended.append(exit_code), finish(exit_code=exit_code)))
-    with pytest.raises(ZeroDivisionError):
-        fails(log)
-    log.close()
-    assert ended == [1]  # once
-
-
 def dies_in_the_middle(folder, told):
-    """Its service is killed after the first step. In a process of its own, which the service is one of for good."""
-    os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    said = []
-    with open_log(folder, said) as log:
+    """The exit codes of a run that fails, and what a run says whose service is killed after the first step. In a
+    process of its own: wandb keeps to the service that it has started first."""
+    os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_INIT_TIMEOUT": "3000"}
+    said, codes, failing = [], [], open_log(folder / "failing", [])
+    run = failing._tracker._run
+    finish = run.finish
+    run.finish = lambda exit_code: (codes.append(exit_code), finish(exit_code=exit_code))
+    with suppress(ZeroDivisionError):
+        fails(failing)
+    failing.close()
+    with open_log(folder / "middle", said) as log:
         for step in range(3):
             with log.step(step) as record:
                 record.scalars("reward", {"total": 1.0})
@@ -65,17 +60,21 @@ def dies_in_the_middle(folder, told):
                 for child in children():
                     os.kill(child, signal.SIGKILL)
         log.note("result", {"x": 1})
-    told.put([text for text in said if "wandb" in text])
+    told.put((codes, [text for text in said if "wandb" in text]))
 
 
-def test_a_wandb_that_dies_in_the_middle_is_left_out_from_there(tmp_path):
+def test_a_run_that_fails_is_told_so_once_and_a_wandb_that_dies_is_left_out(tmp_path):
+    for name in ("failing", "middle"):
+        (tmp_path / name).mkdir()
     context = forked()
     told = context.SimpleQueue()
     process = context.Process(target=dies_in_the_middle, args=(tmp_path, told))
     process.start()
-    assert [text.partition(": ")[0] for text in told.get()] == ["wandb is off from here on"]
-    process.join()
-    assert (tmp_path / "metrics.jsonl").read_text().count('"reward/total": 1.0') == 3
+    assert wait_for(process) is not None
+    codes, said = told.get()
+    assert codes == [1]
+    assert [text.partition(": ")[0] for text in said] == ["wandb is off from here on"]
+    assert (tmp_path / "middle" / "metrics.jsonl").read_text().count('"reward/total": 1.0') == 3
 
 
 def children():
