@@ -265,9 +265,10 @@ def refuse_existing(folder: Path) -> None:
 
 
 def make_run_folder(folder: Path) -> Path:
-    """A new folder, or InputError as `refuse_existing`."""
+    """A new folder that only its user can open, or InputError as `refuse_existing`."""
     refuse_existing(folder)
-    folder.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700)
     return folder
 
 

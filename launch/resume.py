@@ -73,7 +73,6 @@ def prepare_folder(recipe: Recipe, folder: Path, found: Snapshot | None) -> None
     """A new folder with the recipe; or the one that is there, with its logs as they were at the checkpoint."""
     if found is None:
         make_run_folder(folder)
-        folder.chmod(0o700)
         save_recipe(recipe, folder)
         return
     set_aside(checkpoints_of(folder), after=found.step)

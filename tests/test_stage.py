@@ -16,6 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY = ["configs/stage1.toml", "configs/models/tiny.toml"]
 
 
+SECRETS = {"WANDB_API_KEY": "5ec4e7" * 6 + "5ec4", "HF_TOKEN": "hf_5ec4e75ec4e75ec4e7", "MY_API_KEY": "sk-5ec4e75ec4e7"}
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
@@ -28,6 +31,7 @@ def train(home, *arguments, recipes=TINY, **variables):
         "XDG_CACHE_HOME": str(home / "cache"),
         "WANDB_MODE": "offline",
         "WANDB_SILENT": "true",
+        **SECRETS,
     }
     command = [sys.executable, "launch/train.py", *recipes, f"--run.folder={home / 'runs'}", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -47,6 +51,18 @@ def stage1(home):
     done = train(home)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_no_key_of_the_environment_is_left_behind_and_nobody_else_may_look(home, stage1):
+    """In the logs, the recipe, wandb's own files, the models, or on the screen."""
+    files = [file for file in (home / "runs").rglob("*") if file.is_file()]
+    assert len(files) > 10
+    for secret in SECRETS.values():
+        assert secret not in stage1
+        assert [file for file in files if secret.encode() in file.read_bytes()] == []
+    assert {folder.name: oct(folder.stat().st_mode & 0o777) for folder in (home / "runs").iterdir()} == {
+        folder.name: "0o700" for folder in (home / "runs").iterdir()
+    }
 
 
 def test_a_run_leaves_everything_behind(home, stage1):
