@@ -97,10 +97,11 @@ test-fuzz: $(STAMP)  ## Try FUZZ=10000 damaged recipes, data files, checkpoints 
 bench: .venv-trl/.stamp  ## Our step and TRL's, interleaved, with the ratios: make bench ARGS="--rounds 5"
 	$(PY) -m benchmarks.bench $(ARGS)
 
-lint: $(STAMP)  ## Check style, formatting and types
+lint: $(STAMP)  ## Check style, formatting, types and, where a database is within reach, known weaknesses
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m pyright
+	$(PY) -m launch.advisories
 
 format: $(STAMP)  ## Format the code and fix what can be fixed by itself
 	$(PY) -m ruff check --fix
