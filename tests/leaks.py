@@ -45,9 +45,11 @@ def watched(example, completions):
 
 
 def look(*, count_objects: bool) -> Held:
-    """Threads that write a checkpoint are left out: they end by themselves, at no known step."""
+    """Without the threads that write a checkpoint, which end by themselves at no known step, and tqdm's own, which a
+    progress bar of transformers starts once for the whole process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    threads = sorted(thread.name for thread in threading.enumerate() if not thread.name.startswith("checkpoint "))
+    names = [thread.name for thread in threading.enumerate()]
+    threads = sorted(name for name in names if name != "tqdm_monitor" and not name.startswith("checkpoint "))
     held = {"rss": pages * os.sysconf("SC_PAGE_SIZE"), "files": open_files(), "threads": threads}
     if count_objects:
         gc.collect()
