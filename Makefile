@@ -85,9 +85,9 @@ test-gpu: $(STAMP)  ## Try the engines' contracts and 20 steps on an NVIDIA GPU;
 	$(PY) benchmarks/gpu.py $(ARGS)
 
 test-faults: $(STAMP)  ## Kill runs at KILLS=200 points, damage their checkpoints, and go on (about an hour)
-	KILLS=$(or $(KILLS),200) OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_resume.py tests/test_resume_ranks.py \
-	  tests/test_snapshot.py tests/test_checkpoints.py tests/test_bad_numbers.py tests/test_watchdog.py tests/test_restart.py \
-	  tests/test_locking.py tests/test_tracking.py $(ARGS)
+	KILLS=$(or $(KILLS),200) STEPS=500 OMP_NUM_THREADS=1 $(PY) -m pytest -q -rP tests/test_resume.py \
+	  tests/test_resume_ranks.py tests/test_snapshot.py tests/test_checkpoints.py tests/test_bad_numbers.py \
+	  tests/test_watchdog.py tests/test_restart.py tests/test_locking.py tests/test_tracking.py tests/test_leaks.py $(ARGS)
 
 test-fuzz: $(STAMP)  ## Try FUZZ=10000 damaged recipes, data files, checkpoints and completions of each kind
 	FUZZ=$(or $(FUZZ),10000) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) tests/test_fuzz.py $(ARGS)
@@ -102,10 +102,11 @@ test-fuzz: $(STAMP)  ## Try FUZZ=10000 damaged recipes, data files, checkpoints 
 bench: .venv-trl/.stamp  ## Our step and TRL's, interleaved, with the ratios: make bench ARGS="--rounds 5"
 	$(PY) -m benchmarks.bench $(ARGS)
 
-lint: $(STAMP)  ## Check style, formatting and types
+lint: $(STAMP)  ## Check style, formatting, types and, where a database is within reach, known weaknesses
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m pyright
+	$(PY) -m launch.advisories
 
 format: $(STAMP)  ## Format the code and fix what can be fixed by itself
 	$(PY) -m ruff check --fix

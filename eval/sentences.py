@@ -35,6 +35,7 @@ def rule_based() -> Splitter:
     from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue] (compiled, without stubs)
 
     def split(text: str) -> list[str]:
-        return [piece.strip() for piece in segment("en", text) if piece.strip()]
+        whole = text.encode(errors="replace").decode()  # it takes UTF-8 only, so no half of a surrogate pair
+        return [piece.strip() for piece in segment("en", whole) if piece.strip()]
 
     return Splitter("sentencex", split)

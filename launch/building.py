@@ -27,7 +27,7 @@ def beside(folder: Path) -> Iterator[Path]:
     with _locked(holder):
         work = holder / folder.name
         try:
-            work.mkdir()
+            work.mkdir(mode=0o700)  # as every run folder
             yield work
         finally:
             shutil.rmtree(holder)

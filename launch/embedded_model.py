@@ -90,9 +90,11 @@ def convert(gguf: Path, made: Path, tell: Callable[[str], None]) -> None:
     logging.disable_progress_bar()  # the lines below, and the caller's console, are the signs of life
     where = str(gguf.parent)
     tell("embedded model: reading the tokenizer (about 5 s)")
-    tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=gguf.name, trust_remote_code=False)
     tell("embedded model: unpacking 135 million weights (about 15 s)")
-    model: Any = AutoModelForCausalLM.from_pretrained(where, gguf_file=gguf.name, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        where, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+    )
     # The weights are plain float32 by now; left in place, either of these marks the saved model as still quantized.
     model.hf_quantizer = None
     del model.config.quantization_config

@@ -14,6 +14,8 @@ from rewards.entailment import Verifier, make_verifier
 
 EMBEDDED = "embedded:smollm2-135m"
 TINY = "random:tiny"
+# Said each time: left unsaid, transformers asks on the terminal whether to run the code that a model brings.
+OURS = {"trust_remote_code": False}
 
 
 def cache_folder() -> Path:
@@ -66,7 +68,7 @@ def load_tokenizer(folder: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, **OURS)
     except Exception as error:  # the tokenizers library raises bare Exceptions for a damaged file
         raise InputError(f"{folder}: no tokenizer can be loaded: {_line(error)}") from None
 
@@ -88,7 +90,9 @@ def load_model(folder: str, *, device: str, bf16: bool = False, sharding: Mappin
     dtype = torch.bfloat16 if bf16 else torch.float32
     with _sharded(sharding):
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, **OURS
+            )
         except (OSError, ValueError, SafetensorError) as error:
             raise InputError(f"{folder}: no causal language model can be loaded: {_line(error)}") from None
     return model if sharding else model.to(device)
@@ -114,7 +118,7 @@ def load_shell(folder: str) -> Any:
 
     try:
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+            model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **OURS), **OURS)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: not the configuration of a causal language model: {_line(error)}") from None
     with contextlib.suppress(OSError):  # a model folder may do without one; stop tokens are then those of config.json

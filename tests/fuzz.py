@@ -23,7 +23,20 @@ LONGEST_LINE = 3000  # characters
 anything = st.text(st.characters(codec=None), max_size=40)
 text = st.text(max_size=40)
 words = st.sampled_from(
-    ("", " ", "Paris", "the", "[1]", "[1][2]", "[99999999999999999999]", "It won.", "\n", "<think>", "</answer>")
+    (
+        "",
+        " ",
+        "\ud800",
+        "Paris",
+        "the",
+        "[1]",
+        "[1][2]",
+        "[99999999999999999999]",
+        "It won.",
+        "\n",
+        "<think>",
+        "</answer>",
+    )
 )
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), anything, words, st.sampled_from((10**30, -1, 0, 1, 2))

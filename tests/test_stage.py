@@ -15,6 +15,9 @@ from tests.forked import ROOT, run_program
 TINY = ["configs/stage1.toml", "configs/models/tiny.toml"]
 
 
+SECRETS = {"WANDB_API_KEY": "5ec4e7" * 6 + "5ec4", "HF_TOKEN": "hf_5ec4e75ec4e75ec4e7", "MY_API_KEY": "sk-5ec4e75ec4e7"}
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
@@ -45,10 +48,22 @@ def refused(done, *parts):
 def stage1(home):
     """The one run that is begun as a user does."""
     command = [sys.executable, "launch/train.py", *arguments_of(home)]
-    environment = {**os.environ, **variables(home), "WANDB_MODE": "offline"}
+    environment = {**os.environ, **variables(home), "WANDB_MODE": "offline", **SECRETS}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_no_key_of_the_environment_is_left_behind_and_nobody_else_may_look(home, stage1):
+    """In the logs, the recipe, wandb's own files, the models, or on the screen."""
+    files = [file for file in (home / "runs").rglob("*") if file.is_file()]
+    assert len(files) > 10
+    for secret in SECRETS.values():
+        assert secret not in stage1
+        assert [file for file in files if secret.encode() in file.read_bytes()] == []
+    assert {folder.name: oct(folder.stat().st_mode & 0o777) for folder in (home / "runs").iterdir()} == {
+        folder.name: "0o700" for folder in (home / "runs").iterdir()
+    }
 
 
 def test_a_run_leaves_everything_behind(home, stage1):

@@ -69,6 +69,8 @@ def start_vllm(
         gpu = not current_platform.is_cpu()
         return LLM(
             model=folder,
+            trust_remote_code=False,
+            load_format="safetensors",  # never a pickle
             skip_tokenizer_init=True,  # token ids in, token ids out
             dtype=dtype,
             max_model_len=context,
