@@ -90,7 +90,8 @@ def wait_for(command: Sequence[str]) -> int:
     try:
         child = subprocess.Popen(command)
         for number in asked:  # before there was a child to pass it on to
-            child.send_signal(number)
+            if number != signal.SIGINT:
+                child.send_signal(number)
         return child.wait() or (STOPPED if asked else 0)
     finally:
         for number, handler in before.items():
