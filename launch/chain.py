@@ -79,15 +79,19 @@ def wait_for(command: Sequence[str]) -> int:
     was asked to end.
     """
     asked: list[int] = []
-    child = subprocess.Popen(command)
+    child: subprocess.Popen[bytes] | None = None
 
     def heard(number: int, frame: FrameType | None) -> None:
         asked.append(number)
-        if number != signal.SIGINT:
+        if child is not None and number != signal.SIGINT:
             child.send_signal(number)
 
     before = {number: signal.signal(number, heard) for number in SIGNALS}
     try:
+        child = subprocess.Popen(command)
+        for number in asked:  # before there was a child to pass it on to
+            if number != signal.SIGINT:
+                child.send_signal(number)
         return child.wait() or (STOPPED if asked else 0)
     finally:
         for number, handler in before.items():

@@ -105,9 +105,9 @@ class DroppingBuckets(Dropping):
     at = "bucket"
 
 
-def from_a_rank(comm, port, model):
+def from_a_rank(comm, port, model=None):
     """Both calls of a step on an engine whose servers die in each: the answers, and what was told."""
-    told = []
+    told, model = [], tiny_model(seed=4) if model is None else model
     engine = Restarted(
         lambda: ServerRollout(port, shapes=SHAPES, patience=60.0, comm=comm),
         weights=lambda: iter([(name, tensor.detach()) for name, tensor in model.named_parameters()]),
@@ -124,7 +124,7 @@ def test_a_server_that_is_killed_in_a_push_or_a_request_and_comes_back(tmp_path,
     port, here, model = free_port(), hf(), tiny_model(seed=4)
     here.load(model.named_parameters(), version=8)
     serve(port, tmp_path, [DroppingBuckets, Dropping, Service])
-    ran = [from_a_rank(Alone(), port, model)] if ranks == 1 else [r.value for r in run_ranks(from_a_rank, port, model)]
+    ran = [from_a_rank(Alone(), port, model)] if ranks == 1 else [r.value for r in run_ranks(from_a_rank, port)]
     assert [group for written, _ in ran for group in written] == here.generate(PROMPTS, SAMPLING, seed=5)
     for _, told in ran:
         assert [text.rpartition("; ")[2] for text in told] == [
