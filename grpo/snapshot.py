@@ -127,7 +127,8 @@ def damaged(path: Path, *, step: int) -> str:
         if body["format"] != FORMAT:
             return f"{MANIFEST}: has format {body['format']}, and this program reads {FORMAT}"
         files: Digests = body["files"]
-        if lacks := [name for name in (STATE, *map(_own, range(body["ranks"]))) if name not in files]:
+        ranks = range(min(body["ranks"], len(files) + 1))  # more ranks than files: one of them is missing
+        if lacks := [name for name in (STATE, *map(_own, ranks)) if name not in files]:
             return f"{MANIFEST}: does not name {lacks[0]}"
         for name, (size, wanted) in files.items():
             if not (path / name).resolve().is_relative_to(path.resolve()):
