@@ -95,6 +95,11 @@ def shapes_of(folder: str) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in load_shell(folder).named_parameters()}
 
 
+def writes_here() -> str:
+    """Which engine "auto" comes to on this machine without a GPU, for a model that vLLM knows."""
+    return "hf" if importlib.util.find_spec("vllm") is None or _slow_vllm() else "vllm"
+
+
 def _slow_vllm() -> str:
     """Why vLLM could but should not write the completions here; empty where it should."""
     import torch

@@ -12,7 +12,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +21,7 @@ from rich.table import Table
 
 from grpo.config import load
 from grpo.types import InputError
+from launch.engines import writes_here
 from launch.memory import (
     GB,
     PHASES,
@@ -81,7 +81,7 @@ def plan_settings(recipe: Recipe, devices: Devices) -> PlanSettings:
     p, r = recipe.policy, recipe.rollout
     zero = p.engine == "zero" or (p.engine == "auto" and (devices.ranks > 1 or p.offload != "none"))
     fast = "bfloat16" if devices.fast_bf16 else "float32"
-    written_by = "vllm" if devices.kind == "gpu" or find_spec("vllm") else "hf"
+    written_by = "vllm" if devices.kind == "gpu" else writes_here()
     return PlanSettings(
         stage=p.stage if zero else 0,
         offload=p.offload,
