@@ -113,7 +113,7 @@ class Cache:
             found = json.loads(head)["made_with"]
             rows = [json.loads(line) for line in lines]
             self.tallies = {row["id"]: _tally(row["id"], row["right"], row["of"]) for row in rows}
-            found = dict(found)
+            found = {**found}  # TypeError unless it is an object
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise InputError(f"{self._path} is no cache of this filter; give another --cache") from None
         for name, value in made_with.items():
