@@ -46,7 +46,7 @@ class Kept:
             raw = self._path.read_bytes()
             whole = raw.rfind(b"\n") + 1
             head, *lines = raw[:whole].decode("utf-8").splitlines()
-            found = dict(json.loads(head)["made_with"])
+            found = {**json.loads(head)["made_with"]}  # TypeError unless it is an object
             self.rows = [json.loads(line) for line in lines]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise self.not_ours() from None
