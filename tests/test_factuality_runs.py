@@ -1,6 +1,9 @@
 """The factuality recipes: what they pay, and a whole run of fact, then caution, on the tiny model."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +16,6 @@ from grpo.types import Completion, Example, Group, Score
 from launch.difficulty import tally
 from launch.lineage import stages_of
 from launch.recipe import Recipe
-from launch.stages import plan
-from launch.train import main
 from rewards.dead import cause
 from rewards.presets import PRESETS
 
@@ -108,9 +109,8 @@ def test_caution_passes_what_nobody_can_answer():
     assert not passed(NOBODY, Score(total=2, parts={"caution": 0.0, "exact_match": 0.0}))
 
 
-def test_fact_then_caution_on_the_tiny_model(tmp_path, monkeypatch, capsys):
-    """Both stages as `make train-factuality` runs them, but in this process: from mixed sources, with the table and the
-    buckets of the slides live."""
+def test_fact_then_caution_on_the_tiny_model(tmp_path):
+    """Both stages in one command, from mixed sources, with the table and the buckets of the slides live."""
     rows = [{"question": f"Where is {n}?", "possible_answers": [f"Town {n}"]} for n in range(30)]
     aware = [{"question": f"Why {n}?", "answer": None, "answerable": False} for n in range(30)]
     for name, content in (("p.json", rows), ("a.json", aware)):
@@ -119,13 +119,10 @@ def test_fact_then_caution_on_the_tiny_model(tmp_path, monkeypatch, capsys):
     tiny = ["configs/models/tiny.toml", f"--data.source={sources}", f"--run.folder={tmp_path / 'runs'}"]
     sizes = ["--run.steps=1", "--eval.questions=4", "--sampling.group_size=2", "--model.reasoning=true"]
     stages = ["configs/factuality-fact.toml", "configs/factuality-fact-then-caution.toml"]
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    codes = [main(arguments) for arguments in plan(stages, [*tiny, *sizes])]
-    said = capsys.readouterr().out
-    assert codes == [0, 0], said
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "WANDB_MODE": "", "WANDB_API_KEY": ""}
+    command = [sys.executable, "launch/stages.py", *stages, "--", *tiny, *sizes]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     first, second = (tmp_path / "runs" / f"{Path(stage).stem}-tiny" for stage in stages)
     assert stages_of(second / "model") == ("sft", "factuality-fact", "factuality-fact-then-caution")
     for run, part in ((first, "fact"), (second, "caution")):
@@ -136,6 +133,6 @@ def test_fact_then_caution_on_the_tiny_model(tmp_path, monkeypatch, capsys):
         assert "trust/trust_score" not in row
         answers = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
         assert len(answers) == 2 * 2
-    assert "data         2 sources: 40 to train on" in said
-    assert "refused, unanswerable" in said
+    assert "data         2 sources: 40 to train on" in done.stdout
+    assert "refused, unanswerable" in done.stdout
     assert "boxed[Unknown]" in (first / "prompt.txt").read_text()
