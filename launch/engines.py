@@ -1,7 +1,7 @@
 """Which engine writes the completions, and why; from a recipe and a model folder to the engine itself."""
 
 import importlib.util
-from typing import Any
+from typing import Any, Literal
 
 from grpo.comm import Comm
 from grpo.rollout.base import RolloutEngine
@@ -95,7 +95,7 @@ def shapes_of(folder: str) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in load_shell(folder).named_parameters()}
 
 
-def writes_here() -> str:
+def writes_here() -> Literal["hf", "vllm"]:
     """Which engine "auto" comes to on this machine without a GPU, for a model that vLLM knows."""
     return "hf" if importlib.util.find_spec("vllm") is None or _slow_vllm() else "vllm"
 
