@@ -52,7 +52,7 @@ help:  ## List the commands
 setup:  ## Make .venv with what this machine can use; also tries parts again that were missing
 	$(PYTHON) launch/environment.py
 
-$(STAMP): pyproject.toml requirements.lock launch/environment.py launch/packages.py
+$(STAMP): pyproject.toml requirements.lock launch/environment.py launch/installing.py launch/packages.py
 	$(PYTHON) launch/environment.py
 
 # Without $(STAMP): what is pinned and what is locked may differ here, and set-up would stop at that.

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from launch.environment import LOCK, VENV
+from launch.installing import LOCK, VENV
 from launch.packages import blocks, quiet, reason
 
 ACCEPTED: Mapping[str, str] = {}  # the id of an advisory -> why it does not matter here

