@@ -102,10 +102,10 @@ def install(*, gpu: bool, dev: bool) -> list[Part]:
     deepspeed = Part("deepspeed", "" if code else version_of("deepspeed", VENV), reason(lines))
     model = install_model()
     punkt = install_punkt()
-    remove_uv_cache()
     if not gpu:
         remove_cuda_only()
     with ThreadPoolExecutor(2) as pool:  # each is a process of its own
+        pool.submit(remove_uv_cache)
         return list(pool.map(check_import, (torch, libraries, vllm, deepspeed, model, punkt)))
 
 
