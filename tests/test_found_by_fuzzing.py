@@ -59,7 +59,7 @@ def test_no_name_leads_out_of_the_folder_of_runs(key, name):
 
 @pytest.mark.parametrize("field", ["question", "answers", "id", "source"])
 def test_half_of_a_surrogate_pair_is_refused_and_a_whole_one_taken(tmp_path, field):
-    record = {"question": "Q", "answers": ["A"], "docs": [{"title": "", "text": "A"}], "id": "i", "source": "s"}
+    record = {"question": "Q", "answers": ["109"], "docs": [{"title": "", "text": "109"}], "id": "i", "source": "s"}
     half = {**record, field: ["\ud83d"] if field == "answers" else "\ud83d"}
     (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n" + json.dumps(half), encoding="utf-8")
     with pytest.raises(InputError, match=r"a.jsonl:2: malformed JSON \(.*surrogates not allowed"):

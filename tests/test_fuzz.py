@@ -29,6 +29,7 @@ from grpo import snapshot
 from grpo.config import dump, load
 from grpo.data import load_examples, shape_of, split
 from grpo.policy.state import read_counts, read_piece
+from grpo.runlog import make_run_folder
 from grpo.types import STYLES, Completion, Example, Passage
 from launch.lineage import stages_of
 from launch.recipe import EvaluationRecipe, Recipe
@@ -136,7 +137,7 @@ def test_recipes(home, text, more, evaluation):
         recipe = taken(lambda: load(kind, [str(file), *more, f"--run.folder={runs}"]))
         if recipe is None or evaluation:
             return
-        taken(lambda: prepare_folder(recipe, runs / recipe.run_name, None))
+        taken(lambda: prepare_folder(recipe, make_run_folder(runs / recipe.run_name), None))
     if (saved := runs / recipe.run_name / "recipe.toml").exists():
         assert load(Recipe, [str(saved)]) == recipe
     shutil.rmtree(runs, ignore_errors=True)

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from importlib import metadata
+from sysconfig import get_path
 
 import pytest
 from packaging.requirements import Requirement
@@ -60,5 +61,6 @@ def test_what_is_installed_here_is_what_is_locked():
     if (ROOT / ".venv" / ".stamp").is_file() and version_of("uv", ROOT / ".venv"):
         there = {(name_of(block), block.partition("==")[2].split()[0]) for block in blocks(TEXT)}
         names = {name for name, _ in there}
-        found = {(name_of(d.name), d.version) for d in metadata.distributions() if name_of(d.name) in names}
+        here = metadata.distributions(path=[get_path("purelib")])  # not what setuptools carries in a folder of its own
+        found = {(name_of(d.name), d.version) for d in here if name_of(d.name) in names}
         assert found <= there
