@@ -110,8 +110,8 @@ def test_one_process_takes_20_bytes_a_parameter_with_the_hf_engine():
     states = [found[name].backward for name in ("weights", "gradients", "optimizer", "hf engine")]
     assert sum(states) == 20 * 134_515_008
     assert found["optimizer's work"].step == 8 * 49_152 * 576
-    # 32 rows are 4 groups of a prompt of 2,008 and 8 x 40 tokens, 2 x 30 x 192 numbers of 4 bytes each
-    assert found["hf cache"].rollout == 4 * (2_008 + 320) * 46_080
+    # 50 rows are 6 groups of a prompt of 2,008 and 8 x 40 tokens, 2 x 30 x 192 numbers of 4 bytes each
+    assert found["hf cache"].rollout == 6 * (2_008 + 320) * 46_080
 
 
 def test_activations_of_the_embedded_model_by_hand():
