@@ -6,7 +6,6 @@ alone, whose `--find-links` may hold a build that no index has.
 """
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.packages import blocks, locked, name_of, progress, quiet, reason, version_of
+from launch.packages import blocks, index_option, locked, name_of, progress, quiet, reason, version_of
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
@@ -56,9 +55,8 @@ def pip_locked(*parts: str) -> tuple[int, list[str]]:
 
 def index_of_pip() -> list[str]:
     """The index that pip is set to, by a file or a variable, as an option of uv; none where it is the default one."""
-    said = subprocess.run([PYTHON, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"^\S*\.index-url='(.+)'$", said, flags=re.MULTILINE)
-    return ["--default-index", found[1]] if found else []
+    command = [PYTHON, "-m", "pip", "config", "list"]
+    return index_option(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
 
 
 def pip(arguments: Sequence[str], label: str) -> tuple[int, list[str]]:

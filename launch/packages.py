@@ -66,6 +66,18 @@ def not_locked(lock: str, pins: Iterable[str]) -> list[str]:
     return [pin for pin in pins if (name_of(pin), pin.partition("==")[2]) not in there]
 
 
+def index_option(settings: str) -> list[str]:
+    """Where uv is to look, given what `pip config list` says: a variable wins over the section of a command, and that
+    over the one for all.
+
+    >>> index_option("global.cert='/a.pem'\\nglobal.extra-index-url='x'\\nglobal.index-url='https://mirror/simple'")
+    ['--default-index', 'https://mirror/simple']
+    """
+    found = dict(re.findall(r"^(:env:|install|global)\.index-url='(.+)'$", settings, flags=re.MULTILINE))
+    chosen = next((found[section] for section in (":env:", "install", "global") if section in found), "")
+    return ["--default-index", chosen] if chosen else []
+
+
 def progress(lines: Sequence[str]) -> str:
     """What pip is doing, in a few words: `Downloading torch-2.13.0-cp311.whl (190 MB)`."""
     for line in reversed(lines):

@@ -5,7 +5,16 @@ import zipfile
 from packaging.requirements import Requirement
 
 from launch.environment import Part, render_table, unpack
-from launch.packages import half_installed, name_of, progress, reason, version_of, wanted_requirements, without_extras
+from launch.packages import (
+    half_installed,
+    index_option,
+    name_of,
+    progress,
+    reason,
+    version_of,
+    wanted_requirements,
+    without_extras,
+)
 
 
 def test_cuda_only_packages_and_other_machines_are_left_out():
@@ -43,6 +52,13 @@ def test_what_pip_says_in_short():
     assert reason(["WARNING: an index lacks it", "ERROR: No matching distribution found for x", ""]) == (
         "No matching distribution found for x"
     )
+
+
+def test_uv_is_told_of_the_index_that_pip_is_set_to():
+    files = "global.cert='/a.pem'\nglobal.extra-index-url='https://b/simple'\nglobal.index-url='https://c/simple'\n"
+    assert index_option("global.cert='/a.pem'\nglobal.extra-index-url='https://b/simple'\n") == []
+    assert index_option(files) == ["--default-index", "https://c/simple"]
+    assert index_option(f":env:.index-url='https://d/simple'\n{files}") == ["--default-index", "https://d/simple"]
 
 
 def test_only_the_named_folder_of_a_wheel_is_unpacked(tmp_path):
