@@ -1,8 +1,8 @@
 """How do packages come into `.venv`, and what is said meanwhile? Standard library only, as set-up is.
 
 What is locked is installed by uv, in seconds where pip takes minutes. uv reads none of pip's settings: it is told of
-the index that pip is set to, and where it cannot do it all the same, that is said and pip does it. Torch comes by pip
-alone, whose `--find-links` may hold a build that no index has.
+the index and the certificates that pip is set to, and where it cannot do it all the same, that is said and pip does it.
+Torch comes by pip alone, whose `--find-links` may hold a build that no index has.
 """
 
 import os
@@ -11,10 +11,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from launch.packages import blocks, index_option, locked, name_of, progress, quiet, reason, version_of
+from launch.packages import as_uv_reads, blocks, locked, name_of, progress, quiet, reason, version_of
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
@@ -45,18 +45,19 @@ def pip_locked(*parts: str) -> tuple[int, list[str]]:
     label = f"{' and '.join(parts)}: {listing.read_text().count('==')} packages"
     options = ["--no-deps", "--require-hashes", "-r", str(listing)]
     if version_of("uv", VENV):
-        own = ["--python", PYTHON, "--cache-dir", str(UV_CACHE), *index_of_pip()]
-        code, lines = run([PYTHON, "-m", "uv", "pip", "install", *own, *options], label)
+        own = ["--python", PYTHON, "--cache-dir", str(UV_CACHE)]
+        code, lines = run([PYTHON, "-m", "uv", "pip", "install", *own, *options], label, settings_of_pip())
         if code == 0:
             return code, lines
         print(f"   uv cannot install them ({reason(lines)}); pip tries", flush=True)
     return pip(options, label)
 
 
-def index_of_pip() -> list[str]:
-    """The index that pip is set to, by a file or a variable, as an option of uv; none where it is the default one."""
+def settings_of_pip() -> dict[str, str]:
+    """What pip is set to by a file or a variable, as variables of uv; those that uv has already stay as they are."""
     command = [PYTHON, "-m", "pip", "config", "list"]
-    return index_option(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return {name: value for name, value in as_uv_reads(said).items() if name not in os.environ}
 
 
 def pip(arguments: Sequence[str], label: str) -> tuple[int, list[str]]:
@@ -66,12 +67,14 @@ def pip(arguments: Sequence[str], label: str) -> tuple[int, list[str]]:
     return run([PYTHON, "-m", "pip", "install", *options, *arguments], label)
 
 
-def run(command: Sequence[str], label: str) -> tuple[int, list[str]]:
-    """Run a command under a heartbeat. Its output goes to the log; when it fails, the last 20 lines are shown."""
+def run(command: Sequence[str], label: str, variables: Mapping[str, str] | None = None) -> tuple[int, list[str]]:
+    """Run a command under a heartbeat, with further variables. Its output goes to the log; when it fails, the last 20
+    lines are shown."""
     print(f"== {label}", flush=True)
     started, lines = time.monotonic(), list[str]()
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(variables or {})}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **pipes) as process:
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
         output = process.stdout or ()
         reader = threading.Thread(target=lambda: [lines.append(line.rstrip()) for line in output], daemon=True)
         reader.start()

@@ -66,16 +66,20 @@ def not_locked(lock: str, pins: Iterable[str]) -> list[str]:
     return [pin for pin in pins if (name_of(pin), pin.partition("==")[2]) not in there]
 
 
-def index_option(settings: str) -> list[str]:
-    """Where uv is to look, given what `pip config list` says: a variable wins over the section of a command, and that
-    over the one for all.
+def as_uv_reads(settings: str) -> dict[str, str]:
+    """The index and the certificates that pip is set to, given what `pip config list` says, as variables of uv.
 
-    >>> index_option("global.cert='/a.pem'\\nglobal.extra-index-url='x'\\nglobal.index-url='https://mirror/simple'")
-    ['--default-index', 'https://mirror/simple']
+    A variable wins over the section of a command, and that over the one for all.
+
+    >>> as_uv_reads("global.cert='/a.pem'\\nglobal.extra-index-url='x'\\nglobal.index-url='https://mirror/simple'")
+    {'UV_DEFAULT_INDEX': 'https://mirror/simple', 'SSL_CERT_FILE': '/a.pem'}
     """
-    found = dict(re.findall(r"^(:env:|install|global)\.index-url='(.+)'$", settings, flags=re.MULTILINE))
-    chosen = next((found[section] for section in (":env:", "install", "global") if section in found), "")
-    return ["--default-index", chosen] if chosen else []
+    found = {}
+    for name, variable in (("index-url", "UV_DEFAULT_INDEX"), ("cert", "SSL_CERT_FILE")):
+        said = dict(re.findall(rf"^(:env:|install|global)\.{name}='(.+)'$", settings, flags=re.MULTILINE))
+        if chosen := said.get(":env:", said.get("install", said.get("global"))):
+            found[variable] = chosen
+    return found
 
 
 def progress(lines: Sequence[str]) -> str:

@@ -6,8 +6,8 @@ from packaging.requirements import Requirement
 
 from launch.environment import Part, render_table, unpack
 from launch.packages import (
+    as_uv_reads,
     half_installed,
-    index_option,
     name_of,
     progress,
     reason,
@@ -54,11 +54,14 @@ def test_what_pip_says_in_short():
     )
 
 
-def test_uv_is_told_of_the_index_that_pip_is_set_to():
-    files = "global.cert='/a.pem'\nglobal.extra-index-url='https://b/simple'\nglobal.index-url='https://c/simple'\n"
-    assert index_option("global.cert='/a.pem'\nglobal.extra-index-url='https://b/simple'\n") == []
-    assert index_option(files) == ["--default-index", "https://c/simple"]
-    assert index_option(f":env:.index-url='https://d/simple'\n{files}") == ["--default-index", "https://d/simple"]
+def test_uv_is_told_of_the_index_and_the_certificates_that_pip_is_set_to():
+    files = "global.extra-index-url='https://b/simple'\nglobal.index-url='https://c/simple'\n"
+    assert as_uv_reads("global.extra-index-url='https://b/simple'\n:env:.default-timeout='180'\n") == {}
+    assert as_uv_reads(files) == {"UV_DEFAULT_INDEX": "https://c/simple"}
+    assert as_uv_reads(f"{files}:env:.index-url='https://d/simple'\nglobal.cert='/a.pem'\n") == {
+        "UV_DEFAULT_INDEX": "https://d/simple",
+        "SSL_CERT_FILE": "/a.pem",
+    }
 
 
 def test_only_the_named_folder_of_a_wheel_is_unpacked(tmp_path):
