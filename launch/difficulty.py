@@ -15,10 +15,10 @@ from grpo.comm import Alone
 from grpo.config import load
 from grpo.data import split
 from grpo.prompts import load_system
-from grpo.rollout.base import RolloutEngine, sample_groups
 from grpo.runlog import Console
-from grpo.types import Example, Group, InputError, Sampling
+from grpo.types import Example, Group
 from launch import assemble
+from launch.asking import refuse_server, sampled
 from launch.engines import choose_rollout, make_rollout
 from launch.models import fingerprint, locate
 from launch.recipe import Recipe
@@ -34,10 +34,7 @@ def filter_questions(arguments: argparse.Namespace, recipe: Recipe, console: Con
     """
     out = Path(arguments.out)
     check_free(out)
-    if recipe.rollout.engine == "server":
-        raise InputError(
-            'rollout.engine = "server" is for training, which sends it weights; valid here: auto, hf, vllm'
-        )
+    refuse_server(recipe)
     examples = assemble.load_questions(recipe, console).train
     _, held_out = split(assemble.all_examples(recipe, console), held_out=recipe.data.held_out)
     tallies = sample_all(recipe, examples, arguments, console)
@@ -62,37 +59,12 @@ def sample_all(
         speech = assemble.make_speech(recipe, base, console)
         engine = choose_rollout(recipe, base, console)
         rollout = make_rollout(engine, recipe, base, speech, console, Alone())
-        ask(rollout, left, recipe, speech=speech, cache=cache, samples=arguments.samples, console=console)
+        asked, stream = 0, str(recipe.run.seed)
+        for groups in sampled(rollout, left, speech.render, recipe, samples=arguments.samples, stream=stream):
+            cache.add([tally(group, reasoning=recipe.model.reasoning) for group in groups])
+            asked += len(groups)
+            console.line(f"{'':12} {asked} of {len(left)} asked")
     return {example.id: replace(cache.tallies[cache_key(example)], id=example.id) for example in examples}
-
-
-def ask(
-    rollout: RolloutEngine,
-    left: Sequence[Example],
-    recipe: Recipe,
-    *,
-    speech: assemble.Speech,
-    cache: Cache,
-    samples: int,
-    console: Console,
-) -> None:
-    """Sample what is left, a few questions at a time; the seed of each batch is made of its first question, so that one
-    that goes on draws no stream of random numbers twice."""
-    s = recipe.sampling
-    sampling = Sampling(group_size=samples, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
-    at_once = max(1, recipe.rollout.rows // samples)
-    for start in range(0, len(left), at_once):
-        batch = left[start : start + at_once]
-        digest = hashlib.sha256(f"{recipe.run.seed} {batch[0].id}".encode()).digest()
-        groups = sample_groups(
-            rollout, batch, speech.render, sampling, seed=int.from_bytes(digest[:6]), version=STARTED
-        )
-        cache.add([tally(group, reasoning=recipe.model.reasoning) for group in groups])
-        console.line(f"{'':12} {start + len(batch)} of {len(left)} asked")
-
-
-STARTED = -1
-"""The version of the weights that an engine was started with."""
 
 
 def tally(group: Group, *, reasoning: bool) -> Tally:

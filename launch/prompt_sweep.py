@@ -2,7 +2,7 @@
 
 import argparse
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from eval.prompt_sweep import Asked, numbered, point, report
 from grpo.comm import Alone
 from grpo.config import load
 from grpo.kept import Kept, Row
-from grpo.rollout.base import RolloutEngine, sample_groups
+from grpo.rollout.base import RolloutEngine
 from grpo.runlog import Console
-from grpo.types import Example, Group, InputError, Sampling
+from grpo.types import Example, Group, InputError
 from launch import assemble
-from launch.difficulty import STARTED, made_with
+from launch.asking import refuse_server, sampled
+from launch.difficulty import made_with
 from launch.engines import choose_rollout, make_rollout
 from launch.models import locate
 from launch.recipe import Recipe
@@ -44,10 +45,7 @@ def run_sweep(arguments: argparse.Namespace, recipes: Sequence[str], console: Co
     What the user can get wrong is found before a model is loaded.
     """
     recipe, out = load(Recipe, recipes), Path(arguments.out)
-    if recipe.rollout.engine == "server":
-        raise InputError(
-            'rollout.engine = "server" is for training, which sends it weights; valid here: auto, hf, vllm'
-        )
+    refuse_server(recipe)
     paths = chosen(numbered(Path(arguments.prompts)), arguments.only)
     with console.alive():
         examples = questions(recipe, console)
@@ -129,23 +127,9 @@ def ask_all(
             engine = choose_rollout(recipe, base, console)
             rollout = make_rollout(engine, recipe, base, prompt.speech, console, Alone())
         if left and rollout is not None:
-            for groups in sampled(rollout, left, prompt, recipe, samples):
+            stream = f"{recipe.run.seed} {prompt.number}"
+            for groups in sampled(rollout, left, prompt.speech.render, recipe, samples=samples, stream=stream):
                 kept.add([row_of(group, prompt, reasoning=recipe.model.reasoning) for group in groups])
-
-
-def sampled(
-    rollout: RolloutEngine, left: Sequence[Example], prompt: Prompt, recipe: Recipe, samples: int
-) -> Iterator[list[Group]]:
-    """The seed of each batch is made of the prompt's number and its first question, so that a sweep that goes on draws
-    no stream of random numbers twice."""
-    s = recipe.sampling
-    sampling = Sampling(group_size=samples, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
-    at_once = max(1, recipe.rollout.rows // samples)
-    for start in range(0, len(left), at_once):
-        batch = left[start : start + at_once]
-        digest = hashlib.sha256(f"{recipe.run.seed} {prompt.number} {batch[0].id}".encode()).digest()
-        seed = int.from_bytes(digest[:6])
-        yield sample_groups(rollout, batch, prompt.speech.render, sampling, seed=seed, version=STARTED)
 
 
 def row_of(group: Group, prompt: Prompt, *, reasoning: bool) -> Row:

@@ -39,17 +39,18 @@ class Seen:
 def watched(example, completions):
     """A reward in which completions differ; the first call of every step looks around."""
     if Seen.calls % PER_STEP == 0:
-        Seen.held[Seen.calls // PER_STEP] = look(count_objects=Seen.count_objects)
+        Seen.held[Seen.calls // PER_STEP] = look(count_objects=Seen.count_objects, scoring=True)
     Seen.calls += 1
     return [sum(token < 64 for token in c.token_ids) / len(c.token_ids) for c in completions]
 
 
-def look(*, count_objects: bool) -> Held:
+def look(*, count_objects: bool, scoring: bool = False) -> Held:
     """Without the threads that write a checkpoint, which end by themselves at no known step, and tqdm's own, which a
-    progress bar of transformers starts once for the whole process."""
+    progress bar of transformers starts once for the whole process. `scoring`: also without those that score this step,
+    of which a first may be done before a second would start."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    names = [thread.name for thread in threading.enumerate()]
-    threads = sorted(name for name in names if name != "tqdm_monitor" and not name.startswith("checkpoint "))
+    passing = ("tqdm_monitor", "checkpoint ", *(["score_"] if scoring else []))
+    threads = sorted(thread.name for thread in threading.enumerate() if not thread.name.startswith(passing))
     held = {"rss": pages * os.sysconf("SC_PAGE_SIZE"), "files": open_files(), "threads": threads}
     if count_objects:
         gc.collect()

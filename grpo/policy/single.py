@@ -69,7 +69,7 @@ class SinglePolicy:
         self._bf16 = dtype == "bfloat16" or (dtype == "auto" and fast_bf16(self._device))
         self._done, self._moved, self._progress = 0, 0, progress
         self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
+            model.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
         )
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """Rollouts with plain transformers, on a CPU or one GPU.
 
-A group shares one prompt, so its prompt is prefilled once and its cache is held once. The G samples are decoded as G
+A group shares one prompt, so its prompt is prefilled once and its cache is held once; what all prompts of a batch begin
+with, the system prompt above all, is prefilled once for all of them. The G samples are decoded as G
 query positions of one row: every step adds G columns to that row's cache, and a mask lets sample g see the prompt and
 its own columns only. Nothing is repeated, and the model code is the stock one. Samples that have ended leave, and so do
 the rows of prompts whose samples all have: short answers do not wait for the longest one at full price.
@@ -14,7 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, DynamicCache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from grpo.policy.forward import has_sliding_windows
 from grpo.rollout.base import checked
@@ -22,6 +25,9 @@ from grpo.types import Completion, InputError, Sampling, TokenIds
 
 SHRINK = 0.75
 """How much of what is being decoded must be enough before the rest is dropped: a smaller cache has to be copied."""
+
+SHARED = 16
+"""Tokens that the prompts of a batch must have in common at their beginning to be worth a forward of their own."""
 
 
 class HfRollout:
@@ -44,6 +50,8 @@ class HfRollout:
                 "the hf rollout engine cannot serve models with sliding-window layers: its masks hold none"
             )
         self._model = model.eval().requires_grad_(False)
+        if model.config.get_text_config()._attn_implementation == "sdpa":
+            self._model.set_attn_implementation(FOLDED)
         self._decode, self._eos_ids, self._rows = decode, tuple(eos_ids), rows
         self._version, self._progress = -1, progress
 
@@ -107,14 +115,20 @@ class HfRollout:
         return [[self._completion(i, lp) for i, lp in zip(*pair, strict=True)] for pair in zip(ids, logps, strict=True)]
 
     def _prefill(self, prompts: Sequence[TokenIds], lengths_P: Tensor, size: int) -> tuple[Tensor, DynamicCache]:
-        """Each prompt once: the logits after it, the same for all its samples, and the cache."""
-        widest = int(lengths_P.max())
+        """Each prompt once, and once for all what they have in common: the logits after each, the same for all its
+        samples, and the cache."""
+        widest, common = int(lengths_P.max()), common_beginning(prompts)
         ids_PL = torch.tensor([[*prompt, *(0,) * (widest - len(prompt))] for prompt in prompts], device=self._device)
-        cache = DynamicCache()
-        hidden_PLD = self._model.get_decoder()(
-            input_ids=ids_PL, past_key_values=cache, use_cache=True
+        cache, decoder, mask = DynamicCache(), self._model.get_decoder(), None
+        if common:
+            decoder(input_ids=ids_PL[:1, :common], past_key_values=cache, use_cache=True)
+            cache.batch_repeat_interleave(len(prompts))
+            seen = torch.ones(widest - common, widest, dtype=torch.bool, device=self._device).tril(common)
+            mask = _attention_mask(self._model, seen.expand(len(prompts), 1, -1, -1))
+        hidden_PLD = decoder(
+            input_ids=ids_PL[:, common:], attention_mask=mask, past_key_values=cache, use_cache=True
         ).last_hidden_state
-        last_PD = hidden_PLD[torch.arange(len(prompts), device=self._device), lengths_P - 1]
+        last_PD = hidden_PLD[torch.arange(len(prompts), device=self._device), lengths_P - 1 - common]
         logits_PV = self._model.get_output_embeddings()(last_PD).float()
         return logits_PV[:, None].expand(-1, size, -1), cache
 
@@ -194,9 +208,21 @@ def sample(logits_PGV: Tensor, sampling: Sampling, generator: torch.Generator) -
     logp_PGV = (logits_PGV / sampling.temperature).log_softmax(dim=-1)
     if sampling.top_p < 1:
         logp_PGV = _nucleus(logp_PGV, sampling.top_p)
-    flat = torch.multinomial(logp_PGV.exp().flatten(0, 1), 1, generator=generator)
-    ids_PG = flat.view(logp_PGV.shape[:2])
+    ids_PG = draw(logp_PGV, generator)
     return ids_PG, logp_PGV.gather(-1, ids_PG[..., None]).squeeze(-1)
+
+
+def draw(logp_PGV: Tensor, generator: torch.Generator) -> Tensor:
+    """One token per row, [P, G], by where a uniform number falls in the distribution's running sum, in float64.
+
+    One random number per row: `torch.multinomial` draws one per row and token of the vocabulary, one after another on a
+    CPU. A token without probability adds nothing to the sum, so none is drawn.
+    """
+    sum_PGV = logp_PGV.double().exp().cumsum(dim=-1)
+    all_PG1 = sum_PGV[..., -1:]
+    place_PG1 = all_PG1 * torch.rand(all_PG1.shape, dtype=torch.float64, device=all_PG1.device, generator=generator)
+    below_PG1 = torch.minimum(place_PG1, all_PG1.nextafter(torch.zeros_like(all_PG1)))  # rounding may reach the end
+    return torch.searchsorted(sum_PGV, below_PG1, right=True).squeeze(-1)
 
 
 def _nucleus(logp_PGV: Tensor, top_p: float) -> Tensor:
@@ -207,9 +233,47 @@ def _nucleus(logp_PGV: Tensor, top_p: float) -> Tensor:
     return torch.full_like(logp_PGV, -torch.inf).scatter(-1, order_PGV, kept_PGV).log_softmax(dim=-1)
 
 
+def common_beginning(prompts: Sequence[TokenIds]) -> int:
+    """How many tokens to prefill once for all prompts: fewer than the shortest has, 0 where it would not be worth it.
+
+    >>> common_beginning([range(20), range(30)]), common_beginning([range(20), [*range(18), 0]])
+    (19, 18)
+    >>> common_beginning([range(20)]), common_beginning([range(15), range(20)])
+    (0, 0)
+    """
+    if len(prompts) == 1:
+        return 0
+    places = zip(*(prompt[:-1] for prompt in prompts), strict=False)
+    common = next((n for n, tokens in enumerate(places) if len(set(tokens)) > 1), min(map(len, prompts)) - 1)
+    return common if common >= SHARED else 0
+
+
+FOLDED = "folded_heads"
+
+
+def folded_heads(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """What transformers calls in every layer: query [R, H, W, d], key and value [R, K, L, d] -> ([R, W, H, d], None).
+
+    With a mask SDPA would be given a copy of the cache for each of the H / K query heads of a key head, in every layer
+    of every step; here those heads are more queries of one key head. Without a mask it is transformers' own function.
+    """
+    rows, heads, width, size = query.shape
+    if attention_mask is None or key.shape[1] == heads:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    folded = query.reshape(rows, key.shape[1], -1, size)
+    mask = attention_mask.expand(rows, heads // key.shape[1], width, -1).flatten(1, 2)[:, None]
+    out = scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=kwargs.get("scaling"))
+    return out.reshape(rows, heads, width, size).transpose(1, 2), None
+
+
+AttentionInterface.register(FOLDED, folded_heads)
+
+
 def _attention_mask(model: Any, mask: Tensor) -> Tensor:
     """A boolean 4D mask in the form that the model's attention takes: SDPA as it is, eager as numbers to be added."""
-    if model.config.get_text_config()._attn_implementation == "sdpa":
+    if model.config.get_text_config()._attn_implementation in ("sdpa", FOLDED):
         return mask
     return torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill_(
         ~mask, torch.finfo(model.dtype).min
