@@ -1,6 +1,7 @@
 """Which engine writes the completions, and why; from a recipe and a model folder to the engine itself."""
 
 import importlib.util
+import os
 from typing import Any, Literal
 
 from grpo.comm import Comm
@@ -62,7 +63,22 @@ def _server(recipe: Setup, folder: str, console: Console, comm: Comm) -> Rollout
     from grpo.rollout.vllm_server import ServerRollout
 
     wanted, shapes = recipe.rollout, shapes_of(folder)
-    return ServerRollout(wanted.port, shapes=shapes, patience=wanted.patience, comm=comm, progress=console.status)
+    return ServerRollout(
+        server_address(recipe),
+        shapes=shapes,
+        patience=wanted.patience,
+        comm=comm,
+        transfer=wanted.transfer,
+        device=device(),
+        progress=console.status,
+    )
+
+
+def server_address(recipe: Setup) -> Any:
+    """The `grpo.rollout.service.Address` of the recipe's server; its token is no part of a recipe, which is kept."""
+    from grpo.rollout.service import Address
+
+    return Address(recipe.rollout.port, recipe.rollout.host, os.environ.get("GROUND_GRPO_TOKEN", ""))
 
 
 def make_vllm(recipe: Setup, folder: str, speech: Speech, console: Console) -> RolloutEngine:

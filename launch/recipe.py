@@ -151,7 +151,9 @@ class Rollout:
     memory: Annotated[float, Field(gt=0, lt=1)] = 0.45  # vLLM's share of each GPU, weights and cache, while it writes
     kv_cache: Above0 = 2.0  # GiB of vLLM's cache on a CPU, where `memory` says nothing
     tensor_parallel: Positive = 1  # ranks that share one vLLM; 1: each rank has its own
+    host: str = "127.0.0.1"  # of "server": another than loopback wants GROUND_GRPO_TOKEN in both environments
     port: Annotated[int, Field(ge=1024, le=65535)] = 8011  # of "server", which `python launch/serve.py` starts
+    transfer: Literal["auto", "files", "broadcast"] = "auto"  # of weights to it: files in memory, or NCCL or gloo
     patience: Above0 = 600.0  # seconds that "server" is waited for
 
 

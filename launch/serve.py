@@ -1,7 +1,7 @@
 """vLLM in a process of its own, for runs with `rollout.engine = "server"`: `python launch/serve.py RECIPES`.
 
-It takes the recipes of the run that it is for, and listens on loopback until it is stopped. With GPUs, set
-CUDA_VISIBLE_DEVICES for both processes.
+It takes the recipes of the run that it is for, and listens on loopback until it is stopped, or at `rollout.host`, for
+requests that know the GROUND_GRPO_TOKEN of its environment. With GPUs, set CUDA_VISIBLE_DEVICES for both processes.
 """
 
 import os
@@ -42,18 +42,21 @@ def main(argv: list[str]) -> int:
 
 def run_server(recipe: Recipe, folder: Path, console: Console) -> None:
     """Start vLLM on the recipe's model and serve it. Weights come from the run, so any of the same shapes will do."""
-    from grpo.rollout.vllm_server import Server, Service
+    from grpo.rollout.service import Server, Service
     from launch import assemble
-    from launch.engines import make_vllm, shapes_of
+    from launch.engines import make_vllm, server_address, shapes_of
     from launch.models import locate
+    from launch.precision import device
 
-    with Server(recipe.rollout.port) as server:  # first, since a port in use should not cost the start of vLLM
+    wanted = recipe.rollout
+    with Server(server_address(recipe)) as server:  # first, since a port in use should not cost the start of vLLM
         model = locate(assemble.start_folder(recipe) or recipe.model.name, console=console)
         speech = assemble.make_speech(recipe, model, console)
         engine = make_vllm(recipe, model, speech, console)
         console.status("")
-        console.line(f"serving      {model} at 127.0.0.1:{recipe.rollout.port}")
-        server.serve(Service(engine, model=model, shapes=shapes_of(model), folder=folder))
+        console.line(f"serving      {model} at {wanted.host}:{wanted.port}")
+        about = {"host": wanted.host, "device": device(), "patience": wanted.patience}
+        server.serve(Service(engine, model=model, shapes=shapes_of(model), folder=folder, **about))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import pytest
 from grpo.comm import Alone
 from grpo.rollout.hf import HfRollout
 from grpo.rollout.restart import Restarted
-from grpo.rollout.vllm_server import Server, ServerRollout, Service
+from grpo.rollout.service import Address, Server, Service
+from grpo.rollout.vllm_server import ServerRollout
 from grpo.types import EngineLost, Sampling
 from tests.many_ranks import free_port, run_ranks
 from tests.test_checkpoints import Kept
@@ -93,7 +94,7 @@ def serve(port, folder, kinds):
 
     def run():
         for service in services:
-            with Server(port) as server, suppress(SystemExit):
+            with Server(Address(port)) as server, suppress(SystemExit):
                 server.serve(service)
 
     threading.Thread(target=run, daemon=True).start()
@@ -109,7 +110,7 @@ def from_a_rank(comm, port, model=None):
     """Both calls of a step on an engine whose servers die in each: the answers, and what was told."""
     told, model = [], tiny_model(seed=4) if model is None else model
     engine = Restarted(
-        lambda: ServerRollout(port, shapes=SHAPES, patience=60.0, comm=comm),
+        lambda: ServerRollout(Address(port), shapes=SHAPES, patience=60.0, comm=comm),
         weights=lambda: iter([(name, tensor.detach()) for name, tensor in model.named_parameters()]),
         tell=told.append,
     )

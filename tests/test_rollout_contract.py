@@ -10,7 +10,7 @@ import torch
 from grpo.batch import collate
 from grpo.policy.forward import completion_logprobs
 from grpo.rollout.base import sample_groups
-from grpo.rollout.hf import HfRollout, _nucleus
+from grpo.rollout.hf import HfRollout, _nucleus, draw
 from grpo.types import Group, Sampling, StaleRollout
 from tests.installed import need, tiny_llm
 from tests.toy import EOS, ByteTokenizer, example, tiny_model
@@ -49,16 +49,17 @@ def make(request):
     return Maker(request.param)
 
 
-def as_batch(written):
+def as_batch(written, prompts=PROMPTS):
     groups = [
-        Group(example=example(i), prompt_ids=PROMPTS[i], completions=tuple(group)) for i, group in enumerate(written)
+        Group(example=example(i), prompt_ids=tuple(prompts[i]), completions=tuple(group))
+        for i, group in enumerate(written)
     ]
     return collate(groups, torch.ones(sum(len(g.completions) for g in groups)))
 
 
-def difference(model, written, *, temperature=1.0):
+def difference(model, written, *, temperature=1.0, prompts=PROMPTS):
     """Nats, over all tokens the largest, between the engine's log-probabilities and the trainer's."""
-    batch = as_batch(written)
+    batch = as_batch(written, prompts)
     with torch.no_grad():
         logp_BC, _ = completion_logprobs(model, batch, layout="padded", temperature=temperature)
     return float((logp_BC - batch.sampler_logp_BC)[batch.learn_BC].abs().max())
@@ -150,6 +151,51 @@ def test_a_prompt_is_prefilled_once_per_group():
     )
     rollout.generate(PROMPTS[:1], Sampling(group_size=8, max_tokens=2), seed=0)
     assert seen == [5, 8]
+
+
+SYSTEM = tuple(range(100, 120))
+
+
+def test_what_all_prompts_begin_with_is_prefilled_once_for_all(make):
+    """Their log-probabilities are those of whole prompts, of the one that ends first too."""
+    model, prompts = make.model(), [(*SYSTEM, *prompt) for prompt in PROMPTS]
+    written = make.engine(model).generate(prompts, Sampling(group_size=4, max_tokens=12), seed=0)
+    assert as_batch(written, prompts).learn_BC.sum() > 40
+    assert difference(model, written, prompts=prompts) < 1e-5
+
+
+@pytest.mark.parametrize(("beginning", "seen"), [(20, [(1, 20), (3, 5)]), (15, [(3, 20)])])
+def test_a_common_beginning_is_one_row_if_it_is_long(beginning, seen):
+    rollout, given = Maker("hf").engine(), []
+    rollout._model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: given.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    prompts = [(*SYSTEM[:beginning], *prompt) for prompt in PROMPTS]
+    rollout.generate(prompts, Sampling(group_size=2, max_tokens=1), seed=0)
+    assert given == seen
+
+
+def test_a_cache_is_not_copied_for_each_query_head():
+    """What SDPA is given in a step: 2 key heads, and their 4 query heads of 8 samples as 16 queries of each."""
+    rollout, given = Maker("hf").engine(eos=(255,)), []
+
+    def watch(module, args, kwargs):
+        given.append((kwargs["attention_mask"] is not None, module.config._attn_implementation))
+
+    rollout._model.model.layers[0].self_attn.register_forward_pre_hook(watch, with_kwargs=True)
+    with torch.profiler.profile(record_shapes=True) as profile:
+        rollout.generate(PROMPTS[:1], Sampling(group_size=8, max_tokens=2), seed=0)
+    assert given == [(False, "folded_heads"), (True, "folded_heads")]
+    shapes = [e.input_shapes[:2] for e in profile.events() if e.name == "aten::scaled_dot_product_attention"]
+    assert shapes[-1] == [[1, 2, 16, 32], [1, 2, 13, 32]]
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely_and_impossible_ones_never():
+    p_V = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.15, 0.05, 0.0])
+    ids_PG = draw(p_V.log().expand(100, 1000, -1), torch.Generator().manual_seed(0))
+    share_V = ids_PG.flatten().bincount(minlength=7) / ids_PG.numel()
+    assert share_V[[0, 2, 6]].tolist() == [0, 0, 0]
+    assert (share_V - p_V).abs().max() < 0.005  # three standard deviations of 100,000 draws
 
 
 def test_wrong_version_stops_the_run(make):

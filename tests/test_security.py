@@ -4,12 +4,15 @@ import ast
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
-from grpo.rollout.vllm_server import Server
+from grpo.rollout.carriers import listening_store
+from grpo.rollout.service import Address, Server
 from grpo.types import InputError
 from launch.models import load_model, load_shell, load_tokenizer
+from launch.recipe import Rollout
 from tests.test_layering import ROOT, files, imports
 from tests.toy import tiny_model
 
@@ -84,10 +87,28 @@ def test_weights_in_a_pickle_are_not_read(tmp_path):
         load_model(str(tmp_path), device="cpu")
 
 
-def test_the_rollout_server_is_reached_from_this_machine_only():
-    """No recipe can say another address, so there is no token to keep."""
-    with Server(0) as server:
+def test_the_rollout_server_is_reached_from_this_machine_only_or_with_a_token():
+    """Also what two ends of a group meet at."""
+    with Server(Address(0)) as server:
         assert server.server_address[0] == "127.0.0.1"
+    for token in ("", "short"):
+        with pytest.raises(InputError, match=r"rollout.host = '0\.0\.0\.0': .*GROUND_GRPO_TOKEN .* 16 characters"):
+            Server(Address(0, "0.0.0.0", token))
+    _, port = listening_store("127.0.0.1", patience=5)
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    at = [line[1] for line in lines if line[3] == "0A" and line[1].endswith(f":{port:04X}")]  # 0A: it listens
+    assert at == [f"0100007F:{port:04X}"]  # 127.0.0.1, and not ::
+
+
+def test_the_token_is_shown_nowhere():
+    assert "secret" not in repr(Address(1, "10.0.0.1", "secret")) + str(Address(1, "10.0.0.1", "secret"))
+    assert not any("token" in name.casefold() for name in Rollout.__dataclass_fields__)
+    # What is kept of a recipe has no place for it.
+
+
+def test_servers_are_made_in_one_place():
     bound = {str(path.relative_to(ROOT)) for path in files() for name, _ in calls(path) if name.endswith("Server")}
     assert bound == {"launch/serve.py"}
     assert not any(

@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from grpo.comm import Alone
+from grpo.rollout import carriers
+from grpo.rollout.carriers import buckets
 from grpo.rollout.hf import HfRollout
-from grpo.rollout.vllm_server import Server, ServerRollout, Service, buckets
+from grpo.rollout.service import Address, Server, Service
+from grpo.rollout.vllm_server import ServerRollout
 from grpo.types import EngineLost, InputError, Sampling, StaleRollout
 from tests.installed import need
 from tests.many_ranks import free_port, run_ranks
@@ -34,7 +37,7 @@ def hf():
 def port(tmp_path):
     """A server of this process, over the engine that starts at once: what is tested is the way there and back."""
     port = free_port()
-    with Server(port) as server:
+    with Server(Address(port)) as server:
         service = Service(hf(), model="tiny", shapes=SHAPES, folder=tmp_path)
         thread = threading.Thread(target=server.serve, args=(service,), daemon=True)
         thread.start()
@@ -43,12 +46,14 @@ def port(tmp_path):
         thread.join()
 
 
-def client(port, *, shapes=SHAPES, patience=5.0):
-    return ServerRollout(port, shapes=shapes, patience=patience, comm=Alone())
+def client(port, *, shapes=SHAPES, patience=5.0, token="", transfer="auto"):
+    address = Address(port, token=token)
+    return ServerRollout(address, shapes=shapes, patience=patience, comm=Alone(), transfer=transfer)
 
 
-def test_the_server_answers_as_the_engine_in_it_would(port, tmp_path):
-    model, here, there = tiny_model(), hf(), client(port)
+@pytest.mark.parametrize("transfer", ["files", "broadcast"])
+def test_the_server_answers_as_the_engine_in_it_would(port, tmp_path, transfer):
+    model, here, there = tiny_model(), hf(), client(port, transfer=transfer)
     for version in (3, 4):
         for engine in (here, there):
             engine.load(model.named_parameters(), version=version)
@@ -65,8 +70,9 @@ def test_weights_come_in_buckets_of_bounded_size():
     assert [list(bucket) for bucket in buckets(weights, size=24)] == [["0", "1"], ["2"], ["3"], ["4"]]
 
 
-def test_half_a_push_is_refused_and_the_next_one_taken(port):
-    model, there = tiny_model(), client(port)
+@pytest.mark.parametrize("transfer", ["files", "broadcast"])
+def test_half_a_push_is_refused_and_the_next_one_taken(port, transfer):
+    model, there = tiny_model(), client(port, transfer=transfer)
     with pytest.raises(StaleRollout, match=r"weights 5: model.norm.weight is missing"):
         there.load(list(model.named_parameters())[:-1], version=5)
     there.load(model.named_parameters(), version=6)
@@ -84,10 +90,43 @@ def test_a_server_with_another_model_is_refused(port):
         client(port, shapes={"w": (2, 2)})
 
 
+def test_no_file_is_written_for_a_broadcast(port, monkeypatch):
+    """Weights in three buckets, of two formats; a second client makes a group of its own."""
+    monkeypatch.setattr(carriers, "save_file", None)
+    monkeypatch.setattr(carriers.buckets, "__kwdefaults__", {"device": "cpu", "size": 32 * 1024})
+    model, here = tiny_model(seed=4), hf()
+    weights = [(name, p.bfloat16() if "norm" in name else p) for name, p in model.named_parameters()]
+    assert len(list(carriers.buckets(weights))) >= 3
+    here.load(weights, version=3)
+    for _ in range(2):
+        there = client(port, transfer="broadcast")
+        there.load(iter(weights), version=3)
+        assert there.generate(PROMPTS, SAMPLING, seed=1) == here.generate(PROMPTS, SAMPLING, seed=1)
+
+
+def test_a_request_without_the_token_is_refused(tmp_path):
+    port = free_port()
+    with Server(Address(port, token="a token of some length")) as server:
+        service = Service(hf(), model="tiny", shapes=SHAPES, folder=tmp_path)
+        thread = threading.Thread(target=server.serve, args=(service,), daemon=True)
+        thread.start()
+        for token in ("", "another token, as long"):
+            with pytest.raises(InputError, match=f"server at port {port} wants another token; .*GROUND_GRPO_TOKEN in"):
+                client(port, token=token)
+        client(port, token="a token of some length").load(tiny_model().named_parameters(), version=1)
+        server.shutdown()
+        thread.join()
+
+
+def test_weights_do_not_go_to_another_machine_as_files():
+    with pytest.raises(InputError, match=r'"files": 10\.9\.8\.7:1 is another machine; valid here: "br'):
+        ServerRollout(Address(1, "10.9.8.7"), shapes=SHAPES, patience=1.0, comm=Alone(), transfer="files")
+
+
 def test_a_server_that_is_not_there_is_waited_for_and_then_named():
     told, port = [], free_port()
     with pytest.raises(EngineLost, match=rf"server at port {port} is lost .*refused.*serve.py RECIPES"):
-        ServerRollout(port, shapes=SHAPES, patience=1.0, comm=Alone(), progress=told.append)
+        ServerRollout(Address(port), shapes=SHAPES, patience=1.0, comm=Alone(), progress=told.append)
     assert len(told) >= 3  # it asked again and again
 
 
@@ -96,7 +135,7 @@ def test_a_server_that_comes_late_is_found(tmp_path):
 
     def late():
         time.sleep(0.5)
-        with Server(port) as server:
+        with Server(Address(port)) as server:
             server.service = Service(hf(), model="tiny", shapes=SHAPES, folder=tmp_path)
             server.handle_request()
 
@@ -108,7 +147,7 @@ def test_a_server_that_comes_late_is_found(tmp_path):
 
 def test_a_port_in_use_is_named(port):
     with pytest.raises(InputError, match=rf"rollout.port = {port}: Address already in use; valid: a free port"):
-        Server(port)
+        Server(Address(port))
 
 
 class Noting(Service):
@@ -123,7 +162,7 @@ class Noting(Service):
         return super().answer(what, body)
 
 
-def from_a_rank(comm, port):
+def from_a_rank(comm, port, transfer):
     """Weights that each rank holds half of, and this rank's answers: of three prompts one or two."""
     from grpo.policy.schedule import Optim
     from grpo.policy.zero import ZeroPolicy
@@ -131,30 +170,32 @@ def from_a_rank(comm, port):
 
     settings = {"optim": Optim(), "updates": 1, "token_budget": 1000, "dtype": "float32"}
     policy = ZeroPolicy(tiny_model(seed=4), zero=Zero(stage=3), comm=comm, **settings)
-    there = ServerRollout(port, shapes=SHAPES, patience=300.0, comm=comm)
+    there = ServerRollout(Address(port), shapes=SHAPES, patience=300.0, comm=comm, transfer=transfer)
     there.load(policy.weights(), version=7)
     written = there.generate(comm.shard(THREE, even=False), SAMPLING, seed=5 + comm.rank)
     there.release()
     return written
 
 
-def test_two_ranks_are_served_by_one_push_and_one_request(tmp_path):
+@pytest.mark.parametrize("transfer", ["files", "broadcast"])
+def test_two_ranks_are_served_by_one_push_and_one_request(tmp_path, transfer):
     need("deepspeed")
     port, here = free_port(), hf()
     here.load(tiny_model(seed=4).named_parameters(), version=7)
-    with Server(port) as server:
+    with Server(Address(port)) as server:
         service = Noting(hf(), model="tiny", shapes=SHAPES, folder=tmp_path)
         thread = threading.Thread(target=server.serve, args=(service,), daemon=True)
         thread.start()
-        ranks = run_ranks(from_a_rank, port)
+        ranks = run_ranks(from_a_rank, port, transfer)
         server.shutdown()
         thread.join()
     for rank in ranks:
         assert isinstance(rank.value, list), f"{rank.value!r} {rank.said}"
     assert [len(rank.value) for rank in ranks] == [1, 2]
     assert [group for rank in ranks for group in rank.value] == here.generate(THREE, SAMPLING, seed=5)
-    once = [("about", 0), ("load", 0), ("bucket", 0), ("loaded", 0), ("generate", 3), ("release", 0)]
-    assert service.asked == once
+    pushed = {"files": ["load", "bucket", "loaded"], "broadcast": ["join", "load", "bucket", "taken", "loaded"]}
+    once = ["about", *pushed[transfer]]
+    assert service.asked == [*((what, 0) for what in once), ("generate", 3), ("release", 0)]
 
 
 def test_a_run_and_its_server_from_the_command_line(tmp_path):

@@ -1,0 +1,155 @@
+"""How do weights get from the trainer to a rollout server? As files in memory, or broadcast within a group of the two.
+
+Files serve one machine. A group serves GPUs, whose weights then never leave them (NCCL), and other machines (NCCL or
+gloo). What is sent is a bucket: some weights by name, which the server's engine has taken when `send` returns.
+"""
+
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch import distributed as dist
+
+from grpo.types import EngineLost
+
+Bucket = dict[str, Tensor]
+Ask = Callable[..., Any]
+"""A request to the server: (what, **body) -> its answer."""
+Transfer = Literal["auto", "files", "broadcast"]
+"""What a recipe asks for; "auto" is files between two processes of one machine that do not have a GPU each."""
+Described = Sequence[tuple[str, Sequence[int], str]]
+"""What a bucket holds: name, shape and dtype of each tensor, as JSON takes it."""
+
+BUCKET = 256 * 2**20  # bytes of weights that go at once; a larger tensor goes alone
+
+
+class Carrier(Protocol):
+    """The trainer's end."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it takes tensors from."""
+        ...
+
+    def send(self, bucket: Bucket, ask: Ask) -> None:
+        """Bring them to the server; EngineLost where it is gone."""
+        ...
+
+
+class Files:
+    """Safetensors files in a folder that both see, one at a time."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._sent = folder, 0
+
+    def send(self, bucket: Bucket, ask: Ask) -> None:
+        file, self._sent = self._folder / f"{self._sent}.safetensors", self._sent + 1
+        try:
+            save_file(bucket, file)
+            ask("bucket", file=file.name)
+        finally:
+            file.unlink(missing_ok=True)
+
+
+class Broadcast:
+    """Tensors over the group: the server is told what comes, and gets it."""
+
+    def __init__(self, pair: "Pair") -> None:
+        self._pair, self.device = pair, pair.device
+
+    def send(self, bucket: Bucket, ask: Ask) -> None:
+        ask(
+            "bucket",
+            tensors=[(name, tuple(x.shape), str(x.dtype).removeprefix("torch.")) for name, x in bucket.items()],
+        )
+        try:
+            self._pair.send(bucket)
+        except RuntimeError as error:
+            raise EngineLost(f"weights could not be broadcast to the rollout server: {_line(error)}") from None
+        ask("taken")
+
+
+class Pair:
+    """A group of two processes, 0 the trainer and 1 the server, that is part of no other: NCCL for tensors on GPUs,
+    gloo for the others. It is complete when both have made their end, and making one waits for the other."""
+
+    def __init__(self, store: dist.Store, rank: int, *, device: torch.device, host: str, patience: float) -> None:
+        """`host` is this end's address, the only one that gloo listens at; `patience` in seconds, for every call.
+
+        RuntimeError where the other end does not come.
+        """
+        self.device = device
+        limit, group = timedelta(seconds=patience), "nccl" if device.type == "cuda" else "gloo"
+        if group == "nccl":
+            options = dist.ProcessGroupNCCL.Options()
+            options._timeout = limit
+            self._group: Any = dist.ProcessGroupNCCL(store, rank, 2, options)
+        else:
+            options = dist.ProcessGroupGloo._Options()
+            options._timeout, options._devices = limit, [dist.ProcessGroupGloo.create_device(hostname=host)]
+            self._group = dist.ProcessGroupGloo(store, rank, 2, options)
+
+    def send(self, bucket: Bucket) -> None:
+        """RuntimeError where the other end is gone or too slow."""
+        for tensor in bucket.values():
+            self._group.broadcast(tensor, 0).wait()
+
+    def receive(self, described: Described) -> Bucket:
+        """As `send`, at the other end."""
+        bucket = {
+            name: torch.empty(*shape, dtype=getattr(torch, dtype), device=self.device)
+            for name, shape, dtype in described
+        }
+        self.send(bucket)
+        return bucket
+
+
+def listening_store(host: str, patience: float) -> tuple[dist.TCPStore, int]:
+    """Where the two ends of a pair meet, and its port. It listens at `host` alone, which a plain TCPStore does not."""
+    with socket.create_server((host, 0)) as bound:
+        port = bound.getsockname()[1]
+        store = dist.TCPStore(
+            host,
+            port,
+            2,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=patience),
+            master_listen_fd=bound.detach(),  # the store closes it
+        )
+    return store, port
+
+
+def reached_store(host: str, port: int, patience: float) -> dist.TCPStore:
+    """The same from the other end."""
+    return dist.TCPStore(host, port, 2, is_master=False, timeout=timedelta(seconds=patience))
+
+
+def buckets(
+    weights: Iterable[tuple[str, Tensor]], *, device: torch.device | str = "cpu", size: int = BUCKET
+) -> Iterator[Bucket]:
+    """The weights in order on `device`, as many at a time as `size` bytes hold, at least one; held until the next."""
+    bucket: Bucket = {}
+    for name, tensor in weights:
+        if bucket and sum(held.nbytes for held in bucket.values()) + tensor.nbytes > size:
+            yield bucket
+            bucket = {}
+        bucket[name] = tensor.to(device).contiguous()
+    if bucket:
+        yield bucket
+
+
+def gpu(device: torch.device) -> str:
+    """Which GPU a device is, the same in every process; empty for a CPU."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
