@@ -18,11 +18,8 @@ from curriculum.order import OrderSettings
 from grpo.types import Style
 from launch.keeping import Keeping
 from launch.shapes import Shape
-from launch.values import Limit, Name, Shots, Sources, Unanswerable
+from launch.values import MEASURED, Limit, Name, Shots, Sources, StageShare, Steps, Unanswerable, in_stage
 from rewards.compose import RewardSettings
-
-# What `eval.best_by` may name: the numbers of eval.held_out and eval.trust_score of which more is better.
-MEASURED = ("trust_score", "f1_gr", "f1_ac", "f1_gc", "grounded", "right", "citation_recall", "citation_precision")
 
 # What is done to the examples of any source (curriculum/transforms.py).
 TRANSFORMS = ("distractors", "without_support", "shuffle")
@@ -42,7 +39,7 @@ class Run:
     name: Name = ""  # folder below `folder`; "" is <stage>-<model.label>
     folder: str = "runs"
     seed: int = 0  # of sampling and of the order of questions
-    steps: Count = 0  # 0: as many as `epochs` over the training questions need
+    steps: Steps = 0  # or by stage: { default = 30, stage2 = 45 }; 0: as many as `epochs` over the questions need
     epochs: Positive = 4  # paper 3.1
     rollouts_every: Positive = 1  # steps between transcripts in rollouts.jsonl
     project: str = "ground-grpo"  # wandb project, used where WANDB_API_KEY or WANDB_MODE is set
@@ -69,7 +66,7 @@ class Data:
     source: Sources = "world"  # "world", a .json, .jsonl, .csv or .tsv file (.gz too), "hub:NAME[:SPLIT]", or a list
     questions: Positive = 300  # for training, after the split
     unanswerable: Unanswerable = 0.0  # share of them that the passages do not answer; "any": as the sources have it
-    unrelated: Share = 0.0  # share of these, in the world, whose passages do not even mention the subject
+    unrelated: StageShare = 0.0  # share of these, in the world, whose passages do not mention the subject; or by stage
     mixture: dict[str, Above0] = field(default_factory=dict)  # weights by source, { asqa = 2, eli5 = 1 }; {}: evenly
     styles: dict[Style, Annotated[float, Field(ge=0)]] = field(
         default_factory=lambda: {"prose": 0.6, "list": 0.2, "claims": 0.2}
@@ -266,7 +263,9 @@ class Recipe(Setup):
 
     def steps(self, questions: int) -> int:
         """Optimizer rollouts of the run: given, or epochs over this many questions, at least one."""
-        return self.run.steps or max(1, self.run.epochs * questions // self.sampling.prompts_per_step)
+        return in_stage(self.run.steps, self.run.stage) or max(
+            1, self.run.epochs * questions // self.sampling.prompts_per_step
+        )
 
 
 @checked(frozen=True, slots=True, kw_only=True)

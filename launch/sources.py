@@ -8,6 +8,7 @@ from grpo.data import load_examples, shape_of
 from grpo.runlog import Console
 from grpo.types import Example
 from launch.recipe import TRANSFORMS, Setup
+from launch.values import in_stage
 
 
 def all_examples(recipe: Setup, console: Console) -> list[Example]:
@@ -33,7 +34,7 @@ def examples_of(source: str, recipe: Setup, console: Console) -> list[Example]:
             4 * needed,
             seed=data.seed,
             unanswerable=0.5,
-            unrelated=data.unrelated,
+            unrelated=in_stage(data.unrelated, recipe.run.stage),
             passages=data.passages,
             styles=data.styles,
         )

@@ -1,9 +1,15 @@
 """What may a recipe's value be where a type alone does not say it? Each refusal says what is valid."""
 
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import AfterValidator, PlainValidator
 
+T = TypeVar("T", int, float)
+
+
+# What `eval.best_by` may name: the numbers of eval.held_out and eval.trust_score of which more is better.
+MEASURED = ("trust_score", "f1_gr", "f1_ac", "f1_gc", "grounded", "right", "citation_recall", "citation_precision")
 LONGEST_NAME = 100  # bytes: a folder's name may have 255, and ours say more than this
 
 
@@ -41,14 +47,48 @@ def _sources(value: Any) -> str | tuple[str, ...]:
 def _unanswerable(value: Any) -> float | str:
     if value == "any":
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+    if _is_share(value):
         return float(value)
     raise ValueError(
         'valid: a share, greater than or equal to 0 and less than or equal to 1, or "any" (as many as the sources have)'
     )
 
 
+def in_stage(value: T | dict[str, T], stage: str) -> T:
+    """What a value that may be given by stage is in this one.
+
+    >>> in_stage({"default": 30, "stage2": 45}, "stage2"), in_stage({"default": 30}, "stage1"), in_stage(7, "stage1")
+    (45, 30, 7)
+    """
+    return value.get(stage, value["default"]) if isinstance(value, dict) else value
+
+
+def _by_stage(is_valid: Callable[[Any], bool], valid: str) -> PlainValidator:
+    def checked(value: Any) -> Any:
+        named = cast(dict[Any, Any], value) if isinstance(value, dict) else {"default": value}
+        if "default" in named and all(map(is_valid, named.values())):
+            return value
+        raise ValueError(f"valid: {valid}")
+
+    return PlainValidator(checked)
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
 Shots = Annotated[int | Literal["auto"], PlainValidator(_shots)]
 Limit = Annotated[float | Literal["auto"], PlainValidator(_limit)]
 Sources = Annotated[str | tuple[str, ...], PlainValidator(_sources)]
 Unanswerable = Annotated[float | Literal["any"], PlainValidator(_unanswerable)]
+Steps = Annotated[
+    int | dict[str, int],
+    _by_stage(
+        lambda value: type(value) is int and value >= 0,
+        "a whole number, 0 or more, or one for each stage: { default = 30, stage2 = 45 }",
+    ),
+]
+StageShare = Annotated[
+    float | dict[str, float],
+    _by_stage(_is_share, "a share from 0 to 1, or one for each stage: { default = 0.8, stage2 = 1.0 }"),
+]

@@ -34,7 +34,7 @@ def test_a_message_is_one_line_that_any_terminal_can_show():
         (f"x = {BRACKETS}", "not TOML: maximum recursion depth"),
         ("x = " + "9" * 5000, "not TOML: Exceeds the limit"),
         ('["a\\nb"]\nx = 1', r"recipe.toml:1: unknown key a\\nb; valid: run, "),
-        (f'[run]\nsteps = "{"x" * 10_000}"', r"run.steps = 'x{199}\.\.\.: Input should be a valid integer"),
+        (f'[run]\nseed = "{"x" * 10_000}"', r"run.seed = 'x{199}\.\.\.: Input should be a valid integer"),
     ],
 )
 def test_recipes(tmp_path, text, says):

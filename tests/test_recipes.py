@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from grpo.config import describe, dump, load
+from grpo.runlog import Console
 from grpo.types import InputError
 from launch.plan import batch_plan
 from launch.recipe import Recipe
+from launch.sources import examples_of
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = sorted(ROOT.glob("configs/*.toml"))
@@ -34,6 +36,35 @@ def test_the_papers_settings():
         assert recipe.steps(questions) == steps
         assert recipe.reward.refusal is (stage == "stage2")
         assert f"{questions} questions, {steps} steps = 4.0 epochs" in batch_plan(recipe, questions=questions)
+
+
+def test_steps_by_stage():
+    recipes = {
+        stage: load(Recipe, [f"--run.stage={stage}", "--run.steps={default=30,stage2=45}"])
+        for stage in ("stage1", "stage2")
+    }
+    assert [recipe.steps(1000) for recipe in recipes.values()] == [30, 45]
+    assert load(Recipe, ["--run.steps={default=30,stage2=45}", "--run.steps=7", "--run.stage=stage2"]).steps(1000) == 7
+    for wrong in ("{stage2=45}", "{default=-1}", "-1", "true", "1.5"):
+        with pytest.raises(
+            InputError, match=r"run.steps = .*: valid: a whole number, 0 or more, or one for each stage"
+        ):
+            load(Recipe, [f"--run.steps={wrong}"])
+
+
+def test_a_share_by_stage():
+    for wrong in ("{stage2=1.0}", "{default=1.5}", "-0.1", "true"):
+        with pytest.raises(InputError, match=r"data.unrelated = .*: valid: a share from 0 to 1, or one for each stage"):
+            load(Recipe, [f"--data.unrelated={wrong}"])
+    questions = {
+        (stage, share): examples_of(
+            "world", load(Recipe, [f"--run.stage={stage}", f"--data.unrelated={share}"]), Console()
+        )
+        for stage in ("stage1", "stage2")
+        for share in ("0.8", "1.0", "{default=0.8,stage2=1.0}")
+    }
+    assert questions["stage1", "{default=0.8,stage2=1.0}"] == questions["stage1", "0.8"] != questions["stage1", "1.0"]
+    assert questions["stage2", "{default=0.8,stage2=1.0}"] == questions["stage2", "1.0"]
 
 
 def test_later_wins_and_overrides_are_typed(tmp_path):

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]  (not in its stubs)
 
 from grpo.types import EngineLost
 
@@ -80,7 +81,7 @@ class Pair:
     """A group of two processes, 0 the trainer and 1 the server, that is part of no other: NCCL for tensors on GPUs,
     gloo for the others. It is complete when both have made their end, and making one waits for the other."""
 
-    def __init__(self, store: dist.Store, rank: int, *, device: torch.device, host: str, patience: float) -> None:
+    def __init__(self, store: Store, rank: int, *, device: torch.device, host: str, patience: float) -> None:
         """`host` is this end's address, the only one that gloo listens at; `patience` in seconds, for every call.
 
         RuntimeError where the other end does not come.
@@ -92,9 +93,10 @@ class Pair:
             options._timeout = limit
             self._group: Any = dist.ProcessGroupNCCL(store, rank, 2, options)
         else:
-            options = dist.ProcessGroupGloo._Options()
-            options._timeout, options._devices = limit, [dist.ProcessGroupGloo.create_device(hostname=host)]
-            self._group = dist.ProcessGroupGloo(store, rank, 2, options)
+            gloo: Any = dist.ProcessGroupGloo  # its options are not in torch's stubs
+            options = gloo._Options()
+            options._timeout, options._devices = limit, [gloo.create_device(hostname=host)]
+            self._group = gloo(store, rank, 2, options)
 
     def send(self, bucket: Bucket) -> None:
         """RuntimeError where the other end is gone or too slow."""
@@ -111,11 +113,11 @@ class Pair:
         return bucket
 
 
-def listening_store(host: str, patience: float) -> tuple[dist.TCPStore, int]:
+def listening_store(host: str, patience: float) -> tuple[TCPStore, int]:
     """Where the two ends of a pair meet, and its port. It listens at `host` alone, which a plain TCPStore does not."""
     with socket.create_server((host, 0)) as bound:
         port = bound.getsockname()[1]
-        store = dist.TCPStore(
+        store = TCPStore(
             host,
             port,
             2,
@@ -127,9 +129,9 @@ def listening_store(host: str, patience: float) -> tuple[dist.TCPStore, int]:
     return store, port
 
 
-def reached_store(host: str, port: int, patience: float) -> dist.TCPStore:
+def reached_store(host: str, port: int, patience: float) -> TCPStore:
     """The same from the other end."""
-    return dist.TCPStore(host, port, 2, is_master=False, timeout=timedelta(seconds=patience))
+    return TCPStore(host, port, 2, is_master=False, timeout=timedelta(seconds=patience))
 
 
 def buckets(
