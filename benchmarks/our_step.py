@@ -65,7 +65,7 @@ class OurStep:
         self._dtype = torch.bfloat16 if job["dtype"] == "bfloat16" else torch.float32
         self._shape, self._workload = read_shape(Path(job["folder"]) / "config.json"), parse_workload(job["workload"])
         model = load_model(job["folder"], device=str(self.device))
-        self._policy = SinglePolicy(
+        self.policy = SinglePolicy(
             model,
             optim=Optim(lr=1e-6, schedule="constant", warmup=0.0),
             updates=len(job["prompts"]),
@@ -85,13 +85,13 @@ class OurStep:
         """Seconds of both phases, the peak of the process while they ran, and how well the update used the machine."""
         self._memory.begin()
         started = time.perf_counter()
-        self._rollout.load(self._policy.weights(), version=number)
+        self._rollout.load(self.policy.weights(), version=number)
         sampling = Sampling(group_size=self._workload.group, max_tokens=self._workload.completion_tokens)
         written = self._rollout.generate(prompts, sampling, seed=number)
         self._rollout.release()
         synchronize(self.device)
         wrote = time.perf_counter()
-        stats = self._policy.update(self._batch(prompts, written), LOSS)
+        stats = self.policy.update(self._batch(prompts, written), LOSS)
         synchronize(self.device)
         ended = time.perf_counter()
         assert not stats["skipped"], "an update without a finite gradient measures nothing"

@@ -2,11 +2,7 @@
 
 import itertools
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +14,8 @@ from grpo.types import InputError
 from launch.experiment import Experiment, chain, find, names, read_seeds
 from launch.outcome import GRADED, numbers, outcome
 from launch.recipe import Recipe
+from tests.forked import run_program
 
-ROOT = Path(__file__).resolve().parents[1]
 SHORT = ["--run.steps=1", "--sampling.max_tokens=4", "--eval.questions=4"]
 
 
@@ -46,9 +42,9 @@ def test_the_papers_arms():
 
 
 def experiment(home, *arguments):
-    environment = {**os.environ, "XDG_CACHE_HOME": str(home / "cache"), "WANDB_MODE": "", "WANDB_API_KEY": ""}
-    command = [sys.executable, "-m", "launch.experiment", *arguments, "--model=tiny", f"--run.folder={home / 'runs'}"]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    given = [*arguments, "--model=tiny", f"--run.folder={home / 'runs'}"]
+    cache = str(home / "cache")
+    return run_program("launch.experiment", given, XDG_CACHE_HOME=cache, WANDB_MODE="", WANDB_API_KEY="")
 
 
 def test_an_experiment_goes_on_after_a_kill_and_leaves_a_table(tmp_path):

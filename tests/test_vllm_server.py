@@ -18,6 +18,7 @@ from grpo.rollout.hf import HfRollout
 from grpo.rollout.service import Address, Server, Service
 from grpo.rollout.vllm_server import ServerRollout
 from grpo.types import EngineLost, InputError, Sampling, StaleRollout
+from tests.forked import run_program
 from tests.installed import need
 from tests.many_ranks import free_port, run_ranks
 from tests.toy import EOS, ByteTokenizer, tiny_model
@@ -204,13 +205,13 @@ def test_a_run_and_its_server_from_the_command_line(tmp_path):
     need("deepspeed")
     port = free_port()
     recipes = ["configs/stage1.toml", "configs/models/tiny.toml", f"--rollout.port={port}", f"--run.folder={tmp_path}"]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    about = {"cwd": ROOT, "env": environment, "text": True}
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    about = {"cwd": ROOT, "env": {**os.environ, **cache}, "text": True}
     serve = [sys.executable, "launch/serve.py", *recipes, "--rollout.kv_cache=0.1", "--model.context=2048"]
     train = [sys.executable, "launch/train.py", *recipes, "--rollout.engine=server", "--eval.questions=0"]
     with subprocess.Popen(serve, stdout=subprocess.DEVNULL, **about) as server:
         try:
-            alone = subprocess.run([*train, "--run.name=s"], capture_output=True, check=False, **about)
+            alone = run_program("launch.train", [*train[2:], "--run.name=s"], **cache)
             launcher = ["-m", "deepspeed.launcher.runner", "--quiet", "--num_accelerators=2"]
             two = [*train[:1], *launcher, f"--master_port={free_port()}", *train[1:], "--policy.stage=3"]
             both = subprocess.run([*two, "--run.name=t"], capture_output=True, check=False, **about)
@@ -221,7 +222,8 @@ def test_a_run_and_its_server_from_the_command_line(tmp_path):
         metrics = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         assert len(metrics) == 3
         assert max(row.get("policy/mismatch", 0.0) for row in metrics) < 1e-4
-    lost = subprocess.run([*train, "--run.name=l", "--rollout.patience=1"], capture_output=True, check=False, **about)
+    gone = [*train[2:], "--run.name=l", "--rollout.patience=1"]
+    lost = run_program("launch.train", gone, **cache)
     assert lost.returncode == 1, lost.stdout + lost.stderr
     assert f"stopped: the rollout server at port {port} is lost" in lost.stdout
     assert "Traceback" not in lost.stdout + lost.stderr
