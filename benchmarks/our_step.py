@@ -37,7 +37,8 @@ ASKED = Example(id="bench", question="", passages=(), answers=(), found=(), styl
 
 
 def make_rollout(job: dict[str, Any], workload: Workload, model: Any, device: torch.device) -> RolloutEngine:
-    """The engine that the job names. Its stop token is no token of the model, so that nothing stops."""
+    """The engine that the job names, made so that nothing stops: the one by a stop token that is no token of the model,
+    vLLM, which refuses such a token, by none."""
     rows = workload.prompts * workload.group
     about: dict[str, Any] = {"decode": lambda ids: "", "eos_ids": (model.config.vocab_size,)}
     if job["engine"] == "hf":
@@ -53,7 +54,9 @@ def make_rollout(job: dict[str, Any], workload: Workload, model: Any, device: to
         kv_cache=job["kv_cache"],
     )
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    return VllmRollout(llm, shapes=shapes, **about)
+    rollout = VllmRollout(llm, shapes=shapes, **about)
+    rollout._eos_ids = []
+    return rollout
 
 
 class OurStep:
