@@ -64,7 +64,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
             own={},
             about={},
             comm=Alone(),
-            console=Console(),
+            console=Console(sys.stderr),
         )
         step(prompts, 0)
         seconds: dict[str, list[float]] = {"without": [], "with": []}
@@ -85,7 +85,11 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
                 print(
                     f"{kind} a checkpoint: {asked.every} steps, {seconds[kind][-1]:.1f} s", file=sys.stderr, flush=True
                 )
-        newest = max(runs.glob("step-*"))
+        newest = max(runs.glob("step-*"), default=None)
+        if newest is None:
+            raise InputError(
+                f"{work}: no checkpoint was kept there, for what the line above says; valid: --out with room"
+            )
         weight = sum(file.stat().st_size for file in newest.rglob("*") if file.is_file())
     return {
         "benchmark": "checkpoints",

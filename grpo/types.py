@@ -43,7 +43,8 @@ class Stopped(RuntimeError):
 
 
 class BadNumbers(RuntimeError):
-    """Too many updates in a row had numbers that are not finite. The message is one line: how many, where to look."""
+    """Numbers that are not finite, in too many updates in a row or in what is sampled from. The message is one line:
+    how many, where to look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,19 +4,11 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 from grpo.rollout.base import RolloutEngine, sample_groups
-from grpo.types import Example, Group, InputError, Render, Sampling
+from grpo.types import Example, Group, Render, Sampling
 from launch.recipe import Recipe
 
 STARTED = -1
 """The version of the weights that an engine was started with."""
-
-
-def refuse_server(recipe: Recipe) -> None:
-    """InputError where the recipe's rollout engine is one that waits for weights."""
-    if recipe.rollout.engine == "server":
-        raise InputError(
-            'rollout.engine = "server" is for training, which sends it weights; valid here: auto, hf, vllm'
-        )
 
 
 def sampled(

@@ -18,8 +18,8 @@ from grpo.prompts import load_system
 from grpo.runlog import Console
 from grpo.types import Example, Group
 from launch import assemble
-from launch.asking import refuse_server, sampled
-from launch.engines import choose_rollout, make_rollout
+from launch.asking import sampled
+from launch.engines import choose_rollout, make_rollout, refuse_server
 from launch.models import fingerprint, locate
 from launch.recipe import Recipe
 from rewards.dead import right

@@ -23,16 +23,22 @@ def choose_rollout(recipe: Setup, folder: str, console: Console) -> str:
     why, why_not = "as the recipe asks", "" if wanted in ("hf", "server") else _not_vllm(folder)
     if wanted == "vllm" and why_not:
         raise InputError(f'rollout.engine = "vllm": {why_not}; valid here: "hf", or "auto"')
-    if wanted == "server" and not isinstance(recipe, Recipe):
-        raise InputError(
-            'rollout.engine = "server" is for training, which sends it weights; valid here: "auto", "hf" or "vllm"'
-        )
+    if not isinstance(recipe, Recipe):
+        refuse_server(recipe)
     if wanted == "auto":
         why_not = why_not or _slow_vllm()
         engine = "hf" if why_not else "vllm"
         why = f"auto, since {why_not or 'vLLM is installed and knows the model'}"
     console.line(f"rollouts     {engine}: {why}")
     return engine
+
+
+def refuse_server(recipe: Setup) -> None:
+    """InputError where the recipe's rollout engine is one that waits for weights, and nobody will send any."""
+    if recipe.rollout.engine == "server":
+        raise InputError(
+            'rollout.engine = "server" is for training, which sends it weights; valid here: "auto", "hf" or "vllm"'
+        )
 
 
 def make_rollout(

@@ -19,9 +19,9 @@ from grpo.rollout.base import RolloutEngine
 from grpo.runlog import Console
 from grpo.types import Example, Group, InputError
 from launch import assemble
-from launch.asking import refuse_server, sampled
+from launch.asking import sampled
 from launch.difficulty import made_with
-from launch.engines import choose_rollout, make_rollout
+from launch.engines import choose_rollout, make_rollout, refuse_server
 from launch.models import locate
 from launch.recipe import Recipe
 from rewards.boxed import final_answer

@@ -301,9 +301,9 @@ class EvaluationRecipe(Setup):
 
 
 EVALUATION_READS = {  # what of it: an override of anything else would be ignored, and is refused
-    "run": ("folder", "name"),
+    "run": ("folder", "name", "stage"),
     "model": ("name", "label", "start", "reasoning", "context", "prompt"),
-    "data": ("source", "questions", "styles", "passages", "max_words", "held_out", "seed", *TRANSFORMS),
-    "rollout": ("engine", "rows", "memory", "kv_cache", "port", "patience"),
+    "data": ("source", "questions", "unrelated", "styles", "passages", "max_words", "held_out", "seed", *TRANSFORMS),
+    "rollout": ("engine", "rows", "memory", "kv_cache"),
     "eval": tuple(entry.name for entry in fields(Exam)),
 }

@@ -11,7 +11,7 @@ from grpo.batch import collate
 from grpo.policy.forward import completion_logprobs
 from grpo.rollout.base import sample_groups
 from grpo.rollout.hf import HfRollout, _nucleus, draw
-from grpo.types import Group, Sampling, StaleRollout
+from grpo.types import BadNumbers, Group, Sampling, StaleRollout
 from tests.installed import need, tiny_llm
 from tests.toy import EOS, ByteTokenizer, example, tiny_model
 
@@ -164,6 +164,15 @@ def test_what_all_prompts_begin_with_is_prefilled_once_for_all(make):
     assert difference(model, written, prompts=prompts) < 1e-5
 
 
+def test_a_common_beginning_without_sdpa():
+    """The mask of the rest is then numbers to be added."""
+    model, prompts = tiny_model(attention="eager"), [(*SYSTEM, *prompt) for prompt in PROMPTS]
+    engine = HfRollout(tiny_model(seed=1, attention="eager"), decode=ByteTokenizer().decode, eos_ids=(EOS,))
+    engine.load(model.named_parameters(), version=0)
+    written = engine.generate(prompts, Sampling(group_size=4, max_tokens=12), seed=0)
+    assert difference(model, written, prompts=prompts) < 1e-5
+
+
 @pytest.mark.parametrize(("beginning", "seen"), [(20, [(1, 20), (3, 5)]), (15, [(3, 20)])])
 def test_a_common_beginning_is_one_row_if_it_is_long(beginning, seen):
     rollout, given = Maker("hf").engine(), []
@@ -196,6 +205,12 @@ def test_tokens_are_drawn_as_often_as_they_are_likely_and_impossible_ones_never(
     share_V = ids_PG.flatten().bincount(minlength=7) / ids_PG.numel()
     assert share_V[[0, 2, 6]].tolist() == [0, 0, 0]
     assert (share_V - p_V).abs().max() < 0.005  # three standard deviations of 100,000 draws
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_nothing_is_drawn_from_numbers_that_are_not_finite(wrong):
+    with pytest.raises(BadNumbers, match="the model's logits are not finite"):
+        draw(torch.tensor([[[0.0, wrong]]]).log_softmax(-1), torch.Generator())
 
 
 def test_wrong_version_stops_the_run(make):

@@ -92,8 +92,8 @@ def test_the_rollout_server_is_reached_from_this_machine_only_or_with_a_token():
     with Server(Address(0)) as server:
         assert server.server_address[0] == "127.0.0.1"
     for token in ("", "short"):
-        with pytest.raises(InputError, match=r"rollout.host = '0\.0\.0\.0': .*GROUND_GRPO_TOKEN .* 16 characters"):
-            Server(Address(0, "0.0.0.0", token))
+        with pytest.raises(InputError, match=r"rollout.host = '10\.9\.8\.7': .*GROUND_GRPO_TOKEN .* 16 characters"):
+            Server(Address(0, "10.9.8.7", token))
     _, port = listening_store("127.0.0.1", patience=5)
     lines = [
         line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]

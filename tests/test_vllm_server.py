@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -12,10 +13,10 @@ import pytest
 import torch
 
 from grpo.comm import Alone
-from grpo.rollout import carriers
+from grpo.rollout import carriers, vllm_server
 from grpo.rollout.carriers import buckets
 from grpo.rollout.hf import HfRollout
-from grpo.rollout.service import Address, Server, Service
+from grpo.rollout.service import Address, Handler, Server, Service
 from grpo.rollout.vllm_server import ServerRollout
 from grpo.types import EngineLost, InputError, Sampling, StaleRollout
 from tests.forked import run_program
@@ -82,7 +83,7 @@ def test_half_a_push_is_refused_and_the_next_one_taken(port, transfer):
 
 def test_a_push_that_the_server_knows_nothing_of(port):
     there = client(port)
-    with pytest.raises(StaleRollout, match="no push of weights is under way: the server has been started anew"):
+    with pytest.raises(EngineLost, match="no push of weights is under way: the server has been started anew"):
         there._ask("loaded")
 
 
@@ -107,16 +108,53 @@ def test_no_file_is_written_for_a_broadcast(port, monkeypatch):
 
 def test_a_request_without_the_token_is_refused(tmp_path):
     port = free_port()
-    with Server(Address(port, token="a token of some length")) as server:
+    with Server(Address(port, token="a-token-of-some-length")) as server:
         service = Service(hf(), model="tiny", shapes=SHAPES, folder=tmp_path)
         thread = threading.Thread(target=server.serve, args=(service,), daemon=True)
         thread.start()
-        for token in ("", "another token, as long"):
+        for token in ("", "another-token-as-long"):
             with pytest.raises(InputError, match=f"server at port {port} wants another token; .*GROUND_GRPO_TOKEN in"):
                 client(port, token=token)
-        client(port, token="a token of some length").load(tiny_model().named_parameters(), version=1)
+        client(port, token="a-token-of-some-length").load(tiny_model().named_parameters(), version=1)
         server.shutdown()
         thread.join()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::1", "2001:db8::1"])
+def test_an_address_that_a_trainer_cannot_reach_is_refused(host):
+    with pytest.raises(InputError, match=r"rollout.host = '.*': valid: the server's IPv4 address or name, as the tra"):
+        Address(8011, host)
+
+
+@pytest.mark.parametrize("token", ["sixteen characters\n", "with a blank in it", "Schlüssel-des-Servers"])
+def test_a_token_that_no_header_carries_is_refused_and_not_shown(token):
+    with pytest.raises(InputError, match="GROUND_GRPO_TOKEN: valid: ASCII letters, digits and signs") as refused:
+        Address(8011, token=token)
+    assert token.strip() not in str(refused.value)
+
+
+def test_a_host_of_another_machine_is_named():
+    with pytest.raises(
+        InputError, match=r"rollout.host = '192.0.2.1': Cannot assign .*valid: an address or name of th"
+    ):
+        Server(Address(0, "192.0.2.1", "a-token-of-some-length"))
+
+
+def test_a_group_that_cannot_be_made_is_told_apart_from_a_server_that_is_lost(port, monkeypatch):
+    def unreachable(host, port, patience):
+        raise RuntimeError("a page\nof what torch says")
+
+    monkeypatch.setattr(vllm_server, "reached_store", unreachable)
+    with pytest.raises(
+        EngineLost, match=rf"server at port {port} answers, but no .* \(a page of what torch says\)"
+    ):
+        client(port, transfer="broadcast")
+
+
+def test_a_connection_that_asks_nothing_holds_the_others_up_for_a_while_only(port, monkeypatch):
+    monkeypatch.setattr(Handler, "timeout", 0.5)
+    with socket.create_connection(("127.0.0.1", port)):
+        assert client(port, patience=30.0)._ask("about")["model"] == "tiny"
 
 
 def test_weights_do_not_go_to_another_machine_as_files():

@@ -152,7 +152,10 @@ class SinglePolicy:
             parameter.copy_(piece.tensors["master"])
             if piece.steps:
                 moments = {key: piece.tensors[key].to(parameter) for key in MOMENTS}
-                self._optimizer.state[parameter] = {"step": torch.tensor(float(piece.steps)), **moments}
+                self._optimizer.state[parameter] = {
+                    "step": torch.tensor(float(piece.steps), device=parameter.device),
+                    **moments,
+                }
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16)

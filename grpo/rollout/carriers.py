@@ -1,7 +1,7 @@
 """How do weights get from the trainer to a rollout server? As files in memory, or broadcast within a group of the two.
 
-Files serve one machine. A group serves GPUs, whose weights then never leave them (NCCL), and other machines (NCCL or
-gloo). What is sent is a bucket: some weights by name, which the server's engine has taken when `send` returns.
+Files serve one machine. A group serves others, and GPUs, whose weights then never leave them. What is sent is a bucket:
+some weights by name, which the server's engine has taken when `send` returns.
 """
 
 import socket
@@ -22,7 +22,7 @@ Bucket = dict[str, Tensor]
 Ask = Callable[..., Any]
 """A request to the server: (what, **body) -> its answer."""
 Transfer = Literal["auto", "files", "broadcast"]
-"""What a recipe asks for; "auto" is files between two processes of one machine that do not have a GPU each."""
+"""What a recipe asks for; "auto" is files to a server on this machine, and a broadcast to any other."""
 Described = Sequence[tuple[str, Sequence[int], str]]
 """What a bucket holds: name, shape and dtype of each tensor, as JSON takes it."""
 
@@ -73,40 +73,39 @@ class Broadcast:
         try:
             self._pair.send(bucket)
         except RuntimeError as error:
-            raise EngineLost(f"weights could not be broadcast to the rollout server: {_line(error)}") from None
+            raise EngineLost(f"weights could not be broadcast to the rollout server: {one_line(error)}") from None
         ask("taken")
 
 
 class Pair:
     """A group of two processes, 0 the trainer and 1 the server, that is part of no other: NCCL for tensors on GPUs,
-    gloo for the others. It is complete when both have made their end, and making one waits for the other."""
+    gloo for the others. Gloo's ends wait for each other when they are made, NCCL's in the first broadcast."""
 
     def __init__(self, store: Store, rank: int, *, device: torch.device, host: str, patience: float) -> None:
         """`host` is this end's address, the only one that gloo listens at; `patience` in seconds, for every call.
 
         RuntimeError where the other end does not come.
         """
-        self.device = device
-        limit, group = timedelta(seconds=patience), "nccl" if device.type == "cuda" else "gloo"
-        if group == "nccl":
+        self.device, self._limit = device, timedelta(seconds=patience)
+        if device.type == "cuda":
             options = dist.ProcessGroupNCCL.Options()
-            options._timeout = limit
+            options._timeout = 2 * self._limit  # NCCL's own watchdog, which ends the process, comes after `wait`
             self._group: Any = dist.ProcessGroupNCCL(store, rank, 2, options)
         else:
             gloo: Any = dist.ProcessGroupGloo  # its options are not in torch's stubs
             options = gloo._Options()
-            options._timeout, options._devices = limit, [gloo.create_device(hostname=host)]
+            options._timeout, options._devices = self._limit, [gloo.create_device(hostname=host)]
             self._group = gloo(store, rank, 2, options)
 
     def send(self, bucket: Bucket) -> None:
         """RuntimeError where the other end is gone or too slow."""
         for tensor in bucket.values():
-            self._group.broadcast(tensor, 0).wait()
+            self._group.broadcast(tensor, 0).wait(self._limit)  # without a limit NCCL's would only order streams
 
     def receive(self, described: Described) -> Bucket:
         """As `send`, at the other end."""
         bucket = {
-            name: torch.empty(*shape, dtype=getattr(torch, dtype), device=self.device)
+            name: torch.empty(tuple(shape), dtype=getattr(torch, dtype), device=self.device)
             for name, shape, dtype in described
         }
         self.send(bucket)
@@ -153,5 +152,6 @@ def gpu(device: torch.device) -> str:
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The beginning of what torch says, which is often a page."""
     return " ".join(str(error).split())[:200]

@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from grpo.policy.forward import has_sliding_windows
 from grpo.rollout.base import checked
-from grpo.types import Completion, InputError, Sampling, TokenIds
+from grpo.types import BadNumbers, Completion, InputError, Sampling, TokenIds
 
 SHRINK = 0.75
 """How much of what is being decoded must be enough before the rest is dropped: a smaller cache has to be copied."""
@@ -120,13 +120,18 @@ class HfRollout:
         widest, common = int(lengths_P.max()), common_beginning(prompts)
         ids_PL = torch.tensor([[*prompt, *(0,) * (widest - len(prompt))] for prompt in prompts], device=self._device)
         cache, decoder, mask = DynamicCache(), self._model.get_decoder(), None
+        place_1L = torch.arange(widest, device=self._device)[None]
         if common:
             decoder(input_ids=ids_PL[:1, :common], past_key_values=cache, use_cache=True)
             cache.batch_repeat_interleave(len(prompts))
             seen = torch.ones(widest - common, widest, dtype=torch.bool, device=self._device).tril(common)
             mask = _attention_mask(self._model, seen.expand(len(prompts), 1, -1, -1))
         hidden_PLD = decoder(
-            input_ids=ids_PL[:, common:], attention_mask=mask, past_key_values=cache, use_cache=True
+            input_ids=ids_PL[:, common:],
+            position_ids=place_1L[:, common:],
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
         ).last_hidden_state
         last_PD = hidden_PLD[torch.arange(len(prompts), device=self._device), lengths_P - 1 - common]
         logits_PV = self._model.get_output_embeddings()(last_PD).float()
@@ -216,10 +221,12 @@ def draw(logp_PGV: Tensor, generator: torch.Generator) -> Tensor:
     """One token per row, [P, G], by where a uniform number falls in the distribution's running sum, in float64.
 
     One random number per row: `torch.multinomial` draws one per row and token of the vocabulary, one after another on a
-    CPU. A token without probability adds nothing to the sum, so none is drawn.
+    CPU. A token without probability adds nothing to the sum, so none is drawn. BadNumbers where there is no sum.
     """
     sum_PGV = logp_PGV.double().exp().cumsum(dim=-1)
     all_PG1 = sum_PGV[..., -1:]
+    if not all_PG1.isfinite().all():
+        raise BadNumbers("rollout: the model's logits are not finite, so no token can be sampled")
     place_PG1 = all_PG1 * torch.rand(all_PG1.shape, dtype=torch.float64, device=all_PG1.device, generator=generator)
     below_PG1 = torch.minimum(place_PG1, all_PG1.nextafter(torch.zeros_like(all_PG1)))  # rounding may reach the end
     return torch.searchsorted(sum_PGV, below_PG1, right=True).squeeze(-1)

@@ -3,6 +3,7 @@
 Requests are JSON over HTTP, one at a time, on loopback unless told otherwise. The client: grpo/rollout/vllm_server.py.
 """
 
+import errno
 import hmac
 import http.client
 import ipaddress
@@ -10,7 +11,7 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from grpo.rollout.base import RolloutEngine
 from grpo.rollout.carriers import Bucket, Pair, gpu, listening_store
-from grpo.types import InputError, Sampling, StaleRollout
+from grpo.types import EngineLost, InputError, Sampling, StaleRollout
 
 LONG_TOKEN = 16  # characters
 
@@ -35,13 +36,21 @@ class Address:
     host: str = "127.0.0.1"
     token: str = field(default="", repr=False)
 
+    def __post_init__(self) -> None:
+        """InputError for a host that is no single IPv4 address or name, and for a token that no header can carry."""
+        ip = _ip(self.host)
+        if ip is not None and (ip.version == 6 or ip.is_unspecified):
+            raise InputError(
+                f"rollout.host = {self.host!r}: valid: the server's IPv4 address or name, as the trainer reaches it"
+            )
+        if not all("!" <= character <= "~" for character in self.token):
+            raise InputError("GROUND_GRPO_TOKEN: valid: ASCII letters, digits and signs, without spaces or line ends")
+
     @property
     def here(self) -> bool:
         """Whether only this machine can be there."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        ip = _ip(self.host)
+        return self.host == "localhost" if ip is None else ip.is_loopback
 
     def __str__(self) -> str:
         return f"port {self.port}" if self.here else f"{self.host}:{self.port}"
@@ -85,7 +94,7 @@ class Service:
             self._push = Push(self._engine, version=body["version"])
             return self._push.start()
         if self._push is None:
-            raise StaleRollout(f"{what!r}, and no push of weights is under way: the server has been started anew")
+            raise EngineLost(f"{what!r}, and no push of weights is under way: the server has been started anew")
         if what == "bucket" and "file" in body:
             file = self._folder / Path(body["file"]).name  # nothing outside the folder is read
             self._push.give(lambda: load_file(file))
@@ -103,10 +112,16 @@ class Service:
     def _join(self, device: torch.device) -> int:
         """The port at which a client is awaited, in the background, as the other end of a new pair."""
         store, port = listening_store(self._host, self._patience)
-        with_client = {"device": device, "host": self._host, "patience": self._patience}
-        pool = ThreadPoolExecutor(1, thread_name_prefix="join")
-        self._pair = pool.submit(Pair, store, 1, **with_client)
-        pool.shutdown(wait=False)
+        pair: Future[Pair] = Future()
+
+        def meet() -> None:
+            try:
+                pair.set_result(Pair(store, 1, device=device, host=self._host, patience=self._patience))
+            except RuntimeError as error:  # for whoever asks for the pair
+                pair.set_exception(error)
+
+        threading.Thread(target=meet, daemon=True, name="join").start()  # a client that never comes holds up no exit
+        self._pair = pair
         return port
 
 
@@ -164,6 +179,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers with the server's service, whatever happens in it."""
 
     server: "Server"
+    timeout = 30.0  # seconds for the bytes of a request to come: requests are taken one at a time
 
     def do_POST(self) -> None:
         token = self.server.address.token
@@ -180,6 +196,8 @@ class Handler(BaseHTTPRequestHandler):
     def _reply(self, body: bytes) -> dict[str, Any]:
         try:
             return {"answer": self.server.service.answer(self.path.strip("/"), json.loads(body))}
+        except EngineLost as error:
+            return {"lost": str(error)}
         except Exception as error:  # one request that fails must not end the server; the client says what it was
             return {"error": str(error) if isinstance(error, StaleRollout) else repr(error)}
 
@@ -193,7 +211,7 @@ class Server(HTTPServer):
     service: Service
 
     def __init__(self, address: Address) -> None:
-        """InputError where the port is in use or the host not this machine's, and for a host that others can reach
+        """InputError where the port is in use or the host is not this machine's, and for a host that others can reach
         without a token that is hard to guess."""
         self.address = address
         if not address.here and len(address.token) < LONG_TOKEN:
@@ -204,10 +222,20 @@ class Server(HTTPServer):
         try:
             super().__init__((address.host, address.port), Handler)
         except OSError as error:
-            where = f"rollout.port = {address.port}" if address.here else f"rollout.host = {address.host!r}"
-            raise InputError(f"{where}: {error.strerror}; valid: a free port of this machine") from None
+            if error.errno == errno.EADDRINUSE:
+                raise InputError(f"rollout.port = {address.port}: {error.strerror}; valid: a free port") from None
+            raise InputError(
+                f"rollout.host = {address.host!r}: {error.strerror}; valid: an address or name of this machine"
+            ) from None
 
     def serve(self, service: Service) -> None:
         """Answer until the process is stopped."""
         self.service = service
         self.serve_forever()
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:  # a name
+        return None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from grpo.comm import Comm
 from grpo.rollout.base import checked
-from grpo.rollout.carriers import Broadcast, Carrier, Files, Pair, Transfer, buckets, gpu, reached_store
+from grpo.rollout.carriers import Broadcast, Carrier, Files, Pair, Transfer, buckets, gpu, one_line, reached_store
 from grpo.rollout.service import Address
 from grpo.types import Completion, EngineLost, InputError, Sampling, StaleRollout, TokenIds
 
@@ -105,18 +105,22 @@ class ServerRollout:
         return answer
 
     def _meet(self, about: Mapping[str, Any], transfer: Transfer, device: torch.device) -> None:
-        """Settle with the server how weights will come. Two GPUs can, one for both cannot, be one NCCL group."""
-        nccl = bool(about["gpu"] and gpu(device)) and about["gpu"] != gpu(device)
-        if transfer == "files" or (transfer == "auto" and self._address.here and not nccl):
+        """Settle with the server how weights will come."""
+        if transfer == "files" or (transfer == "auto" and self._address.here):
             self._carrier: Carrier | None = Files(Path(about["folder"]))
             return
+        # Two GPUs can be one NCCL group, and one that both use cannot.
+        nccl = bool(about["gpu"] and gpu(device)) and about["gpu"] != gpu(device)
         port = self._ask("join", nccl=nccl)
         try:
             store = reached_store(self._address.host, port, self._patience)
             at = device if nccl else torch.device("cpu")
             self._carrier = Broadcast(Pair(store, 0, device=at, host=self._at, patience=self._patience))
         except RuntimeError as error:  # torch's word for whatever goes wrong there
-            raise self._lost(error) from None
+            raise EngineLost(
+                f"the rollout server at {self._address} answers, but no group could be made with it, from port {port} "
+                f"on ({one_line(error)}); valid: ports that are open between both"
+            ) from None
 
     def _ask(self, what: str, **body: Any) -> Any:
         """The answer. Where nobody listens, again, after pauses that double; a request that was taken is not repeated,
@@ -148,6 +152,8 @@ class ServerRollout:
                 f"the rollout server at {self._address} wants another token; valid: the same GROUND_GRPO_TOKEN in the "
                 "environments of both"
             )
+        if "lost" in answer:
+            raise EngineLost(f"the rollout server at {self._address}: {answer['lost']}")
         if "error" in answer:
             raise StaleRollout(f"the rollout server at {self._address}: {answer['error']}")
         return answer["answer"]
