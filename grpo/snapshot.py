@@ -71,13 +71,17 @@ def begin(folder: Path, step: int, *, needed: int, reserve: int) -> str:
     return ""
 
 
-def put(place: Path, name: str, data: bytes) -> tuple[int, str]:
-    """Write a new file and see it to the disk; its size and hash, of what was in memory."""
+def put(place: Path, name: str, *pieces: bytes | memoryview) -> tuple[int, str]:
+    """Write a new file, of buffers, and see it to the disk; its size and hash, of what was in memory."""
+    digest = xxhash.xxh3_128()
     with (place / name).open("xb") as file:
-        file.write(data)
+        for piece in pieces:
+            file.write(piece)
+            digest.update(piece)
+        size = file.tell()
         file.flush()
         os.fsync(file.fileno())
-    return len(data), _hash(data)
+    return size, digest.hexdigest()
 
 
 def put_own(place: Path, rank: int, own: Mapping[str, Any], digests: dict[str, tuple[int, str]]) -> None:

@@ -145,9 +145,7 @@ def test_a_group_that_cannot_be_made_is_told_apart_from_a_server_that_is_lost(po
         raise RuntimeError("a page\nof what torch says")
 
     monkeypatch.setattr(vllm_server, "reached_store", unreachable)
-    with pytest.raises(
-        EngineLost, match=rf"server at port {port} answers, but no .* \(a page of what torch says\)"
-    ):
+    with pytest.raises(EngineLost, match=rf"server at port {port} answers, but no .* \(a page of what torch says\)"):
         client(port, transfer="broadcast")
 
 
