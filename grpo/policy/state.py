@@ -54,7 +54,7 @@ class Held:
         number = int(name.partition(".")[0])
         piece = self.pieces[number]
         about = {"name": self.names[number], "steps": str(piece.steps)}
-        return [_header(piece.tensors, about), *(memoryview(x.reshape(-1).numpy()) for x in piece.tensors.values())]
+        return [_header(piece.tensors, about), *(x.reshape(-1).numpy().data for x in piece.tensors.values())]
 
 
 def _header(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> bytes:
