@@ -47,6 +47,21 @@ def job_of(workload: Workload, folder: Path, asked: argparse.Namespace, vocabula
     }
 
 
+def saving(step: OurStep, folder: Path) -> Checkpoints:
+    """A run's own checkpoints of this step's policy, with nothing beside it."""
+    return Checkpoints(
+        folder=folder,
+        settings=Keeping(every=1, keep=2),
+        steps=1_000_000,
+        policy=step.policy,
+        shared={},
+        own={},
+        about={},
+        comm=Alone(),
+        console=Console(sys.stderr),
+    )
+
+
 def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """Seconds of every stretch, without and with a checkpoint, and what the checkpoints weigh."""
     workload, shape = parse_workload(asked.shape), find_model_shape(asked.model)
@@ -55,17 +70,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         write_model_folder(shape, model, positions=workload.prompt_tokens + workload.completion_tokens + 8)
         job = job_of(workload, model, asked, shape.vocabulary)
         step, prompts = OurStep(job), [tuple(prompt) for prompt in job["prompts"][0]]
-        save = Checkpoints(
-            folder=runs,
-            settings=Keeping(every=1, keep=2),
-            steps=1_000_000,
-            policy=step.policy,
-            shared={},
-            own={},
-            about={},
-            comm=Alone(),
-            console=Console(sys.stderr),
-        )
+        save = saving(step, runs)
         step(prompts, 0)
         seconds: dict[str, list[float]] = {"without": [], "with": []}
         done, held = 0, 0.0

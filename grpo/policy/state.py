@@ -60,7 +60,7 @@ class Held:
 def _header(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> bytes:
     """What a safetensors file of these float32 tensors begins with: its length, and JSON that says where each lies.
 
-    The library's own `save` copies every tensor, which takes as long as writing them (3.2 s of 1.6 GB).
+    The library's own `save` copies every tensor, which takes as long as writing them (3.2 s for 1.6 GB).
     """
     entries: dict[str, Any] = {"__metadata__": dict(about)}
     start = 0
