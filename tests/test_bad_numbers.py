@@ -120,7 +120,7 @@ def checkpoint(policy, folder, step):
     assert snapshot.begin(folder, step, needed=0, reserve=0) == ""
     place, held, digests = snapshot.building(folder, step), policy.hold(), {}
     for name in held.files(lead=True):
-        digests[f"policy/{name}"] = snapshot.put(place, f"policy/{name}", held.contents(name))
+        digests[f"policy/{name}"] = snapshot.put(place, f"policy/{name}", *held.contents(name))
     snapshot.put_own(place, 0, {}, digests)
     return snapshot.seal(folder, step, ranks=1, shared={})
 
