@@ -5,13 +5,15 @@ Each contender is a process of its own, told step by step what to do, so that st
 the machine is a slow minute for all. TRL is tried at every micro-batch that is asked for and compared at its fastest.
 
 Contenders: ours-hf, ours-vllm (the default rollout engines), ours-padded (every prompt once per completion, hf engine),
-trl-N (N is its micro-batch; no vLLM). Results: benchmarks/results/DATE-NAME.md and .json.
+trl-N (N is its micro-batch; no vLLM). One of ours with `:N` after it has micro-batches of N tokens, `ours-hf:1568`, and
+else of one group. Results: benchmarks/results/DATE-NAME.md and .json.
 """
 
 import argparse
 import importlib.util
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -46,6 +48,11 @@ TRL = {"cpu": ("trl-4", "trl-8"), "cuda": ("trl-4", "trl-8", "trl-16")}
 SHAPES = {"cpu": "4x8x400+48,2x8x1200+100", "cuda": "8x8x1200+500,8x8x2000+300"}
 
 
+def is_ours(name: str) -> bool:
+    """Whether this names one of ours, with or without the tokens of its micro-batches."""
+    return re.fullmatch(f"({'|'.join(OURS)})(:[1-9][0-9]*)?", name) is not None
+
+
 def job_of(name: str, workload: Workload, asked: argparse.Namespace, *, folder: str, vocabulary: int) -> dict[str, Any]:
     """What the contender of this name is told before it starts; InputError for a micro-batch that does not divide."""
     job: dict[str, Any] = {
@@ -57,9 +64,10 @@ def job_of(name: str, workload: Workload, asked: argparse.Namespace, *, folder: 
         "device": asked.device,
         "gradient_checkpointing": asked.gradient_checkpointing,
     }
-    if name in OURS:
-        budget = asked.token_budget or workload.group_tokens
-        return job | OURS[name] | {"token_budget": budget, "kv_cache": asked.kv_cache, "gpu_share": asked.gpu_share}
+    kind, _, budget = name.partition(":")
+    if kind in OURS:
+        job |= {"token_budget": int(budget or workload.group_tokens)}
+        return job | OURS[kind] | {"kv_cache": asked.kv_cache, "gpu_share": asked.gpu_share}
     micro, rows = int(name.removeprefix("trl-")), workload.prompts * workload.group
     if rows % micro:
         raise InputError(f"{name}: a micro-batch of {micro} does not divide the {rows} completions of {workload}")
@@ -70,7 +78,7 @@ def start(name: str, job: dict[str, Any], folder: Path) -> Contender:
     """The contender's process, ready for its first step."""
     file = folder / f"{name}.json"
     file.write_text(json.dumps(job), encoding="utf-8")
-    python, module = (sys.executable, "our_step") if name in OURS else (str(TRL_PYTHON), "trl_step")
+    python, module = (sys.executable, "our_step") if is_ours(name) else (str(TRL_PYTHON), "trl_step")
     threads = str(job["threads"])
     environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
     print(f"  {name}: starting", file=sys.stderr, flush=True)
@@ -94,9 +102,9 @@ def run_shape(workload: Workload, names: Sequence[str], asked: argparse.Namespac
             stack.callback(contender.close)
             return contender
 
-        peer, tried = fastest_peer([name for name in names if name not in OURS], begin)
-        running = {name: begin(name) for name in names if name in OURS}
-        warm_ups = tried | {name: taken(one, "warm-up") for name, one in running.items()}
+        peer, tried = fastest_peer([name for name in names if not is_ours(name)], begin)
+        running, warmed = warm_up([name for name in names if is_ours(name)], begin)
+        warm_ups = tried | warmed
         running |= {peer.name: peer} if peer else {}
         rounds = []
         for number in range(asked.rounds):
@@ -115,6 +123,28 @@ def run_shape(workload: Workload, names: Sequence[str], asked: argparse.Namespac
     }
 
 
+def warm_up(
+    names: Sequence[str], begin: Callable[[str], Contender]
+) -> tuple[dict[str, Contender], dict[str, dict[str, Any]]]:
+    """(ours that took a first step, still running; those steps). One that dies of it is out, as a peer's setting is;
+    ContenderLost where all do."""
+    running: dict[str, Contender] = {}
+    warmed: dict[str, dict[str, Any]] = {}
+    lost = None
+    for name in names:
+        try:
+            contender = begin(name)
+            warmed[name] = taken(contender, "warm-up")
+        except ContenderLost as error:
+            print(f"  {error}; it is left out", file=sys.stderr, flush=True)
+            lost = error
+            continue
+        running[name] = contender
+    if lost and not running:
+        raise lost
+    return running, warmed
+
+
 def fastest_peer(
     names: Sequence[str], begin: Callable[[str], Contender]
 ) -> tuple[Contender | None, dict[str, dict[str, Any]]]:
@@ -131,7 +161,7 @@ def fastest_peer(
             contender = begin(name)
             tried[name] = taken(contender, "warm-up")
         except ContenderLost as error:
-            print(f"  {error}", file=sys.stderr, flush=True)
+            print(f"  {error}; it is left out", file=sys.stderr, flush=True)
             lost = error
             continue
         slower = contender if best and choose_peer(tried)[0] != name else best
@@ -157,11 +187,14 @@ def contenders(asked: argparse.Namespace) -> list[str]:
     default = [name for name in OURS if vllm or name != "ours-vllm"] + list(TRL[asked.device])
     names = asked.contenders.split(",") if asked.contenders else default
     for name in names:
-        if name not in OURS and not (name.startswith("trl-") and name.removeprefix("trl-").isdigit()):
-            raise InputError(f"contender {name!r}: valid: {', '.join(OURS)}, and trl-N with a micro-batch of N")
-        if name == "ours-vllm" and not vllm:
-            raise InputError("contender 'ours-vllm': vLLM is not installed (make setup says why); valid: ours-hf")
-        if name not in OURS and not TRL_PYTHON.exists():
+        if not is_ours(name) and not re.fullmatch("trl-[1-9][0-9]*", name):
+            raise InputError(
+                f"contender {name!r}: valid: {', '.join(OURS)}, each also with :N for micro-batches of N tokens, and "
+                "trl-N with a micro-batch of N"
+            )
+        if name.startswith("ours-vllm") and not vllm:
+            raise InputError(f"contender {name!r}: vLLM is not installed (make setup says why); valid: ours-hf")
+        if not is_ours(name) and not TRL_PYTHON.exists():
             raise InputError(f"contender {name!r}: no .venv-trl; `make bench` makes it")
     return names
 
@@ -179,7 +212,7 @@ def bench(asked: argparse.Namespace) -> dict[str, Any]:
     for workload in workloads:
         print(f"{workload}:", file=sys.stderr, flush=True)
         shapes.append(run_shape(workload, names, asked, shape))
-    ready = [one for measured in shapes for name, one in measured["ready"].items() if name not in OURS]
+    ready = [one for measured in shapes for name, one in measured["ready"].items() if not is_ours(name)]
     return {
         "date": date.today().isoformat(),
         "command": " ".join(["python -m benchmarks.bench", *sys.argv[1:]]),
@@ -201,7 +234,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="of each contender")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if gpu else "cpu")
-    parser.add_argument("--token-budget", type=positive, help="of our micro-batches; one whole group if not given")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="for all contenders")
     parser.add_argument("--kv-cache", type=float, default=1.0, help="GiB of vLLM's cache on a CPU")
     parser.add_argument("--gpu-share", type=float, default=0.4, help="of a GPU's memory, vLLM's while it is awake")

@@ -153,7 +153,8 @@ def make_model(shape: Shape, *, positions: int, seed: int = 0) -> Any:
 def write_model_folder(shape: Shape, folder: Path, *, positions: int) -> None:
     """Random weights as a model folder that every contender loads, with a tokenizer of one word per token: t0, t1, ...
 
-    So the same token ids reach trainers that take text. The last token is its stop token.
+    So the same token ids reach trainers that take text. The last token is the tokenizer's stop token. The model names
+    none: vLLM stops at what a model's own settings name, whatever a request asks for.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -163,7 +164,6 @@ def write_model_folder(shape: Shape, folder: Path, *, positions: int) -> None:
     if not torch.cuda.is_available():  # else transformers, to save, imports a DeepSpeed that warns of finding no GPU
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     model = make_model(shape, positions=positions)
-    model.config.eos_token_id = model.generation_config.eos_token_id = shape.vocabulary - 1
     model.save_pretrained(folder)
     words = Tokenizer(models.WordLevel({f"t{token}": token for token in range(shape.vocabulary)}, unk_token="t0"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bench import OURS, job_of
+from benchmarks.bench import OURS, is_ours, job_of, warm_up
+from benchmarks.channel import ContenderLost
 from benchmarks.report import choose_peer, free_stem, keep, markdown, ratio
 from benchmarks.workload import parse_workload
 
@@ -76,6 +77,26 @@ def test_a_ratio_is_taken_within_its_round():
     assert ratio(ROUNDS, "rollout", ours="ours-hf", theirs="trl-8") == (2.5, 2.0, 3.0)
 
 
+class Made:
+    """A contender whose first step is known beforehand, or that has none."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def step(self):
+        if self.name == "ours-vllm":
+            raise ContenderLost("ours-vllm ended with 1: out of memory")
+        return {"rollout": 1.0, "update": 2.0, "step": 3.0, "peak_bytes": 2e9}
+
+
+def test_one_of_ours_that_dies_is_left_out_with_a_line(capsys):
+    running, warmed = warm_up(["ours-vllm", "ours-hf"], Made)
+    assert (list(running), list(warmed)) == (["ours-hf"], ["ours-hf"])
+    assert "  ours-vllm ended with 1: out of memory; it is left out\n" in capsys.readouterr().err
+    with pytest.raises(ContenderLost, match="out of memory"):
+        warm_up(["ours-vllm"], Made)
+
+
 def test_the_peer_is_compared_at_its_fastest_and_at_its_leanest_that_is_as_fast():
     assert choose_peer({name: one for name, one in WARM_UPS.items() if name != "ours-hf"}) == ("trl-8", "trl-4")
 
@@ -100,7 +121,7 @@ def test_no_result_is_overwritten(tmp_path):
 
 def asked(**changes):
     values = {"rounds": 2, "threads": 1, "dtype": "float32", "device": "cpu", "gradient_checkpointing": False}
-    values |= {"token_budget": None, "kv_cache": 1.0, "gpu_share": 0.4}
+    values |= {"kv_cache": 1.0, "gpu_share": 0.4}
     return Namespace(**values | changes)
 
 
@@ -113,5 +134,7 @@ def test_every_contender_is_told_the_same_work():
     assert all(len(prompt) == 30 for step in jobs[0]["prompts"] for prompt in step)
     assert [job.get("micro_batch") for job in jobs] == [None, None, None, 2, 4]
     assert jobs[0]["token_budget"] == 30 + 4 * 8
+    assert job_of("ours-hf:124", workload, asked(), folder="m", vocabulary=257)["token_budget"] == 124
+    assert [is_ours(name) for name in ("ours-hf", "ours-hf:124", "ours-hf:", "ours-hf:0", "trl-4")] == [1, 1, 0, 0, 0]
     with pytest.raises(ValueError, match="a micro-batch of 3 does not divide the 8 completions"):
         job_of("trl-3", workload, asked(), folder="m", vocabulary=257)
