@@ -67,7 +67,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
         meter, updates = make_meter(recipe, base), steps * cfg.updates_per_step
         policy = _policy(recipe, base, folder, updates=updates, console=console, comm=comm, meter=meter)
         make = partial(make_rollout, engine, recipe, base, speech, console, comm)
-        rollout = Restarted(make, weights=policy.weights, tell=console.line)
+        rollout = Restarted(make, weights=policy.weights, comm=comm, tell=console.line)
         comm.lead(lambda: _prepare_folder(recipe, folder, lock, found=found, base=base))
         dog, id_ = Watchdog(rank=comm.rank, hang=recipe.checkpoint.hang or math.inf), resume.wandb_id(found)
         log = _open_log(recipe, folder, folder.name, steps, console, comm, wandb_id=id_, around=dog.phase, meter=meter)

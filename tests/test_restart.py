@@ -11,7 +11,7 @@ from grpo.rollout.hf import HfRollout
 from grpo.rollout.restart import Restarted
 from grpo.rollout.service import Address, Server, Service
 from grpo.rollout.vllm_server import ServerRollout
-from grpo.types import EngineLost, Sampling
+from grpo.types import BadNumbers, EngineLost, Sampling
 from tests.many_ranks import free_port, run_ranks
 from tests.test_checkpoints import Kept
 from tests.toy import EOS, ByteTokenizer, tiny_model
@@ -43,13 +43,17 @@ class Mortal(HfRollout):
         if (at, version) in Mortal.deaths:
             Mortal.deaths.remove((at, version))
             raise EngineLost(f"it died at {at} {version}")
+        if (at, -version) in Mortal.deaths:
+            raise BadNumbers(f"numbers went bad at {at} {version}")
 
 
 def run(folder, deaths):
     kept, Mortal.deaths, Mortal.made = Kept(folder, every=0), list(deaths), 0
 
     def engine(*about, **settings):
-        return Restarted(lambda: Mortal(*about, **settings), weights=kept.policy.weights, tell=kept.said.append)
+        return Restarted(
+            lambda: Mortal(*about, **settings), weights=kept.policy.weights, comm=Alone(), tell=kept.said.append
+        )
 
     return kept, lambda: kept.train(engine=engine)
 
@@ -112,6 +116,7 @@ def from_a_rank(comm, port, model=None):
     engine = Restarted(
         lambda: ServerRollout(Address(port), shapes=SHAPES, patience=60.0, comm=comm),
         weights=lambda: iter([(name, tensor.detach()) for name, tensor in model.named_parameters()]),
+        comm=comm,
         tell=told.append,
     )
     engine.load(model.named_parameters(), version=7)
@@ -133,3 +138,53 @@ def test_a_server_that_is_killed_in_a_push_or_a_request_and_comes_back(tmp_path,
             "made anew with weights 8, once",
         ]
         assert all(f"the rollout server at port {port} is lost" in text for text in told)
+
+
+def where_one_dies(comm, deaths):
+    """The same on an engine of each rank, of which only the second's dies. Every weight waits for both ranks, as where
+    they are sharded: a rank that stopped reading them would leave the other waiting."""
+    Mortal.deaths, Mortal.made = list(deaths) if comm.rank == 1 else [], 0
+    told, model = [], tiny_model(seed=4)
+
+    def weights():
+        for name, tensor in model.named_parameters():
+            comm.wait()
+            yield name, tensor.detach()
+
+    def make():
+        return Mortal(tiny_model(seed=1), decode=ByteTokenizer().decode, eos_ids=(EOS,))
+
+    engine = Restarted(make, weights=weights, comm=comm, tell=told.append)
+    try:
+        engine.load(weights(), version=7)
+        engine.load(weights(), version=8)
+        return engine.generate(comm.shard(PROMPTS), SAMPLING, seed=5), told, Mortal.made
+    except (BadNumbers, EngineLost) as error:
+        return str(error), told, Mortal.made
+
+
+def test_where_the_engine_of_one_rank_dies_all_ranks_make_another():
+    here = hf()
+    here.load(tiny_model(seed=4).named_parameters(), version=8)
+    for rank, ran in enumerate(run_ranks(where_one_dies, [("load", 7), ("generate", 8)])):
+        written, told, made = ran.value
+        assert written == here.generate([PROMPTS[rank]], SAMPLING, seed=5)
+        assert told == [
+            "lost         it died at load 7; made anew with weights 7, once",
+            "lost         it died at generate 8; made anew with weights 8, once",
+        ]
+        assert made == 3
+
+
+def test_a_second_death_of_one_ranks_engine_ends_all_ranks():
+    for ran in run_ranks(where_one_dies, [("generate", 8), ("generate", 8)]):
+        written, told, made = ran.value
+        assert (written, len(told), made) == ("it died at generate 8", 1, 2)
+    for ran in run_ranks(where_one_dies, [("generate", 8), ("load", 8)]):
+        assert ran.value[0] == "it died at load 8"
+
+
+def test_numbers_that_go_bad_on_one_rank_end_all_ranks():
+    for at in ("load", "generate"):
+        for ran in run_ranks(where_one_dies, [(at, -8)]):
+            assert ran.value == (f"numbers went bad at {at} 8", [], 1)

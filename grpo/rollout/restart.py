@@ -6,43 +6,77 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from grpo.comm import Comm
 from grpo.rollout.base import RolloutEngine
-from grpo.types import Completion, EngineLost, Sampling, TokenIds
+from grpo.types import BadNumbers, Completion, EngineLost, Sampling, TokenIds
 
 T = TypeVar("T")
 
 
 class Restarted:
     """`RolloutEngine` over one that `make` makes, and makes again where it is lost: once for each version of the
-    weights. All ranks lose an engine together, and make the next one together."""
+    weights. Where one rank's is lost, all ranks make another together."""
 
     def __init__(
         self,
         make: Callable[[], RolloutEngine],
         *,
         weights: Callable[[], Iterator[tuple[str, Tensor]]],
+        comm: Comm,
         tell: Callable[[str], None],
     ) -> None:
         """`weights` are the policy's as they stand: nothing moves them between a `load` and its `generate`."""
-        self._make, self._weights, self._tell = make, weights, tell
+        self._make, self._weights, self._comm, self._tell = make, weights, comm, tell
         self._engine: RolloutEngine | None = make()
         self._version, self._restarted = -1, -1  # of the weights; the last that an engine was lost at
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
         self._version = version
-        _, lost = self._tried(lambda engine: engine.load(weights, version=version))
-        if lost:
+        if lost := self._load(weights):
             self._restart(lost)
 
     def generate(self, prompts: Sequence[TokenIds], sampling: Sampling, *, seed: int) -> list[list[Completion]]:
-        written, lost = self._tried(lambda engine: engine.generate(prompts, sampling, seed=seed))
-        if written is not None:
-            return written
-        return self._restart(lost).generate(prompts, sampling, seed=seed)
+        def written(engine: RolloutEngine) -> list[list[Completion]]:
+            return engine.generate(prompts, sampling, seed=seed)
+
+        groups, lost = self._together(written)
+        if lost:
+            self._restart(lost)
+            groups, lost = self._together(written)
+        if groups is None or lost:
+            raise EngineLost(lost)
+        return groups
 
     def release(self) -> None:
         """An engine that is lost here has nothing to give back: the next `load` finds it out, and makes another."""
         self._tried(lambda engine: engine.release())
+
+    def _load(self, weights: Iterable[tuple[str, Tensor]]) -> str:
+        """How an engine was lost, of any rank."""
+        left = iter(weights)
+
+        def loaded(engine: RolloutEngine) -> None:
+            try:
+                engine.load(left, version=self._version)
+            except (BadNumbers, EngineLost):
+                for _ in left:  # the other ranks gather sharded weights, and wait for this one at each
+                    pass
+                raise
+
+        return self._together(loaded)[1]
+
+    def _together(self, call: Callable[[RolloutEngine], T]) -> tuple[T | None, str]:
+        """What this rank's engine answers, and how that of any rank was lost, which all of them are told. BadNumbers on
+        all of them where one has met any."""
+        answer, lost, bad = None, "", ""
+        try:
+            answer, lost = self._tried(call)
+        except BadNumbers as error:
+            bad = str(error)
+        said = self._comm.gather([(lost, bad)])
+        if bad := next((each for _, each in said if each), ""):
+            raise BadNumbers(bad)
+        return answer, next((each for each, _ in said if each), "")
 
     def _tried(self, call: Callable[[RolloutEngine], T]) -> tuple[T | None, str]:
         """What the engine answers, or how it was lost. In words: the error would keep the engine in memory."""
@@ -53,14 +87,14 @@ class Restarted:
         except EngineLost as error:
             return None, str(error)
 
-    def _restart(self, lost: str) -> RolloutEngine:
+    def _restart(self, lost: str) -> None:
         """Another engine, with the current weights. EngineLost where they have cost one already."""
         if self._restarted == self._version:
             raise EngineLost(lost)
         self._tell(f"lost         {lost}; made anew with weights {self._version}, once")
         self._restarted, self._engine = self._version, None
         gc.collect()  # there is no room for two
-        engine = self._make()
-        engine.load(self._weights(), version=self._version)
-        self._engine = engine
-        return engine
+        self._engine = self._make()
+        if lost := self._load(self._weights()):
+            self._engine = None
+            raise EngineLost(lost)
