@@ -60,6 +60,11 @@ def markdown(result: Mapping[str, Any]) -> str:
         "one to warm up. Seconds and bytes are medians, with the least and the most in brackets; a ratio is taken "
         "within its round.",
     ]
+    if machine["gpus"]:
+        lines += [
+            "",
+            "TRL writes with transformers here, also beside ours-vllm: its own vLLM is not among the contenders.",
+        ]
     for shape in result["shapes"]:
         lines += ["", *shape_table(shape)]
     return "\n".join(lines) + "\n"

@@ -5,6 +5,7 @@ is off by 0.03 nats (RMS). The backward pass computes each chunk's logits again 
 last chunk's. A chunk is a fixed number of bytes, which plans of memory count on (launch/memory.py).
 """
 
+import math
 from typing import Any
 
 import torch
@@ -125,4 +126,10 @@ def _compute_dtype(hidden_ND: Tensor) -> torch.dtype:
 
 
 def _chunks(count: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    """As few as `size` allows, of about one width: the last, which is kept, is then no small rest.
+
+    >>> _chunks(384, 341)
+    [slice(0, 192, None), slice(192, 384, None)]
+    """
+    width = max(1, math.ceil(count / max(1, math.ceil(count / size))))
+    return [slice(start, min(start + width, count)) for start in range(0, count, width)]

@@ -233,12 +233,11 @@ class RunLog:
             ]
             shown += [
                 f"reward {values['reward/total']:.3f} ({', '.join(parts)})",
-                f"dead {values.get('group/dead', 0):.0f}",
+                f"dead {values.get('group/dead', 0):.0f} ({100 * values.get('group/dead_share', 0):.0f} %)",
             ]
         if "policy/nll" in values:
             shown.append(f"nll {values['policy/nll']:.3f}")
-        shown += [f"{values['count/tokens_per_s']:.0f} tok/s", *usage(values)]
-        shown += [phases(values), f"{values['memory/peak_gb']:.1f} GB"]
+        shown += [*usage(values), phases(values), f"{values['memory/peak_gb']:.1f} GB"]
         return " | ".join([*shown, f"left {_clock(left)}"])
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:

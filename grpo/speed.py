@@ -34,8 +34,14 @@ def speeds(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def usage(values: Mapping[str, float]) -> list[str]:
-    """`mfu 41 %`, `shared 4.2x`, `padding 3 %`: what is known of how the update used the machine."""
-    shown = [f"mfu {100 * values['perf/mfu']:.0f} %"] if "perf/mfu" in values else []
+    """`392 tok/s (1,792 with repeated prompts)`, `mfu 41 %`, `shared 4.2x`, `padding 3 %`: what is known of how a step
+    used the machine. Tokens of completions alone, in a supervised step."""
+    if "perf/tokens_per_second" in values:
+        each, repeated = values["perf/tokens_per_second"], values["perf/equivalent_per_second"]
+        shown = [f"{each:.0f} tok/s ({repeated:,.0f} with repeated prompts)"]
+    else:
+        shown = [f"{values['count/tokens_per_s']:.0f} tok/s"]
+    shown += [f"mfu {100 * values['perf/mfu']:.0f} %"] if "perf/mfu" in values else []
     if "perf/sharing" in values:
         shown.append(f"shared {values['perf/sharing']:.1f}x")
         shown.append(f"padding {100 * values['perf/padding']:.0f} %")

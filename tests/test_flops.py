@@ -205,6 +205,7 @@ def test_dead_groups_are_counted_and_as_a_share():
 def test_the_console_line_says_where_the_time_went():
     seconds = {"time/step": 14.04, "time/rollout": 8.0, "time/score": 0.01, "time/update": 6.0}
     assert phases(seconds) == "14.0 s (rollout 8.0, update 6.0)"
-    shares = {"perf/mfu": 0.412, "perf/sharing": 4.23, "perf/padding": 0.031}
-    assert usage(shares) == ["mfu 41 %", "shared 4.2x", "padding 3 %"]
-    assert usage({}) == []
+    shares = {"perf/mfu": 0.412, "perf/sharing": 4.23, "perf/padding": 0.031, "count/tokens_per_s": 9.6}
+    assert usage(shares) == ["10 tok/s", "mfu 41 %", "shared 4.2x", "padding 3 %"]
+    speed = {"perf/tokens_per_second": 392.0, "perf/equivalent_per_second": 1792.0, "count/tokens_per_s": 9.6}
+    assert usage(speed) == ["392 tok/s (1,792 with repeated prompts)"]
