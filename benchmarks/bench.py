@@ -106,21 +106,36 @@ def run_shape(workload: Workload, names: Sequence[str], asked: argparse.Namespac
         running, warmed = warm_up([name for name in names if is_ours(name)], begin)
         warm_ups = tried | warmed
         running |= {peer.name: peer} if peer else {}
-        rounds = []
-        for number in range(asked.rounds):
-            order = list(running)[number % len(running) :] + list(running)[: number % len(running)]
-            measured = {name: taken(running[name], f"round {number + 1} of {asked.rounds}") for name in order}
-            rounds.append({name: measured[name] for name in running})
+        rounds = take_rounds(running, asked.rounds)
     return {
         "workload": str(workload),
         "token_ratio": workload.token_ratio,
         "work": asdict(workload.work),
         "ready": {name: one.ready for name, one in running.items()},
         "warm_ups": warm_ups,
-        "fastest": peer.name if peer else "",
-        "leanest": choose_peer(tried)[1] if peer else "",
+        "fastest": peer.name if peer and peer.name in running else "",
+        "leanest": choose_peer(tried)[1] if peer and peer.name in running else "",
         "rounds": rounds,
     }
+
+
+def take_rounds(running: dict[str, Contender], rounds: int) -> list[dict[str, dict[str, Any]]]:
+    """What each contender measured in each round. One that dies, such as where the memory of the machine is not enough
+    for all, is taken out of `running` and of the rounds before; ContenderLost where that was the last."""
+    found = []
+    for number in range(rounds):
+        order = list(running)[number % len(running) :] + list(running)[: number % len(running)]
+        measured = {}
+        for name in order:
+            try:
+                measured[name] = taken(running[name], f"round {number + 1} of {rounds}")
+            except ContenderLost as error:
+                print(f"  {error}; it is left out", file=sys.stderr, flush=True)
+                del running[name]
+                if not running:
+                    raise
+        found.append(measured)
+    return [{name: measured[name] for name in running} for measured in found]
 
 
 def warm_up(

@@ -88,7 +88,19 @@ def shape_table(shape: Mapping[str, Any]) -> list[str]:
         lines.append(f"| {' | '.join([name, *cells, *mfus])} |")
     if shape["fastest"]:
         lines += ["", *ratio_table(shape, names)]
+    elif lost := [name for name in shape["warm_ups"] if name not in names]:
+        firsts = [f"{name} {first_step(shape['warm_ups'][name])}" for name in (*lost, *names)]
+        lines += [
+            "",
+            f"{', '.join(lost)}: not there to the end. First steps, which are no rounds: {'; '.join(firsts)}.",
+        ]
     return lines
+
+
+def first_step(measured: Mapping[str, float]) -> str:
+    """`9.0 s (rollout 3.0, update 6.0), 2.00 GB`"""
+    phases = f"rollout {measured['rollout']:.1f}, update {measured['update']:.1f}"
+    return f"{measured['step']:.1f} s ({phases}), {measured['peak_bytes'] / 1e9:.2f} GB"
 
 
 def ratio_table(shape: Mapping[str, Any], names: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bench import OURS, is_ours, job_of, warm_up
+from benchmarks.bench import OURS, is_ours, job_of, take_rounds, warm_up
 from benchmarks.channel import ContenderLost
 from benchmarks.report import choose_peer, free_stem, keep, markdown, ratio
 from benchmarks.workload import parse_workload
@@ -78,14 +78,15 @@ def test_a_ratio_is_taken_within_its_round():
 
 
 class Made:
-    """A contender whose first step is known beforehand, or that has none."""
+    """A contender that takes so many steps, then dies."""
 
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, name, steps=9):
+        self.name, self.steps = name, 0 if name == "ours-vllm" else steps
 
     def step(self):
-        if self.name == "ours-vllm":
-            raise ContenderLost("ours-vllm ended with 1: out of memory")
+        if not self.steps:
+            raise ContenderLost(f"{self.name} ended with 1: out of memory")
+        self.steps -= 1
         return {"rollout": 1.0, "update": 2.0, "step": 3.0, "peak_bytes": 2e9}
 
 
@@ -95,6 +96,21 @@ def test_one_of_ours_that_dies_is_left_out_with_a_line(capsys):
     assert "  ours-vllm ended with 1: out of memory; it is left out\n" in capsys.readouterr().err
     with pytest.raises(ContenderLost, match="out of memory"):
         warm_up(["ours-vllm"], Made)
+
+
+def test_a_contender_that_dies_in_a_round_is_left_out_of_all_rounds():
+    running = {"ours-hf": Made("ours-hf"), "trl-4": Made("trl-4", steps=1)}
+    rounds = take_rounds(running, 3)
+    assert [list(measured) for measured in rounds] == [["ours-hf"]] * 3
+    assert list(running) == ["ours-hf"]
+    shape = {"workload": "4x8x400+48", "rounds": rounds, "fastest": "", "leanest": ""}
+    first = {"rollout": 1.0, "update": 2.0, "step": 3.0, "peak_bytes": 2e9}
+    said = markdown(RESULT | {"shapes": [shape | {"warm_ups": {"ours-hf": first, "trl-4": first | {"step": 30.0}}}]})
+    assert (
+        "trl-4: not there to the end. First steps, which are no rounds: trl-4 30.0 s (rollout 1.0, update 2.0)" in said
+    )
+    with pytest.raises(ContenderLost):
+        take_rounds({"ours-hf": Made("ours-hf", steps=1)}, 2)
 
 
 def test_the_peer_is_compared_at_its_fastest_and_at_its_leanest_that_is_as_fast():
