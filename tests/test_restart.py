@@ -180,7 +180,7 @@ def test_a_second_death_of_one_ranks_engine_ends_all_ranks():
     for ran in run_ranks(where_one_dies, [("generate", 8), ("generate", 8)]):
         written, told, made = ran.value
         assert (written, len(told), made) == ("it died at generate 8", 1, 2)
-    for ran in run_ranks(where_one_dies, [("generate", 8), ("load", 8)]):
+    for ran in run_ranks(where_one_dies, [("load", 8), ("load", 8)]):
         assert ran.value[0] == "it died at load 8"
 
 
