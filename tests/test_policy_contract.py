@@ -11,7 +11,7 @@ from grpo.comm import Alone
 from grpo.objective import Objective, grpo_loss, weigh
 from grpo.policy.schedule import Optim, learning_rate
 from grpo.policy.single import SinglePolicy, forbid_dropout
-from grpo.policy.state import PIECE_BYTES, Copies, write
+from grpo.policy.state import write
 from grpo.policy.zero_config import Zero
 from tests.installed import need
 from tests.toy import random_batch, tiny_model
@@ -196,29 +196,6 @@ def test_schedule(schedule, rates):
     optim = Optim(lr=1.0, schedule=schedule, warmup=0.4)
     got = [learning_rate(optim, update=u, updates=5) for u in range(5)]
     assert got == pytest.approx(rates, abs=1e-3)
-
-
-def test_copies_stand_alone_side_by_side_in_one_piece_of_memory():
-    copied, size = Copies(), PIECE_BYTES // 4
-    sources = [
-        torch.randn(5, 3),
-        torch.tensor(2.5),
-        torch.randn(7, dtype=torch.bfloat16),
-        torch.zeros(0),
-        torch.randn(4),
-    ]
-    copies = [copied(source) for source in sources]
-    for source, copy in zip(sources, copies, strict=True):
-        assert (copy.dtype, copy.shape) == (source.dtype, source.shape)
-        assert torch.equal(copy, source)
-    sources[0].zero_()
-    copies[2].fill_(1.0)
-    assert float(copies[0].abs().min()) > 0
-    assert torch.equal(copies[4], sources[4])
-    assert copies[4].data_ptr() - copies[0].data_ptr() == 64 + 64 + 64 + 0  # each begins at the next 64 bytes
-    large = copied(torch.ones(1).expand(size))  # does not fit behind them
-    assert (large.numel(), large.data_ptr() % 16) == (size, 0)
-    assert float(large[-1]) == 1.0
 
 
 def test_a_state_goes_on_bitwise_in_any_engine(kind, tmp_path):

@@ -14,7 +14,7 @@ from grpo.policy.base import Loss
 from grpo.policy.forward import Layout, Wanted, completion_logprobs, micro_batches, settle_layout
 from grpo.policy.guard import poisoned
 from grpo.policy.schedule import Optim, learning_rate
-from grpo.policy.state import MOMENTS, Copies, Held, Piece, read_counts, read_piece
+from grpo.policy.state import MOMENTS, Held, Piece, copied, read_counts, read_piece
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -134,7 +134,7 @@ class SinglePolicy:
         return self._moved
 
     def hold(self) -> Held:
-        pieces, copied = {}, Copies()
+        pieces = {}
         for number, parameter in enumerate(self._model.parameters()):
             moments = self._optimizer.state.get(parameter, {})  # none before the first step
             tensors = {"master": parameter, **{key: moments[key] for key in MOMENTS if moments}}

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -19,8 +18,6 @@ from grpo.types import InputError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 COUNTS = "state.json"
-PIECE_BYTES = 1 << 28  # what is left of the last piece is never touched, so it takes no memory
-ALIGNED = 64  # bytes: every copy begins where any dtype may
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +75,9 @@ def _header(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-class Copies:
-    """Makes copies in main memory that the next step does not touch, in few large pieces of it.
-
-    For such pieces numpy asks the kernel for large pages: most of a copy's time is the first touch of its pages, and
-    1.6 GB has 400,000 small ones or 800 large ones.
-    """
-
-    def __init__(self) -> None:
-        self._piece, self._used = np.empty(0, dtype=np.uint8), 0
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        if self._used + tensor.nbytes > len(self._piece):
-            self._piece, self._used = np.empty(max(PIECE_BYTES, tensor.nbytes), dtype=np.uint8), 0
-        start, end = self._used, self._used + tensor.nbytes
-        self._used = -(-end // ALIGNED) * ALIGNED
-        room = torch.from_numpy(self._piece[start:end]).view(tensor.dtype).view(tensor.shape)
-        return room.copy_(tensor.detach())
+def copied(tensor: Tensor) -> Tensor:
+    """A copy in main memory that the next step does not touch."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
 
 
 def write(held: Held, path: Path, *, lead: bool = True) -> None:

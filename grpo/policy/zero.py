@@ -31,7 +31,7 @@ from grpo.policy.forward import Layout, Wanted, completion_logprobs, micro_batch
 from grpo.policy.guard import poisoned
 from grpo.policy.schedule import Optim, learning_rate
 from grpo.policy.single import Dtype, fast_bf16, forbid_dropout
-from grpo.policy.state import MOMENTS, Copies, Held, Piece, read_counts, read_piece
+from grpo.policy.state import MOMENTS, Held, Piece, copied, read_counts, read_piece
 from grpo.policy.zero_config import Zero, reference_config, zero_config
 from grpo.ranks import backend
 
@@ -180,7 +180,6 @@ class ZeroPolicy:
     def hold(self) -> Held:
         """As the protocol says; the ranks take turns, so that each holds whole tensors of its share of parameters."""
         parameters, steps, kept = list(self._model.named_parameters()), self._adam_steps(), {}
-        copied = Copies()
         for number, (_, parameter) in enumerate(parameters):
             tensors: dict[str, Any] = {"master": safe_get_full_fp32_param(parameter)}
             if steps:

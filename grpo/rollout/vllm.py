@@ -166,9 +166,9 @@ class VllmRollout:
         inputs = [{"prompt_token_ids": list(prompt)} for prompt, _ in asked]
         try:
             written = self._llm.generate(inputs, settings, use_tqdm=False)[first : first + len(prompts)]
-        except Exception as error:  # whatever vLLM ends by
-            if self._llm.llm_engine.vllm_config.parallel_config.tensor_parallel_size > 1:
-                raise  # the ranks that share this engine wait for each other within vLLM, and would not hear of it
+        except Exception as error:  # whatever vLLM ends by; of several engines the others would not hear of it
+            if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+                raise
             raise EngineLost(f"vLLM has died: {type(error).__name__}: {_line(error)}") from error
         return [
             [self._completion(output, greedy) for output in sorted(one.outputs, key=lambda output: output.index)]
