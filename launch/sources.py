@@ -4,7 +4,7 @@ from curriculum.build import build_from_qa
 from curriculum.closed_book import in_words, load_closed_book, once_each
 from curriculum.transforms import transformed
 from curriculum.world import make_world
-from grpo.data import load_examples, shape_of
+from grpo.data import load_examples, shape_of, stem_of
 from grpo.runlog import Console
 from grpo.types import Example
 from launch.recipe import TRANSFORMS, Setup
@@ -41,8 +41,14 @@ def examples_of(source: str, recipe: Setup, console: Console) -> list[Example]:
     shape = shape_of(source)
     if shape == "question_answer":
         console.status(f"{source}: finding distractors")
-        words = data.max_words or None
-        examples, report = build_from_qa(source, passages=data.passages, seed=data.seed, max_words=words)
+        examples, report = build_from_qa(
+            source,
+            passages=data.passages,
+            unanswerable="any",  # every form that there is: the recipe's shares are drawn from them on either side
+            seed=data.seed,
+            max_words=data.max_words or None,
+            source=stem_of(source),
+        )
         console.line(f"             {report}")
         return examples
     if shape == "closed_book":
