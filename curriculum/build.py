@@ -39,6 +39,7 @@ ASKED_BEFORE = "asked before"
 MARKED = "marked as unanswerable"
 MUCH_SUPPORT = "that take more passages than an example has"
 NOT_ENTAILED = "with an answer that no passage entails"
+NO_FORM = "with too few passages for either form"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +108,12 @@ def build_from_qa(
     if entails:
         forms, unsupported = agreed_forms(forms, entails)
         read.dropped.update({NOT_ENTAILED: unsupported} if unsupported else {})
-    return _chosen(forms, unanswerable, seed, read, among)
+    made = [pair for pair in forms if pair != (None, None)]
+    if len(made) < len(forms):
+        read.dropped[NO_FORM] += len(forms) - len(made)
+    if not made:
+        raise _nothing_left(path, read.dropped)
+    return _chosen(made, unanswerable, seed, read, among)
 
 
 def _is_share(unanswerable: float | Literal["any"]) -> bool:
@@ -140,13 +146,13 @@ def _read(path: str | Path, passages: int, max_words: int | None, seed: int) -> 
             before.add(key)
             questions.append(question)
     if not questions:
-        raise InputError(
-            f"{path}: no question can be used ({dict(dropped)}); expected an answer that its gold passage holds"
-        )
-    return _Read(
-        questions=questions,
-        dropped=dropped,
-        short_answers=short_answers,
+        raise _nothing_left(path, dropped)
+    return _Read(questions=questions, dropped=dropped, short_answers=short_answers)
+
+
+def _nothing_left(path: str | Path, dropped: Mapping[str, int]) -> InputError:
+    return InputError(
+        f"{path}: no question can be used ({dict(dropped)}); expected an answer that its gold passage holds"
     )
 
 

@@ -104,6 +104,18 @@ def test_a_log_is_labelled_by_what_its_passages_say(tmp_path, pool):
         build_from_qa(write(tmp_path / "l.json", [lost]), passages=3, pool=pool, unanswerable=0.0)
 
 
+def test_a_question_without_any_form_is_dropped_and_counted(tmp_path):
+    """Its passage does not hold its answer and all others do: nothing to answer from, and too little to refuse over."""
+    lost = {**LOG, "question": "Who led Quenby?", "passages": ["Not known."]}
+    path = write(tmp_path / "q.json", [{**LOG, "passages": LOG["passages"][1:]}, lost])
+    examples, report = build_from_qa(path, passages=2, unanswerable=0.0)
+    assert (report.read, report.kept, report.dropped) == (2, 1, {"with too few passages for either form": 1})
+    assert (len(examples), report.answerable, report.without_refusal) == (1, 1, 1)
+    others = write(tmp_path / "others.json", [{"title": "T", "text": text} for text in LOG["passages"][1:]])
+    with pytest.raises(InputError, match=r"no question can be used \(\{'with too few passages for either form': 1\}\)"):
+        build_from_qa(write(tmp_path / "r.json", [lost]), passages=2, pool=others)
+
+
 def test_a_passage_that_a_log_holds_twice_is_shown_once(tmp_path, pool):
     twice = {**LOG, "passages": [*LOG["passages"], LOG["passages"][0].upper()]}
     with_gold, _ = build_from_qa(write(tmp_path / "q.json", [twice]), passages=4, pool=pool)[0]
