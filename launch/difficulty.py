@@ -14,7 +14,7 @@ from curriculum.records import check_free, to_record, write_jsonl
 from grpo.comm import Alone
 from grpo.config import load
 from grpo.data import split
-from grpo.prompts import load_system
+from grpo.prompts import filled_in, load_system
 from grpo.runlog import Console
 from grpo.types import Example, Group
 from launch import assemble
@@ -78,8 +78,9 @@ def tally(group: Group, *, reasoning: bool) -> Tally:
 
 def made_with(recipe: Recipe, base: str, samples: int) -> dict[str, object]:
     """What a tally depends on, by the names that a complaint about another cache gives."""
-    s = recipe.sampling
-    prompt = hashlib.sha256(load_system(recipe.prompt_file).encode()).hexdigest()[:12]
+    s, reasoning = recipe.sampling, recipe.model.reasoning
+    system = filled_in(load_system(recipe.prompt_file), reasoning=reasoning)
+    prompt = hashlib.sha256(system.encode()).hexdigest()[:12]
     model = hashlib.sha256(json.dumps(fingerprint(base)).encode()).hexdigest()[:12]
     return {
         "model": f"{base} ({model})",
@@ -87,6 +88,7 @@ def made_with(recipe: Recipe, base: str, samples: int) -> dict[str, object]:
         "max_tokens": s.max_tokens,
         "temperature": s.temperature,
         "top_p": s.top_p,
+        "reasoning": reasoning,  # of the template too, and of how an answer is read
         "prompt": prompt,
         "seed": recipe.run.seed,
     }

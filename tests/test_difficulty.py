@@ -11,8 +11,11 @@ from rich.console import Console
 
 from curriculum.difficulty import Cache, Tally, cache_key, histogram, keep_hardest
 from curriculum.world import make_world
+from grpo.config import load
 from grpo.data import load_examples
 from grpo.types import InputError
+from launch.difficulty import made_with
+from launch.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 WORLD = make_world(12, seed=3, unanswerable=0.5)
@@ -74,6 +77,17 @@ def test_a_cache_of_another_model_is_refused(tmp_path, made, message):
     (tmp_path / "other").write_text("hello\n")
     with pytest.raises(InputError, match="is no cache of this filter"):
         Cache(tmp_path / "other", made)
+
+
+def test_a_cache_of_another_way_to_think_is_another(tmp_path):
+    """The same recipe but for model.reasoning: other prompts, and other answers count as right."""
+    recipes = [load(Recipe, ["--model.prompt=factuality/4", f"--model.reasoning={on}"]) for on in ("false", "true")]
+    plain, thinking = (made_with(recipe, "some-model", 16) for recipe in recipes)
+    assert {name for name in plain if plain[name] != thinking[name]} == {"reasoning", "prompt"}
+    assert made_with(load(Recipe, []), "some-model", 16)["prompt"] != plain["prompt"]
+    Cache(tmp_path / "c", plain)
+    with pytest.raises(InputError, match=r"made with reasoning = False, and this is True; give another --cache"):
+        Cache(tmp_path / "c", thinking)
 
 
 def test_other_examples_with_the_same_id_are_others():
