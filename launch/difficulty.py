@@ -21,7 +21,7 @@ from launch import assemble
 from launch.asking import sampled
 from launch.engines import choose_rollout, make_rollout, refuse_server
 from launch.models import fingerprint, locate
-from launch.recipe import Recipe
+from launch.recipe import TRANSFORMS, Recipe
 from rewards.dead import right
 from rewards.parse import parse
 
@@ -41,9 +41,19 @@ def filter_questions(arguments: argparse.Namespace, recipe: Recipe, console: Con
     kept = keep_hardest(examples, tallies, arguments.keep)
     ids = frozenset(example.id for example in kept)
     Terminal().print(histogram([tallies[example.id] for example in examples], ids))
-    write_jsonl(out, (to_record(example) for example in (*kept, *held_out)))
+    write_jsonl(out, ({**to_record(example), **marks(recipe)} for example in (*kept, *held_out)))
     console.line(f"kept         {len(kept)} of {len(examples)} questions, and {len(held_out)} held-out ones -> {out}")
     return out
+
+
+def marks(recipe: Recipe) -> dict[str, str]:
+    """What else each record says: which transforms of the recipe have made it, so that none is done to it again.
+
+    The originals cannot be kept instead: of a question's two forms one may be kept and the other not, and distractors
+    are drawn from all the passages that there were.
+    """
+    done = [f"data.{name} = {value}" for name in TRANSFORMS if (value := getattr(recipe.data, name))]
+    return {"transformed": ", ".join(done)} if done else {}
 
 
 def sample_all(
