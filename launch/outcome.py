@@ -83,7 +83,7 @@ def common_questions(folders: Sequence[Path]) -> dict[str, Example]:
         if held_out != common:
             raise InputError(
                 f"{folder}: holds out other questions or passages than {folders[0]}, so the two cannot be compared; "
-                "expected one [data] and one [eval] for the last runs of all arms"
+                "expected what decides on them, of [data] and [eval], in the experiment's own arguments, for all arms"
             )
     return common
 
