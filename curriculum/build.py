@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import floor
 from pathlib import Path
+from typing import Literal
 
 from curriculum.cuts import cut_passage
 from curriculum.forms import Entails, Forms, Question, agreed_forms, make_forms
@@ -38,6 +39,7 @@ ASKED_BEFORE = "asked before"
 MARKED = "marked as unanswerable"
 MUCH_SUPPORT = "that take more passages than an example has"
 NOT_ENTAILED = "with an answer that no passage entails"
+NO_FORM = "with too few passages for either form"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ def build_from_qa(
     path: str | Path,
     *,
     passages: int = 3,
-    unanswerable: float = 0.5,
+    unanswerable: float | Literal["any"] = 0.5,
     seed: int = 0,
     max_words: int | None = None,
     source: str = "nq",
@@ -81,15 +83,16 @@ def build_from_qa(
 
     A question's answerable form, "nq-000017" after its record number, has its gold passages at uniformly random
     places among distractors. Its unanswerable form, "nq-000017-u", has only passages in whose title and text no
-    accepted answer is found. As many examples as the share allows are made: at one half, both forms of every question.
-    The same files, arguments and seed give the same examples in the same order.
+    accepted answer is found. As many examples as the share allows are made: at one half, both forms of every question;
+    with "any" every form that there is, for a share that is drawn later (`curriculum.sampler.mix`). The same files,
+    arguments and seed give the same examples in the same order.
 
     `max_words` cuts each passage to that many words, around the answer where it holds the one to its own question: the
     distractors just like the gold passage, so that the cut does not give the gold passage away. `entails` is a judge,
     pairs of premise and hypothesis to probabilities: an answer is then found where it is spelled and the passage also
     entails the question with it (Trust-Align, appendix B), above 0.5.
     """
-    if passages < 1 or not 0 <= unanswerable <= 1 or (max_words is not None and max_words < 1):
+    if passages < 1 or not _is_share(unanswerable) or (max_words is not None and max_words < 1):
         raise InputError(
             f"passages = {passages}, unanswerable = {unanswerable}, max_words = {max_words}; "
             "expected passages >= 1, 0 <= unanswerable <= 1 and max_words >= 1 or none"
@@ -105,7 +108,16 @@ def build_from_qa(
     if entails:
         forms, unsupported = agreed_forms(forms, entails)
         read.dropped.update({NOT_ENTAILED: unsupported} if unsupported else {})
-    return _chosen(forms, unanswerable, seed, read, among)
+    made = [pair for pair in forms if pair != (None, None)]
+    if len(made) < len(forms):
+        read.dropped[NO_FORM] += len(forms) - len(made)
+    if not made:
+        raise _nothing_left(path, read.dropped)
+    return _chosen(made, unanswerable, seed, read, among)
+
+
+def _is_share(unanswerable: float | Literal["any"]) -> bool:
+    return unanswerable == "any" or 0 <= unanswerable <= 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,13 +146,13 @@ def _read(path: str | Path, passages: int, max_words: int | None, seed: int) -> 
             before.add(key)
             questions.append(question)
     if not questions:
-        raise InputError(
-            f"{path}: no question can be used ({dict(dropped)}); expected an answer that its gold passage holds"
-        )
-    return _Read(
-        questions=questions,
-        dropped=dropped,
-        short_answers=short_answers,
+        raise _nothing_left(path, dropped)
+    return _Read(questions=questions, dropped=dropped, short_answers=short_answers)
+
+
+def _nothing_left(path: str | Path, dropped: Mapping[str, int]) -> InputError:
+    return InputError(
+        f"{path}: no question can be used ({dict(dropped)}); expected an answer that its gold passage holds"
     )
 
 
@@ -185,7 +197,7 @@ def _pool(questions: Sequence[Question], path: str | Path | None, max_words: int
 
 
 def _chosen(
-    forms: Sequence[Forms], share: float, seed: int, read: _Read, pool: Pool
+    forms: Sequence[Forms], share: float | Literal["any"], seed: int, read: _Read, pool: Pool
 ) -> tuple[list[Example], BuildReport]:
     answerable = [place for place, (with_gold, _) in enumerate(forms) if with_gold]
     refusable = [place for place, (_, without) in enumerate(forms) if without]
@@ -209,9 +221,11 @@ def _chosen(
 
 
 def _choose(
-    answerable: Sequence[int], refusable: Sequence[int], share: float, rng: random.Random
+    answerable: Sequence[int], refusable: Sequence[int], share: float | Literal["any"], rng: random.Random
 ) -> tuple[set[int], set[int]]:
     """Which questions get their answerable and which their unanswerable form: as many as give the share."""
+    if share == "any":
+        return set(answerable), set(refusable)
     total = min(
         len(answerable) / (1 - share) if share < 1 else float("inf"),
         len(refusable) / share if share > 0 else float("inf"),

@@ -1,4 +1,4 @@
-"""Keep the questions that can teach: `python -m curriculum.filter RECIPE.toml ... --keep 2500 --out kept.jsonl`.
+"""Keep the questions that can teach: `python -m curriculum.filter RECIPE.toml ... --keep 300 --out kept.jsonl`.
 
 Samples every training question of the recipes `--samples` times with the model that training would start from, on the
 recipe's rollout engine, and keeps those with the largest p(1 - p). The file is data for training: `DATA=kept.jsonl`.

@@ -8,7 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from grpo.types import InputError
 
-AREAS = ("reward", "group", "completion", "policy", "trust", "held_out", "count", "verifier", "reward_failures")
+SHARES = ("trust", "factuality")
+"""Of these a step lacks what it has no question for: a share of no questions is no number."""
+
+AREAS = ("reward", "group", "completion", "policy", *SHARES, "held_out", "count", "verifier", "reward_failures")
 """What a watched metric may be of: the areas of a step's metrics, but for times and memory, which differ by rank."""
 
 
@@ -65,21 +68,32 @@ class Gate:
     def __init__(self, settings: GateSettings) -> None:
         self._settings = settings
         self._values: list[float] = []
+        self._without = 0  # steps that lacked the metric, since the start or since the run went on
 
     def __call__(self, values: Mapping[str, float]) -> bool:
-        """Whether the stage is over. InputError where the metric is not among the first `values`, and should be."""
+        """Whether the stage is over. InputError where the metric has never been among `values`, and should have been:
+        in the first step, in the first that measures held-out questions, or for SHARES in a window of steps."""
         wanted = self._settings
         if wanted.when != "plateau":
             return False
         if wanted.metric in values:
             self._values.append(values[wanted.metric])
             return self.is_open
-        # A step without such questions, or whose groups were all dead, has fewer numbers than others.
-        if not wanted.occasional and not self._values and not values.get("policy/skipped"):
+        self._without += 1
+        if not self._values and self._is_due(values):
             logged = [name for name in values if name.partition("/")[0] in AREAS]
             near = difflib.get_close_matches(wanted.metric, logged, n=3, cutoff=0.0)
             raise InputError(f"gate.metric = {wanted.metric!r} is not logged by this run; nearest: {', '.join(near)}")
         return False
+
+    def _is_due(self, values: Mapping[str, float]) -> bool:
+        """Whether a metric that is logged at all would be there by now."""
+        wanted = self._settings
+        if wanted.occasional:
+            return any(name.startswith("held_out/") for name in values)
+        if wanted.metric.partition("/")[0] in SHARES:
+            return self._without >= wanted.window
+        return not values.get("policy/skipped")  # such an update, of dead groups for example, has fewer numbers
 
     @property
     def is_open(self) -> bool:

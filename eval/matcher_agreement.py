@@ -125,7 +125,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         judged, improper, without = read_judged(parser.parse_args(argv).file)
     except InputError as error:
-        print(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
         return 2
     Terminal(width=150).print(table(judged))
     print(f"left out: {improper} questions marked as improper, {without} answers without a judgement")

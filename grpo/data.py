@@ -47,7 +47,7 @@ def load_examples(source: str | Path, *, style: Style = "prose") -> list[Example
     """
     seen, examples = dict[str, str](), list[Example]()
     for place, record in read_records(source):
-        example = read_example(place, record, style=style, source=_stem(source))
+        example = read_example(place, record, style=style, source=stem_of(source))
         if record.get("id") is None:
             example = with_free_id(example, seen)
         elif example.id in seen:
@@ -239,7 +239,8 @@ def with_free_id(example: Example, seen: Container[str]) -> Example:
     return replace(example, id=next(key for key in itertools.chain([example.id], copies) if key not in seen))
 
 
-def _stem(source: str | Path) -> str:
+def stem_of(source: str | Path) -> str:
+    """What a source is called where its records do not say: `hub:NAME` is NAME, `data/musique.jsonl.gz` "musique"."""
     text = str(source)
     return text.removeprefix(HUB) if text.startswith(HUB) else Path(text).name.partition(".")[0]
 

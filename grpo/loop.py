@@ -182,9 +182,16 @@ def own_share(groups: list[Group], comm: Comm, *, dead_are_free: bool = False) -
 
 
 def with_fixed_logprobs(batch: Batch, cfg: LoopSettings, policy: PolicyEngine) -> Batch:
-    """The batch with what stays fixed during its updates: pi_old where there are several, the reference where paid."""
+    """The batch with what stays fixed during its updates: pi_old where there are several, the reference where paid.
+
+    With kl = 0 rows of advantage 0 are never updated on (`weigh`), so pi_old is not computed for them; it is 0 there.
+    """
     if cfg.updates_per_step > 1:
-        batch = replace(batch, old_logp_BC=policy.logprobs(batch))
+        rows = torch.arange(len(batch.group_B)) if cfg.objective.kl else torch.nonzero(batch.advantage_B).flatten()
+        old_BC = policy.logprobs(batch.rows(rows.tolist()))
+        old_logp_BC = torch.zeros(batch.ids_BC.shape)
+        old_logp_BC[rows, : old_BC.shape[1]] = old_BC
+        batch = replace(batch, old_logp_BC=old_logp_BC)
     if cfg.objective.kl:
         batch = replace(batch, ref_logp_BC=policy.logprobs(batch, reference=True))
     return batch

@@ -56,6 +56,15 @@ def load_system(name: str) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
+def filled_in(system: str, *, reasoning: bool) -> str:
+    """The system message as the model reads it: `{refusal}` is the refusal sentence, `{thinking}` what `THINKING` says.
+
+    >>> filled_in("Be brief. {thinking}", reasoning=False)
+    'Be brief. Think step by step, then give the final answer.'
+    """
+    return system.replace("{refusal}", REFUSAL).replace("{thinking}", THINKING[reasoning])  # a prompt may show braces
+
+
 def user_message(example: Example) -> str:
     """The documents, numbered from 1 and one to a line, the question, and what its style asks for.
 
@@ -75,11 +84,10 @@ def make_render(
 ) -> Render:
     """The function from an example to its prompt, of at most `context - max_tokens` tokens.
 
-    `{refusal}` in `system` becomes the refusal sentence, `{thinking}` what `THINKING` says. `reasoning` switches
-    thinking on or off in templates that ask (`enable_thinking`). A template that opens `<think>` itself has that cut
-    off, so that a completion carries all four tags, or none. `chat=False` renders plain text, for models without a chat
-    template. A prompt that is too long is an `InputError` that names the example and the nearest settings with room for
-    it: nothing is ever cut silently.
+    `filled_in` completes `system`. `reasoning` switches thinking on or off in templates that ask (`enable_thinking`). A
+    template that opens `<think>` itself has that cut off, so that a completion carries all four tags, or none.
+    `chat=False` renders plain text, for models without a chat template. A prompt that is too long is an `InputError`
+    that names the example and the nearest settings with room for it: nothing is ever cut silently.
     """
     room = context - max_tokens
     if room < 1:
@@ -87,8 +95,7 @@ def make_render(
             f"sampling.max_tokens = {max_tokens} leaves no room for a prompt in model.context = {context}; "
             f"expected sampling.max_tokens < {context} or model.context > {max_tokens}"
         )
-    # not format(): a prompt may show braces
-    instruction = system.replace("{refusal}", REFUSAL).replace("{thinking}", THINKING[reasoning])
+    instruction = filled_in(system, reasoning=reasoning)
     to_text = _chat(tokenizer, instruction, reasoning) if chat else _plain(instruction)
 
     def tokens(example: Example) -> TokenIds:

@@ -14,14 +14,14 @@ from curriculum.records import check_free, to_record, write_jsonl
 from grpo.comm import Alone
 from grpo.config import load
 from grpo.data import split
-from grpo.prompts import load_system
+from grpo.prompts import filled_in, load_system
 from grpo.runlog import Console
 from grpo.types import Example, Group
 from launch import assemble
 from launch.asking import sampled
 from launch.engines import choose_rollout, make_rollout, refuse_server
 from launch.models import fingerprint, locate
-from launch.recipe import Recipe
+from launch.recipe import TRANSFORMS, Recipe
 from rewards.dead import right
 from rewards.parse import parse
 
@@ -41,9 +41,19 @@ def filter_questions(arguments: argparse.Namespace, recipe: Recipe, console: Con
     kept = keep_hardest(examples, tallies, arguments.keep)
     ids = frozenset(example.id for example in kept)
     Terminal().print(histogram([tallies[example.id] for example in examples], ids))
-    write_jsonl(out, (to_record(example) for example in (*kept, *held_out)))
+    write_jsonl(out, ({**to_record(example), **marks(recipe)} for example in (*kept, *held_out)))
     console.line(f"kept         {len(kept)} of {len(examples)} questions, and {len(held_out)} held-out ones -> {out}")
     return out
+
+
+def marks(recipe: Recipe) -> dict[str, str]:
+    """What else each record says: which transforms of the recipe have made it, so that none is done to it again.
+
+    The originals cannot be kept instead: of a question's two forms one may be kept and the other not, and distractors
+    are drawn from all the passages that there were.
+    """
+    done = [f"data.{name} = {value}" for name in TRANSFORMS if (value := getattr(recipe.data, name))]
+    return {"transformed": ", ".join(done)} if done else {}
 
 
 def sample_all(
@@ -78,8 +88,9 @@ def tally(group: Group, *, reasoning: bool) -> Tally:
 
 def made_with(recipe: Recipe, base: str, samples: int) -> dict[str, object]:
     """What a tally depends on, by the names that a complaint about another cache gives."""
-    s = recipe.sampling
-    prompt = hashlib.sha256(load_system(recipe.prompt_file).encode()).hexdigest()[:12]
+    s, reasoning = recipe.sampling, recipe.model.reasoning
+    system = filled_in(load_system(recipe.prompt_file), reasoning=reasoning)
+    prompt = hashlib.sha256(system.encode()).hexdigest()[:12]
     model = hashlib.sha256(json.dumps(fingerprint(base)).encode()).hexdigest()[:12]
     return {
         "model": f"{base} ({model})",
@@ -87,6 +98,7 @@ def made_with(recipe: Recipe, base: str, samples: int) -> dict[str, object]:
         "max_tokens": s.max_tokens,
         "temperature": s.temperature,
         "top_p": s.top_p,
+        "reasoning": reasoning,  # of the template too, and of how an answer is read
         "prompt": prompt,
         "seed": recipe.run.seed,
     }

@@ -25,7 +25,7 @@ from eval.sentences import make_splitter
 from eval.trust_score import COLUMNS, scores
 from grpo.config import load
 from grpo.runlog import Console
-from grpo.types import InputError
+from grpo.types import Example, InputError
 from launch import assemble
 from launch.models import make_judge
 from launch.recipe import Recipe
@@ -56,9 +56,10 @@ def report(title: str, folders: Mapping[str, Sequence[Path]], out: Path, console
     """Print the table, and leave table.md, numbers.json and plot.png in `out`; they follow from the runs, so an earlier
     report of the same experiment is replaced."""
     console.status("scoring the held-out answers")
+    asked = common_questions([folder for runs in folders.values() for folder in runs])
     first = next(iter(folders.values()))  # what the last runs of the first arm started from
-    arms = {"before": outcome([sums(folder, "before", console) for folder in first])}
-    arms |= {name: outcome([sums(folder, "after", console) for folder in runs]) for name, runs in folders.items()}
+    arms = {"before": outcome([sums(folder, "before", asked, console) for folder in first])}
+    arms |= {arm: outcome([sums(folder, "after", asked, console) for folder in runs]) for arm, runs in folders.items()}
     out.mkdir(parents=True, exist_ok=True)
     Terminal(width=200).print(table(title, arms))
     written = {
@@ -71,10 +72,25 @@ def report(title: str, folders: Mapping[str, Sequence[Path]], out: Path, console
     console.line(f"written      {out}: table.md, numbers.json, plot.png")
 
 
-def sums(folder: Path, moment: str, console: Console) -> Floats:
+def common_questions(folders: Sequence[Path]) -> dict[str, Example]:
+    """The questions that all these runs hold out, by id. InputError where a run holds out others, or has other passages
+    for them: ids do not tell, since the invented world uses the same ones whatever its settings."""
+    common: dict[str, Example] = {}
+    for folder in dict.fromkeys(folders):
+        recipe = load(Recipe, [str(folder / "recipe.toml")])
+        held_out = {e.id: e for e in assemble.load_questions(recipe, Console(io.StringIO())).held_out}
+        common = common or held_out
+        if held_out != common:
+            raise InputError(
+                f"{folder}: holds out other questions or passages than {folders[0]}, so the two cannot be compared; "
+                "expected what decides on them, of [data] and [eval], in the experiment's own arguments, for all arms"
+            )
+    return common
+
+
+def sums(folder: Path, moment: str, held_out: Mapping[str, Example], console: Console) -> Floats:
     """[I, K]: what each held-out answer of a run at that moment adds to the sums, by the run's own judge."""
     recipe = load(Recipe, [str(folder / "recipe.toml")])
-    held_out = {e.id: e for e in assemble.load_questions(recipe, Console(io.StringIO())).held_out}
     path = folder / "held_out.jsonl"
     rows = []
     if path.is_file():

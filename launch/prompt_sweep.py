@@ -5,7 +5,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console as Terminal
 
@@ -100,7 +99,7 @@ def open_kept(out: Path, recipe: Recipe, base: str, samples: int) -> Kept:
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / ANSWERS).is_file()):
         raise InputError(f"--out {out} is there already and holds no sweep; give a new folder")
     out.mkdir(parents=True, exist_ok=True)
-    about: dict[str, Any] = {**made_with(recipe, base, samples), "reasoning": recipe.model.reasoning}
+    about = made_with(recipe, base, samples)
     del about["prompt"]
     return Kept(out / ANSWERS, about, what="prompt sweep", instead="give another --out")
 

@@ -1,12 +1,14 @@
 """data.source -> examples: the invented world, files, hub data sets, each in its own shape, or several of them."""
 
+from collections.abc import Mapping, Sequence
+
 from curriculum.build import build_from_qa
 from curriculum.closed_book import in_words, load_closed_book, once_each
 from curriculum.transforms import transformed
 from curriculum.world import make_world
-from grpo.data import load_examples, shape_of
+from grpo.data import load_examples, read_records, shape_of, stem_of
 from grpo.runlog import Console
-from grpo.types import Example
+from grpo.types import Example, InputError
 from launch.recipe import TRANSFORMS, Setup
 from launch.values import in_stage
 
@@ -14,6 +16,8 @@ from launch.values import in_stage
 def all_examples(recipe: Setup, console: Console) -> list[Example]:
     """Every example of data.source, before any split: loaded, or built for the world and question-answer pairs."""
     source, transforms = recipe.data.source, {name: getattr(recipe.data, name) for name in TRANSFORMS}
+    if any(transforms.values()):
+        refuse_transformed([source] if isinstance(source, str) else source, transforms)
     if isinstance(source, str):
         kept = examples_of(source, recipe, console)
     else:
@@ -21,6 +25,18 @@ def all_examples(recipe: Setup, console: Console) -> list[Example]:
         if again:
             console.line(f"             {again} questions are in several sources; the first one counts")
     return transformed(kept, **transforms, seed=recipe.data.seed) if any(transforms.values()) else kept
+
+
+def refuse_transformed(sources: Sequence[str], transforms: Mapping[str, int]) -> None:
+    """InputError where a file's examples were transformed before they were filtered: they are what was found hard."""
+    asked = ", ".join(f"data.{name}" for name, wanted in transforms.items() if wanted)
+    for source in sources:
+        if source != "world" and (done := next(read_records(source))[1].get("transformed")):
+            raise InputError(
+                f"{source}: the recipe that it was filtered with has transformed its examples ({done}), and {asked} "
+                "would do it again; valid for this file: --data.distractors=0 --data.without_support=false "
+                "--data.shuffle=false"
+            )
 
 
 def examples_of(source: str, recipe: Setup, console: Console) -> list[Example]:
@@ -41,8 +57,14 @@ def examples_of(source: str, recipe: Setup, console: Console) -> list[Example]:
     shape = shape_of(source)
     if shape == "question_answer":
         console.status(f"{source}: finding distractors")
-        words = data.max_words or None
-        examples, report = build_from_qa(source, passages=data.passages, seed=data.seed, max_words=words)
+        examples, report = build_from_qa(
+            source,
+            passages=data.passages,
+            unanswerable="any",  # every form that there is: the recipe's shares are drawn from them on either side
+            seed=data.seed,
+            max_words=data.max_words or None,
+            source=stem_of(source),
+        )
         console.line(f"             {report}")
         return examples
     if shape == "closed_book":

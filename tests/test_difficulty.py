@@ -1,9 +1,12 @@
 """Which questions are kept: p(1 - p) by hand, a cache that survives a kill, and the whole filter on the tiny model."""
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,15 @@ from rich.console import Console
 
 from curriculum.difficulty import Cache, Tally, cache_key, histogram, keep_hardest
 from curriculum.world import make_world
+from grpo.config import load
 from grpo.data import load_examples
+from grpo.runlog import Console as Terse
 from grpo.types import InputError
+from launch.assemble import load_questions
+from launch.difficulty import filter_questions, made_with
+from launch.models import locate
+from launch.recipe import Recipe
+from launch.sources import all_examples
 
 ROOT = Path(__file__).resolve().parents[1]
 WORLD = make_world(12, seed=3, unanswerable=0.5)
@@ -74,6 +84,34 @@ def test_a_cache_of_another_model_is_refused(tmp_path, made, message):
     (tmp_path / "other").write_text("hello\n")
     with pytest.raises(InputError, match="is no cache of this filter"):
         Cache(tmp_path / "other", made)
+
+
+def test_a_cache_of_another_way_to_think_is_another(tmp_path):
+    """The same recipe but for model.reasoning: other prompts, and other answers count as right."""
+    recipes = [load(Recipe, ["--model.prompt=factuality/4", f"--model.reasoning={on}"]) for on in ("false", "true")]
+    plain, thinking = (made_with(recipe, "some-model", 16) for recipe in recipes)
+    assert {name for name in plain if plain[name] != thinking[name]} == {"reasoning", "prompt"}
+    assert made_with(load(Recipe, []), "some-model", 16)["prompt"] != plain["prompt"]
+    Cache(tmp_path / "c", plain)
+    with pytest.raises(InputError, match=r"made with reasoning = False, and this is True; give another --cache"):
+        Cache(tmp_path / "c", thinking)
+
+
+def test_what_was_filtered_is_not_transformed_again(tmp_path, monkeypatch):
+    """Every tally is in the cache, so that no model is asked; of 6 forms in another order 3 are kept as they were."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    out, quiet = tmp_path / "kept.jsonl", Terse(io.StringIO())
+    tiny = ["configs/stage1.toml", "configs/models/tiny.toml", "--data.questions=6"]
+    recipe = load(Recipe, [*tiny, "--data.shuffle=true", "--data.without_support=true"])
+    examples = load_questions(recipe, quiet).train
+    made = made_with(recipe, locate(recipe.model.name, console=quiet), 2)
+    Cache(tmp_path / "kept.jsonl.cache", made).add([Tally(id=cache_key(e), right=1, of=2) for e in examples])
+    filter_questions(Namespace(out=str(out), cache=None, keep=3, samples=2), recipe, quiet)
+    on_it = [*tiny, f"--data.source={out}"]
+    assert all_examples(load(Recipe, on_it), quiet)[:3] == examples[:3]
+    done = re.escape("(data.without_support = True, data.shuffle = True), and data.shuffle would do it again; valid")
+    with pytest.raises(InputError, match=done):
+        all_examples(load(Recipe, [*on_it, "--data.shuffle=true"]), quiet)
 
 
 def test_other_examples_with_the_same_id_are_others():

@@ -1,5 +1,6 @@
 """An experiment on the tiny model: shared runs are made once, a kill loses nothing, the table has what was answered."""
 
+import io
 import itertools
 import json
 import shutil
@@ -9,10 +10,12 @@ import pytest
 from pydantic import ValidationError
 
 from eval.trust_score import COLUMNS
-from grpo.config import load
+from grpo.config import dump, load
+from grpo.runlog import Console
 from grpo.types import InputError
+from launch.assemble import load_questions
 from launch.experiment import Experiment, chain, find, names, read_seeds
-from launch.outcome import GRADED, numbers, outcome
+from launch.outcome import GRADED, common_questions, numbers, outcome, report
 from launch.recipe import Recipe
 from tests.forked import run_program
 
@@ -39,6 +42,34 @@ def test_the_papers_arms():
     assert arms == {"stage 1 only": [one], "stage 2 only": [two], "stage 1, then 2": [one, two]}
     shares = [load(Recipe, chain(arm, "x", 0, [])[-1]).data.unanswerable for arm in find("ratio").arms]
     assert shares == [0.3, 0.5, 0.7, 0.9]
+
+
+@pytest.mark.parametrize("name", names())
+def test_all_arms_are_asked_the_same_questions(name):
+    """With smollm2-135m, whose own recipe has another world in stage 2 than in stage 1; no model is loaded."""
+    experiment, quiet = find(name), Console(io.StringIO())
+    shared = ["configs/models/smollm2-135m.toml", *experiment.arguments]
+    last = [load(Recipe, [*chain(arm, "x", 0, shared)[-1], "--model.start=base"]) for arm in experiment.arms]
+    one, *others = [load_questions(recipe, quiet) for recipe in last]
+    assert len(others) >= 2
+    assert (len(one.held_out), len(one.warm_up)) == (100, 120)
+    assert sum(not example.answerable for example in one.held_out) == 50
+    for other in others:
+        assert other.held_out == one.held_out
+        assert other.warm_up == one.warm_up  # so that all arms begin with one model
+
+
+def test_arms_with_other_passages_under_the_same_ids_are_refused(tmp_path):
+    shares = {"a": 0.8, "again": 0.8, "b": 1.0}
+    for name, share in shares.items():
+        recipe = load(Recipe, [f"--data.unrelated={share}", "--eval.unanswerable=0.5", "--data.questions=40"])
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.toml").write_text(dump(recipe))
+    a, again, b = (tmp_path / name for name in shares)
+    assert len(common_questions([a, again])) == 100
+    with pytest.raises(InputError, match=r"/b: holds out other questions or passages than .*/a, so the two") as no:
+        report("t", {"1": [a, again], "2": [b]}, tmp_path / "out", Console(io.StringIO()))
+    assert "\n" not in str(no.value)
 
 
 def experiment(home, *arguments):

@@ -63,6 +63,26 @@ def test_metrics_of_some_steps_are_waited_for():
     assert [gate(row) for row in rows] == [False, False, False, True]
 
 
+def test_a_held_out_metric_is_missed_where_others_were_measured():
+    gate = Gate(GateSettings(when="plateau", metric="held_out/trustscore", window=1))
+    assert not gate({"reward/total": 1.0})
+    with pytest.raises(InputError, match=r"'held_out/trustscore' is not logged by this run; nearest: held_out/trust_s"):
+        gate({"reward/total": 1.0, "held_out/trust_score": 40.0})
+
+
+@pytest.mark.parametrize("metric", ["trust/over_refusal", "factuality/not_attempted"])
+def test_a_share_of_some_questions_is_waited_for_a_window_of_steps(metric):
+    """A step may have no answerable question, or no closed-book one; three in a row at the start are not believed."""
+    gate = Gate(GateSettings(when="plateau", metric=metric, window=3, tolerance=0.0))
+    without = {"reward/total": 1.0, "trust/answerable": 0.0}
+    seen = [gate(row) for row in [without, without, *[{metric: 5.0}] * 5, *[without] * 5, {metric: 5.0}]]
+    assert seen == [False] * 12 + [True]
+    never = Gate(GateSettings(when="plateau", metric=metric, window=3))
+    assert [never(without), never(without)] == [False, False]
+    with pytest.raises(InputError, match=rf"gate.metric = '{metric}' is not logged by this run; nearest: "):
+        never(without)
+
+
 def test_a_metric_that_is_never_logged_is_one_line():
     gate = Gate(GateSettings(when="plateau", metric="reward/totl"))
     with pytest.raises(InputError, match=r"gate.metric = 'reward/totl' is not logged by this run; nearest: reward/tot"):

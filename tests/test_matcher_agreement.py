@@ -57,6 +57,8 @@ def test_wrong_files_are_one_line(tmp_path, capsys):
     ]:
         (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
         assert main([str(tmp_path / "a.json")]) == 2
-        (line,) = capsys.readouterr().out.splitlines()
+        said = capsys.readouterr()
+        assert said.out == ""
+        (line,) = said.err.splitlines()
         assert line.startswith("error: ")
         assert message in line

@@ -64,11 +64,26 @@ def test_one_update_is_one_pass(kl, policy, reference):
 
 
 def test_several_updates_cost_one_pass_for_the_old_log_probabilities():
-    (old, *passes), reference = counted_step(settings(updates=2))
-    assert old == ALL
-    assert len(passes) == 2
-    assert sum(passes) == ALIVE
-    assert reference == []
+    """Of the groups that are updated on: with kl = 0 not of the dead one."""
+    for kl, tokens in ((0.0, ALIVE), (0.1, ALL)):
+        (old, *passes), reference = counted_step(settings(kl=kl, updates=2))
+        assert old == tokens
+        assert len(passes) == 2
+        assert sum(passes) == tokens
+        assert reference == ([ALL] if kl else [])
+
+
+def test_old_log_probabilities_stand_in_the_rows_that_they_are_of():
+    """Dead are the second group and one row of the first, which is the longest completion."""
+    batch = random_batch(prompts=(5, 9, 4), sizes=(2, 2, 2), lengths=(4, 6, 3, 2, 5, 1))
+    batch = replace(batch, advantage_B=torch.tensor([1.0, 0.0, 0.0, 0.0, 0.5, -0.5]))
+    policy = SinglePolicy(tiny_model(), optim=Optim(), updates=2, token_budget=1000, dtype="float32")
+    old_BC, all_BC = with_fixed_logprobs(batch, settings(updates=2), policy).old_logp_BC, policy.logprobs(batch)
+    assert old_BC.shape == all_BC.shape == (6, 6)
+    assert not old_BC[1:4].any()
+    torch.testing.assert_close(old_BC[[0, 4, 5]], all_BC[[0, 4, 5]])
+    dead = with_fixed_logprobs(replace(batch, advantage_B=torch.zeros(6)), settings(updates=2), policy)
+    assert not dead.old_logp_BC.any()
 
 
 def test_tokens_of_dead_groups_stay_in_the_denominator():

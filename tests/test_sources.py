@@ -1,7 +1,9 @@
 """The builder on the other shapes: HotpotQA, MuSiQue, RAG logs, a pool beside them, a judge; and its command line."""
 
+import io
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,14 @@ import pytest
 from curriculum.build import build_from_qa, main
 from curriculum.cuts import cut_passage
 from curriculum.sources import read_questions
+from grpo.config import load
 from grpo.data import load_examples, shape_of
+from grpo.runlog import Console
 from grpo.text import contains
 from grpo.types import InputError, Passage
+from launch.assemble import load_questions
+from launch.recipe import Recipe
+from launch.sources import all_examples
 from rewards.entailment import Lexical
 
 HOTPOT = {
@@ -97,6 +104,18 @@ def test_a_log_is_labelled_by_what_its_passages_say(tmp_path, pool):
         build_from_qa(write(tmp_path / "l.json", [lost]), passages=3, pool=pool, unanswerable=0.0)
 
 
+def test_a_question_without_any_form_is_dropped_and_counted(tmp_path):
+    """Its passage does not hold its answer and all others do: nothing to answer from, and too little to refuse over."""
+    lost = {**LOG, "question": "Who led Quenby?", "passages": ["Not known."]}
+    path = write(tmp_path / "q.json", [{**LOG, "passages": LOG["passages"][1:]}, lost])
+    examples, report = build_from_qa(path, passages=2, unanswerable=0.0)
+    assert (report.read, report.kept, report.dropped) == (2, 1, {"with too few passages for either form": 1})
+    assert (len(examples), report.answerable, report.without_refusal) == (1, 1, 1)
+    others = write(tmp_path / "others.json", [{"title": "T", "text": text} for text in LOG["passages"][1:]])
+    with pytest.raises(InputError, match=r"no question can be used \(\{'with too few passages for either form': 1\}\)"):
+        build_from_qa(write(tmp_path / "r.json", [lost]), passages=2, pool=others)
+
+
 def test_a_passage_that_a_log_holds_twice_is_shown_once(tmp_path, pool):
     twice = {**LOG, "passages": [*LOG["passages"], LOG["passages"][0].upper()]}
     with_gold, _ = build_from_qa(write(tmp_path / "q.json", [twice]), passages=4, pool=pool)[0]
@@ -149,6 +168,45 @@ def test_records_of_the_wrong_shape(tmp_path, record, message):
     with pytest.raises(InputError, match=message) as caught:
         build_from_qa(write(tmp_path / "q.json", [record]))
     assert "\n" not in str(caught.value)
+
+
+def lost(number):
+    """A question that its own passage does not answer, and no other either."""
+    return {"question": f"Who led Quenby in {number}?", "answer": "Cy Wren", "passages": [f"Not known of {number}."]}
+
+
+def recipe_on(*paths, **data):
+    source = json.dumps([str(path) for path in paths])
+    given = [f"--data.{name}={value}" for name, value in data.items()]
+    return load(Recipe, [f"--data.source={source}", "--data.passages=2", "--data.questions=100", *given])
+
+
+def test_a_recipe_is_given_every_form_that_a_file_has(tmp_path):
+    """Of a log's 12 questions 3 have their answer: 3 forms to answer and all 12 to refuse, not as many of each."""
+    answered = [{**LOG, "question": f"Who led Orvale in {n}?"} for n in range(3)]
+    path = write(tmp_path / "log.json", [*answered, *map(lost, range(9))])
+    examples = all_examples(recipe_on(path), Console(io.StringIO()))
+    assert (len(examples), sum(example.answerable for example in examples)) == (15, 3)
+    assert {example.source for example in examples} == {"log"}
+    natural = load_questions(recipe_on(path, unanswerable="any", held_out=0.0), Console(io.StringIO())).train
+    assert len(natural) == 15
+
+
+def test_a_recipe_for_answers_alone_takes_a_file_in_which_every_passage_holds_them(tmp_path):
+    same = [{**LOG, "question": f"Who led Orvale in {n}?", "passages": LOG["passages"][1:]} for n in range(4)]
+    path = write(tmp_path / "log.json", same)
+    assert len(load_questions(recipe_on(path, held_out=0.0), Console(io.StringIO())).train) == 4
+
+
+def test_question_answer_files_in_one_recipe_are_told_apart(tmp_path):
+    """Two of hops and one of the log to each: by the names of the files, as for other files."""
+    hops = [{**HOTPOT, "question": f"{n}: {HOTPOT['question']}"} for n in range(8)]
+    logs = [{**LOG, "question": f"Who led Orvale in {n}?"} for n in range(8)]
+    paths = [write(tmp_path / f"{name}.json", records) for name, records in (("hotpot", hops), ("logs", logs))]
+    recipe = recipe_on(*paths, held_out=0.0, mixture="{hotpot=2,logs=1}")
+    train = load_questions(recipe, Console(io.StringIO())).train
+    assert Counter(example.source for example in train) == {"hotpot": 8, "logs": 4}
+    assert len({example.id for example in train}) == 12
 
 
 def test_the_command_writes_examples_and_a_report(tmp_path, pool, capsys, monkeypatch):
