@@ -199,12 +199,14 @@ def keep_newest(folder: Path, count: int) -> None:
 
 
 def remove_all(folder: Path) -> None:
-    """The run is finished: no checkpoint is left. Renamed first, or a kill would leave damaged ones to go on from."""
+    """The run is finished: no checkpoint is left, nor what a removal that was killed has left. Renamed first, or a kill
+    would leave damaged ones to go on from."""
     gone = folder.with_name(f".{folder.name}.removing")
     if gone.exists():
         shutil.rmtree(gone)
-    folder.rename(gone)
-    shutil.rmtree(gone)
+    if folder.exists():
+        folder.rename(gone)
+        shutil.rmtree(gone)
 
 
 def flush(path: Path) -> None:

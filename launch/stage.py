@@ -1,7 +1,7 @@
 """One stage of training from a recipe: plan, questions, warm-up where it is missing, before, GRPO, after."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,7 @@ from rewards.entailment import Verifier, check_name
 def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     """Train, and return the run folder. Everything the user can get wrong is found before a model is loaded."""
     folder = Path(recipe.run.folder) / recipe.run_name
-    with FolderLock(folder) as lock:
+    with FolderLock(folder, tell=console.line) as lock:
         comm.lead(lambda: lock.take(create=False))
         found = comm.lead(lambda: resume.find(recipe, folder, console))
         assemble.check_ranks(recipe, comm.world, warm_up=False)
@@ -68,7 +68,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
         policy = _policy(recipe, base, folder, updates=updates, console=console, comm=comm, meter=meter)
         make = partial(make_rollout, engine, recipe, base, speech, console, comm)
         rollout = Restarted(make, weights=policy.weights, comm=comm, tell=console.line)
-        comm.lead(lambda: _prepare_folder(recipe, folder, lock, found=found, base=base))
+        comm.lead(lambda: _prepare_folder(recipe, folder, lock, found=found, base=base, tell=console.line))
         dog, id_ = Watchdog(rank=comm.rank, hang=recipe.checkpoint.hang or math.inf), resume.wandb_id(found)
         log = _open_log(recipe, folder, folder.name, steps, console, comm, wandb_id=id_, around=dog.phase, meter=meter)
         who: dict[str, Any] = {"policy": policy, "rollout": rollout, "comm": comm, "log": log}
@@ -199,8 +199,13 @@ def _building(folder: Path, comm: Comm) -> Iterator[Path]:
         yield comm.lead(lambda: stack.enter_context(beside(folder)))
 
 
-def _prepare_folder(recipe: Recipe, folder: Path, lock: FolderLock, *, found: Snapshot | None, base: str) -> None:
+def _prepare_folder(
+    recipe: Recipe, folder: Path, lock: FolderLock, *, found: Snapshot | None, base: str, tell: Callable[[str], None]
+) -> None:
+    """The folder that this run writes into, locked: a new one, or as it was at the checkpoint that was `found`."""
     if found is None:
+        if resume.is_cut_off(recipe, folder) and (aside := resume.set_aside(folder, lock)):
+            tell(f"set aside    {aside}: a run that was cut off before its first checkpoint")
         make_run_folder(folder)
     lock.take(create=True)
     resume.prepare_folder(recipe, folder, found)
