@@ -163,10 +163,15 @@ class Logs:
         self._folder, self._log = folder, log
 
     def state_dict(self) -> dict[str, Any]:
-        files = [self._folder / name for name in LOGS if (self._folder / name).exists()]
-        for file in files:
-            flush(file)  # or a checkpoint could outlast the lines that it counts
-        return {"bytes": {file.name: file.stat().st_size for file in files}, "wandb": self._log.wandb_id}
+        return {"bytes": {file.name: file.stat().st_size for file in self._files()}, "wandb": self._log.wandb_id}
+
+    def flush(self) -> None:
+        """See them to the disk, or a checkpoint could outlast the lines that it counts."""
+        for file in self._files():
+            flush(file)
+
+    def _files(self) -> list[Path]:
+        return [self._folder / name for name in LOGS if (self._folder / name).exists()]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The log was opened from it already (`prepare_folder`, `wandb_id`)."""

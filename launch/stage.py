@@ -74,8 +74,8 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
         who: dict[str, Any] = {"policy": policy, "rollout": rollout, "comm": comm, "log": log}
         live = Live(judge, reasoning=recipe.model.reasoning)
         held_out = HeldOut(recipe=recipe, examples=questions.held_out, speech=speech, live=live, **who)
-        watcher, gate = _watcher(held_out, folder, score), Gate(recipe.gate)
-        shared = {"curriculum": curriculum, "watcher": watcher, "gate": gate, "logs": resume.Logs(folder, log)}
+        watcher, gate, logs = _watcher(held_out, folder, score), Gate(recipe.gate), resume.Logs(folder, log)
+        shared = {"curriculum": curriculum, "watcher": watcher, "gate": gate, "logs": logs}
         checkpoints = Checkpoints(
             folder=resume.checkpoints_of(folder),
             settings=recipe.checkpoint,
@@ -87,12 +87,13 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
             comm=comm,
             console=console,
             around=dog.phase,
+            settle=logs.flush,
         )
         ends: dict[str, Any] = {"watch": watcher, "gate": watched_gate(gate, log, comm), "save": checkpoints}
-        with log:
+        with log, dog.watching(end=checkpoints.hung):
             start = checkpoints.restore(found) if found else watcher.begin()
             start = steps if gate.is_open else start  # it was asked to end in the very step that opened the gate
-            with dog.watching(end=checkpoints.hung), checkpoints.kept():
+            with checkpoints.kept():
                 train(cfg, **who, curriculum=curriculum, score=score.step, render=speech.render, **ends, start=start)
             return _finish(held_out, watcher, folder, steps)
 
@@ -100,7 +101,8 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
 def _finish(held_out: HeldOut, watcher: Watcher, folder: Path, steps: int) -> Path:
     """The model, the table and, when all is there, no checkpoint any more: a finished run is not gone on with."""
     comm, console, recipe = held_out.comm, held_out.log.console, held_out.recipe
-    save_model_folder(held_out.policy, held_out.speech.tokenizer, folder / "model", comm)
+    with held_out.log.phase("save"):
+        save_model_folder(held_out.policy, held_out.speech.tokenizer, folder / "model", comm)
     console.line(f"model        {folder / 'model'}")
     after = held_out.measure("after", version=steps)
     if held_out.examples and comm.rank == 0:
