@@ -87,6 +87,7 @@ test-gpu: $(STAMP)  ## Try the engines' contracts and 20 steps on an NVIDIA GPU;
 test-faults: $(STAMP)  ## Kill runs at KILLS=200 points, damage their checkpoints, and go on (about an hour)
 	KILLS=$(or $(KILLS),200) STEPS=500 OMP_NUM_THREADS=1 $(PY) -m pytest -q -rP tests/test_resume.py \
 	  tests/test_resume_ranks.py tests/test_snapshot.py tests/test_checkpoints.py tests/test_bad_numbers.py \
+	  tests/test_cut_off.py tests/test_writing.py \
 	  tests/test_watchdog.py tests/test_restart.py tests/test_locking.py tests/test_tracking.py tests/test_leaks.py $(ARGS)
 
 test-fuzz: $(STAMP)  ## Try FUZZ=10000 damaged recipes, data files, checkpoints and completions of each kind

@@ -50,6 +50,11 @@ class Comm(Protocol):
         whatever their main threads are waiting for."""
         ...
 
+    def before_end(self, work: Callable[[], None]) -> None:
+        """By one rank alone: where this process is ended because another rank has failed, `work()` is done first, by
+        another thread than the main one."""
+        ...
+
 
 class Alone:
     """`Comm` for one process."""
@@ -79,15 +84,21 @@ class Alone:
         os.write(2, f"stopped: {text}\n".encode())  # not print: the main thread may be in the middle of one
         os._exit(code)
 
+    def before_end(self, work: Callable[[], None]) -> None:
+        """There is no other rank."""
+
 
 class Ranks:
     """`Comm` over the process group of torch.distributed, on CPU tensors (gloo) also where the model is on GPUs."""
 
-    def __init__(self, end_all: Callable[[int, str], NoReturn]) -> None:
-        """`end_all` reaches the other ranks also while they are in a collective call."""
+    def __init__(
+        self, end_all: Callable[[int, str], NoReturn], before_end: Callable[[Callable[[], None]], None]
+    ) -> None:
+        """`end_all` reaches the other ranks also while they are in a collective call; `before_end` is told what is done
+        where another rank's has reached this one."""
         import torch.distributed as dist
 
-        self._dist, self._end_all = dist, end_all
+        self._dist, self._end_all, self._before_end = dist, end_all, before_end
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self._leads_node = int(os.environ.get("LOCAL_RANK", self.rank)) == 0
 
@@ -124,6 +135,9 @@ class Ranks:
 
     def end(self, code: int, text: str) -> NoReturn:
         self._end_all(code, text)
+
+    def before_end(self, work: Callable[[], None]) -> None:
+        self._before_end(work)
 
 
 def check_shares(count: int, world: int, name: str) -> None:

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -85,7 +85,7 @@ def joined() -> Iterator[Ranks]:
     try:
         own = dist.PrefixStore("group", store)  # pyright: ignore[reportPrivateImportUsage]
         dist.init_process_group(backend(), store=own, rank=rank, world_size=world, timeout=LONGEST)
-        comm = Ranks(watch.end)
+        comm = Ranks(watch.end, watch.before_end)
         yield comm
         comm.wait()
     except BaseException as error:
@@ -103,6 +103,7 @@ class Watch:
     def __init__(self, store: Any, rank: int, world: int) -> None:
         self._store, self._rank, self._world = store, rank, world
         self._over = threading.Event()
+        self._last: Callable[[], None] = lambda: None  # what is done before another rank's failure ends this process
         # The store lives in rank 0: it looks after all others, and they after it.
         self._minded = [other for other in range(world) if other != rank] if rank == 0 else [0]
 
@@ -110,6 +111,10 @@ class Watch:
 
     def start(self) -> None:
         self._thread.start()
+
+    def before_end(self, work: Callable[[], None]) -> None:
+        """`work()` is the last thing that is done where another rank's failure ends this process."""
+        self._last = work
 
     def tell(self, error: BaseException) -> Failure:
         """Make this rank's error the run's, unless there is one already; returns the first when all have heard it."""
@@ -148,9 +153,9 @@ class Watch:
             except dist.DistError:
                 failure = Failure(0, 1, "it is gone, and the store with it")
             if failure and not self._over.is_set():
-                self._end(failure)
+                self._end(failure, self._last)
 
-    def _end(self, failure: Failure) -> NoReturn:
+    def _end(self, failure: Failure, last: Callable[[], None] = lambda: None) -> NoReturn:
         """The main thread may be waiting in a collective call that will never return, so this is no exception."""
         if leads_node():
             print(f"stopped: rank {failure.rank}: {failure.text}", file=sys.stderr, flush=True)
@@ -159,7 +164,10 @@ class Watch:
             self._store.add("told", 1)
             if self._rank == 0:
                 self._wait_for("told")
-        os._exit(failure.code)
+        try:
+            last()
+        finally:
+            os._exit(failure.code)
 
     def _first(self) -> Failure | None:
         return _decode(self._store.get("failure")) if self._store.check(["failure"]) else None

@@ -56,13 +56,20 @@ def building(folder: Path, step: int) -> Path:
     return folder / f".step-{step:06d}.writing"
 
 
+def no_room(folder: Path, needed: int, *, reserve: int) -> str:
+    """Why the disk of `folder` does not take `needed` bytes more with `reserve` beside them; empty where it does."""
+    free = shutil.disk_usage(folder).free
+    if free >= needed + reserve:
+        return ""
+    return f"it takes {needed / 1e9:.2f} GB, {reserve / 1e9:.2f} must stay free, and {free / 1e9:.2f} are"
+
+
 def begin(folder: Path, step: int, *, needed: int, reserve: int) -> str:
     """Make the folder that all ranks write into. Where the disk has no room for `needed` bytes and `reserve` beside
     them, nothing is made, and the answer is why; else it is empty."""
     folder.mkdir(exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < needed + reserve:
-        return f"it takes {needed / 1e9:.2f} GB, {reserve / 1e9:.2f} must stay free, and {free / 1e9:.2f} are"
+    if reason := no_room(folder, needed, reserve=reserve):
+        return reason
     place = building(folder, step)
     if place.exists():
         shutil.rmtree(place)  # what a killed save left; only this module makes such folders
@@ -121,33 +128,44 @@ def seal(folder: Path, step: int, *, ranks: int, shared: Mapping[str, Any]) -> P
 
 
 def damaged(path: Path, *, step: int) -> str:
-    """What is wrong with the checkpoint in `path`, in a few words that begin with a file; empty where it is whole."""
+    """What is wrong with the checkpoint in `path`, in a few words that begin with a file; empty where it is whole.
+    InputError for one of a newer program, which is whole as far as this one can tell."""
     try:
         written = (path / MANIFEST).read_bytes()
         body = json.loads(written)
         told = body.pop("hash")
         if told != _hash(_json(body)) or written != _json({**body, "hash": told}) or body["step"] != step:
             return f"{MANIFEST}: is damaged"
+        if body["format"] > FORMAT:
+            wrote = f"has format {body['format']}, and this program reads {FORMAT}"
+            raise InputError(f"{path}: {wrote}; valid: the program that wrote it")
         if body["format"] != FORMAT:
             return f"{MANIFEST}: has format {body['format']}, and this program reads {FORMAT}"
         files: Digests = body["files"]
         ranks = range(min(body["ranks"], len(files) + 1))  # more ranks than files: one of them is missing
         if lacks := [name for name in (STATE, *map(_own, ranks)) if name not in files]:
             return f"{MANIFEST}: does not name {lacks[0]}"
-        for name, (size, wanted) in files.items():
-            if not (path / name).resolve().is_relative_to(path.resolve()):
-                return f"{MANIFEST}: names {name}, which is not inside"
-            if not (path / name).is_file() or (path / name).is_symlink():
-                return f"{name}: is missing, or no plain file"  # a pipe would be waited for
-            found = (path / name).stat().st_size
-            if found != size:
-                return f"{name}: has {found} bytes of {size}"
-            if _hash_of(path / name) != wanted:
-                return f"{name}: its {size} bytes are not those that were written"
+        found = (_damaged_file(path, name, *about) for name, about in files.items())
+        return next((damage for damage in found if damage), "")
     except FileNotFoundError as error:
         return f"{Path(str(error.filename)).name}: is missing"
+    except InputError:
+        raise
     except (OSError, *DAMAGE) as error:
         return f"{MANIFEST}: cannot be read: {error!r}"
+
+
+def _damaged_file(path: Path, name: str, size: int, wanted: str) -> str:
+    """What is wrong with one of the files that a manifest names; empty where nothing is."""
+    if not (path / name).resolve().is_relative_to(path.resolve()):
+        return f"{MANIFEST}: names {name}, which is not inside"
+    if not (path / name).is_file() or (path / name).is_symlink():
+        return f"{name}: is missing, or no plain file"  # a pipe would be waited for
+    found = (path / name).stat().st_size
+    if found != size:
+        return f"{name}: has {found} bytes of {size}"
+    if _hash_of(path / name) != wanted:
+        return f"{name}: its {size} bytes are not those that were written"
     return ""
 
 
@@ -199,12 +217,14 @@ def keep_newest(folder: Path, count: int) -> None:
 
 
 def remove_all(folder: Path) -> None:
-    """The run is finished: no checkpoint is left. Renamed first, or a kill would leave damaged ones to go on from."""
+    """The run is finished: no checkpoint is left, nor what a removal that was killed has left. Renamed first, or a kill
+    would leave damaged ones to go on from."""
     gone = folder.with_name(f".{folder.name}.removing")
     if gone.exists():
         shutil.rmtree(gone)
-    folder.rename(gone)
-    shutil.rmtree(gone)
+    if folder.exists():
+        folder.rename(gone)
+        shutil.rmtree(gone)
 
 
 def flush(path: Path) -> None:

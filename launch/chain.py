@@ -14,11 +14,10 @@ from grpo.comm import STOPPED
 from grpo.config import load
 from grpo.runlog import Console
 from grpo.signals import SIGNALS
-from grpo.snapshot import steps_in
-from grpo.types import InputError
+from grpo.snapshot import remove_all
 from launch.locking import FolderLock
 from launch.recipe import Recipe
-from launch.resume import check_same, checkpoints_of
+from launch.resume import check_same, checkpoints_of, has_finished, set_aside
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / "launch" / "train.py")
@@ -50,7 +49,7 @@ def is_finished(arguments: Sequence[str]) -> bool:
     """Whether the run of this recipe has left its model; InputError where a run of another recipe has."""
     recipe = load(Recipe, arguments)
     folder = folder_of(recipe)
-    if not (folder / "model" / "stages.json").is_file():  # the last thing that a run writes
+    if not has_finished(folder):
         return False
     check_same(recipe, folder)
     return True
@@ -60,10 +59,14 @@ def run(arguments: Sequence[str], *, command: Sequence[str] = TRAIN, console: Co
     """The folder of the finished run of this recipe: as it is, or after training it now. RunFailed where it fails."""
     folder = folder_of(load(Recipe, arguments))
     if is_finished(arguments):
+        with FolderLock(folder) as lock:
+            lock.take(create=False)
+            remove_all(checkpoints_of(folder))  # the run was perhaps killed before it had
         console.line(f"finished     {folder} is there already")
         return folder
-    if aside := set_aside(folder):
-        console.line(f"set aside    {aside}: a run that was cut off")
+    with FolderLock(folder) as lock:
+        if aside := set_aside(folder, lock):
+            console.line(f"set aside    {aside}: a run that was cut off")
     console.line(f"run          {folder}")
     code = wait_for([*command, *arguments])
     if code:
@@ -96,21 +99,3 @@ def wait_for(command: Sequence[str]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def set_aside(folder: Path) -> Path | None:
-    """Move a run that was cut off out of the way, where it holds nothing to go on from; nothing is deleted.
-
-    InputError where it was not cut off, but another process is at it.
-    """
-    if not folder.is_dir() or (folder / "model" / "stages.json").is_file():
-        return None
-    if steps_in(checkpoints_of(folder)):
-        return None  # training goes on from there
-    with FolderLock(folder) as lock:
-        lock.take(create=False)
-    for number in range(1, 10_000):
-        aside = folder.with_name(f"{folder.name}.cut-off-{number}")
-        if not aside.exists():
-            return folder.rename(aside)
-    raise InputError(f"{folder}: 9,999 runs of this name were cut off; remove some of {folder.name}.cut-off-*")

@@ -1,15 +1,13 @@
 """When is a run's state saved, and how does one go on from it? What `grpo.loop.train` calls at the end of every step.
 
 All ranks copy their share into main memory together; a thread of each writes it while the next steps run, and rank 0's
-seals the folder when every rank has written (grpo/snapshot.py).
+seals the folder when every rank has written (launch/writing.py, grpo/snapshot.py).
 """
 
 import json
-import os
 import shutil
-import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,10 +23,9 @@ from grpo.signals import StopRequest
 from grpo.snapshot import Snapshot
 from grpo.types import BadNumbers, EngineLost, InputError, Stopped
 from launch.keeping import Keeping
+from launch.writing import LONGEST, Mark, Writing, bytes_needed
 
 RESERVE = 1 << 28  # bytes that stay free: the run writes other files too
-NICE = 19  # of the thread that writes
-LONGEST = 600.0  # seconds in which a run that hangs is to be saved
 
 
 class Stateful(Protocol):
@@ -43,21 +40,11 @@ class Stateful(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A run as it stands between two steps, but for the policy: small, so taken after every step."""
-
-    done: int
-    updates: int  # of the policy's schedule
-    moved: int  # its weights, so often: tells whether they are still those
-    shared: bytes  # JSON
-    own: Mapping[str, Any]
-
-
 @dataclass(kw_only=True)
 class Checkpoints:
     """A run's checkpoints. `shared` are the parts that are the same on all ranks, or that rank 0 alone keeps, and `own`
-    those of each rank; `about` is told once and must be the same when the run goes on."""
+    those of each rank; `about` is told once and must be the same when the run goes on. `settle` sees to the disk what
+    `shared` counts on; it is called before each checkpoint is sealed."""
 
     folder: Path
     settings: Keeping
@@ -71,8 +58,10 @@ class Checkpoints:
     stop: StopRequest = field(default_factory=StopRequest)
     reserve: int = RESERVE
     around: Around = nullcontext  # entered as "save" where the loop waits for the disk
-    _writing: "Writing | None" = field(default=None, init=False)
+    settle: Callable[[], None] = lambda: None
+    _writing: Writing | None = field(default=None, init=False)
     _mark: Mark | None = field(default=None, init=False)
+    _lacking: int = field(default=0, init=False)  # bytes of a checkpoint that is overdue, for want of room
 
     def __post_init__(self) -> None:
         self.comm.lead(lambda: self.folder.mkdir(exist_ok=True))
@@ -81,17 +70,29 @@ class Checkpoints:
                 f"{self.folder}: rank {self.comm.rank} does not see it; checkpoints need a run folder that all nodes "
                 "share (run.folder)"
             )
+        self.comm.before_end(self._end_writing)
 
     def __call__(self, done: int) -> None:
         """After `done` steps: a checkpoint where one is due. Raises Stopped where somebody has asked the run to end."""
         self._mark = self._stand(done)
-        asked = next((name for name in self.comm.gather([self.stop.name]) if name), "")
-        every = self.settings.every
-        if asked or (every and (done % every == 0 or done == self.steps)):
+        self._stop_if_asked()
+        if self._is_due(done):
             with self.around("save"):
                 self._save(self._mark)
-        if asked:
-            raise Stopped(f"{asked}: {self._kept(done)}")
+
+    def _is_due(self, done: int) -> bool:
+        every = self.settings.every
+        if every and (done % every == 0 or done == self.steps):
+            return True
+        return self._lacking > 0 and self.comm.lead(lambda: not self._no_room(self._lacking))
+
+    def _no_room(self, needed: int) -> str:
+        return snapshot.no_room(self.folder, needed, reserve=self.reserve)
+
+    def _stop_if_asked(self) -> None:
+        """Between two steps: where a rank has been asked to end, all save and raise Stopped."""
+        if asked := next((name for name in self.comm.gather([self.stop.name]) if name), ""):
+            raise Stopped(f"{asked}: {self._rescue(together=True)}")
 
     def restore(self, found: Snapshot) -> int:
         """Put everything where it was; the number of steps done. InputError where the run is about something else."""
@@ -122,66 +123,70 @@ class Checkpoints:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Around the training: listens for requests to end it; what is being written is finished in any case. A run of
-        one rank that ends by an error before its policy has moved is saved as it stood after its last step."""
+        """Around the training: listens for requests to end it, also while what was begun last is written, which is
+        finished in any case. A run of one rank that ends by an error before its policy has moved is saved as it stood
+        after its last step."""
         self._mark = self._mark or self._stand(0)
-        try:
-            with self.stop.listening():
+        with self.stop.listening():
+            try:
                 yield
-        except Stopped:
-            raise
-        except Exception as error:
-            note = self._rescue(together=self.comm.world == 1 or isinstance(error, BadNumbers | EngineLost))
-            if isinstance(error, BadNumbers | EngineLost):
-                raise type(error)(f"{error}; {note}") from error
-            self.console.line(f"             {note}")
-            raise
-        with self.around("save"):
-            self._finish()
+                with self.around("save"):
+                    self._finish()
+                self._stop_if_asked()  # since the last step ended
+            except Stopped:
+                raise
+            except Exception as error:
+                note = self._rescue(together=self.comm.world == 1 or isinstance(error, BadNumbers | EngineLost))
+                if isinstance(error, BadNumbers | EngineLost):
+                    raise type(error)(f"{error}; {note}") from error
+                self.console.line(f"             {note}")
+                raise
 
     def hung(self, text: str) -> NoReturn:
         """The main thread hangs, as `text` says, and this is another one: save what can be saved, and end all ranks.
 
         A run of one rank is saved as it stood after its last step, where its weights are still those. Of several ranks
         each has a part of them, and they are joined by calls that a rank that hangs does not make: the checkpoint that
-        is on its way is waited for, and there is no new one.
+        is on its way is waited for, by every rank, and there is no new one.
         """
         beside = threading.Thread(target=self._save_beside, daemon=True, name="save of a run that hangs")
         beside.start()
         beside.join(LONGEST)  # the disk, or the device that the weights are on, may be what hangs
         done = self._mark.done if self._mark else 0
-        self.comm.end(HUNG, f"{text}; {self._kept(done, finish=False)}")
+        self.comm.end(HUNG, f"{text}; {self._kept(done)}")
 
     def _save_beside(self) -> None:
         """What `_save` does, but from another thread than the one that trains, which may at any time go on."""
-        mark, writing = self._mark, self._writing
-        if writing is not None:
-            writing.join()
+        self._end_writing()
+        mark = self._mark
         untouched = mark is not None and self.policy.done == mark.updates
         if mark is None or self.comm.world > 1 or not untouched or snapshot.newest_step(self.folder) >= mark.done:
             return
         held = self.policy.hold()
         if self.policy.done != mark.updates:  # an update has begun while they were copied
             return
-        if not snapshot.begin(self.folder, mark.done, needed=_needed([held.nbytes]), reserve=self.reserve):
-            writing = Writing(self.folder, mark, held, comm=self.comm, keep=self.settings.keep)
-            writing.start()
-            writing.join()
+        if not snapshot.begin(self.folder, mark.done, needed=bytes_needed([held.nbytes]), reserve=self.reserve):
+            self._begin_writing(mark, held).join()
+
+    def _end_writing(self) -> None:
+        if (writing := self._writing) is not None:
+            writing.end()
 
     def _rescue(self, *, together: bool) -> str:
-        """What is kept of a run that ends by an error; `together` where all ranks have come here, so none waits."""
+        """What is kept of a run that ends; `together` where all ranks have come here, so none waits for another."""
         if self._mark is None or not together:
-            return self._kept(0, finish=together)
-        self._finish()
-        newest = self.comm.lead(lambda: snapshot.newest_step(self.folder))
-        if self.policy.moved == self._mark.moved and newest < self._mark.done:
-            self._save(self._mark)
+            self._end_writing()
+            return self._kept(0)
+        with self.around("save"):
+            self._finish()
+            newest = self.comm.lead(lambda: snapshot.newest_step(self.folder))
+            if self.policy.moved == self._mark.moved and newest < self._mark.done:
+                self._save(self._mark)
+                self._finish()
         return self._kept(self._mark.done)
 
-    def _kept(self, done: int, *, finish: bool = True) -> str:
+    def _kept(self, done: int) -> str:
         """What there is to go on from, now that the run ends."""
-        if finish:
-            self._finish()
         newest = snapshot.steps_in(self.folder)
         if not newest:
             return "no checkpoint is there to go on from"
@@ -201,21 +206,25 @@ class Checkpoints:
         """By all ranks together. A disk without room is told, and the run goes on with the checkpoints that it has."""
         self._finish()
         held = replace(self.policy.hold(), updates=mark.updates)  # a skipped update moves the schedule only
-        needed = _needed(self.comm.gather([held.nbytes]))
+        needed = bytes_needed(self.comm.gather([held.nbytes]))
         reason = self.comm.lead(lambda: snapshot.begin(self.folder, mark.done, needed=needed, reserve=self.reserve))
+        self._lacking = needed if reason else 0
         if reason:
             self.console.line(f"no room      for a checkpoint of step {mark.done}: {reason}; the run goes on")
             return
-        self._writing = Writing(self.folder, mark, held, comm=self.comm, keep=self.settings.keep)
-        self._writing.start()
+        self._begin_writing(mark, held)
         if not self.settings.background:
             self._finish()
 
+    def _begin_writing(self, mark: Mark, held: Held) -> Writing:
+        self._writing = Writing(self.folder, mark, held, comm=self.comm, keep=self.settings.keep, settle=self.settle)
+        self._writing.start()
+        return self._writing
+
     def _finish(self) -> None:
         """Wait until what is being written is whole, on all ranks; tell what failed."""
-        if self._writing is None:
+        if (writing := self._writing) is None:
             return
-        writing, self._writing = self._writing, None
         writing.written.wait()
         failures = [text for text in self.comm.gather([writing.failed]) if text]
         if failures:
@@ -226,49 +235,8 @@ class Checkpoints:
             shutil.rmtree(snapshot.building(self.folder, writing.mark.done), ignore_errors=True)  # it may fill the disk
         for text in failures:
             self.console.line(f"not saved    the checkpoint of step {writing.mark.done}: {text}; the run goes on")
-
-
-def _needed(shares: Sequence[int]) -> int:
-    """Bytes on the disk of a checkpoint whose ranks hold so many, with what lies beside the tensors."""
-    return int(sum(shares) * 1.01) + (1 << 20)
-
-
-class Writing(threading.Thread):
-    """One rank's share of one checkpoint on its way to the disk."""
-
-    def __init__(self, folder: Path, mark: Mark, held: Held, *, comm: Comm, keep: int) -> None:
-        super().__init__(daemon=True, name=f"checkpoint {mark.done}")
-        self.mark, self._folder, self._held, self._keep = mark, folder, held, keep
-        self._rank, self._ranks = comm.rank, comm.world
-        self.written, self.abandoned = threading.Event(), threading.Event()  # this rank's share; the checkpoint
-        self.failed = ""
-
-    def run(self) -> None:
-        if sys.platform == "linux":  # where a thread has a niceness of its own: the steps beside it come first
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-        try:
-            self._write()
-            self.written.set()
-            if self._rank == 0:
-                self._seal()
-        except OSError as error:
-            self.failed = f"rank {self._rank}: {error}"
-        except Exception as error:
-            self.failed = f"rank {self._rank}: {type(error).__name__}: {error}"
-        finally:
-            self.written.set()
-
-    def _write(self) -> None:
-        place, digests = snapshot.building(self._folder, self.mark.done), {}
-        for name in self._held.files(lead=self._rank == 0):
-            digests[f"policy/{name}"] = snapshot.put(place, f"policy/{name}", *self._held.contents(name))
-        snapshot.put_own(place, self._rank, self.mark.own, digests)
-
-    def _seal(self) -> None:
-        """When every rank has written; the oldest checkpoints go after that."""
-        place = snapshot.building(self._folder, self.mark.done)
-        while snapshot.parts_missing(place, self._ranks):
-            if self.abandoned.wait(0.05):
-                return
-        snapshot.seal(self._folder, self.mark.done, ranks=self._ranks, shared=json.loads(self.mark.shared))
-        snapshot.keep_newest(self._folder, self._keep)
+        if writing.left:
+            self.console.line(
+                f"not removed  what is older than step {writing.mark.done}, which is whole: {writing.left}"
+            )
+        self._writing = None  # only now: the watchdog's thread waits for it too

@@ -9,12 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from grpo import snapshot
 from grpo.config import dump
 from grpo.prompts import load_system
 from grpo.runlog import Console, RunLog, refuse_existing
-from grpo.snapshot import DAMAGE, Snapshot, flush, newest_whole, set_aside, steps_in
+from grpo.snapshot import DAMAGE, Snapshot, flush, newest_whole, steps_in
 from grpo.types import Example, InputError
 from launch.assemble import save_recipe
+from launch.lineage import FILE as STAGES
+from launch.locking import LOCK, FolderLock
 from launch.recipe import Recipe
 
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "notes.jsonl", "held_out.jsonl")
@@ -30,12 +33,23 @@ def checkpoints_of(folder: Path) -> Path:
     return folder / "checkpoints"
 
 
-def find(recipe: Recipe, folder: Path, console: Console) -> Snapshot | None:
-    """The checkpoint that a run goes on from, or None for a new run.
+def has_finished(folder: Path) -> bool:
+    """Whether the run there has left its model whole: this list is the last thing that a run writes."""
+    return (folder / "model" / STAGES).is_file()
 
-    InputError where something is there that is not gone on with: a finished run, one without a checkpoint, one of
-    another recipe, or any where `checkpoint.resume = "never"`. Nothing is changed on the disk.
+
+def find(recipe: Recipe, folder: Path, console: Console) -> Snapshot | None:
+    """The checkpoint that a run goes on from, or None for a run that begins.
+
+    InputError where something is there that is not gone on with: a finished run, one of another recipe, what is no run,
+    or any where `checkpoint.resume = "never"`. Nothing is changed on the disk, but that the checkpoints of a finished
+    run go, which was killed before it had removed them.
     """
+    if has_finished(folder):
+        snapshot.remove_all(checkpoints_of(folder))
+        refuse_existing(folder)
+    if is_cut_off(recipe, folder):
+        return None
     if recipe.checkpoint.resume == "never" or not steps_in(checkpoints_of(folder)):
         refuse_existing(folder)
         return None
@@ -46,17 +60,52 @@ def find(recipe: Recipe, folder: Path, console: Console) -> Snapshot | None:
     return found
 
 
+def is_cut_off(recipe: Recipe, folder: Path) -> bool:
+    """Whether a run of this recipe is there that ended before its first checkpoint, so that it begins anew. InputError
+    for one of another recipe."""
+    ours = recipe.checkpoint.resume == "auto" and (folder / LOCK).exists()
+    if not ours or has_finished(folder) or steps_in(checkpoints_of(folder)):
+        return False
+    if (folder / STAGES).is_file():  # else it was killed while its folder was made
+        check_same(recipe, folder)
+    return True
+
+
+def set_aside(folder: Path, lock: FolderLock) -> Path | None:
+    """Move a run that was cut off out of the way, where it holds nothing to go on from: its new place. Nothing is
+    deleted, and `lock`, which is that folder's, is let go.
+
+    InputError where it was not cut off, but another process is at it, or where nobody can tell.
+    """
+    if not folder.is_dir() or has_finished(folder) or steps_in(checkpoints_of(folder)):
+        return None
+    lock.take(create=True)
+    if not lock.held:
+        raise InputError(
+            f"{folder}: a run that was cut off, or is alive: a file system without locks does not tell; valid: move it "
+            f"away by hand, or another run, --run.name={folder.name}-2 (make: NAME={folder.name}-2)"
+        )
+    for number in range(1, 10_000):
+        aside = folder.with_name(f"{folder.name}.cut-off-{number}")
+        if not aside.exists():
+            folder.rename(aside)
+            lock.release()
+            return aside
+    raise InputError(f"{folder}: 9,999 runs of this name were cut off; remove some of {folder.name}.cut-off-*")
+
+
 def check_same(recipe: Recipe, folder: Path, *, tell: Callable[[str], None] = lambda text: None) -> None:
     """InputError, naming a key that differs, where the run in `folder` was begun with another recipe or prompt.
 
-    `tell` gets a line for every key that may differ and does.
+    A key that its recipe does not name had its default: the program of that time may not have known it. `tell` gets a
+    line for every key that may differ and does.
     """
     file = folder / "recipe.toml"
     try:
-        old, prompt = _keys(tomllib.loads(file.read_text("utf-8"))), (folder / "prompt.txt").read_text("utf-8")
+        was, prompt = _keys(tomllib.loads(file.read_text("utf-8"))), (folder / "prompt.txt").read_text("utf-8")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{file}: cannot be read as the recipe of this run: {error}") from None
-    new = _keys(tomllib.loads(dump(recipe)))
+    new, old = _keys(tomllib.loads(dump(recipe))), _keys(tomllib.loads(dump(Recipe()))) | was
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _is_free(key)]
     valid = f"valid: the recipe as it was, or a new run, --run.name={folder.name}-2 (make: NAME={folder.name}-2)"
     if differing:
@@ -74,8 +123,8 @@ def prepare_folder(recipe: Recipe, folder: Path, found: Snapshot | None) -> None
     if found is None:
         save_recipe(recipe, folder)
         return
-    set_aside(checkpoints_of(folder), after=found.step)
-    if not (folder / "model" / "stages.json").exists():
+    snapshot.set_aside(checkpoints_of(folder), after=found.step)
+    if not has_finished(folder):
         shutil.rmtree(folder / "model", ignore_errors=True)  # of steps that are now made again
     cut_back(folder, log_sizes(found))
 
@@ -114,10 +163,15 @@ class Logs:
         self._folder, self._log = folder, log
 
     def state_dict(self) -> dict[str, Any]:
-        files = [self._folder / name for name in LOGS if (self._folder / name).exists()]
-        for file in files:
-            flush(file)  # or a checkpoint could outlast the lines that it counts
-        return {"bytes": {file.name: file.stat().st_size for file in files}, "wandb": self._log.wandb_id}
+        return {"bytes": {file.name: file.stat().st_size for file in self._files()}, "wandb": self._log.wandb_id}
+
+    def flush(self) -> None:
+        """See them to the disk, or a checkpoint could outlast the lines that it counts."""
+        for file in self._files():
+            flush(file)
+
+    def _files(self) -> list[Path]:
+        return [self._folder / name for name in LOGS if (self._folder / name).exists()]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The log was opened from it already (`prepare_folder`, `wandb_id`)."""

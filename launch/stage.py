@@ -1,7 +1,7 @@
 """One stage of training from a recipe: plan, questions, warm-up where it is missing, before, GRPO, after."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,7 @@ from rewards.entailment import Verifier, check_name
 def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     """Train, and return the run folder. Everything the user can get wrong is found before a model is loaded."""
     folder = Path(recipe.run.folder) / recipe.run_name
-    with FolderLock(folder) as lock:
+    with FolderLock(folder, tell=console.line) as lock:
         comm.lead(lambda: lock.take(create=False))
         found = comm.lead(lambda: resume.find(recipe, folder, console))
         assemble.check_ranks(recipe, comm.world, warm_up=False)
@@ -68,14 +68,14 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
         policy = _policy(recipe, base, folder, updates=updates, console=console, comm=comm, meter=meter)
         make = partial(make_rollout, engine, recipe, base, speech, console, comm)
         rollout = Restarted(make, weights=policy.weights, comm=comm, tell=console.line)
-        comm.lead(lambda: _prepare_folder(recipe, folder, lock, found=found, base=base))
+        comm.lead(lambda: _prepare_folder(recipe, folder, lock, found=found, base=base, tell=console.line))
         dog, id_ = Watchdog(rank=comm.rank, hang=recipe.checkpoint.hang or math.inf), resume.wandb_id(found)
         log = _open_log(recipe, folder, folder.name, steps, console, comm, wandb_id=id_, around=dog.phase, meter=meter)
         who: dict[str, Any] = {"policy": policy, "rollout": rollout, "comm": comm, "log": log}
         live = Live(judge, reasoning=recipe.model.reasoning)
         held_out = HeldOut(recipe=recipe, examples=questions.held_out, speech=speech, live=live, **who)
-        watcher, gate = _watcher(held_out, folder, score), Gate(recipe.gate)
-        shared = {"curriculum": curriculum, "watcher": watcher, "gate": gate, "logs": resume.Logs(folder, log)}
+        watcher, gate, logs = _watcher(held_out, folder, score), Gate(recipe.gate), resume.Logs(folder, log)
+        shared = {"curriculum": curriculum, "watcher": watcher, "gate": gate, "logs": logs}
         checkpoints = Checkpoints(
             folder=resume.checkpoints_of(folder),
             settings=recipe.checkpoint,
@@ -87,12 +87,13 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
             comm=comm,
             console=console,
             around=dog.phase,
+            settle=logs.flush,
         )
         ends: dict[str, Any] = {"watch": watcher, "gate": watched_gate(gate, log, comm), "save": checkpoints}
-        with log:
+        with log, dog.watching(end=checkpoints.hung):
             start = checkpoints.restore(found) if found else watcher.begin()
             start = steps if gate.is_open else start  # it was asked to end in the very step that opened the gate
-            with dog.watching(end=checkpoints.hung), checkpoints.kept():
+            with checkpoints.kept():
                 train(cfg, **who, curriculum=curriculum, score=score.step, render=speech.render, **ends, start=start)
             return _finish(held_out, watcher, folder, steps)
 
@@ -100,7 +101,8 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
 def _finish(held_out: HeldOut, watcher: Watcher, folder: Path, steps: int) -> Path:
     """The model, the table and, when all is there, no checkpoint any more: a finished run is not gone on with."""
     comm, console, recipe = held_out.comm, held_out.log.console, held_out.recipe
-    save_model_folder(held_out.policy, held_out.speech.tokenizer, folder / "model", comm)
+    with held_out.log.phase("save"):
+        save_model_folder(held_out.policy, held_out.speech.tokenizer, folder / "model", comm)
     console.line(f"model        {folder / 'model'}")
     after = held_out.measure("after", version=steps)
     if held_out.examples and comm.rank == 0:
@@ -199,8 +201,13 @@ def _building(folder: Path, comm: Comm) -> Iterator[Path]:
         yield comm.lead(lambda: stack.enter_context(beside(folder)))
 
 
-def _prepare_folder(recipe: Recipe, folder: Path, lock: FolderLock, *, found: Snapshot | None, base: str) -> None:
+def _prepare_folder(
+    recipe: Recipe, folder: Path, lock: FolderLock, *, found: Snapshot | None, base: str, tell: Callable[[str], None]
+) -> None:
+    """The folder that this run writes into, locked: a new one, or as it was at the checkpoint that was `found`."""
     if found is None:
+        if resume.is_cut_off(recipe, folder) and (aside := resume.set_aside(folder, lock)):
+            tell(f"set aside    {aside}: a run that was cut off before its first checkpoint")
         make_run_folder(folder)
     lock.take(create=True)
     resume.prepare_folder(recipe, folder, found)

@@ -22,8 +22,10 @@ from grpo.dynamic import living
 from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine
 from grpo.runlog import RunLog
+from grpo.snapshot import no_room
 from grpo.types import Example, Group, InputError
 from launch.assemble import Speech
+from launch.checkpoints import RESERVE
 from launch.recipe import Recipe
 from rewards.compose import GroupScorer
 from rewards.dead import count_causes
@@ -158,6 +160,10 @@ class Watcher:
         if self._best and value <= self._best[0]:
             return
         path = self._model(done)
+        needed = sum(tensor.nbytes for _, tensor in self._held_out.policy.weights())
+        if reason := self._held_out.comm.lead(lambda: no_room(self._folder, needed, reserve=RESERVE)):
+            self._held_out.log.console.line(f"no room      for {path}: {reason}; the run goes on without it")
+            return
         with self._held_out.log.phase("save"):
             save_model_folder(self._held_out.policy, self._held_out.speech.tokenizer, path, self._held_out.comm)
         self._best = (value, done)

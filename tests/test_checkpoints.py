@@ -5,6 +5,8 @@ import resource
 import shutil
 import signal
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,12 +18,15 @@ from grpo.loop import LoopSettings, train
 from grpo.objective import Objective
 from grpo.policy.schedule import Optim
 from grpo.policy.single import SinglePolicy
+from grpo.policy.state import Held
 from grpo.rollout.hf import HfRollout
 from grpo.runlog import Console, RunLog
 from grpo.types import EngineLost, InputError, Sampling, Stopped
+from launch import resume, watching
 from launch.checkpoints import Checkpoints
 from launch.keeping import Keeping
 from launch.resume import Logs
+from launch.watching import Watcher
 from tests.test_loop import low_bytes
 from tests.toy import EOS, ByteTokenizer, example, per_group, tiny_model
 
@@ -49,17 +54,19 @@ class Kept:
         )
         self.curriculum = Epochs([example(i) for i in range(6)], seed=0)
         self.log = RunLog(folder, name="toy", steps=steps, console=console, project="test", settings={})
+        logs = Logs(folder, self.log)
         self.checkpoints = Checkpoints(
             folder=folder / "checkpoints",
             settings=Keeping(**settings),
             steps=steps,
             policy=self.policy,
-            shared={"curriculum": self.curriculum, "logs": Logs(folder, self.log)},
+            shared={"curriculum": self.curriculum, "logs": logs},
             own={},
             about={"the questions": about},
             comm=comm or Alone(),
             console=console,
             reserve=reserve,
+            settle=logs.flush,
         )
 
     def train(self, start=0, engine=HfRollout, score=low_bytes, **more):
@@ -222,3 +229,131 @@ def test_a_disk_that_is_full_in_the_middle_keeps_what_was_there(straight, tmp_pa
     assert kept.there == [1]
     assert not list((tmp_path / "checkpoints").glob(".*"))  # nothing half is left to fill the disk
     assert snapshot.newest_whole(tmp_path / "checkpoints").step == 1
+
+
+def test_what_had_no_room_is_written_when_there_is_some(straight, tmp_path):
+    """Not at the next multiple of `every` only."""
+    kept = Kept(tmp_path, every=2, keep=5, reserve=10**18)
+
+    def watch(step, groups, values):
+        if step == 2:
+            kept.checkpoints.reserve = 0
+        return {}
+
+    assert torch.equal(kept.train(watch=watch), straight)
+    assert kept.there == [3, 4]
+    assert sum(text.startswith("no room") for text in kept.said) == 1
+
+
+def test_a_best_model_without_room_is_left_out(tmp_path, monkeypatch):
+    kept = Kept(tmp_path)
+    tokenizer = ByteTokenizer()
+    tokenizer.save_pretrained = lambda path: None
+    held_out = SimpleNamespace(
+        policy=kept.policy, log=kept.log, comm=Alone(), speech=SimpleNamespace(tokenizer=tokenizer)
+    )
+    watcher = Watcher(held_out, tmp_path, every=1, best_by="right", score=None, sealed=lambda: 0)
+    monkeypatch.setattr(watching, "RESERVE", 10**18)
+    watcher._keep_best(1, 50.0)
+    assert not list(tmp_path.glob("*best-step-*"))
+    assert kept.said[-1].startswith(f"no room      for {tmp_path / 'best-step-1'}: it takes 0.00 GB, ")
+    monkeypatch.setattr(watching, "RESERVE", 0)
+    watcher._keep_best(2, 40.0)  # the best of those that are kept
+    assert [path.name for path in tmp_path.glob("*best-step-*")] == ["best-step-2"]
+
+
+def test_logs_are_flushed_once_a_checkpoint(straight, tmp_path, monkeypatch):
+    """Two files and two checkpoints in four steps; what they count is on the disk before they are sealed."""
+    flushed = []
+
+    def flush(file):
+        flushed.append((file.name, kept.there))
+        snapshot.flush(file)
+
+    monkeypatch.setattr(resume, "flush", flush)
+    kept = Kept(tmp_path, every=2)
+    assert torch.equal(kept.train(), straight)
+    assert flushed == [(name, there) for there in ([], [2]) for name in ("metrics.jsonl", "rollouts.jsonl")]
+
+
+def test_a_checkpoint_that_is_whole_is_not_called_lost(straight, tmp_path):
+    """The one before it cannot be removed: something is in the way."""
+    kept = Kept(tmp_path, every=2, keep=1, background=False)
+
+    def watch(step, groups, values):
+        if step == 3:
+            (tmp_path / "checkpoints" / ".step-000002.writing" / "full").mkdir(parents=True)
+        return {}
+
+    assert torch.equal(kept.train(watch=watch), straight)
+    assert kept.there == [2, 4]
+    said = [text for text in kept.said if text.startswith("not ")]
+    assert len(said) == 1
+    assert said[0].startswith("not removed  what is older than step 4, which is whole: ")
+
+
+class Late(Held):
+    """Asks the run to end while it is written."""
+
+    def contents(self, name):
+        if name == "state.json":
+            time.sleep(0.3)  # the loop is through by then, and waits
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().contents(name)
+
+
+@pytest.fixture
+def heard():
+    """Requests to end that reach the process while the run does not listen: here they do not end it."""
+    numbers = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: numbers.append(number))
+    yield numbers
+    signal.signal(signal.SIGTERM, before)
+
+
+def late(kept):
+    """Its first checkpoint that is written after the third step comes late."""
+    hold = kept.policy.hold
+
+    def held():
+        found = hold()
+        return Late(updates=found.updates, names=found.names, pieces=found.pieces) if found.updates > 1 else found
+
+    kept.policy.hold = held
+    return kept
+
+
+def test_asked_to_end_while_the_last_checkpoint_is_written_it_is_finished_first(straight, tmp_path, heard):
+    kept = late(Kept(tmp_path, every=4))
+    with pytest.raises(Stopped, match=r"^SIGTERM: saved after step 4, .*step-000004; the same command"):
+        kept.train()
+    assert (kept.there, heard) == ([4], [])
+    later = Kept(tmp_path)
+    assert later.checkpoints.restore(snapshot.newest_whole(tmp_path / "checkpoints")) == 4
+    assert torch.equal(later.train(start=4), straight)
+
+
+def test_asked_to_end_while_a_run_that_fails_is_saved(tmp_path, heard):
+    kept = late(Kept(tmp_path, every=0))
+    with pytest.raises(EngineLost, match=r"port 8011 is lost; saved after step 2, "):
+        kept.train(engine=Lost)
+    assert (kept.there, heard) == ([2], [])
+
+
+class Asked(Alone):
+    """Is asked to end after all ranks have told, at the last step's end, that nobody has asked."""
+
+    gathered = 0
+
+    def gather(self, items):
+        self.gathered += 1
+        if self.gathered == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return list(items)
+
+
+def test_asked_to_end_after_the_last_step_it_is_saved(tmp_path, heard):
+    kept = Kept(tmp_path, every=0, comm=Asked())
+    with pytest.raises(Stopped, match=r"^SIGTERM: saved after step 4, "):
+        kept.train()
+    assert (kept.there, heard) == ([4], [])

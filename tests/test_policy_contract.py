@@ -198,6 +198,34 @@ def test_schedule(schedule, rates):
     assert got == pytest.approx(rates, abs=1e-3)
 
 
+def test_a_first_step_that_runs_out_of_memory_leaves_a_state_that_can_be_gone_on_from(tmp_path, monkeypatch):
+    """Adam has the moments of some parameters then, half of those of one, and has moved none."""
+    policy, left = engine("single"), [5]
+    zeros_like = torch.zeros_like
+
+    def zeros(tensor, **about):
+        left[0] -= 1
+        if left[0] < 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return zeros_like(tensor, **about)
+
+    def short_of_memory():
+        monkeypatch.setattr(torch, "zeros_like", zeros)
+        step()
+
+    before, step = flat(policy), policy._optimizer.step
+    policy._optimizer.step = short_of_memory
+    with pytest.raises(torch.OutOfMemoryError):
+        policy.update(step_batch(0), loss)
+    monkeypatch.undo()
+    assert sorted({len(state) for state in policy._optimizer.state.values()}) == [2, 3]
+    write(policy.hold(), tmp_path)
+    later = engine("single", tiny_model(seed=4))
+    later.load_state(tmp_path)
+    assert torch.equal(flat(later), before)
+    assert torch.equal(train(later), train(engine("single")))
+
+
 def test_a_state_goes_on_bitwise_in_any_engine(kind, tmp_path):
     """Three steps, against one step, its files, and two steps in a fresh engine, of this kind and of the other."""
     straight = train(engine(kind))

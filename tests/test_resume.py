@@ -63,7 +63,7 @@ def test_killed_while_it_scores_and_gone_on_with(straight, tmp_path):
 @pytest.mark.parametrize("share", KILLED_AT)
 def test_killed_while_it_touches_a_file(straight, tmp_path, share):
     """At this share of all the times that a run does. Before the first checkpoint is whole there is nothing to go on
-    from, and what is there is refused and left."""
+    from, and it begins anew; a run that is through is refused and left."""
     killed = train(tmp_path, kill_at=1 + int(share * straight[1].touched))
     assert killed.code == -signal.SIGKILL, killed.said
     there = checkpoints(tmp_path)
@@ -112,14 +112,10 @@ def test_another_recipe_does_not_go_on(tmp_path):
     assert sorted((path, path.stat().st_size) for path in (tmp_path / "run").rglob("*")) == before
 
 
-def test_a_finished_run_and_one_without_a_checkpoint_are_refused(straight, tmp_path):
+def test_a_finished_run_is_refused(straight):
     home, _, found = straight
     assert "not overwritten" in train(home).said
     assert left(home) == found
-    assert train(tmp_path, fault="SIGKILL:1").code == -signal.SIGKILL
-    refused = train(tmp_path)
-    assert refused.code == 2
-    assert "not overwritten" in refused.said
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])

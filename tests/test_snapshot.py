@@ -101,6 +101,21 @@ def test_a_manifest_cannot_lead_out_of_its_folder(folder):
     assert "names ../latest, which is not inside" in snapshot.damaged(path, step=10)
 
 
+def test_one_of_a_newer_program_is_refused_and_not_called_damaged(folder):
+    """The one before it is not gone on from in its place. One whose manifest is damaged may name any number."""
+    path = folder / "step-000010"
+    body = json.loads((path / "manifest.json").read_text())
+    told = body.pop("hash")
+    body["format"] = snapshot.FORMAT + 1
+    newer = snapshot._json({**body, "hash": snapshot._hash(snapshot._json(body))})
+    (path / "manifest.json").write_bytes(newer)
+    with pytest.raises(InputError, match=r"step-000010: has format 2, and this program reads 1; valid: the program"):
+        snapshot.newest_whole(folder)
+    assert [step for step, _ in snapshot.steps_in(folder)] == [10, 5]
+    (path / "manifest.json").write_bytes(snapshot._json({**body, "hash": told}))
+    assert snapshot.newest_whole(folder).step == 5
+
+
 def test_one_that_is_being_written_is_no_checkpoint(folder):
     assert snapshot.begin(folder, 15, needed=0, reserve=0) == ""
     snapshot.put(snapshot.building(folder, 15), "policy/0.bin", b"half")

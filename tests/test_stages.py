@@ -8,9 +8,11 @@ import pytest
 from grpo.config import load
 from grpo.types import InputError
 from launch import stages
-from launch.chain import folder_of, launcher, set_aside, wait_for
+from launch.chain import folder_of, launcher, wait_for
 from launch.lineage import check_after, stages_of, write_stages
+from launch.locking import FolderLock
 from launch.recipe import Recipe
+from launch.resume import set_aside
 from launch.stages import plan, read_arguments
 from tests.forked import ROOT, run_program
 
@@ -146,17 +148,17 @@ def test_nothing_follows_a_run_that_was_through_before_it_heard_the_request(ends
 
 def test_a_run_that_was_cut_off_is_set_aside_and_kept(tmp_path):
     run = tmp_path / "run"
-    assert set_aside(run) is None
+    assert set_aside(run, FolderLock(run)) is None
     for number in (1, 2):
         run.mkdir()
         (run / "metrics.jsonl").write_text(str(number), encoding="utf-8")
-        assert set_aside(run) == tmp_path / f"run.cut-off-{number}"
+        assert set_aside(run, FolderLock(run)) == tmp_path / f"run.cut-off-{number}"
     assert (tmp_path / "run.cut-off-1" / "metrics.jsonl").read_text() == "1"
     (run / "checkpoints" / ".step-000002.writing").mkdir(parents=True)
-    assert set_aside(run) == tmp_path / "run.cut-off-3"  # half a checkpoint is none
+    assert set_aside(run, FolderLock(run)) == tmp_path / "run.cut-off-3"  # half a checkpoint is none
     (run / "checkpoints" / "step-000002").mkdir(parents=True)
-    assert set_aside(run) is None  # training goes on from there
+    assert set_aside(run, FolderLock(run)) is None  # training goes on from there
     write_stages_into = run / "model"
     write_stages_into.mkdir()
     write_stages(write_stages_into, ("stage1",))
-    assert set_aside(run) is None  # finished
+    assert set_aside(run, FolderLock(run)) is None  # finished

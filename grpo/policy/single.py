@@ -136,9 +136,11 @@ class SinglePolicy:
     def hold(self) -> Held:
         pieces = {}
         for number, parameter in enumerate(self._model.parameters()):
-            moments = self._optimizer.state.get(parameter, {})  # none before the first step
-            tensors = {"master": parameter, **{key: moments[key] for key in MOMENTS if moments}}
-            steps = int(moments["step"]) if moments else 0
+            moments = self._optimizer.state.get(
+                parameter, {}
+            )  # none before the first step, which may run out of memory
+            steps = int(moments["step"]) if {"step", *MOMENTS} <= moments.keys() else 0
+            tensors = {"master": parameter, **{key: moments[key] for key in MOMENTS if steps}}
             pieces[number] = Piece({key: copied(tensor) for key, tensor in tensors.items()}, steps)
         names = tuple(name for name, _ in self._model.named_parameters())
         return Held(updates=self._done, names=names, pieces=pieces)
