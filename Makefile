@@ -84,11 +84,12 @@ test: $(STAMP)  ## Run the tests
 test-gpu: $(STAMP)  ## Try the engines' contracts and 20 steps on an NVIDIA GPU; without one it says so
 	$(PY) benchmarks/gpu.py $(ARGS)
 
-test-faults: $(STAMP)  ## Kill runs at KILLS=200 points, damage their checkpoints, and go on (about an hour)
+test-faults: $(STAMP)  ## Kill runs at KILLS=200 points, damage their checkpoints, go on, and tell in a table (about an hour)
 	KILLS=$(or $(KILLS),200) STEPS=500 OMP_NUM_THREADS=1 $(PY) -m pytest -q -rP tests/test_resume.py \
 	  tests/test_resume_ranks.py tests/test_snapshot.py tests/test_checkpoints.py tests/test_bad_numbers.py \
 	  tests/test_cut_off.py tests/test_writing.py \
-	  tests/test_watchdog.py tests/test_restart.py tests/test_locking.py tests/test_tracking.py tests/test_leaks.py $(ARGS)
+	  tests/test_watchdog.py tests/test_restart.py tests/test_locking.py tests/test_tracking.py tests/test_leaks.py \
+	  tests/test_callables.py tests/test_ranks.py $(ARGS)
 
 test-fuzz: $(STAMP)  ## Try FUZZ=10000 damaged recipes, data files, checkpoints and completions of each kind
 	FUZZ=$(or $(FUZZ),10000) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) tests/test_fuzz.py $(ARGS)

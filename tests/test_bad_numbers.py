@@ -153,8 +153,9 @@ def test_rows_are_replayed_in_the_formats_of_their_update(tmp_path, capsys, monk
     assert "the weights are OTHERS than those of the update" in capsys.readouterr().out
 
 
-def test_a_run_that_goes_bad_ends_saved_and_is_replayed(tmp_path, capsys, monkeypatch):
+def test_a_run_that_goes_bad_ends_saved_and_is_replayed(tmp_path, capsys, monkeypatch, fault):
     """Weights of a user's reward at 1e200: advantages without division are beyond float32, every update is infinite."""
+    fault("updates that are not finite", steps=0)
     huge = ('--reward.weights={"tests.faults:low_bytes"=1e200}', "--loss.advantage=mean", "--checkpoint.bad_updates=2")
     ended = train(tmp_path, *huge)
     assert ended.code == 1, ended.said

@@ -3,7 +3,7 @@
 import sys
 import threading
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +263,11 @@ def test_the_run_stops_above_the_share(own: types.ModuleType) -> None:
     assert len(calls) == 20
 
 
-def test_a_call_that_hangs_is_abandoned_and_counted(own: types.ModuleType, gate: threading.Event) -> None:
+def test_a_call_that_hangs_is_abandoned_and_counted(
+    own: types.ModuleType, gate: threading.Event, fault: Callable[..., None]
+) -> None:
+    fault("a reward that hangs", steps=0)
+
     def hangs(example: Example, completions: Sequence[Completion]) -> list[float]:
         gate.wait()
         return [9.0] * len(completions)

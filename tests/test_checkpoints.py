@@ -27,6 +27,8 @@ from launch.checkpoints import Checkpoints
 from launch.keeping import Keeping
 from launch.resume import Logs
 from launch.watching import Watcher
+from tests.disks import small_disk
+from tests.faults import fill
 from tests.test_loop import low_bytes
 from tests.toy import EOS, ByteTokenizer, example, per_group, tiny_model
 
@@ -146,8 +148,11 @@ class Ending(Alone):
 
 
 @pytest.mark.parametrize(("hangs_in", "saved", "of"), [("score", 3, ""), ("update", 2, " of 3")])
-def test_a_run_that_hangs_ends_saved_where_its_weights_are_those_of_a_step(straight, tmp_path, hangs_in, saved, of):
+def test_a_run_that_hangs_ends_saved_where_its_weights_are_those_of_a_step(
+    straight, tmp_path, fault, hangs_in, saved, of
+):
     """In the fourth step. While the reward hangs, memory holds what step 3 left; in an update it does not."""
+    fault(f"a run that hangs in {hangs_in}", steps=3 - saved)
     comm = Ending()
     kept = Kept(tmp_path, every=2, comm=comm)
     update = kept.policy.update
@@ -213,8 +218,35 @@ def test_a_disk_without_room_does_not_end_the_run(straight, tmp_path):
     assert told == ["no room      for a checkpoint of step 2", "no room      for a checkpoint of step 4"]
 
 
-def test_a_disk_that_is_full_in_the_middle_keeps_what_was_there(straight, tmp_path):
-    """No file may grow beyond 20 kB: the embedding's fails half way, as on a full disk."""
+def test_a_disk_that_another_program_fills_while_a_checkpoint_is_written(straight, tmp_path, monkeypatch, fault):
+    """After it was seen to have room: the second checkpoint fails half way, the third is noticed before it is written,
+    and for the fourth there is room again."""
+    fault("a disk that is full in the middle of a checkpoint", steps=0)
+    begin, others = snapshot.begin, tmp_path / "checkpoints" / "of another program"
+
+    def then_fill(folder, step, **room):
+        if step == 4:
+            others.unlink()
+        reason = begin(folder, step, **room)
+        if step == 2:
+            fill(folder, leave=50_000)
+        return reason
+
+    with small_disk(tmp_path / "checkpoints", size="4m"):
+        kept = Kept(tmp_path, every=1, keep=9)
+        monkeypatch.setattr(snapshot, "begin", then_fill)
+        assert torch.equal(kept.train(), straight)
+        assert kept.there == [1, 4]
+        assert not list((tmp_path / "checkpoints").glob(".*"))
+        told = [text for text in kept.said if "step" in text and text.startswith(("not saved", "no room"))]
+        assert len(told) == 2
+        assert "not saved    the checkpoint of step 2: rank 0: [Errno 28] No space left on device" in told[0]
+        assert told[1].startswith("no room      for a checkpoint of step 3: ")
+        assert snapshot.newest_whole(tmp_path / "checkpoints").step == 4
+
+
+def test_a_file_that_cannot_grow_keeps_what_was_there(straight, tmp_path):
+    """No file may grow beyond 20 kB: the embedding's fails half way, as on a full disk where none can be mounted."""
     Kept(tmp_path, steps=1).train()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))

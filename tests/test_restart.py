@@ -58,7 +58,8 @@ def run(folder, deaths):
     return kept, lambda: kept.train(engine=engine)
 
 
-def test_a_run_whose_engine_dies_twice_is_the_run_where_it_lives(tmp_path):
+def test_a_run_whose_engine_dies_twice_is_the_run_where_it_lives(tmp_path, fault):
+    fault("a rollout engine that dies", times=2, steps=0)
     straight = run(tmp_path / "straight", [])[1]()
     assert Mortal.made == 1
     kept, train = run(tmp_path / "mortal", [("generate", 1), ("load", 3)])
@@ -126,7 +127,8 @@ def from_a_rank(comm, port, model=None):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_server_that_is_killed_in_a_push_or_a_request_and_comes_back(tmp_path, ranks):
+def test_a_server_that_is_killed_in_a_push_or_a_request_and_comes_back(tmp_path, ranks, fault):
+    fault("a rollout server that drops its connections", times=2, steps=0)
     port, here, model = free_port(), hf(), tiny_model(seed=4)
     here.load(model.named_parameters(), version=8)
     serve(port, tmp_path, [DroppingBuckets, Dropping, Service])

@@ -1,43 +1,31 @@
 """A run that was killed goes on as if nothing had happened: the same weights, logs and rollouts, bit by bit."""
 
-import json
 import os
-import random
+import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 
+from grpo import snapshot
 from grpo.signals import StopRequest
-from tests.faults import train
+from tests.disks import small_disk
+from tests.faults import checkpoints, fill, left, steps_to_make_again, train, what_is_left
 from tests.forked import forked
+from tests.kills import Kill, kill_at, named, random_kills
 
-# These are behind the first checkpoint. `make test-faults` tries KILLS of them.
-KILLED_AT = [0.5, 0.75, 0.95] + [random.Random(n).random() for n in range(int(os.environ.get("KILLS", "0")))]
-TIMINGS = ("time/", "memory/", "count/tokens_per_s", "perf/mfu", "perf/tokens_per_second", "perf/equivalent_per_second")
-
-
-def left(home):
-    """What a finished run is judged by: the weights and the files, but for what was measured by a clock."""
-    run = home / "run"
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {
-        "weights": (run / "model" / "model.safetensors").read_bytes(),
-        "metrics": [{k: v for k, v in row.items() if not k.startswith(TIMINGS)} for row in rows],
-        **{name: (run / name).read_text() for name in ("rollouts.jsonl", "held_out.jsonl", "notes.jsonl")},
-        "folders": sorted(path.name for path in run.iterdir() if path.is_dir()),
-    }
-
-
-def checkpoints(home):
-    return sorted(path.name for path in (home / "run" / "checkpoints").glob("step-*"))
+# At these shares of all the times that a run touches a file, and at random points where KILLS says how many.
+SHORT = [("touch", share, n) for n, share in enumerate((0.5, 0.75, 0.95))]
+# One after the other. Each is behind a checkpoint, and lets at most one step be made.
+AGAIN = [Kill("rollout", at=2), Kill("update"), Kill("sync"), Kill("save"), Kill("rename"), Kill("latest")]
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     home = tmp_path_factory.mktemp("straight")
-    ended = train(home)
+    ended = train(home, count=True)
     assert ended.code == 0, ended.said
-    return home, ended, left(home)
+    return home, ended.seen, left(home)
 
 
 def test_a_straight_run_learns_and_leaves_no_checkpoint(straight):
@@ -48,6 +36,7 @@ def test_a_straight_run_learns_and_leaves_no_checkpoint(straight):
     assert found["folders"][-1] == "model"
     assert (home / "run").stat().st_mode & 0o777 == 0o700
     assert all(row["policy/grad_norm"] > 0 for row in found["metrics"])
+    assert set(found["last"]) > {"rank-0.json", "policy/00000.safetensors"}
 
 
 def test_killed_while_it_scores_and_gone_on_with(straight, tmp_path):
@@ -60,22 +49,84 @@ def test_killed_while_it_scores_and_gone_on_with(straight, tmp_path):
     assert left(tmp_path) == straight[2]
 
 
-@pytest.mark.parametrize("share", KILLED_AT)
-def test_killed_while_it_touches_a_file(straight, tmp_path, share):
-    """At this share of all the times that a run does. Before the first checkpoint is whole there is nothing to go on
-    from, and it begins anew; a run that is through is refused and left."""
-    killed = train(tmp_path, kill_at=1 + int(share * straight[1].touched))
+@pytest.mark.parametrize(("place", "share", "number"), SHORT + random_kills("one process"))
+def test_killed_at_a_place(straight, tmp_path, fault, place, share, number):
+    fault(named(place), world="one process")
+    killed = train(tmp_path, kill=kill_at(place, share, straight[1]))
     assert killed.code == -signal.SIGKILL, killed.said
-    there = checkpoints(tmp_path)
+    steps = steps_to_make_again(tmp_path)
     again = train(tmp_path)
-    if not there and again.code == 2:
-        assert "not overwritten" in again.said
-        return
+    assert what_is_left(tmp_path, again.code, again.said) == straight[2]
+    fault(steps=steps, seconds=again.began)
+
+
+def test_killed_in_one_phase_after_the_other(straight, tmp_path, fault):
+    """Each time where it goes on, in the end in a checkpoint's last moments."""
+    fault("kill -9 in one phase after the other", world="one process", times=len(AGAIN))
+    calls = {place: times[1] // 2 for place, times in straight[1].items() if len(times) > 1}
+    for kill in AGAIN:
+        killed = train(tmp_path, kill=replace(kill, calls=calls[kill.place]))
+        assert killed.code == -signal.SIGKILL, (kill, killed.said)
+        assert checkpoints(tmp_path), kill
+    again = train(tmp_path)
     assert again.code == 0, again.said
     assert left(tmp_path) == straight[2]
 
 
-def test_asked_to_end_it_finishes_the_step_and_saves(straight, tmp_path):
+@pytest.mark.parametrize("what", ["one bit flipped", "a file cut off"])
+def test_damage_at_every_kb_of_a_runs_checkpoint_is_seen(straight, tmp_path, fault, what):
+    path, tried = tmp_path / "last", 0
+    shutil.copytree(straight[0] / "last", path)
+    fault(f"{what} in a checkpoint, at every kB of it")
+    for file in (file for file in sorted(path.rglob("*")) if file.is_file()):
+        whole = file.read_bytes()
+        for place in range(0, len(whole), 1000):
+            damaged = whole[:place] + bytes([whole[place] ^ 1 << tried % 8]) + whole[place + 1 :]
+            file.write_bytes(damaged if what == "one bit flipped" else whole[:place])
+            assert file.name in snapshot.damaged(path, step=4), place
+            tried += 1
+        file.write_bytes(whole)
+    assert snapshot.damaged(path, step=4) == ""
+    assert tried > 400  # 420 kB of weights and moments
+    fault(times=tried, steps=0)
+
+
+def test_with_its_newest_checkpoint_damaged_it_goes_on_from_the_one_before(straight, tmp_path, fault):
+    fault("kill -9, and a file of the newest checkpoint cut off", world="one process")
+    assert train(tmp_path, kill=Kill("update", at=3)).code == -signal.SIGKILL
+    newest = tmp_path / "run" / "checkpoints" / checkpoints(tmp_path)[-1]
+    os.truncate(newest / "policy" / "00000.safetensors", 1000)
+    again = train(tmp_path)
+    assert again.code == 0, again.said
+    assert f"damaged      {newest}: policy/00000.safetensors: has 1000 bytes of " in again.said
+    assert left(tmp_path) == straight[2]
+    fault(steps=4 - int(newest.name[-1]), seconds=again.began)
+
+
+def test_a_disk_that_another_program_fills(straight, tmp_path, fault):
+    """In the third step: the run ends, and loses nothing that it had. With room again it goes on."""
+    fault("a full disk, which ends the run")
+    with small_disk(tmp_path / "disk", size="272m") as disk:  # 256 MiB must stay free, or no checkpoint is begun
+        there = f"--run.folder={disk}"
+        full = train(tmp_path, there, fault="full:5")
+        assert full.code == 1, full.said
+        assert "No space left on device" in full.said
+        whole = checkpoints(disk)
+        assert whole
+        fill(disk)
+        still = train(tmp_path, there)
+        assert still.code == 1, still.said
+        assert checkpoints(disk) == whole
+        (disk / "of another program").unlink()
+        steps = steps_to_make_again(disk)
+        again = train(tmp_path, there)
+        assert again.code == 0, again.said
+        fault(steps=steps, seconds=again.began)
+        assert left(disk) == straight[2]
+
+
+def test_asked_to_end_it_finishes_the_step_and_saves(straight, tmp_path, fault):
+    fault("SIGTERM in a step", world="one process", steps=0)
     asked = train(tmp_path, "--checkpoint.every=0", fault="SIGTERM:3")  # in the second step
     assert asked.code == 75, asked.said
     assert "stopped: SIGTERM: saved after step 2, " in asked.said

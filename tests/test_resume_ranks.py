@@ -2,51 +2,109 @@
 
 import os
 import signal
+import time
 
 import pytest
 
-from tests.faults import argv
+from tests.faults import argv, armed, checkpoints, left, seconds_until, steps_to_make_again, train, what_is_left
 from tests.installed import need
+from tests.kills import Kill, kill_at, named, random_kills
 from tests.many_ranks import run_ranks
-from tests.test_resume import checkpoints, left
+
+# One after the other: the first is behind a checkpoint, and each later one lets at most one step be made.
+AGAIN = [Kill("rollout", at=2), Kill("update", rank=1), Kill("torn", at=2, rank=1), Kill("seal"), Kill("latest")]
+LONG = [(zero, *kill) for zero in (2, 3) for kill in random_kills(f"two ranks of ZeRO-{zero}")]
+NONE = [pytest.param(0, "", 0.0, 0, marks=pytest.mark.skip(reason="`make test-faults` tries KILLS of them"))]
 
 
-def stage(comm, home, arguments, fault):
-    """One rank of `launch/train.py`; `fault` is rank 1's."""
+def stage(comm, home, arguments, fault, kill, count):
+    """One rank of `launch/train.py`; `fault` is rank 1's. What it came to."""
+    from grpo import ranks
+    from grpo.runlog import Console
     from launch import train
 
-    os.environ |= {"FAULT": fault if comm.rank == 1 else ":0", "XDG_CACHE_HOME": str(home / "cache")}
-    from grpo.runlog import Console
-
+    os.environ["FAULT"] = fault if comm.rank == 1 else ":0"
+    ranks.TOLD = 1.0  # seconds that one rank waits for the other to hear how it died
+    places = armed(home, rank=comm.rank, kill=kill if kill and kill.rank == comm.rank else None, count=count)
     train.train(argv(home, *arguments), comm, Console())
+    return places.seen
 
 
-def train_on_two(home, *arguments, fault=":0"):
-    return run_ranks(stage, home, arguments, fault, grace=60.0)
+def train_on_two(home, *arguments, fault=":0", kill=None, count=False, grace=60.0):
+    (home / "began").unlink(missing_ok=True)
+    return run_ranks(stage, home, arguments, fault, kill, count, grace=grace)
+
+
+def through(ranks):
+    """What each rank came to, all of which are through."""
+    for rank in ranks:
+        assert (type(rank.value), rank.code) == (dict, 0), f"{rank.value!r} {rank.said}"
+    return [rank.value for rank in ranks]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """ZeRO's stage -> what a run leaves that was never killed, and what its ranks came to."""
+    need("deepspeed")
+    made = {}
+
+    def of(zero):
+        if zero not in made:
+            home = tmp_path_factory.mktemp(f"zero-{zero}")
+            seen = through(train_on_two(home, f"--policy.stage={zero}", count=True))
+            made[zero] = left(home), seen
+        return made[zero]
+
+    return of
 
 
 @pytest.mark.parametrize("zero", [2, 3])
-def test_a_rank_is_killed_and_both_go_on_bitwise(tmp_path, zero):
-    need("deepspeed")
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    straight.mkdir()
-    killed.mkdir()
-    for rank in train_on_two(straight, f"--policy.stage={zero}"):
-        assert (rank.value, rank.code) == (None, 0), f"{rank.value!r} {rank.said}"
-    zeroth, first = train_on_two(killed, f"--policy.stage={zero}", fault="SIGKILL:3")  # a group a step: the third step
+def test_a_rank_is_killed_and_both_go_on_bitwise(straight, tmp_path, fault, zero):
+    fault(named("score"), world=f"two ranks of ZeRO-{zero}")
+    zeroth, first = train_on_two(
+        tmp_path, f"--policy.stage={zero}", fault="SIGKILL:3"
+    )  # a group a step: the third step
     assert first.code == -signal.SIGKILL
     assert "it ended without a word" in f"{zeroth.value!r} {zeroth.said}"
-    assert checkpoints(killed)[-1] in ("step-000001", "step-000002")
-    for rank in train_on_two(killed, f"--policy.stage={zero}"):
-        assert (rank.value, rank.code) == (None, 0), f"{rank.value!r} {rank.said}"
-    assert left(killed) == left(straight)
+    assert checkpoints(tmp_path)[-1] in ("step-000001", "step-000002")
+    steps, started = steps_to_make_again(tmp_path), time.monotonic()
+    through(train_on_two(tmp_path, f"--policy.stage={zero}"))
+    fault(steps=steps, seconds=seconds_until(tmp_path, started))
+    assert left(tmp_path) == straight(zero)[0]
 
 
-def test_one_rank_is_asked_to_end_and_both_do(tmp_path):
+def test_killed_in_one_phase_after_the_other(straight, tmp_path, fault):
+    """The rank that is left is killed with it, as a launcher does."""
+    fault("kill -9 in one phase after the other", world="two ranks of ZeRO-2", times=len(AGAIN))
+    for kill in AGAIN:
+        ran = train_on_two(tmp_path, "--policy.stage=2", kill=kill, grace=0.0)
+        assert ran[kill.rank].code == -signal.SIGKILL, (kill, ran)
+        assert checkpoints(tmp_path), kill
+    through(train_on_two(tmp_path, "--policy.stage=2"))
+    assert left(tmp_path) == straight(2)[0]
+
+
+@pytest.mark.parametrize(("zero", "place", "share", "number"), LONG or NONE)
+def test_killed_at_a_place(straight, tmp_path, fault, zero, place, share, number):
+    """Every second time with the other rank, which else ends by itself."""
+    fault(named(place), world=f"two ranks of ZeRO-{zero}")
+    wanted, seen = straight(zero)
+    rank = number % 2 if place in seen[1] else 0
+    kill = kill_at(place, share, seen[rank], rank=rank)
+    ran = train_on_two(tmp_path, f"--policy.stage={zero}", kill=kill, grace=60.0 * (number // 2 % 2))
+    assert ran[kill.rank].code == -signal.SIGKILL, (kill, ran)
+    steps, started = steps_to_make_again(tmp_path), time.monotonic()
+    again = train_on_two(tmp_path, f"--policy.stage={zero}")
+    code = 0 if all(isinstance(rank.value, dict) for rank in again) else 2
+    said = " ".join(f"{rank.value!r} {rank.said}" for rank in again)
+    assert what_is_left(tmp_path, code, said) == wanted
+    fault(steps=steps, seconds=seconds_until(tmp_path, started))
+
+
+def test_one_rank_is_asked_to_end_and_both_do(tmp_path, fault):
     """The signal reaches rank 1 alone; both save, and one process goes on from what two have written."""
     need("deepspeed")
-    from tests.faults import train
-
+    fault("SIGTERM in a step", world="two ranks of ZeRO-2", steps=0)
     ranks = train_on_two(tmp_path, fault="SIGTERM:2")
     for rank in ranks:
         assert "SIGTERM: saved after step 2, " in f"{rank.value!r} {rank.said}"

@@ -28,7 +28,8 @@ def open_log(folder, said):
         ),
     ],
 )
-def test_a_wandb_that_cannot_be_reached_is_left_out(tmp_path, monkeypatch, environment):
+def test_a_wandb_that_cannot_be_reached_is_left_out(tmp_path, monkeypatch, environment, fault):
+    fault("wandb out of reach", steps=0)
     for name, value in {**environment, "WANDB_INIT_TIMEOUT": "1", "WANDB_SILENT": "true"}.items():
         monkeypatch.setenv(name, value)
     said = []
@@ -85,7 +86,8 @@ def dies_in_the_middle(folder, told):
     told.put([text for text in said if "wandb" in text])
 
 
-def test_a_wandb_that_dies_in_the_middle_is_left_out_from_there(tmp_path):
+def test_a_wandb_that_dies_in_the_middle_is_left_out_from_there(tmp_path, fault):
+    fault("wandb's service is killed", steps=0)
     context = forked()
     told = context.SimpleQueue()
     process = context.Process(target=dies_in_the_middle, args=(tmp_path, told))
