@@ -107,17 +107,20 @@ def armed(home: Path, *, rank: int = 0, kill: Kill | None = None, count: bool = 
     random.seed(rank)
     np.random.seed(rank)
     os.environ |= {"XDG_CACHE_HOME": str(home / "cache"), "DISK": str(home / "disk")}
+    from grpo import snapshot
     from launch import stage
 
-    remove_all = stage.remove_all
+    remove_all, places = snapshot.remove_all, Places(kill, count=count, began=home / "began" if rank == 0 else None)
 
     def keep_last(folder: Path) -> None:
+        places.looking = False  # a run by itself does not do this
         for path in sorted(folder.glob("step-*"))[-1:]:
             shutil.copytree(path, folder.parents[1] / "last", dirs_exist_ok=True)
+        places.looking = True
         remove_all(folder)
 
-    stage.remove_all = keep_last
-    return Places(kill, count=count, began=home / "began" if rank == 0 else None)
+    snapshot.remove_all = stage.remove_all = keep_last
+    return places
 
 
 def _child(arguments: list[str], home: Path, fault: str, kill: Kill | None, count: bool) -> None:

@@ -81,6 +81,7 @@ class Places:
 
     def __init__(self, kill: Kill | None, *, count: bool, began: Path | None) -> None:
         self.seen: Seen = {}
+        self.looking = True
         self._kill, self._count, self._began = kill, count, began
         self._phase, self._put = Watchdog.phase, snapshot.put
 
@@ -132,7 +133,7 @@ class Places:
         return self._put(place, name, *pieces)
 
     def _touched(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event not in TOUCHES or not any("/run/" in f"{path}/" for path in arguments[:2]):
+        if not self.looking or event not in TOUCHES or not any("/run/" in f"{path}/" for path in arguments[:2]):
             return
         here = self._here("touch")
         for place, (kind, pattern, _) in STAGES.items():

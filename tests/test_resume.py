@@ -109,13 +109,13 @@ def test_a_disk_that_another_program_fills(straight, tmp_path, fault):
     with small_disk(tmp_path / "disk", size="272m") as disk:  # 256 MiB must stay free, or no checkpoint is begun
         there = f"--run.folder={disk}"
         full = train(tmp_path, there, fault="full:5")
-        assert full.code == 1, full.said
+        assert full.code > 0, full.said
         assert "No space left on device" in full.said
         whole = checkpoints(disk)
         assert whole
         fill(disk)
         still = train(tmp_path, there)
-        assert still.code == 1, still.said
+        assert still.code > 0, still.said
         assert checkpoints(disk) == whole
         (disk / "of another program").unlink()
         steps = steps_to_make_again(disk)
