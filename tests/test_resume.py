@@ -17,7 +17,7 @@ from tests.kills import Kill, kill_at, named, random_kills
 # At these shares of all the times that a run touches a file, and at random points where KILLS says how many.
 SHORT = [("touch", share, n) for n, share in enumerate((0.5, 0.75, 0.95))]
 # One after the other. Each is behind a checkpoint, and lets at most one step be made.
-AGAIN = [Kill("rollout", at=2), Kill("update"), Kill("sync"), Kill("save"), Kill("rename"), Kill("latest")]
+AGAIN = [Kill("rollout", at=2), Kill("update"), Kill("sync"), Kill("save"), Kill("latest")]
 
 
 @pytest.fixture(scope="module")

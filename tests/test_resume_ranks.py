@@ -11,8 +11,8 @@ from tests.installed import need
 from tests.kills import Kill, kill_at, named, random_kills
 from tests.many_ranks import run_ranks
 
-# One after the other: the first is behind a checkpoint, and each later one lets at most one step be made.
-AGAIN = [Kill("rollout", at=2), Kill("update", rank=1), Kill("torn", at=2, rank=1), Kill("seal"), Kill("latest")]
+# One after the other, where a run goes on: each lets at most one step be made.
+AGAIN = {2: [Kill("torn", at=2, rank=1), Kill("latest")], 3: []}
 LONG = [(zero, *kill) for zero in (2, 3) for kill in random_kills(f"two ranks of ZeRO-{zero}")]
 NONE = [pytest.param(0, "", 0.0, 0, marks=pytest.mark.skip(reason="`make test-faults` tries KILLS of them"))]
 
@@ -61,27 +61,18 @@ def straight(tmp_path_factory):
 @pytest.mark.parametrize("zero", [2, 3])
 def test_a_rank_is_killed_and_both_go_on_bitwise(straight, tmp_path, fault, zero):
     fault(named("score"), world=f"two ranks of ZeRO-{zero}")
-    zeroth, first = train_on_two(
-        tmp_path, f"--policy.stage={zero}", fault="SIGKILL:3"
-    )  # a group a step: the third step
+    # A group a step, so in the third step.
+    zeroth, first = train_on_two(tmp_path, f"--policy.stage={zero}", fault="SIGKILL:3")
     assert first.code == -signal.SIGKILL
     assert "it ended without a word" in f"{zeroth.value!r} {zeroth.said}"
     assert checkpoints(tmp_path)[-1] in ("step-000001", "step-000002")
+    for kill in AGAIN[zero]:  # the rank that is left is killed with it, as by a launcher
+        ran = train_on_two(tmp_path, f"--policy.stage={zero}", kill=kill, grace=0.0)
+        assert ran[kill.rank].code == -signal.SIGKILL, (kill, ran)
     steps, started = steps_to_make_again(tmp_path), time.monotonic()
     through(train_on_two(tmp_path, f"--policy.stage={zero}"))
     fault(steps=steps, seconds=seconds_until(tmp_path, started))
     assert left(tmp_path) == straight(zero)[0]
-
-
-def test_killed_in_one_phase_after_the_other(straight, tmp_path, fault):
-    """The rank that is left is killed with it, as a launcher does."""
-    fault("kill -9 in one phase after the other", world="two ranks of ZeRO-2", times=len(AGAIN))
-    for kill in AGAIN:
-        ran = train_on_two(tmp_path, "--policy.stage=2", kill=kill, grace=0.0)
-        assert ran[kill.rank].code == -signal.SIGKILL, (kill, ran)
-        assert checkpoints(tmp_path), kill
-    through(train_on_two(tmp_path, "--policy.stage=2"))
-    assert left(tmp_path) == straight(2)[0]
 
 
 @pytest.mark.parametrize(("zero", "place", "share", "number"), LONG or NONE)
