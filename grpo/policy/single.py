@@ -136,9 +136,7 @@ class SinglePolicy:
     def hold(self) -> Held:
         pieces = {}
         for number, parameter in enumerate(self._model.parameters()):
-            moments = self._optimizer.state.get(
-                parameter, {}
-            )  # none before the first step, which may run out of memory
+            moments = self._optimizer.state.get(parameter, {})  # none, or some, before the first step is through
             steps = int(moments["step"]) if {"step", *MOMENTS} <= moments.keys() else 0
             tensors = {"master": parameter, **{key: moments[key] for key in MOMENTS if steps}}
             pieces[number] = Piece({key: copied(tensor) for key, tensor in tensors.items()}, steps)
