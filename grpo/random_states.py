@@ -14,6 +14,14 @@ import torch
 from torch import Tensor
 
 
+def seed_random_states(seed: int, *, rank: int) -> None:
+    """Where a run begins to draw, whatever was drawn before it, such as by a model that was made for a cache."""
+    stream = random.Random(f"{seed} {rank}")
+    random.seed(stream.getrandbits(32))
+    np.random.seed(stream.getrandbits(32))
+    torch.manual_seed(stream.getrandbits(63))  # of the GPUs too
+
+
 def random_states() -> dict[str, Any]:
     """The states, as `set_random_states` takes them; of CUDA only this rank's own device."""
     version, words, gauss = random.getstate()

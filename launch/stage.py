@@ -22,6 +22,7 @@ from grpo.objective import sft_loss
 from grpo.policy.base import PolicyEngine
 from grpo.policy.guard import Guarded
 from grpo.policy.schedule import Optim
+from grpo.random_states import seed_random_states
 from grpo.ranks import ranks_of_node
 from grpo.rollout.restart import Restarted
 from grpo.runlog import Console, RunLog, make_run_folder, refuse_existing
@@ -62,7 +63,6 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
         engine = choose_rollout(recipe, base, console)
         speech = assemble.make_speech(recipe, base, console)
         _check_lengths(speech, questions, console)
-
         cfg = assemble.loop_settings(recipe, steps=steps)
         meter, updates = make_meter(recipe, base), steps * cfg.updates_per_step
         policy = _policy(recipe, base, folder, updates=updates, console=console, comm=comm, meter=meter)
@@ -90,6 +90,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
             settle=logs.flush,
         )
         ends: dict[str, Any] = {"watch": watcher, "gate": watched_gate(gate, log, comm), "save": checkpoints}
+        seed_random_states(recipe.run.seed, rank=comm.rank)  # of what draws beside the steps: a reward of one's own
         with log, dog.watching(end=checkpoints.hung):
             start = checkpoints.restore(found) if found else watcher.begin()
             start = steps if gate.is_open else start  # it was asked to end in the very step that opened the gate
