@@ -50,10 +50,14 @@ class Tokenizer(Protocol):
 def load_system(name: str) -> str:
     """The system message in `configs/prompts/NAME.txt`, or in the file at the path `name`, without outer blanks."""
     path = Path(name) if name.endswith(".txt") else PROMPTS / f"{name}.txt"
-    if not path.is_file():
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else None
+    except (OSError, UnicodeDecodeError) as error:  # a name that is too long, a file that is no text
+        raise InputError(f"{path}: cannot be read as a prompt: {error}") from None
+    if text is None:
         known = ", ".join(sorted(str(entry.relative_to(PROMPTS).with_suffix("")) for entry in PROMPTS.rglob("*.txt")))
         raise InputError(f"{path}: no such prompt; expected {known}, or the path of a .txt file")
-    return path.read_text(encoding="utf-8").strip()
+    return text.strip()
 
 
 def filled_in(system: str, *, reasoning: bool) -> str:

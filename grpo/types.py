@@ -11,13 +11,14 @@ from typing import Literal
 TokenIds = tuple[int, ...]
 Style = Literal["prose", "list", "claims", "closed"]
 STYLES: tuple[Style, ...] = ("prose", "list", "claims", "closed")
+LONGEST = 2400  # characters of an error's line
 
 
 class InputError(ValueError):
     """Something the user gave is wrong. The message is one line: where, what, and what would be valid.
 
     Every command prints it as `error: ...` and exits with 2; no traceback. What a line or a terminal cannot show, such
-    as a line break in somebody's file, is escaped.
+    as a line break in somebody's file, is escaped, and of a line that nobody would read the middle is left out.
 
     >>> print(InputError("recipe.toml: unknown key a\\nb"))
     recipe.toml: unknown key a\\nb
@@ -25,7 +26,8 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         shown = (c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in message)
-        super().__init__("".join(shown))
+        line = "".join(shown)
+        super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}")
 
 
 class StaleRollout(RuntimeError):

@@ -12,6 +12,7 @@ from grpo import snapshot
 from grpo.config import load
 from grpo.data import load_examples
 from grpo.policy.state import read_counts
+from grpo.prompts import load_system
 from grpo.random_states import random_states, set_random_states
 from grpo.types import InputError
 from launch.lineage import stages_of
@@ -171,3 +172,17 @@ def test_numpys_state_is_looked_at_before_it_is_believed(place, words):
     with pytest.raises(ValueError, match="expected 624, and 0 to 624"):
         set_random_states({**states, "numpy": [kind, keys[:words], place, has_gauss, cached]})
     assert np.random.get_state(legacy=True)[2] == states["numpy"][2]
+
+
+def test_of_an_endless_argument_the_beginning_and_the_end_are_told():
+    with pytest.raises(InputError, match=r"^--x\.y=\[{1100,1200} \.\.\. .*unknown key x; ") as refused:
+        load(Recipe, [f"--x.y={100_000 * '['}"])
+    assert len(str(refused.value)) == 2400 + len(" ... ")
+
+
+def test_a_prompt_whose_name_no_disk_takes_or_that_is_no_text(tmp_path):
+    with pytest.raises(InputError, match=r"cannot be read as a prompt: .*too long"):
+        load_system(300 * "[")
+    (tmp_path / "p.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"p\.txt: cannot be read as a prompt: 'utf-8' codec"):
+        load_system(str(tmp_path / "p.txt"))
