@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import date
@@ -138,53 +138,45 @@ def take_rounds(running: dict[str, Contender], rounds: int) -> list[dict[str, di
     return [{name: measured[name] for name in running} for measured in found]
 
 
-def warm_up(
-    names: Sequence[str], begin: Callable[[str], Contender]
-) -> tuple[dict[str, Contender], dict[str, dict[str, Any]]]:
-    """(ours that took a first step, still running; those steps). One that dies of it is out, as a peer's setting is;
+def first_steps(names: Sequence[str], begin: Callable[[str], Contender]) -> Iterator[tuple[Contender, dict[str, Any]]]:
+    """(a contender after its first step, that step), one after the other. One that dies of it is left out with a line;
     ContenderLost where all do."""
-    running: dict[str, Contender] = {}
-    warmed: dict[str, dict[str, Any]] = {}
-    lost = None
+    lost, lived = None, False
     for name in names:
         try:
             contender = begin(name)
-            warmed[name] = taken(contender, "warm-up")
+            measured = taken(contender, "warm-up")
         except ContenderLost as error:
             print(f"  {error}; it is left out", file=sys.stderr, flush=True)
             lost = error
             continue
-        running[name] = contender
-    if lost and not running:
+        lived = True
+        yield contender, measured
+    if lost and not lived:
         raise lost
-    return running, warmed
+
+
+def warm_up(
+    names: Sequence[str], begin: Callable[[str], Contender]
+) -> tuple[dict[str, Contender], dict[str, dict[str, Any]]]:
+    """(ours, still running; their first steps)."""
+    stepped = list(first_steps(names, begin))
+    return {one.name: one for one, _ in stepped}, {one.name: measured for one, measured in stepped}
 
 
 def fastest_peer(
     names: Sequence[str], begin: Callable[[str], Contender]
 ) -> tuple[Contender | None, dict[str, dict[str, Any]]]:
-    """(the peer at its fastest, still running; the first step of every setting that ran).
-
-    One after the other, and the slower one ends at once: a large micro-batch needs most of a machine. A setting that
-    dies of it is out. ContenderLost where all do.
-    """
+    """(the peer at its fastest, still running; the first step of every setting that ran). The slower of two ends before
+    the next begins: a large micro-batch needs most of a machine."""
     best: Contender | None = None
     tried: dict[str, dict[str, Any]] = {}
-    lost = None
-    for name in names:
-        try:
-            contender = begin(name)
-            tried[name] = taken(contender, "warm-up")
-        except ContenderLost as error:
-            print(f"  {error}; it is left out", file=sys.stderr, flush=True)
-            lost = error
-            continue
-        slower = contender if best and choose_peer(tried)[0] != name else best
+    for contender, measured in first_steps(names, begin):
+        tried[contender.name] = measured
+        slower = contender if best and choose_peer(tried)[0] != contender.name else best
         best = contender if slower is not contender else best
         if slower:
             slower.close()
-    if lost and not best:
-        raise lost
     return best, tried
 
 
