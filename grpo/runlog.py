@@ -267,8 +267,9 @@ def transcript(step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def refuse_existing(folder: Path) -> None:
-    """InputError where something is already there, with the next free name. Nothing is overwritten."""
-    if folder.exists():
+    """InputError where something is already there, with the next free name. Nothing is overwritten; an empty folder,
+    which is what a kill at the very beginning leaves, is nothing."""
+    if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
         free = next(
             f"{folder.name}-{n}" for n in range(2, 10_000) if not folder.with_name(f"{folder.name}-{n}").exists()
         )
@@ -283,9 +284,9 @@ def make_run_folder(folder: Path) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)
-    except FileExistsError:  # another run of this name has begun just now
+    except FileExistsError:  # it is empty, or another run of this name has begun just now
         refuse_existing(folder)
-        raise
+        folder.chmod(0o700)
     return folder
 
 

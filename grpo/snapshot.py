@@ -180,15 +180,20 @@ def newest_step(folder: Path) -> int:
     return max((step for step, _ in steps_in(folder)), default=0)
 
 
-def newest_whole(folder: Path, tell: Callable[[str], None] = lambda text: None) -> Snapshot | None:
-    """The newest checkpoint that is whole, or None. `tell` gets a line for every damaged one that was passed over.
-    InputError where there are some and none is whole."""
+def newest_whole(
+    folder: Path, tell: Callable[[str], None] = lambda text: None, lacks: Callable[[Snapshot], str] = lambda found: ""
+) -> Snapshot | None:
+    """The newest checkpoint that is whole, or None. `tell` gets a line for every damaged one that was passed over, and
+    for those of which `lacks` says what is missing beside them. InputError where there are some and none is whole."""
     passed = []
     for step, path in steps_in(folder):
         damage = damaged(path, step=step)
         if not damage:
             body = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            return Snapshot(step, path, body["ranks"])
+            found = Snapshot(step, path, body["ranks"])
+            damage = lacks(found)
+            if not damage:
+                return found
         passed.append(f"{path}: {damage}")
         tell(f"damaged      {passed[-1]}")
     if passed:

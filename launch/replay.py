@@ -1,14 +1,21 @@
-"""Run the rows of a saved update again: `python -m launch.replay runs/NAME/bad/update-000012-rank-0.safetensors`.
+"""Run a saved update again: `python -m launch.replay runs/NAME/bad/update-000012-rank-0.safetensors [WEIGHTS]`.
 
 Micro-batch by micro-batch: loss, log-probabilities, gradient, and which of them is not finite; in the number formats of
 the update. The weights are those of the run's newest checkpoint, or of a checkpoint or model folder given as a second
-argument; whether they are the ones that the update ran with is said. Nothing is written. Exit status 1 where a number
-was not finite again.
+argument; whether they are the ones that the update ran with is said.
+
+runs/NAME/checkpoints/updates/update-000012.safetensors is an update that began at a checkpoint. It is made again from
+there, optimizer and all, and the hash of the weights that it leads to is compared.
+
+Nothing is written. Exit status 1 where a number was not finite again, or where an update that was made again has led
+to other weights.
 """
 
+import json
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +28,10 @@ from grpo.config import load
 from grpo.objective import grpo_loss
 from grpo.policy.forward import Layout, completion_logprobs, micro_batches, settle_layout
 from grpo.policy.guard import load_rows, weights_hash
-from grpo.policy.single import forbid_dropout
-from grpo.policy.state import read_piece
+from grpo.policy.single import SinglePolicy, forbid_dropout
+from grpo.policy.state import COUNTS, read_piece
 from grpo.runlog import Console
-from grpo.snapshot import damaged, newest_whole
+from grpo.snapshot import DAMAGE, damaged, newest_whole, steps_in
 from grpo.types import InputError
 from launch import assemble
 from launch.models import load_model, locate
@@ -38,7 +45,7 @@ def main(argv: list[str]) -> int:
         print(__doc__)
         return 0 if argv and argv[0] in ("-h", "--help") else 2
     try:
-        bad = replay(Path(argv[0]), Path(argv[1]) if len(argv) > 1 else None, console)
+        bad = replay(Path(argv[0]).resolve(), Path(argv[1]) if len(argv) > 1 else None, console)
     except InputError as error:
         code, text = ending(error)
         console.line(text)
@@ -47,8 +54,11 @@ def main(argv: list[str]) -> int:
 
 
 def replay(file: Path, weights: Path | None, console: Console) -> int:
-    """The number of micro-batches that were not finite. InputError where rows, run or weights are not there."""
+    """The number of micro-batches that were not finite; of an update that is made again 1 where it leads to other
+    weights. InputError where rows, run or weights are not there."""
     batch, about = load_rows(file)
+    if "after" in about:
+        return _remake(file, batch, about, weights, console)
     recipe = load(Recipe, [str(file.parent.parent / "recipe.toml")])
     held, autocast = _formats(file, about)
     model = _model(recipe, weights or _newest(file.parent.parent, console), console).to(held)
@@ -72,12 +82,67 @@ def replay(file: Path, weights: Path | None, console: Console) -> int:
     return bad
 
 
+def _remake(file: Path, batch: Batch, about: Mapping[str, Any], checkpoint: Path | None, console: Console) -> int:
+    """1 where the update, made again from its checkpoint, leads to other weights than it did; 0 where to the same, bit
+    by bit."""
+    run = file.parent.parent.parent
+    recipe = load(Recipe, [str(run / "recipe.toml")])
+    begin = checkpoint or _before(run, _number(file, about, "update"))
+    model = _model(recipe, begin, console)
+    policy = SinglePolicy(
+        model,
+        # The schedule has come to this rate.
+        optim=replace(assemble.make_optim(recipe), lr=float(_number(file, about, "lr")), schedule="constant", warmup=0),
+        updates=1,
+        token_budget=recipe.policy.token_budget,
+        layout=recipe.policy.layout,
+        temperature=recipe.sampling.temperature,
+        dtype=_known(file, about.get("dtype")),
+        gradient_checkpointing=recipe.policy.gradient_checkpointing,
+        say=console.line,
+    )
+    policy.load_state(begin / "policy")
+    if policy.done != about["update"]:
+        raise InputError(f"{begin}: stands before update {policy.done}, the rows are of update {about['update']}")
+    objective = assemble.loop_settings(recipe, steps=1).objective
+    stats = policy.update(batch, partial(grpo_loss, objective=objective))
+    shown = ", ".join(f"{name} {value:.6g}" for name, value in stats.items())
+    console.line(f"update {about['update']}: {len(batch.group_B)} rows, {len(batch.prompts)} prompts: {shown}")
+    same = weights_hash(policy.weights()) == about.get("after")
+    console.line(f"the weights after it are {'the same, bit by bit' if same else 'OTHERS than those of the run'}")
+    return 0 if same else 1
+
+
+def _before(run: Path, update: int) -> Path:
+    """The checkpoint that an update began at."""
+    for _, path in steps_in(checkpoints_of(run)):
+        try:
+            if json.loads((path / "policy" / COUNTS).read_text(encoding="utf-8"))["updates"] == update:
+                return path
+        except (OSError, *DAMAGE):
+            continue  # the one that is wanted is looked at again before it is read
+    raise InputError(
+        f"{checkpoints_of(run)}: none of the checkpoints there stands before update {update}; "
+        "give a copy of it: python -m launch.replay FILE FOLDER"
+    )
+
+
+def _number(file: Path, about: Mapping[str, Any], name: str) -> Any:
+    if not isinstance(about.get(name), int | float):
+        raise InputError(f"{file}: does not say its {name}; expected an update that began at a checkpoint")
+    return about[name]
+
+
+def _known(file: Path, dtype: Any) -> Any:
+    if dtype not in ("float32", "bfloat16"):
+        raise InputError(f"{file}: does not say in which number format the update ran; expected one of this version")
+    return dtype
+
+
 def _formats(file: Path, about: Mapping[str, Any]) -> tuple[torch.dtype, bool]:
     """What the update's weights were held in, and whether its products were in bfloat16 all the same (autocast)."""
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    held, dtype = str(about.get("weights")).partition("-")[0], about.get("dtype")
-    if held not in known or dtype not in known:
-        raise InputError(f"{file}: does not say in which number format the update ran; expected one of this version")
+    held, dtype = _known(file, str(about.get("weights")).partition("-")[0]), _known(file, about.get("dtype"))
     return known[held], dtype == "bfloat16" and held == "float32"
 
 
@@ -90,7 +155,11 @@ def _run(model: Any, part: Batch, recipe: Recipe, layout: Layout, *, autocast: b
     loss, _ = partial(grpo_loss, objective=objective)(logp_BC.float().cpu(), entropy_BC.float().cpu(), part)
     loss.backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    return {"loss": float(loss), "least log-probability": float(logp_BC.min()), "gradient norm": float(norm)}
+    return {
+        "loss": float(loss.detach()),
+        "least log-probability": float(logp_BC.detach().min()),
+        "gradient norm": float(norm),
+    }
 
 
 def _not_finite(row: Batch) -> list[str]:

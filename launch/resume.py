@@ -6,6 +6,7 @@ import shutil
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ def checkpoints_of(folder: Path) -> Path:
     return folder / "checkpoints"
 
 
+def updates_of(folder: Path) -> Path:
+    """Where the updates are that begin at a run's checkpoints, for `launch.replay`; they go when those go."""
+    return checkpoints_of(folder) / "updates"
+
+
 def has_finished(folder: Path) -> bool:
     """Whether the run there has left its model whole: this list is the last thing that a run writes."""
     return (folder / "model" / STAGES).is_file()
@@ -54,7 +60,7 @@ def find(recipe: Recipe, folder: Path, console: Console) -> Snapshot | None:
         refuse_existing(folder)
         return None
     check_same(recipe, folder, tell=console.line)
-    found = newest_whole(checkpoints_of(folder), tell=console.line)
+    found = newest_whole(checkpoints_of(folder), tell=console.line, lacks=partial(_lost_rows, folder))
     assert found is not None  # there are some, and one that is whole, or newest_whole would have raised
     console.line(f"goes on      from {found.path}, after step {found.step}")
     return found
@@ -140,16 +146,27 @@ def log_sizes(found: Snapshot) -> dict[str, int]:
     return sizes
 
 
+def _lost_rows(folder: Path, found: Snapshot) -> str:
+    """Which log file is shorter than it was at a checkpoint, so that steps would be missing from it; or nothing."""
+    return _too_short(folder, log_sizes(found))
+
+
+def _too_short(folder: Path, sizes: Mapping[str, int]) -> str:
+    for name in LOGS:
+        file, size = folder / name, sizes.get(name, 0)
+        found = file.stat().st_size if file.exists() else 0
+        if found < size:
+            return f"{file}: has {found} bytes, and {size} at the checkpoint; valid: the file as it was left"
+    return ""
+
+
 def cut_back(folder: Path, sizes: Mapping[str, int]) -> None:
     """The log files as they were when they had these sizes: the steps after that are made again.
 
     InputError where a file is shorter than it was, since steps would be missing from it.
     """
-    for name in LOGS:
-        file, size = folder / name, sizes.get(name, 0)
-        found = file.stat().st_size if file.exists() else 0
-        if found < size:
-            raise InputError(f"{file}: has {found} bytes, and {size} at the checkpoint; valid: the file as it was left")
+    if short := _too_short(folder, sizes):
+        raise InputError(short)
     for name in LOGS:
         if (folder / name).exists():
             os.truncate(folder / name, sizes.get(name, 0))

@@ -20,7 +20,7 @@ from grpo.loop import train, warm_up
 from grpo.meter import Meter
 from grpo.objective import sft_loss
 from grpo.policy.base import PolicyEngine
-from grpo.policy.guard import Guarded
+from grpo.policy.guard import Firsts, Guarded
 from grpo.policy.schedule import Optim
 from grpo.random_states import seed_random_states
 from grpo.ranks import ranks_of_node
@@ -251,9 +251,11 @@ def _policy(
         temperature=recipe.sampling.temperature,
         kl=recipe.loss.kl,
     )
-    limit = recipe.checkpoint.bad_updates
-    kept = {"folder": folder / "bad", "limit": limit, "dtype": precision(recipe)}
-    return Guarded(policy, **kept, comm=comm, tell=console.line)
+    wanted, alone = recipe.checkpoint, assemble.choose_zero(recipe, comm.world) is None
+    # Only what one process has made can be made again by one process, bit by bit.
+    firsts = Firsts(resume.updates_of(folder), wanted.keep) if alone else None
+    kept = {"folder": folder / "bad", "limit": wanted.bad_updates, "dtype": precision(recipe)}
+    return Guarded(policy, **kept, comm=comm, tell=console.line, firsts=firsts)
 
 
 def _audited_judges(recipe: Recipe, console: Console, comm: Comm) -> tuple[GroupScorer, Verifier]:

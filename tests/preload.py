@@ -3,7 +3,9 @@
 Names of transformers are looked up one by one, since it imports nothing before it is asked.
 """
 
+import importlib
 import importlib.util
+from contextlib import suppress
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama import modeling_llama
@@ -16,5 +18,16 @@ from launch import models, tiny_model
 LOADED = (launch.stage, guard, single, hf, models, tiny_model, modeling_llama)
 CLASSES = (AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast)
 
+# What those import when they are first used: half of a second rank's 16 seconds. Without one of them it is only slower.
+LATER = ["nltk"]
+
 if importlib.util.find_spec("deepspeed"):
     from grpo.policy import zero as zero
+
+    LATER += ["setuptools", "distutils.unixccompiler", "torch._dynamo.repro.after_aot", "torch._inductor.compile_fx"]
+    LATER += ["deepspeed.ops.op_builder.all_ops", "deepspeed.module_inject.auto_ep_layer"]
+    LATER += ["deepspeed.runtime.zero.muon"]
+
+for name in LATER:
+    with suppress(ModuleNotFoundError):
+        importlib.import_module(name)

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from grpo.config import load
-from grpo.runlog import Console
+from grpo.runlog import Console, make_run_folder
 from grpo.types import InputError
 from launch.assemble import save_recipe
 from launch.chain import run as run_in_chain
@@ -53,11 +53,15 @@ def begun(folder, *arguments):
 def test_killed_while_its_folder_was_made(tmp_path):
     """The recipe there is not whole, and there is nothing that could be lost; what is no run is left alone."""
     run, recipe = tmp_path / "run", load(Recipe, [])
-    run.mkdir()
-    with pytest.raises(InputError, match="run: this run exists and is not overwritten"):
-        find(recipe, run, Console())
-    (run / ".lock").touch()
+    run.mkdir(mode=0o755)
+    assert find(recipe, run, Console()) is None
+    assert not is_cut_off(recipe, run)
+    assert make_run_folder(run).stat().st_mode & 0o777 == 0o700
     (run / "recipe.toml").write_text("[ru")
+    for refused in (lambda: find(recipe, run, Console()), lambda: make_run_folder(run)):
+        with pytest.raises(InputError, match="run: this run exists and is not overwritten"):
+            refused()
+    (run / ".lock").touch()
     assert find(recipe, run, Console()) is None
     assert is_cut_off(recipe, run)
     assert set_aside(run, FolderLock(run)) == tmp_path / "run.cut-off-1"

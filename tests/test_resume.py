@@ -1,5 +1,6 @@
 """A run that was killed goes on as if nothing had happened: the same weights, logs and rollouts, bit by bit."""
 
+import json
 import os
 import shutil
 import signal
@@ -73,6 +74,24 @@ def test_killed_in_one_phase_after_the_other(straight, tmp_path, fault):
     assert left(tmp_path) == straight[2]
 
 
+def test_killed_between_two_updates_of_one_rollout(tmp_path, fault):
+    """The rollout is made again, and so is the first of its updates: nothing is taken twice or left out."""
+    fault("kill -9 between two updates of one rollout", world="one process", times=2)
+    (tmp_path / "straight").mkdir()
+    straight = train(tmp_path / "straight", "--loss.updates_per_step=2", count=True)
+    assert straight.code == 0, straight.said
+    for share in (0.6, 0.7):  # in the third of four steps, after 0.4 and 0.8 of its calls
+        home = tmp_path / str(share)
+        home.mkdir()
+        killed = train(home, "--loss.updates_per_step=2", kill=kill_at("update", share, straight.seen))
+        assert killed.code == -signal.SIGKILL, killed.said
+        again = train(home, "--loss.updates_per_step=2")
+        assert again.code == 0, again.said
+        assert left(home) == left(tmp_path / "straight")
+    counts = json.loads((tmp_path / "straight" / "last" / "policy" / "state.json").read_text())
+    assert (counts["updates"], counts["adam_steps"]) == (8, 8)
+
+
 @pytest.mark.parametrize("what", ["one bit flipped", "a file cut off"])
 def test_damage_at_every_kb_of_a_runs_checkpoint_is_seen(straight, tmp_path, fault, what):
     path, tried = tmp_path / "last", 0
@@ -101,6 +120,22 @@ def test_with_its_newest_checkpoint_damaged_it_goes_on_from_the_one_before(strai
     assert f"damaged      {newest}: policy/00000.safetensors: has 1000 bytes of " in again.said
     assert left(tmp_path) == straight[2]
     fault(steps=4 - int(newest.name[-1]), seconds=again.began)
+
+
+def test_with_a_line_of_its_log_lost_it_goes_on_from_the_checkpoint_before(straight, tmp_path, fault):
+    """Which counts one step fewer, and that many lines are there."""
+    fault("kill -9, and the last line of metrics.jsonl lost", world="one process")
+    assert train(tmp_path, kill=Kill("update", at=3)).code == -signal.SIGKILL
+    newest, log = checkpoints(tmp_path)[-1], tmp_path / "run" / "metrics.jsonl"
+    rows = log.read_bytes().splitlines(keepends=True)[: int(newest[-1])]
+    counted, short = b"".join(rows), b"".join(rows[:-1])
+    log.write_bytes(short)
+    again = train(tmp_path)
+    assert again.code == 0, again.said
+    lost = f"{log}: has {len(short)} bytes, and {len(counted)} at the checkpoint"
+    assert f"damaged      {tmp_path / 'run' / 'checkpoints' / newest}: {lost}" in again.said
+    assert left(tmp_path) == straight[2]
+    fault(steps=4 - int(newest[-1]) + 1, seconds=again.began)
 
 
 def test_a_disk_that_another_program_fills(straight, tmp_path, fault):

@@ -2,12 +2,14 @@
 
 The engines leave the weights alone where a loss, a log-probability or a gradient is not finite. Here the rows of such
 an update are kept for `python -m launch.replay`, and several in a row end the training. An update that was skipped as a
-spike is only told of.
+spike is only told of. Of the updates that are fine, those that begin where a checkpoint was taken can be kept too, with
+a hash of the weights that they led to: so they can be made again and compared.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,17 @@ from grpo.policy.state import Held
 from grpo.types import BadNumbers, InputError
 
 
+@dataclass(frozen=True, slots=True)
+class Firsts:
+    """Where the rows of the newest `count` updates are kept that begin at a checkpoint."""
+
+    folder: Path
+    count: int
+
+
 class Guarded:
     """`PolicyEngine` that keeps the rows of every update that was not finite in `folder`, and raises BadNumbers at the
-    `limit`-th in a row, on all ranks together."""
+    `limit`-th in a row, on all ranks together. With `firsts` it also keeps those of updates that can be made again."""
 
     def __init__(
         self,
@@ -38,16 +48,21 @@ class Guarded:
         comm: Comm,
         tell: Callable[[str], None],
         dtype: str = "float32",
+        firsts: Firsts | None = None,
     ) -> None:
         """`dtype` is that of the policy's products, which its weights need not have."""
         self._policy, self._folder, self._limit, self._comm, self._tell = policy, folder, limit, comm, tell
         self._dtype, self._row = dtype, 0
+        self._firsts, self._at_checkpoint = firsts, False
 
     def update(self, batch: Batch, loss: Loss) -> Stats:
-        number = self._policy.done
+        number, first = self._policy.done, self._at_checkpoint
+        self._at_checkpoint = False
         stats = self._policy.update(batch, loss)
         if not stats.get("nonfinite"):
             self._row = 0
+            if first and self._firsts and not stats["skipped"]:
+                self._keep_first(batch, self._firsts, number, lr=stats["lr"])
             if stats.get("spike"):
                 numbers = f"gradient norm {stats['grad_norm']:.3g}, KL {stats.get('approx_kl', 0.0):.3g} nats a token"
                 self._tell(f"spike        update {number}: {numbers}; the weights stay as they are")
@@ -82,10 +97,21 @@ class Guarded:
         return self._policy.moved
 
     def hold(self) -> Held:
+        self._at_checkpoint = True
         return self._policy.hold()
 
     def load_state(self, path: Path) -> None:
         self._policy.load_state(path)
+        self._at_checkpoint = True
+
+    def _keep_first(self, batch: Batch, firsts: Firsts, number: int, *, lr: float) -> None:
+        """In place of what a run that was killed since has left of the same update."""
+        about = {"update": number, "rank": self._comm.rank, "dtype": self._dtype, "lr": lr}
+        about |= {"after": weights_hash(self._policy.weights())}
+        written = save_rows(batch, firsts.folder, f".update-{number:06d}", about)
+        os.replace(written, firsts.folder / f"update-{number:06d}.safetensors")
+        for file in sorted(firsts.folder.glob("update-*.safetensors"))[: -firsts.count]:
+            file.unlink()
 
 
 def poisoned(loss: Tensor, logp_BC: Tensor) -> Tensor:
@@ -110,7 +136,7 @@ def weights_hash(weights: Iterator[tuple[str, Tensor]]) -> str:
 
 def save_rows(batch: Batch, folder: Path, name: str, about: Mapping[str, Any]) -> Path:
     """The batch as safetensors, under a name that is free; `about` as JSON in its metadata."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     names = [name, *(f"{name}-{number}" for number in range(2, 10_000))]
     file = next(file for file in (folder / f"{name}.safetensors" for name in names) if not file.exists())
     tensors = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "prompts"}
