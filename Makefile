@@ -6,9 +6,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY     := .venv/bin/python
 STAMP  := .venv/.stamp
 JOBS   ?= 2
-GPUS   ?= $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU ')
+comma  := ,
+space  := $(subst ,, )
+# CUDA_VISIBLE_DEVICES is heard: neither nvidia-smi nor, beside a number of GPUs, DeepSpeed's launcher looks at it.
+SEEN   := $(subst $(comma), ,$(CUDA_VISIBLE_DEVICES))
+GPUS   ?= $(if $(SEEN),$(words $(SEEN)),$(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU '))
+WHICH   = $(if $(SEEN),--include localhost:$(subst $(space),$(comma),$(wordlist 1,$(GPUS),$(SEEN))),--num_gpus $(GPUS))
 # One process where there is one GPU or none; else DeepSpeed starts one per GPU. PORT= is where they meet, 29500.
-TRAIN   = $(if $(filter-out 0 1,$(GPUS)),.venv/bin/deepspeed --quiet --num_gpus $(GPUS) \
+TRAIN   = $(if $(filter-out 0 1,$(GPUS)),.venv/bin/deepspeed --quiet $(WHICH) \
           $(if $(PORT),--master_port $(PORT)) launch/train.py,$(PY) launch/train.py)
 MODELS  = $(sort $(patsubst configs/models/%.toml,%,$(wildcard configs/models/*.toml)))
 STAGES  = $(sort $(patsubst configs/%.toml,train-%,$(wildcard configs/stage*.toml configs/factuality-*.toml)))

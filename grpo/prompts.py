@@ -181,7 +181,7 @@ def _too_long(
             settings.append(f"data.passages = {kept} (where this program picks the passages)")
             break
     return InputError(
-        f"example {example.id}: its prompt has {count} tokens, the limit is {room} "
+        f"example {example.id} ({example.question[:60]!r}): its prompt has {count} tokens, the limit is {room} "
         f"(model.context {context} - sampling.max_tokens {max_tokens}); room for it with {' or '.join(settings)}"
     )
 

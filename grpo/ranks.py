@@ -106,11 +106,12 @@ class Watch:
         self._last: Callable[[], None] = lambda: None  # what is done before another rank's failure ends this process
         # The store lives in rank 0: it looks after all others, and they after it.
         self._minded = [other for other in range(world) if other != rank] if rank == 0 else [0]
-
+        self._rounds = 0  # of `_run`
         self._thread = threading.Thread(target=self._run, daemon=True, name="watch")
 
     def start(self) -> None:
         self._thread.start()
+        threading.Thread(target=self._mind_store, daemon=True, name="watch of the store").start()
 
     def before_end(self, work: Callable[[], None]) -> None:
         """`work()` is the last thing that is done where another rank's failure ends this process."""
@@ -152,17 +153,27 @@ class Watch:
                 failure = self._first() or self._silent(heard)
             except dist.DistError:
                 failure = Failure(0, 1, "it is gone, and the store with it")
+            self._rounds += 1
             if failure and not self._over.is_set():
                 self._end(failure, self._last)
 
-    def _end(self, failure: Failure, last: Callable[[], None] = lambda: None) -> NoReturn:
+    def _mind_store(self) -> None:
+        """A rank 0 that hangs answers nobody, and a call of its store may then last for ever: `_run` sees nothing."""
+        rounds, missed = 0, 0
+        while not self._over.wait(BEAT):
+            rounds, missed = self._rounds, missed + 1 if self._rounds == rounds else 0
+            if missed * BEAT > SILENT and not self._over.is_set():
+                self._end(Failure(0, 1, f"no sign of life for {SILENT:.0f} s"), self._last, tell=False)
+
+    def _end(self, failure: Failure, last: Callable[[], None] = lambda: None, *, tell: bool = True) -> NoReturn:
         """The main thread may be waiting in a collective call that will never return, so this is no exception."""
         if leads_node():
             print(f"stopped: rank {failure.rank}: {failure.text}", file=sys.stderr, flush=True)
         with suppress(dist.DistError):
-            self._store.compare_set("failure", "", json.dumps(asdict(failure)))
-            self._store.add("told", 1)
-            if self._rank == 0:
+            if tell:
+                self._store.compare_set("failure", "", json.dumps(asdict(failure)))
+                self._store.add("told", 1)
+            if tell and self._rank == 0:
                 self._wait_for("told")
         try:
             last()

@@ -156,6 +156,7 @@ def make_policy(
         "say": console.line,
     }
     load: Callable[[], Any] = partial(load_model, folder, device=device())
+    console.line(f"updates      {f'ZeRO-{zero.stage}, {comm.world} ranks' if zero else 'one process, plain torch'}")
     if zero is None:
         from grpo.policy.single import SinglePolicy as Engine
     else:
@@ -178,8 +179,8 @@ def choose_zero(recipe: Recipe, ranks: int) -> Zero | None:
     """How the policy is sharded over so many ranks, or None: one process holds it. InputError where that cannot be."""
     p = recipe.policy
     needed = f"{ranks} ranks" if ranks > 1 else f'policy.offload = "{p.offload}"' if p.offload != "none" else ""
-    if p.engine == "single" and needed:
-        raise InputError(f'policy.engine = "single" is not for {needed}; valid: "zero" or "auto"')
+    if p.engine == "single" and (wrong := needed or ("policy.stage = 3" if p.stage == 3 else "")):
+        raise InputError(f'policy.engine = "single" is not for {wrong}; valid: "zero" or "auto"')
     if p.engine != "zero" and not needed:
         return None
     if importlib.util.find_spec("deepspeed") is None:

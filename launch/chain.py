@@ -3,6 +3,7 @@
 A run that is finished is not run again, so that the same command goes on after a kill.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -33,12 +34,15 @@ class RunFailed(RuntimeError):
 
 
 def launcher(gpus: int, port: int = 0) -> tuple[str, ...]:
-    """The command that training begins with: one process, or DeepSpeed's, with a rank on each of several GPUs."""
+    """The command that training begins with: one process, or DeepSpeed's, with a rank on each of several GPUs: the
+    first of CUDA_VISIBLE_DEVICES, which its launcher would not look at beside a number of them."""
     if gpus < 2:
         return TRAIN
     meeting = ("--master_port", str(port)) if port else ()
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))
-    return (deepspeed, "--quiet", "--num_gpus", str(gpus), *meeting, SCRIPT)
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    which = ("--include", f"localhost:{','.join(visible[:gpus])}") if visible else ("--num_gpus", str(gpus))
+    return (deepspeed, "--quiet", *which, *meeting, SCRIPT)
 
 
 def folder_of(recipe: Recipe) -> Path:

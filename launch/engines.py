@@ -29,6 +29,9 @@ def choose_rollout(recipe: Setup, folder: str, console: Console) -> str:
         why_not = why_not or _slow_vllm()
         engine = "hf" if why_not else "vllm"
         why = f"auto, since {why_not or 'vLLM is installed and knows the model'}"
+    parallel = recipe.rollout.tensor_parallel
+    if engine == "hf" and parallel > 1 and isinstance(recipe, Recipe):  # an evaluation is one process in any case
+        raise InputError(f"rollout.tensor_parallel = {parallel} is for vLLM, and {why_not}; valid: 1")
     console.line(f"rollouts     {engine}: {why}")
     return engine
 

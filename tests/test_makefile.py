@@ -49,6 +49,21 @@ def test_one_rank_for_each_of_several_gpus():
     assert f"{launcher} configs/stage1.toml configs/models/qwen3-8b.toml '--run.seed=3'" in said
 
 
+@pytest.mark.parametrize(
+    ("visible", "asked", "command"),
+    [
+        ("1", [], ".venv/bin/python launch/train.py"),  # a server may have the other GPUs
+        ("2,3", [], ".venv/bin/deepspeed --quiet --include localhost:2,3 launch/train.py"),
+        ("2,3,5", ["GPUS=2"], ".venv/bin/deepspeed --quiet --include localhost:2,3 launch/train.py"),
+        ("", ["GPUS=2"], ".venv/bin/deepspeed --quiet --num_gpus 2 launch/train.py"),
+    ],
+)
+def test_only_visible_gpus_are_taken(monkeypatch, visible, asked, command):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    said = " ".join(make("-n", "train-stage1", "MODEL=qwen3-8b", *asked).stdout.replace("\\", " ").split())
+    assert f"{command} configs/stage1.toml" in said
+
+
 @pytest.mark.parametrize("model", ["smollm2-135m", "tiny", "qwen3-8b"])
 def test_every_model_can_be_evaluated(model):
     done = make("-n", "eval", f"MODEL={model}", "CHECKPOINT=runs/a b", "DATA=x.json", "SEED=3", "NAME=n")

@@ -55,12 +55,12 @@ def test_a_batch_that_cannot_be_shared():
         check_shares(1, 2, "x")
 
 
-def one_fails(comm, how):
+def one_fails(comm, how, bad=1):
     ranks.SILENT, ranks.TOLD = 3.0, 1.0
     comm.wait()
-    if comm.rank == 1 and how == "raises":
+    if comm.rank == bad and how == "raises":
         raise InputError("data.jsonl:7: answers is missing")
-    if comm.rank == 1:
+    if comm.rank == bad:
         os.kill(os.getpid(), signal.SIGKILL if how == "is killed" else signal.SIGSTOP)
     comm.wait()
 
@@ -71,6 +71,22 @@ def test_a_rank_that_fails_ends_the_others_with_its_own_error():
     assert isinstance(failed.value, InputError)
     text = "rank 1: error: data.jsonl:7: answers is missing"
     assert (waiting.code, waiting.said.count(text)) == (2, 1) or str(waiting.value) == text
+
+
+def test_rank_0_fails_and_the_other_ends_with_its_error():
+    failed, waiting = run_ranks(one_fails, "raises", 0)
+    assert isinstance(failed.value, InputError)
+    text = "rank 0: error: data.jsonl:7: answers is missing"
+    assert (waiting.code, waiting.said.count(text)) == (2, 1) or str(waiting.value) == text
+
+
+@pytest.mark.parametrize("how", ["is killed", "is stopped"])
+def test_without_rank_0_and_its_store_the_other_ends(how):
+    """Stopped, it keeps its connections: the other's calls of the store return no more."""
+    gone, left = run_ranks(one_fails, how, 0, grace=60.0 if how == "is killed" else 0.0)
+    assert gone.code == (-signal.SIGKILL if how == "is killed" else None)
+    text = "rank 0: it is gone, and the store with it" if how == "is killed" else "rank 0: no sign of life for 3 s"
+    assert text in f"{left.value} {left.said}"
 
 
 def test_a_rank_that_is_killed_is_named():

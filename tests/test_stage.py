@@ -223,6 +223,8 @@ def test_bad_arguments(home, argument, parts):
 
 def test_offloading_without_sharding(home):
     refused(train(home, "--run.name=w", "--policy.offload=all"), "policy.stage = 2 does not shard", "policy.stage = 3")
+    done = train(home, "--run.name=w", "--policy.stage=3", "--policy.engine=single")
+    refused(done, 'policy.engine = "single" is not for policy.stage = 3', '"zero" or "auto"')
     done = train(home, "--run.name=w", "--policy.offload=optimizer", "--policy.engine=single")
     refused(done, 'policy.engine = "single" is not for policy.offload = "optimizer"', '"zero" or "auto"')
 

