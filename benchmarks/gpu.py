@@ -145,6 +145,8 @@ def main() -> int:
     if asked.device == "cuda" and not torch.cuda.is_available():
         print("test-gpu: no NVIDIA GPU here, so nothing was tested")
         return 0
+    if missing := [package for package in ("deepspeed", "vllm") if not installed(package)]:
+        print(f"test-gpu: not tried, since {' and '.join(missing)} is not installed: its engines")
     name = torch.cuda.get_device_name() if asked.device == "cuda" else "the CPU"
     rows = [*policies(asked.device), *rollouts(asked.device)]
     if asked.device == "cuda" and not asked.no_run:

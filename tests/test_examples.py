@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.installed import need
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(script: str) -> str:
-    done = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, check=False)
+def run(script: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, script, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -48,3 +50,14 @@ def test_the_benchmark_of_the_rewards_prints_one_line_of_json() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: `make test-gpu` tests on it")
 def test_without_a_gpu_its_tests_say_so_and_pass() -> None:
     assert run("benchmarks/gpu.py") == "test-gpu: no NVIDIA GPU here, so nothing was tested\n"
+
+
+def test_the_tests_for_a_gpu_pass_on_the_cpu() -> None:
+    """So that they are not tried for the first time on a GPU that is paid for by the hour."""
+    for package in ("deepspeed", "vllm"):
+        need(package)
+    out = run("benchmarks/gpu.py", "--device", "cpu")
+    for engine in ("single", "zero-1", "zero-2", "zero-3", "hf", "vllm"):
+        assert f"{engine}: " in out
+    assert "FAILED" not in out
+    assert "not tried" not in out
