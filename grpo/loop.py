@@ -140,7 +140,7 @@ def train(
                 for part in parts(batch, cfg.updates_per_step, seed=cfg.seed + step):
                     trained = weighed(part, cfg, comm)
                     record.trains(trained)
-                    updates.append(policy.update(trained, loss))
+                    updates.append(compared(policy.update(trained, loss), part, policy, comm))
                     check_same_policy(updates[-1], limit=cfg.mismatch_limit, step=step)
                 record.scalars("policy", average_stats(updates))
 
@@ -220,6 +220,17 @@ def parts(batch: Batch, count: int, *, seed: int) -> Iterator[Batch]:
     for start in range(count):
         chosen = set(order[start::count])
         yield batch.rows([b for b, group in enumerate(batch.group_B.tolist()) if group in chosen])
+
+
+def compared(stats: Stats, batch: Batch, policy: PolicyEngine, comm: Comm) -> Stats:
+    """The statistics of an update; of one with dead groups alone, which runs no model, with how far sampler and trainer
+    are apart on one group of each rank. Of several updates of a rollout each has pi_old, which the policy has left."""
+    if not stats.keys() <= {"lr", "skipped"} or batch.old_logp_BC is not None:
+        return stats
+    first = batch.rows([b for b, group in enumerate(batch.group_B.tolist()) if group == 0])
+    apart_BC = (policy.logprobs(first) - first.sampler_logp_BC).abs() * first.learn_BC
+    total, tokens = comm.sum([float(apart_BC.sum()), float(first.learn_BC.sum())])
+    return stats | {"mismatch": total / max(tokens, 1.0)}
 
 
 def check_same_policy(stats: Stats, *, limit: float, step: int) -> None:

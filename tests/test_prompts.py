@@ -119,7 +119,7 @@ def test_a_prompt_too_long_names_the_nearest_settings() -> None:
     with pytest.raises(InputError) as caught:
         render(full, count + 9, 10)
     assert str(caught.value) == (
-        f"example q7 ({full.question!r}): its prompt has {count} tokens, the limit is {count - 1} (model.context {count + 9} - "
+        f"example q7 ('Who?'): its prompt has {count} tokens, the limit is {count - 1} (model.context {count + 9} - "
         f"sampling.max_tokens 10); room for it with model.context = {count + 10} or sampling.max_tokens = 9 "
         "or data.passages = 1 (where this program picks the passages)"
     )
