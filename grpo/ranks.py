@@ -167,7 +167,7 @@ class Watch:
 
     def _end(self, failure: Failure, last: Callable[[], None] = lambda: None, *, tell: bool = True) -> NoReturn:
         """The main thread may be waiting in a collective call that will never return, so this is no exception."""
-        if leads_node():
+        if leads_node() or not tell:  # rank 0, which would speak for its node, hangs
             print(f"stopped: rank {failure.rank}: {failure.text}", file=sys.stderr, flush=True)
         with suppress(dist.DistError):
             if tell:
