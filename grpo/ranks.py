@@ -226,6 +226,9 @@ def _meet(host: str, port: int, rank: int, world: int) -> Any:
         )
     except dist.DistError as error:
         raise InputError(f"rank {rank}: no rank 0 at {host}:{port} within {MEET:.0f} s: {_line(error)}") from None
+    others = store.compare_set("world", "", str(world)) != str(world).encode()
+    if others or store.add(f"here/{rank}", 1) > 1:  # this run's rank 0 has found the port taken; that run is left alone
+        raise InputError(f"rank {rank}: at {host}:{port} is another run; {_another(port)}")
     store.add("here", 1)
     until = time.monotonic() + MEET
     while (here := store.add("here", 0)) < world:
@@ -240,10 +243,11 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host if _is_loopback(host) else "", port))
     except OSError as error:
-        raise InputError(
-            f"port {port} of {host} cannot be used ({error.strerror}); another: deepspeed --master_port={port + 1} "
-            f"(make: PORT={port + 1})"
-        ) from None
+        raise InputError(f"port {port} of {host} cannot be used ({error.strerror}); {_another(port)}") from None
+
+
+def _another(port: int) -> str:
+    return f"another: deepspeed --master_port={port + 1} (make: PORT={port + 1})"
 
 
 def _is_loopback(host: str) -> bool:

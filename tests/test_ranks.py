@@ -131,6 +131,20 @@ def test_a_port_in_use(monkeypatch):
             pass
 
 
+def a_stranger_comes(comm, world):
+    port = int(os.environ["MASTER_PORT"])
+    if comm.rank == 1:
+        message = rf"rank 1: at 127.0.0.1:{port} is another run; .*--master_port={port + 1}"
+        with pytest.raises(InputError, match=message):
+            ranks._meet("127.0.0.1", port, 1, world)
+    return comm.sum([1.0])
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_a_rank_of_another_run_at_the_same_port_harms_nobody(world):
+    assert [ran.value for ran in run_ranks(a_stranger_comes, world)] == [[2.0], [2.0]]
+
+
 def test_ranks_that_do_not_come(monkeypatch):
     monkeypatch.setattr(ranks, "MEET", 1.0)
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": str(free_port())}.items():
