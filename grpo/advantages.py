@@ -71,6 +71,16 @@ def gdpo_advantages(
     return (summed_PG / ((squares / max(count - 1, 1)) ** 0.5 + eps)).float()
 
 
+def filled(parts_KPG: Tensor) -> Tensor:
+    """Parts that were not scored (NaN) as the mean of their scored siblings, 0 where none was: [K, P, G] -> the same.
+
+    >>> filled(torch.tensor([[[1.0, float("nan"), 2.0]]])).tolist()
+    [[[1.0, 1.5, 2.0]]]
+    """
+    means_KP1 = torch.nan_to_num(parts_KPG.nanmean(dim=-1, keepdim=True))
+    return torch.where(parts_KPG.isnan(), means_KP1, parts_KPG)
+
+
 def _check(rewards_PG: Tensor) -> None:
     if rewards_PG.ndim != 2:
         raise ValueError(f"rewards must be [prompts, completions], got shape {tuple(rewards_PG.shape)}")

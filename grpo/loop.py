@@ -7,16 +7,17 @@ Everything heavy arrives as an argument: this file owns the order of events and 
 P prompts on this rank, G completions per prompt, B = P*G rows, C completion positions.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from grpo.advantages import Mode, alive, group_advantages
+from grpo.advantages import Mode, alive, filled, gdpo_advantages, group_advantages
 from grpo.balance import balanced
 from grpo.batch import Batch, collate
 from grpo.comm import Comm
@@ -76,7 +77,8 @@ class LoopSettings:
     sampling: Sampling
     objective: Objective
     average: Average = "sequence"
-    advantage: Mode = "std"
+    advantage: Mode | Literal["per_reward"] = "std"
+    weights: Mapping[str, float] = field(default_factory=dict)  # of reward parts, for "per_reward"; 1 where not named
     dynamic: Dynamic = field(default_factory=Dynamic)
     updates_per_step: int = 1
     seed: int = 0
@@ -130,7 +132,7 @@ def train(
             # 4. Compare within the group. A group that scored all alike teaches nothing.
             shares = {"count": cfg.prompts_per_step, "parts": cfg.updates_per_step, "world": comm.world}
             groups = own_share(taught(everyones, cfg.dynamic, **shares), comm, dead_are_free=cfg.objective.kl == 0)
-            advantages_PG = group_advantages(total_rewards(groups), mode=cfg.advantage)
+            advantages_PG = compare(groups, everyones, cfg, comm)
             record.scalars("group", spread(total_rewards(everyones)))
 
             # 5. Step uphill inside the trust region, once per part of the batch.
@@ -158,6 +160,19 @@ def train(
 def total_rewards(groups: Sequence[Group]) -> Tensor:
     """What every completion earned, float64 [P, G]."""
     return torch.tensor([[score.total for score in group.scores] for group in groups], dtype=torch.float64)
+
+
+def compare(groups: Sequence[Group], everyones: Sequence[Group], cfg: LoopSettings, comm: Comm) -> Tensor:
+    """The advantage of every completion of this rank's groups, float32 [P, G]: by its total, or part by part (GDPO)."""
+    if cfg.advantage != "per_reward":
+        return group_advantages(total_rewards(groups), mode=cfg.advantage)
+    names = sorted({name for group in everyones for score in group.scores for name in score.parts})
+    parts_KPG = torch.tensor(
+        [[[score.parts.get(name, math.nan) for score in group.scores] for group in groups] for name in names],
+        dtype=torch.float64,
+    )
+    weights_K = torch.tensor([cfg.weights.get(name, 1.0) for name in names], dtype=torch.float64)
+    return gdpo_advantages(filled(parts_KPG), weights_K, total=comm.sum)
 
 
 def spread(rewards_PG: Tensor) -> Stats:

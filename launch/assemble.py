@@ -222,6 +222,7 @@ def loop_settings(recipe: Recipe, *, steps: int) -> LoopSettings:
         ),
         average=loss.average,
         advantage=loss.advantage,
+        weights=recipe.reward.weights,
         dynamic=Dynamic(mode=s.dynamic, cap=s.refill_cap),
         updates_per_step=loss.updates_per_step,
         seed=recipe.run.seed,

@@ -99,7 +99,7 @@ class Loss:
 
     policy: Literal["grpo", "gspo", "cispo", "sapo"] = "grpo"
     average: Literal["token", "sequence", "constant"] = "sequence"
-    advantage: Literal["std", "mean", "leave_one_out"] = "std"
+    advantage: Literal["std", "mean", "leave_one_out", "per_reward"] = "std"
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     clip_high: Annotated[float, Field(gt=0)] = 0.2
     dual_clip: Annotated[float, Field(ge=0)] = 0.0  # 0 is off; else above 1 + clip_high

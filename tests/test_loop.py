@@ -2,21 +2,23 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from curriculum.sampler import Epochs
+from grpo.advantages import gdpo_advantages, group_advantages
 from grpo.comm import Alone
 from grpo.config import load
 from grpo.dynamic import Dynamic
-from grpo.loop import LoopSettings, check_same_policy, closed, parts, train
+from grpo.loop import LoopSettings, check_same_policy, closed, compare, parts, train
 from grpo.objective import Objective
 from grpo.policy.schedule import Optim
 from grpo.policy.single import SinglePolicy
 from grpo.rollout.hf import HfRollout
 from grpo.runlog import Console, RunLog
-from grpo.types import Sampling, Score, StaleRollout
+from grpo.types import Group, Sampling, Score, StaleRollout
 from launch.assemble import loop_settings
 from launch.recipe import Recipe
 from tests.toy import EOS, ByteTokenizer, example, per_group, random_batch, tiny_model
@@ -163,6 +165,31 @@ def test_dead_groups_stay_are_dropped_or_replaced(tmp_path, dynamic, asked, dead
     With kl = 0 a dead group that stays has no rows in the update either; its tokens count in the average."""
     policy, (row,) = run(tmp_path / "run", steps=1, score=some_dead, dynamic=dynamic)
     assert (row["count/completions"] / 8, row["group/dead"], policy.seen) == (asked, dead, [taught])
+
+
+def test_per_reward_compares_part_by_part(tmp_path):
+    """Two parts, of which one is a hundredth of the other, and one that a completion was not scored by."""
+
+    def scored(loud, quiet):
+        rows = [{"loud": a} | ({} if b is None else {"quiet": b}) for a, b in zip(loud, quiet, strict=True)]
+        return tuple(Score(total=sum(row.values()), parts=row) for row in rows)
+
+    scores = [scored([1, 0, 0], [0.01, 0, 0]), scored([1, 0, 0], [0, None, 0.01]), scored([2, 2, 2], [0.5, 0.5, 0.5])]
+    groups = [Group(example=example(n), prompt_ids=(1,), completions=(), scores=s) for n, s in enumerate(scores)]
+    cfg = LoopSettings(
+        steps=1, prompts_per_step=3, sampling=Sampling(group_size=3, max_tokens=1), objective=Objective(),
+        advantage="per_reward", weights={"quiet": 2.0},
+    )  # fmt: skip
+    loud = [[1, 0, 0], [1, 0, 0], [2, 2, 2]]
+    quiet = [[0.01, 0, 0], [0, 0.005, 0.01], [0.5, 0.5, 0.5]]
+    expected = gdpo_advantages(torch.tensor([loud, quiet]), torch.tensor([1.0, 2.0]))
+    found = compare(groups, groups, cfg, Alone())
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert found[2].tolist() == [0.0, 0.0, 0.0]
+    assert found[1, 2] > found[1, 0]  # by the quiet part's weight; by totals it is the other way round
+    by_total = compare(groups, groups, replace(cfg, advantage="std"), Alone())
+    assert by_total[1, 2] < by_total[1, 0]
+    assert torch.equal(by_total, group_advantages(torch.tensor([[1.01, 0, 0], [1, 0, 0.01], [2.5] * 3]).double()))
 
 
 def test_transcripts_hold_every_completion(tmp_path):
