@@ -10,7 +10,15 @@ comma  := ,
 space  := $(subst ,, )
 # CUDA_VISIBLE_DEVICES is heard: neither nvidia-smi nor, beside a number of GPUs, DeepSpeed's launcher looks at it.
 SEEN   := $(subst $(comma), ,$(CUDA_VISIBLE_DEVICES))
-GPUS   ?= $(if $(SEEN),$(words $(SEEN)),$(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU '))
+GPUS   ?= $(if $(filter undefined,$(origin CUDA_VISIBLE_DEVICES)),$(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU '),$(words $(SEEN)))
+ifneq (,$(and $(SEEN),$(filter-out 0 1,$(GPUS))))
+ifeq (,$(word $(GPUS),$(SEEN)))
+$(error GPUS=$(GPUS), and CUDA_VISIBLE_DEVICES=$(CUDA_VISIBLE_DEVICES) shows $(words $(SEEN)))
+endif
+ifneq (,$(filter-out $(shell seq 0 127),$(SEEN)))
+$(error CUDA_VISIBLE_DEVICES=$(CUDA_VISIBLE_DEVICES): DeepSpeed's launcher takes numbers only, such as 0,1; or GPUS=1)
+endif
+endif
 WHICH   = $(if $(SEEN),--include localhost:$(subst $(space),$(comma),$(wordlist 1,$(GPUS),$(SEEN))),--num_gpus $(GPUS))
 # One process where there is one GPU or none; else DeepSpeed starts one per GPU. PORT= is where they meet, 29500.
 TRAIN   = $(if $(filter-out 0 1,$(GPUS)),.venv/bin/deepspeed --quiet $(WHICH) \

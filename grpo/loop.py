@@ -84,6 +84,11 @@ class LoopSettings:
     seed: int = 0
     mismatch_limit: float = 0.05  # nats: mean |trainer - sampler| above this stops the run
 
+    @property
+    def dead_are_free(self) -> bool:
+        """Whether groups that scored all alike are left out of updates; part by part they may differ all the same."""
+        return self.objective.kl == 0 and self.advantage != "per_reward"
+
 
 def train(
     cfg: LoopSettings,
@@ -131,7 +136,7 @@ def train(
 
             # 4. Compare within the group. A group that scored all alike teaches nothing.
             shares = {"count": cfg.prompts_per_step, "parts": cfg.updates_per_step, "world": comm.world}
-            groups = own_share(taught(everyones, cfg.dynamic, **shares), comm, dead_are_free=cfg.objective.kl == 0)
+            groups = own_share(taught(everyones, cfg.dynamic, **shares), comm, dead_are_free=cfg.dead_are_free)
             advantages_PG = compare(groups, everyones, cfg, comm)
             record.scalars("group", spread(total_rewards(everyones)))
 

@@ -122,18 +122,18 @@ class Watch:
         self._over.set()
         code, text = ending(error)
         try:
-            vanished = self._vanished() if _lost_connection(error) and self._first() is None else None
-            own = vanished or Failure(self._rank, code, text)
-            first = _decode(self._store.compare_set("failure", "", json.dumps(asdict(own))))
-            self._store.add("told", 1)
-            self._wait_for("told")
+            with self._in_time(Failure(self._rank, code, text)):
+                vanished = self._vanished() if _lost_connection(error) and self._first() is None else None
+                own = vanished or Failure(self._rank, code, text)
+                first = _decode(self._store.compare_set("failure", "", json.dumps(asdict(own))))
+                self._store.add("told", 1)
+                self._wait_for("told")
         except dist.DistError:
             return Failure(0, 1, "it is gone, and the store with it") if self._rank else Failure(0, code, text)
         return first
 
     def end(self, code: int, text: str) -> NoReturn:
         """This rank ends the run, whatever the main threads of all ranks are waiting for."""
-        self._over.set()
         self._end(Failure(self._rank, code, text))
 
     def leave(self) -> None:
@@ -157,26 +157,45 @@ class Watch:
             if failure and not self._over.is_set():
                 self._end(failure, self._last)
 
+    @contextmanager
+    def _in_time(self, failure: Failure) -> Iterator[None]:
+        """Around calls of the store, of which none returns where rank 0 hangs: this process then ends all the same."""
+        timer = threading.Timer(SILENT + TOLD, self._exit, [failure])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
     def _mind_store(self) -> None:
         """A rank 0 that hangs answers nobody, and a call of its store may then last for ever: `_run` sees nothing."""
         rounds, missed = 0, 0
         while not self._over.wait(BEAT):
             rounds, missed = self._rounds, missed + 1 if self._rounds == rounds else 0
             if missed * BEAT > SILENT and not self._over.is_set():
-                self._end(Failure(0, 1, f"no sign of life for {SILENT:.0f} s"), self._last, tell=False)
+                self._exit(Failure(0, 1, f"no sign of life for {SILENT:.0f} s"))
 
-    def _end(self, failure: Failure, last: Callable[[], None] = lambda: None, *, tell: bool = True) -> NoReturn:
+    def _end(self, failure: Failure, last: Callable[[], None] = lambda: None) -> NoReturn:
         """The main thread may be waiting in a collective call that will never return, so this is no exception."""
-        if leads_node() or not tell:  # rank 0, which would speak for its node, hangs
-            print(f"stopped: rank {failure.rank}: {failure.text}", file=sys.stderr, flush=True)
-        with suppress(dist.DistError):
-            if tell:
-                self._store.compare_set("failure", "", json.dumps(asdict(failure)))
-                self._store.add("told", 1)
-            if tell and self._rank == 0:
+        self._over.set()
+        if leads_node():
+            _say(failure)
+        with self._in_time(failure), suppress(dist.DistError):
+            self._store.compare_set("failure", "", json.dumps(asdict(failure)))
+            self._store.add("told", 1)
+            if self._rank == 0:
                 self._wait_for("told")
         try:
             last()
+        finally:
+            os._exit(failure.code)
+
+    def _exit(self, failure: Failure) -> NoReturn:
+        """The same without rank 0, which also would have spoken for its node."""
+        _say(failure)
+        try:
+            self._last()
         finally:
             os._exit(failure.code)
 
@@ -212,6 +231,10 @@ class Watch:
             time.sleep(0.3)  # for those who are reading the last number just now
 
 
+def _say(failure: Failure) -> None:
+    print(f"stopped: rank {failure.rank}: {failure.text}", file=sys.stderr, flush=True)
+
+
 def _meet(host: str, port: int, rank: int, world: int) -> Any:
     """The store, when all ranks have come to it."""
     listening = _listen(host, port) if rank == 0 else None
@@ -226,7 +249,9 @@ def _meet(host: str, port: int, rank: int, world: int) -> Any:
         )
     except dist.DistError as error:
         raise InputError(f"rank {rank}: no rank 0 at {host}:{port} within {MEET:.0f} s: {_line(error)}") from None
-    others = store.compare_set("world", "", str(world)) != str(world).encode()
+    if rank == 0:
+        store.set("world", str(world))
+    others = store.get("world") != str(world).encode()
     if others or store.add(f"here/{rank}", 1) > 1:  # this run's rank 0 has found the port taken; that run is left alone
         raise InputError(f"rank {rank}: at {host}:{port} is another run; {_another(port)}")
     store.add("here", 1)

@@ -211,6 +211,11 @@ def make_optim(recipe: Recipe) -> Optim:
 
 def loop_settings(recipe: Recipe, *, steps: int) -> LoopSettings:
     s, loss = recipe.sampling, recipe.loss
+    if loss.advantage == "per_reward" and s.dynamic != "off":
+        raise InputError(
+            f'sampling.dynamic = "{s.dynamic}" leaves out groups whose totals are alike, and by loss.advantage = '
+            '"per_reward" their parts can teach; valid: sampling.dynamic = "off"'
+        )
     return LoopSettings(
         steps=steps,
         prompts_per_step=s.prompts_per_step,

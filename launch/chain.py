@@ -16,6 +16,7 @@ from grpo.config import load
 from grpo.runlog import Console
 from grpo.signals import SIGNALS
 from grpo.snapshot import remove_all
+from grpo.types import InputError
 from launch.locking import FolderLock
 from launch.recipe import Recipe
 from launch.resume import check_same, checkpoints_of, has_finished, set_aside
@@ -41,6 +42,10 @@ def launcher(gpus: int, port: int = 0) -> tuple[str, ...]:
     meeting = ("--master_port", str(port)) if port else ()
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if visible and (len(visible) < gpus or not all(name.isdecimal() for name in visible)):
+        raise InputError(
+            f"{gpus} GPUs, and CUDA_VISIBLE_DEVICES = {','.join(visible)}; expected as many numbers, or more"
+        )
     which = ("--include", f"localhost:{','.join(visible[:gpus])}") if visible else ("--num_gpus", str(gpus))
     return (deepspeed, "--quiet", *which, *meeting, SCRIPT)
 

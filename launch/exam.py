@@ -63,12 +63,13 @@ def run_evaluation(recipe: EvaluationRecipe, console: Console) -> Path:
 
     engine = choose_rollout(recipe, base, console)
     digest = _digest(recipe, engine, base, systems, asked)
-    if folder.exists():
+    begun = (folder / INPUTS).is_file()
+    if begun:
         _check_same(folder, recipe, digest)
     done = count_answers(folder / ANSWERS, asked, console)
     console.line(f"model        {base}, {recipe.shots} demonstrations")
     rollout = make_rollout(engine, recipe, base, speech, console, Alone()) if done < len(asked) else None
-    if not folder.exists():
+    if not begun:
         with beside(folder) as work:  # renamed when it is whole: one without its inputs could not be gone on with
             assemble.save_recipe(recipe, work)
             _save_inputs(work, digest, base, asked, shown)

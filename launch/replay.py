@@ -94,11 +94,11 @@ def _remake(file: Path, batch: Batch, about: Mapping[str, Any], checkpoint: Path
         # The schedule has come to this rate.
         optim=replace(assemble.make_optim(recipe), lr=float(_number(file, about, "lr")), schedule="constant", warmup=0),
         updates=1,
-        token_budget=recipe.policy.token_budget,
-        layout=recipe.policy.layout,
+        token_budget=about.get("token_budget", recipe.policy.token_budget),
+        layout=about.get("layout", recipe.policy.layout),
         temperature=recipe.sampling.temperature,
         dtype=_known(file, about.get("dtype")),
-        gradient_checkpointing=recipe.policy.gradient_checkpointing,
+        gradient_checkpointing=about.get("gradient_checkpointing", recipe.policy.gradient_checkpointing),
         say=console.line,
     )
     policy.load_state(begin / "policy")
@@ -109,6 +109,10 @@ def _remake(file: Path, batch: Batch, about: Mapping[str, Any], checkpoint: Path
     shown = ", ".join(f"{name} {value:.6g}" for name, value in stats.items())
     console.line(f"update {about['update']}: {len(batch.group_B)} rows, {len(batch.prompts)} prompts: {shown}")
     same = weights_hash(policy.weights()) == about.get("after")
+    if not same and about.get("threads") != torch.get_num_threads():
+        console.line(
+            f"it was made by {about.get('threads')} threads and now by {torch.get_num_threads()}: OMP_NUM_THREADS"
+        )
     console.line(f"the weights after it are {'the same, bit by bit' if same else 'OTHERS than those of the run'}")
     return 0 if same else 1
 

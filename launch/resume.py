@@ -157,7 +157,15 @@ def _too_short(folder: Path, sizes: Mapping[str, int]) -> str:
         found = file.stat().st_size if file.exists() else 0
         if found < size:
             return f"{file}: has {found} bytes, and {size} at the checkpoint; valid: the file as it was left"
+        if size and not _ends_line(file, size):
+            return f"{file}: no line ends after {size} bytes, as at the checkpoint; valid: the file as it was left"
     return ""
+
+
+def _ends_line(file: Path, size: int) -> bool:
+    with file.open("rb") as opened:
+        opened.seek(size - 1)
+        return opened.read(1) == b"\n"
 
 
 def cut_back(folder: Path, sizes: Mapping[str, int]) -> None:

@@ -253,7 +253,8 @@ def _policy(
     )
     wanted, alone = recipe.checkpoint, assemble.choose_zero(recipe, comm.world) is None
     # Only what one process has made can be made again by one process, bit by bit.
-    firsts = Firsts(resume.updates_of(folder), wanted.keep) if alone else None
+    how = {name: getattr(recipe.policy, name) for name in ("token_budget", "layout", "gradient_checkpointing")}
+    firsts = Firsts(resume.updates_of(folder), wanted.keep, how) if alone else None
     kept = {"folder": folder / "bad", "limit": wanted.bad_updates, "dtype": precision(recipe)}
     return Guarded(policy, **kept, comm=comm, tell=console.line, firsts=firsts)
 

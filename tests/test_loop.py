@@ -18,7 +18,7 @@ from grpo.policy.schedule import Optim
 from grpo.policy.single import SinglePolicy
 from grpo.rollout.hf import HfRollout
 from grpo.runlog import Console, RunLog
-from grpo.types import Group, Sampling, Score, StaleRollout
+from grpo.types import Group, InputError, Sampling, Score, StaleRollout
 from launch.assemble import loop_settings
 from launch.recipe import Recipe
 from tests.toy import EOS, ByteTokenizer, example, per_group, random_batch, tiny_model
@@ -189,6 +189,10 @@ def test_per_reward_compares_part_by_part(tmp_path):
     assert found[1, 2] > found[1, 0]  # by the quiet part's weight; by totals it is the other way round
     by_total = compare(groups, groups, replace(cfg, advantage="std"), Alone())
     assert by_total[1, 2] < by_total[1, 0]
+    recipe = ["--loss.advantage=per_reward", "--reward.weights={citation=2.0}"]
+    assert loop_settings(load(Recipe, recipe), steps=1).weights == {"citation": 2.0}
+    with pytest.raises(InputError, match=r'sampling.dynamic = "drop" leaves out groups'):
+        loop_settings(load(Recipe, [*recipe, "--sampling.dynamic=drop"]), steps=1)
     assert torch.equal(by_total, group_advantages(torch.tensor([[1.01, 0, 0], [1, 0, 0.01], [2.5] * 3]).double()))
 
 

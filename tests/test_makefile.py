@@ -56,12 +56,24 @@ def test_one_rank_for_each_of_several_gpus():
         ("2,3", [], ".venv/bin/deepspeed --quiet --include localhost:2,3 launch/train.py"),
         ("2,3,5", ["GPUS=2"], ".venv/bin/deepspeed --quiet --include localhost:2,3 launch/train.py"),
         ("", ["GPUS=2"], ".venv/bin/deepspeed --quiet --num_gpus 2 launch/train.py"),
+        ("", [], ".venv/bin/python launch/train.py"),
     ],
 )
 def test_only_visible_gpus_are_taken(monkeypatch, visible, asked, command):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     said = " ".join(make("-n", "train-stage1", "MODEL=qwen3-8b", *asked).stdout.replace("\\", " ").split())
     assert f"{command} configs/stage1.toml" in said
+
+
+@pytest.mark.parametrize(
+    ("visible", "asked", "said"),
+    [("2,3", "GPUS=4", "GPUS=4, and CUDA_VISIBLE_DEVICES=2,3 shows 2"), ("GPU-a1,GPU-b2", "GPUS=2", "numbers only")],
+)
+def test_gpus_that_cannot_be_taken(monkeypatch, visible, asked, said):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    done = make("-n", "train-stage1", asked)
+    assert done.returncode == 2
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize("model", ["smollm2-135m", "tiny", "qwen3-8b"])

@@ -97,6 +97,37 @@ def test_a_rank_that_is_killed_is_named():
     assert left.value.failure == Failure(1, 1, "it ended without a word")
 
 
+def the_last_work_is_long(comm):
+    ranks.SILENT, ranks.TOLD = 2.0, 1.0
+    comm.before_end(lambda: time.sleep(6.0))
+    comm.wait()
+    if comm.rank == 1:
+        raise InputError("data.jsonl:7: answers is missing")
+    comm.wait()
+
+
+def test_a_rank_whose_last_work_is_long_is_not_taken_for_a_silent_one():
+    """A checkpoint on its way to the disk, for example: the status is the first error's, and nobody blames rank 0."""
+    waiting, _ = run_ranks(the_last_work_is_long)
+    assert waiting.code == 2 or str(waiting.value) == "rank 1: error: data.jsonl:7: answers is missing"
+    assert "no sign of life" not in waiting.said
+
+
+def rank_1_fails_while_rank_0_is_stopped(comm):
+    ranks.SILENT, ranks.TOLD = 2.0, 1.0
+    comm.wait()
+    if comm.rank == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(0.5)
+    raise InputError("data.jsonl:7: answers is missing")
+
+
+def test_a_rank_that_fails_while_rank_0_is_stopped_ends_all_the_same():
+    _, failed = run_ranks(rank_1_fails_while_rank_0_is_stopped, grace=0.0)
+    assert failed.code == 2
+    assert "stopped: rank 1: error: data.jsonl:7: answers is missing" in failed.said
+
+
 def one_ends_all(comm):
     ranks.TOLD = 1.0
     comm.wait()

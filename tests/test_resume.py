@@ -85,6 +85,8 @@ def test_killed_between_two_updates_of_one_rollout(tmp_path, fault):
         home.mkdir()
         killed = train(home, "--loss.updates_per_step=2", kill=kill_at("update", share, straight.seen))
         assert killed.code == -signal.SIGKILL, killed.said
+        first = home / "run" / "checkpoints" / "updates" / "update-000004.safetensors"
+        assert first.exists() == (share == 0.7)  # it is written when the first of the two is through
         again = train(home, "--loss.updates_per_step=2")
         assert again.code == 0, again.said
         assert left(home) == left(tmp_path / "straight")

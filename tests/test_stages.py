@@ -139,6 +139,8 @@ def test_arguments_before_and_after_the_dashes(monkeypatch):
     assert launcher(4, 7)[1:] == ("--quiet", "--num_gpus", "4", "--master_port", "7", str(ROOT / "launch/train.py"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,6")
     assert launcher(2)[1:] == ("--quiet", "--include", "localhost:2,5", str(ROOT / "launch/train.py"))
+    with pytest.raises(InputError, match="4 GPUs, and CUDA_VISIBLE_DEVICES = 2,5,6; expected as many numbers, or more"):
+        launcher(4)
 
 
 @pytest.mark.parametrize(("ends", "code"), [("0", 75), ("3", 3)])

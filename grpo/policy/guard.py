@@ -9,7 +9,8 @@ a hash of the weights that they led to: so they can be made again and compared.
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,12 @@ from grpo.types import BadNumbers, InputError
 
 @dataclass(frozen=True, slots=True)
 class Firsts:
-    """Where the rows of the newest `count` updates are kept that begin at a checkpoint."""
+    """Where the rows of the newest `count` updates are kept that begin at a checkpoint; `how` the recipe computes them,
+    which a run that goes on may change."""
 
     folder: Path
     count: int
+    how: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Guarded:
@@ -105,13 +108,22 @@ class Guarded:
         self._at_checkpoint = True
 
     def _keep_first(self, batch: Batch, firsts: Firsts, number: int, *, lr: float) -> None:
-        """In place of what a run that was killed since has left of the same update."""
-        about = {"update": number, "rank": self._comm.rank, "dtype": self._dtype, "lr": lr}
-        about |= {"after": weights_hash(self._policy.weights())}
-        written = save_rows(batch, firsts.folder, f".update-{number:06d}", about)
-        os.replace(written, firsts.folder / f"update-{number:06d}.safetensors")
-        for file in sorted(firsts.folder.glob("update-*.safetensors"))[: -firsts.count]:
-            file.unlink()
+        """In place of what a run that was killed since has left of the same update. Nothing that a run needs: where the
+        disk is full it is left out."""
+        about = {"update": number, "rank": self._comm.rank, "dtype": self._dtype, "lr": lr, **firsts.how}
+        about |= {"threads": torch.get_num_threads(), "after": weights_hash(self._policy.weights())}
+        half = firsts.folder / ".update.safetensors"
+        try:
+            half.unlink(missing_ok=True)
+            os.replace(
+                save_rows(batch, firsts.folder, half.stem, about), half.with_name(f"update-{number:06d}.safetensors")
+            )
+            for file in sorted(firsts.folder.glob("update-*.safetensors"))[: -firsts.count]:
+                file.unlink()
+        except (OSError, SafetensorError) as error:
+            self._tell(f"not kept     the rows of update {number}: {error}; the run goes on")
+            with suppress(OSError):
+                half.unlink(missing_ok=True)
 
 
 def poisoned(loss: Tensor, logp_BC: Tensor) -> Tensor:
