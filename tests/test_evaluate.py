@@ -128,6 +128,7 @@ def test_an_evaluation_that_ends_before_its_inputs_are_written_leaves_its_name_f
         with pytest.raises(KeyboardInterrupt):
             evaluate(home, *SIX, "--run.name=early")
     assert not [path for path in (home / "runs").iterdir() if path.name == "early" or path.name.startswith(".")]
+    (home / "runs" / "early").mkdir()  # an empty folder is nobody's
     folder, _ = evaluate(home, *SIX, "--run.name=early")
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in first[0].iterdir())
 
