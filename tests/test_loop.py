@@ -21,6 +21,7 @@ from grpo.runlog import Console, RunLog
 from grpo.types import Group, InputError, Sampling, Score, StaleRollout
 from launch.assemble import loop_settings
 from launch.recipe import Recipe
+from tests.many_ranks import run_ranks
 from tests.toy import EOS, ByteTokenizer, example, per_group, random_batch, tiny_model
 
 
@@ -167,33 +168,51 @@ def test_dead_groups_stay_are_dropped_or_replaced(tmp_path, dynamic, asked, dead
     assert (row["count/completions"] / 8, row["group/dead"], policy.seen) == (asked, dead, [taught])
 
 
-def test_per_reward_compares_part_by_part(tmp_path):
-    """Two parts, of which one is a hundredth of the other, and one that a completion was not scored by."""
+def scored(loud, quiet):
+    """The scores of a group; None: a completion that this part did not score."""
+    rows = [{"loud": a} | ({} if b is None else {"quiet": b}) for a, b in zip(loud, quiet, strict=True)]
+    return tuple(Score(total=sum(row.values()), parts=row) for row in rows)
 
-    def scored(loud, quiet):
-        rows = [{"loud": a} | ({} if b is None else {"quiet": b}) for a, b in zip(loud, quiet, strict=True)]
-        return tuple(Score(total=sum(row.values()), parts=row) for row in rows)
 
-    scores = [scored([1, 0, 0], [0.01, 0, 0]), scored([1, 0, 0], [0, None, 0.01]), scored([2, 2, 2], [0.5, 0.5, 0.5])]
-    groups = [Group(example=example(n), prompt_ids=(1,), completions=(), scores=s) for n, s in enumerate(scores)]
-    cfg = LoopSettings(
-        steps=1, prompts_per_step=3, sampling=Sampling(group_size=3, max_tokens=1), objective=Objective(),
-        advantage="per_reward", weights={"quiet": 2.0},
-    )  # fmt: skip
-    loud = [[1, 0, 0], [1, 0, 0], [2, 2, 2]]
-    quiet = [[0.01, 0, 0], [0, 0.005, 0.01], [0.5, 0.5, 0.5]]
-    expected = gdpo_advantages(torch.tensor([loud, quiet]), torch.tensor([1.0, 2.0]))
-    found = compare(groups, groups, cfg, Alone())
-    assert torch.allclose(found, expected, atol=1e-6)
+SCORES = [scored([1, 0, 0], [0.01, 0, 0]), scored([1, 0, 0], [0, None, 0.01]), scored([2, 2, 2], [0.5, 0.5, 0.5])]
+SCORES += [scored([0, 0, 3], [0.5, 0, 0.5])]
+GROUPS = [Group(example=example(n), prompt_ids=(1,), completions=(), scores=s) for n, s in enumerate(SCORES)]
+PER_REWARD = LoopSettings(
+    steps=1, prompts_per_step=4, sampling=Sampling(group_size=3, max_tokens=1), objective=Objective(),
+    advantage="per_reward", weights={"quiet": 2.0},
+)  # fmt: skip
+
+
+def test_per_reward_compares_part_by_part():
+    """Two parts, of which one is mostly a hundredth of the other, and one that a completion was not scored by."""
+    loud = [[1, 0, 0], [1, 0, 0], [2, 2, 2], [0, 0, 3]]
+    quiet = [[0.01, 0, 0], [0, 0.005, 0.01], [0.5, 0.5, 0.5], [0.5, 0, 0.5]]
+    found = compare(GROUPS, GROUPS, PER_REWARD, Alone())
+    assert torch.allclose(found, gdpo_advantages(torch.tensor([loud, quiet]), torch.tensor([1.0, 2.0])), atol=1e-6)
     assert found[2].tolist() == [0.0, 0.0, 0.0]
     assert found[1, 2] > found[1, 0]  # by the quiet part's weight; by totals it is the other way round
-    by_total = compare(groups, groups, replace(cfg, advantage="std"), Alone())
+    by_total = compare(GROUPS, GROUPS, replace(PER_REWARD, advantage="std"), Alone())
     assert by_total[1, 2] < by_total[1, 0]
+    assert torch.equal(by_total, group_advantages(torch.tensor([[s.total for s in row] for row in SCORES]).double()))
+
+
+def own_groups(comm):
+    return compare(GROUPS[comm.rank :: comm.world], GROUPS, PER_REWARD, comm).tolist()
+
+
+def test_per_reward_over_two_ranks_is_that_over_one():
+    """The standard deviation that divides the sums is of the groups of both."""
+    whole = compare(GROUPS, GROUPS, PER_REWARD, Alone())
+    for rank, ran in enumerate(run_ranks(own_groups)):
+        assert torch.allclose(torch.tensor(ran.value), whole[rank::2], atol=1e-6), ran
+
+
+def test_a_recipe_that_compares_part_by_part():
     recipe = ["--loss.advantage=per_reward", "--reward.weights={citation=2.0}"]
-    assert loop_settings(load(Recipe, recipe), steps=1).weights == {"citation": 2.0}
+    cfg = loop_settings(load(Recipe, recipe), steps=1)
+    assert (cfg.advantage, cfg.weights, cfg.dead_are_free) == ("per_reward", {"citation": 2.0}, False)
     with pytest.raises(InputError, match=r'sampling.dynamic = "drop" leaves out groups'):
         loop_settings(load(Recipe, [*recipe, "--sampling.dynamic=drop"]), steps=1)
-    assert torch.equal(by_total, group_advantages(torch.tensor([[1.01, 0, 0], [1, 0, 0.01], [2.5] * 3]).double()))
 
 
 def test_transcripts_hold_every_completion(tmp_path):

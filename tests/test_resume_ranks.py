@@ -104,3 +104,14 @@ def test_one_rank_is_asked_to_end_and_both_do(tmp_path, fault):
     assert again.code == 0, again.said
     assert "written by 2 ranks" in again.said
     assert [row["step"] for row in left(tmp_path)["metrics"]] == [0, 1, 2, 3]
+
+
+def test_sampler_and_trainer_are_compared_where_no_group_teaches(tmp_path):
+    """Of two ranks under ZeRO-3, each of which runs the model over one group, together."""
+    need("deepspeed")
+    parts = ('"tests.faults:low_bytes"', "exact_match", "citation", "format", "tag_count")
+    nothing = f"--reward.weights={{{','.join(f'{part}=0.0' for part in parts)}}}"
+    through(train_on_two(tmp_path, "--policy.stage=3", nothing))
+    rows = left(tmp_path)["metrics"]
+    assert [row["policy/skipped"] for row in rows] == [1.0, 1.0, 1.0, 1.0]
+    assert max(row["policy/mismatch"] for row in rows) < 1e-5
