@@ -160,7 +160,7 @@ class Watch:
     @contextmanager
     def _in_time(self, failure: Failure) -> Iterator[None]:
         """Around calls of the store, of which none returns where rank 0 hangs: this process then ends all the same."""
-        timer = threading.Timer(SILENT + TOLD, self._exit, [failure])
+        timer = threading.Timer(SILENT + TOLD + 10 * BEAT, self._exit, [failure])
         timer.daemon = True
         timer.start()
         try:

@@ -51,10 +51,8 @@ class Tracker:
         """One that fails is left out from then on: the run's own files have everything."""
         if self._run is None:
             return
-        from wandb.errors import Error
-
         try:
             call(self._run)
-        except (Error, OSError) as error:
-            self._tell(f"wandb is off from here on: {error}")
+        except Exception as error:  # of its service that died too, whose errors have no common class
+            self._tell(f"wandb is off from here on: {str(error) or type(error).__name__}")
             self._run = None

@@ -68,7 +68,7 @@ def open_files() -> list[str]:
             found.append(os.readlink(f"/proc/self/fd/{name}"))
         except FileNotFoundError:  # the one that listed them
             continue
-    return sorted(path for path in found if "/checkpoints/" not in path)
+    return sorted(path for path in found if "/checkpoints/" not in f"{path}/")
 
 
 def train(home: Path, steps: int, *arguments: str, count_objects: bool = False) -> dict[str, Held]:

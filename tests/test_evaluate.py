@@ -139,8 +139,9 @@ def test_a_finished_evaluation_and_other_folders_are_not_overwritten(home, first
     refused(home, *SIX, "--run.name=eval-tiny-1", match=rf"eval-tiny-1: {exists}; .*--run.name=eval-tiny-1-2")
     assert (home / "runs" / "eval-tiny-1" / "scores.json").stat().st_mtime_ns == before
     (home / "runs" / "training").mkdir()
+    (home / "runs" / "training" / "recipe.toml").touch()
     refused(home, *SIX, "--run.name=training", match=exists)
-    assert not list((home / "runs" / "training").iterdir())
+    assert [path.name for path in (home / "runs" / "training").iterdir()] == ["recipe.toml"]
 
 
 def test_a_checkpoint_of_a_run_is_asked_with_the_runs_prompt_and_no_demonstrations(home, first):

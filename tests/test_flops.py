@@ -141,7 +141,7 @@ def test_the_peak_is_operations_by_the_second():
 def test_named_shapes_are_built_as_they_are_counted():
     shape = find_model_shape("tiny")
     model = make_model(shape, positions=64)
-    assert sum(parameter.numel() for parameter in model.parameters()) == shape.parameters == 26816
+    assert sum(parameter.numel() for parameter in model.parameters()) == shape.parameters == 45248
     assert find_model_shape("qwen3-0.6b").parameters == 596_049_920
     assert find_model_shape("qwen3-1.7b").parameters == 1_720_574_976
     assert find_model_shape("qwen3-8b", layers=4).parameters < find_model_shape("qwen3-8b").parameters
