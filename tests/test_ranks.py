@@ -98,8 +98,8 @@ def test_a_rank_that_is_killed_is_named():
 
 
 def the_last_work_is_long(comm):
-    ranks.SILENT, ranks.TOLD = 2.0, 1.0
-    comm.before_end(lambda: time.sleep(6.0))
+    ranks.SILENT, ranks.TOLD = 4.0, 1.0
+    comm.before_end(lambda: time.sleep(9.0))
     comm.wait()
     if comm.rank == 1:
         raise InputError("data.jsonl:7: answers is missing")
