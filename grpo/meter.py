@@ -35,6 +35,14 @@ class Positions:
         self._count = self._calls = 0
         return taken
 
+    def state_dict(self) -> dict[str, int]:
+        """What was counted since the last time."""
+        return {"positions": self._count, "calls": self._calls}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """It was counted by another process."""
+        self._count, self._calls = self._count + state["positions"], self._calls + state["calls"]
+
     def _add(self, module: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         if torch.is_grad_enabled():  # not the passes for old log-probabilities
             self._count += named["input_ids"].numel()

@@ -8,20 +8,19 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from grpo.flops import Work, batch_work
+from grpo.record import Around, Record
 from grpo.speed import phases, speeds, usage
 from grpo.tracking import Tracker
 from grpo.types import Completion, Example, Group, InputError
 
 if TYPE_CHECKING:  # torch takes seconds to load, and what only prints needs none
-    from grpo.batch import Batch
     from grpo.meter import Meter
 
 QUIET = 5.0  # seconds: the longest time without a line where stdout is not a terminal
@@ -79,56 +78,6 @@ class Console:
         self._written = time.monotonic()
 
 
-Around = Callable[[str], AbstractContextManager[Any]]
-"""Entered with a phase's name for as long as it lasts."""
-
-
-class Record:
-    """What is known about one step; written when the step ends."""
-
-    def __init__(self, step: int, around: Around = nullcontext) -> None:
-        self.step, self._around = step, around
-        self.values: dict[str, float] = {}
-        self.groups_seen: list[Group] = []
-        self.trained = Work()
-
-    def scalars(self, area: str, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self.values[f"{area}/{name}"] = float(value)
-
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Seconds of this phase, added up over the step, as time/<phase>."""
-        started = time.perf_counter()
-        with self._around(phase):
-            yield
-        name = f"time/{phase}"
-        self.values[name] = self.values.get(name, 0.0) + time.perf_counter() - started
-
-    def trains(self, batch: "Batch") -> None:
-        """This rank's policy is updated on this batch, in the phase `update`."""
-        self.trained += batch_work(batch)
-
-    def groups(self, groups: Sequence[Group]) -> None:
-        """Rewards by part, lengths and truncation of these scored groups; they are also the step's transcript."""
-        self.groups_seen = list(groups)
-        scores = [score for group in groups for score in group.scores]
-        completions = [completion for group in groups for completion in group.completions]
-        parts: dict[str, list[float]] = {}
-        for score in scores:
-            for name, value in score.parts.items():
-                parts.setdefault(name, []).append(value)
-        self.scalars("reward", {"total": mean([score.total for score in scores])})
-        self.scalars("reward", {name: mean(values) for name, values in sorted(parts.items())})
-        lengths = [len(completion.token_ids) for completion in completions]
-        self.scalars("completion", {"tokens_mean": mean(lengths), "tokens_max": max(lengths)})
-        self.scalars("completion", {"truncated": mean([completion.finish == "length" for completion in completions])})
-        self.scalars("count", {"completions": len(completions), "completion_tokens": sum(lengths)})
-        self.scalars("count", {"prompt_tokens": sum(len(group.prompt_ids) for group in groups)})
-        repeated = sum(len(group.prompt_ids) * len(group.completions) for group in groups)
-        self.scalars("count", {"equivalent_tokens": repeated + sum(lengths)})
-
-
 class RunLog:
     """One run's folder, console and wandb run."""
 
@@ -155,6 +104,7 @@ class RunLog:
         about: dict[str, Any] = {"name": name, "project": project, "settings": settings, "run_id": wandb_id}
         self._tracker = Tracker(folder, **about, tell=console.line) if writes else None
         self._started, self._first = 0.0, -1
+        self._record = Record(-1)  # of the step under way
 
     @property
     def wandb_id(self) -> str:
@@ -163,7 +113,7 @@ class RunLog:
 
     @contextmanager
     def step(self, step: int) -> Iterator[Record]:
-        record = Record(step, self._around)
+        self._record = record = Record(step, self._around)
         if self._first < 0:
             self._started, self._first = time.perf_counter(), step
         with record.timed("step"):
@@ -180,6 +130,18 @@ class RunLog:
         if self._tracker:
             self._tracker.metrics(step, record.values)
         self.console.line(self._summary(record))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the step under way has measured so far."""
+        positions = {} if self._meter is None else {"positions": self._meter.positions.state_dict()}
+        return {"times": self._record.times(), **positions}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The step under way was begun by another process, which had measured this."""
+        for name, seconds in state["times"].items():
+            self._record.add(name, seconds)
+        if self._meter is not None:
+            self._meter.positions.load_state_dict(state["positions"])
 
     def phase(self, name: str) -> AbstractContextManager[Any]:
         """Something that lasts within a phase of a step, or between two steps, and is no part of the step's times."""
@@ -288,10 +250,6 @@ def make_run_folder(folder: Path) -> Path:
         refuse_existing(folder)
         folder.chmod(0o700)
     return folder
-
-
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
 
 
 def peak_gb() -> float:

@@ -4,6 +4,7 @@
                             state.json       what all ranks share: counters, curriculum, log
                             rank-0.json      a rank's own: its random states
                             policy/          the optimizer's state (grpo/policy/state.py)
+    checkpoints/step-000010-update-02/       likewise, in the middle of the next step; rank-0.json has its journal too
     checkpoints/latest                       the name of the newest that was read back and found whole
 
 A checkpoint is built as `.step-000010.writing` and renamed when all of it is on the disk: a folder `step-*` is whole
@@ -17,7 +18,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import xxhash
 
@@ -25,7 +26,7 @@ from grpo.types import InputError
 
 FORMAT = 1  # of the folder; counted up when an older program could not go on from it
 MANIFEST, STATE, LATEST = "manifest.json", "state.json", "latest"
-NAME = re.compile(r"step-(\d{6,})")
+NAME = re.compile(r"step-(\d{6,})(?:-update-(\d{2,}))?")
 
 # What reading a file can raise that is whole, but says something else than it should.
 DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -34,11 +35,44 @@ Digests = Mapping[str, tuple[int, str]]
 """A file's path inside the checkpoint -> its bytes and their hash (XXH3, 128 bits: for damage, not for malice)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A checkpoint that was found whole: `Snapshot(step=10, path=Path("runs/x/checkpoints/step-000010"), ranks=2)`."""
+class Point(NamedTuple):
+    """Where a run can be gone on with. Those of a run are ordered as they come.
+
+    >>> Point(10) < Point(10, update=2) < Point(11)
+    True
+    >>> Point(10).name, Point(10, update=2).name, str(Point(10, update=2))
+    ('step-000010', 'step-000010-update-02', 'step 10 and 2 updates of the next one')
+    """
 
     step: int  # steps done, so the next one's number
+    update: int = 0  # updates done of that next one, which has sampled and scored before them
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"step-{self.step:06d}" + (f"-update-{self.update:02d}" if self.update else "")
+
+    def __str__(self) -> str:
+        plural = "" if self.update == 1 else "s"
+        return f"step {self.step}" + (f" and {self.update} update{plural} of the next one" if self.update else "")
+
+
+def point_of(name: str) -> Point | None:
+    """The point whose checkpoint has this name; None for any other name.
+
+    >>> point_of("step-000010"), point_of("step-000010-update-02"), point_of("latest")
+    (Point(step=10, update=0), Point(step=10, update=2), None)
+    """
+    match = NAME.fullmatch(name)
+    at = Point(int(match[1]), int(match[2] or 0)) if match else None
+    return at if at and at.name == name else None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A checkpoint that was found whole: `Snapshot(at=Point(10), path=Path("x/checkpoints/step-000010"), ranks=2)`."""
+
+    at: Point
     path: Path
     ranks: int
 
@@ -51,9 +85,9 @@ class Snapshot:
         return json.loads((self.path / _own(rank)).read_text(encoding="utf-8")) if rank < self.ranks else None
 
 
-def building(folder: Path, step: int) -> Path:
-    """Where the checkpoint of `step` is put together before it is renamed."""
-    return folder / f".step-{step:06d}.writing"
+def building(folder: Path, at: Point) -> Path:
+    """Where the checkpoint of this point is put together before it is renamed."""
+    return folder / f".{at.name}.writing"
 
 
 def no_room(folder: Path, needed: int, *, reserve: int) -> str:
@@ -64,13 +98,13 @@ def no_room(folder: Path, needed: int, *, reserve: int) -> str:
     return f"it takes {needed / 1e9:.2f} GB, {reserve / 1e9:.2f} must stay free, and {free / 1e9:.2f} are"
 
 
-def begin(folder: Path, step: int, *, needed: int, reserve: int) -> str:
+def begin(folder: Path, at: Point, *, needed: int, reserve: int) -> str:
     """Make the folder that all ranks write into. Where the disk has no room for `needed` bytes and `reserve` beside
     them, nothing is made, and the answer is why; else it is empty."""
     folder.mkdir(exist_ok=True)
     if reason := no_room(folder, needed, reserve=reserve):
         return reason
-    place = building(folder, step)
+    place = building(folder, at)
     if place.exists():
         shutil.rmtree(place)  # what a killed save left; only this module makes such folders
     place.mkdir()
@@ -104,21 +138,21 @@ def parts_missing(place: Path, ranks: int) -> list[int]:
     return [rank for rank in range(ranks) if not (place / f".part-{rank}").exists()]
 
 
-def seal(folder: Path, step: int, *, ranks: int, shared: Mapping[str, Any]) -> Path:
+def seal(folder: Path, at: Point, *, ranks: int, shared: Mapping[str, Any]) -> Path:
     """All ranks have written: add what they share and the manifest, see all to the disk, read all of it back, rename it
     and move `latest`. OSError where a file does not read as it was written."""
-    place, final = building(folder, step), folder / f"step-{step:06d}"
+    place, final = building(folder, at), folder / at.name
     digests: dict[str, tuple[int, str]] = {}
     for rank in range(ranks):
         part = place / f".part-{rank}"
         digests |= json.loads(part.read_text(encoding="utf-8"))
         part.unlink()
     digests[STATE] = put(place, STATE, _json(shared))
-    body = {"format": FORMAT, "step": step, "ranks": ranks, "files": dict(sorted(digests.items()))}
+    body = {"format": FORMAT, **at._asdict(), "ranks": ranks, "files": dict(sorted(digests.items()))}
     put(place, MANIFEST, _json({**body, "hash": _hash(_json(body))}))
     for directory in (place / "policy", place):
         flush(directory)
-    damage = damaged(place, step=step)
+    damage = damaged(place, at)
     if damage:
         raise OSError(f"{place}: not read back as it was written: {damage}")
     place.rename(final)
@@ -127,14 +161,15 @@ def seal(folder: Path, step: int, *, ranks: int, shared: Mapping[str, Any]) -> P
     return final
 
 
-def damaged(path: Path, *, step: int) -> str:
-    """What is wrong with the checkpoint in `path`, in a few words that begin with a file; empty where it is whole.
-    InputError for one of a newer program, which is whole as far as this one can tell."""
+def damaged(path: Path, at: Point) -> str:
+    """What is wrong with the checkpoint of `at` in `path`, in a few words that begin with a file; empty where it is
+    whole. InputError for one of a newer program, which is whole as far as this one can tell."""
     try:
         written = (path / MANIFEST).read_bytes()
         body = json.loads(written)
         told = body.pop("hash")
-        if told != _hash(_json(body)) or written != _json({**body, "hash": told}) or body["step"] != step:
+        told_of = body["step"], body.get("update", 0)  # which was not there before points within a step were
+        if told != _hash(_json(body)) or written != _json({**body, "hash": told}) or told_of != at:
             return f"{MANIFEST}: is damaged"
         if body["format"] > FORMAT:
             wrote = f"has format {body['format']}, and this program reads {FORMAT}"
@@ -169,15 +204,15 @@ def _damaged_file(path: Path, name: str, size: int, wanted: str) -> str:
     return ""
 
 
-def steps_in(folder: Path) -> list[tuple[int, Path]]:
+def points_in(folder: Path) -> list[tuple[Point, Path]]:
     """The checkpoints there, newest first, whole or not."""
-    found = [(NAME.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(((int(match[1]), path) for match, path in found if match and path.is_dir()), reverse=True)
+    found = [(point_of(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(((at, path) for at, path in found if at and path.is_dir()), reverse=True)
 
 
-def newest_step(folder: Path) -> int:
-    """Steps done at the newest checkpoint there; 0 without one."""
-    return max((step for step, _ in steps_in(folder)), default=0)
+def newest(folder: Path) -> Point:
+    """Of the checkpoints there; where there is none, the beginning."""
+    return max((at for at, _ in points_in(folder)), default=Point(0))
 
 
 def newest_whole(
@@ -186,11 +221,11 @@ def newest_whole(
     """The newest checkpoint that is whole, or None. `tell` gets a line for every damaged one that was passed over, and
     for those of which `lacks` says what is missing beside them. InputError where there are some and none is whole."""
     passed = []
-    for step, path in steps_in(folder):
-        damage = damaged(path, step=step)
+    for at, path in points_in(folder):
+        damage = damaged(path, at)
         if not damage:
             body = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            found = Snapshot(step, path, body["ranks"])
+            found = Snapshot(at, path, body["ranks"])
             damage = lacks(found)
             if not damage:
                 return found
@@ -201,21 +236,21 @@ def newest_whole(
     return None
 
 
-def set_aside(folder: Path, *, after: int) -> None:
-    """Before a run goes on from the checkpoint of step `after`: newer ones, which are damaged, get another name; what a
+def set_aside(folder: Path, *, after: Point) -> None:
+    """Before a run goes on from the checkpoint of `after`: newer ones, which are damaged, get another name; what a
     killed save left is removed."""
-    for step, path in steps_in(folder):
-        if step > after:
+    for at, path in points_in(folder):
+        if at > after:
             number = next(n for n in range(1, 10_000) if not path.with_name(f"damaged-{n}-{path.name}").exists())
             path.rename(path.with_name(f"damaged-{number}-{path.name}"))
     for left in folder.glob(".step-*.writing"):
         shutil.rmtree(left)
-    _point(folder, f"step-{after:06d}")
+    _point(folder, after.name)
 
 
 def keep_newest(folder: Path, count: int) -> None:
     """Remove all but the newest `count` checkpoints."""
-    for _, path in steps_in(folder)[count:]:
+    for _, path in points_in(folder)[count:]:
         gone = path.with_name(f".{path.name}.writing")  # renamed first: half a folder must not look like a checkpoint
         path.rename(gone)
         shutil.rmtree(gone)

@@ -10,17 +10,20 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from grpo import snapshot
 from grpo.comm import HUNG, Comm
+from grpo.journal import Journal
 from grpo.policy.base import PolicyEngine
 from grpo.policy.state import Held
 from grpo.random_states import random_states, set_random_states
-from grpo.runlog import Around, Console
+from grpo.record import Around
+from grpo.runlog import Console
 from grpo.signals import StopRequest
-from grpo.snapshot import Snapshot
+from grpo.snapshot import Point, Snapshot
 from grpo.types import BadNumbers, EngineLost, InputError, Stopped
 from launch.keeping import Keeping
 from launch.writing import LONGEST, Mark, Writing, bytes_needed
@@ -44,7 +47,8 @@ class Stateful(Protocol):
 class Checkpoints:
     """A run's checkpoints. `shared` are the parts that are the same on all ranks, or that rank 0 alone keeps, and `own`
     those of each rank; `about` is told once and must be the same when the run goes on. `settle` sees to the disk what
-    `shared` counts on; it is called before each checkpoint is sealed."""
+    `shared` counts on; it is called before each checkpoint is sealed. With the `journal` of the steps a run that is to
+    end is saved between two updates of one rollout, too; `within` are the parts that change in a step."""
 
     folder: Path
     settings: Keeping
@@ -59,6 +63,8 @@ class Checkpoints:
     reserve: int = RESERVE
     around: Around = nullcontext  # entered as "save" where the loop waits for the disk
     settle: Callable[[], None] = lambda: None
+    journal: Journal = field(default_factory=lambda: Journal(updates=1))
+    within: Mapping[str, Stateful] = field(default_factory=dict)
     _writing: Writing | None = field(default=None, init=False)
     _mark: Mark | None = field(default=None, init=False)
     _lacking: int = field(default=0, init=False)  # bytes of a checkpoint that is overdue, for want of room
@@ -71,6 +77,7 @@ class Checkpoints:
                 "share (run.folder)"
             )
         self.comm.before_end(self._end_writing)
+        self.journal.between = self._between
 
     def __call__(self, done: int) -> None:
         """After `done` steps: a checkpoint where one is due. Raises Stopped where somebody has asked the run to end."""
@@ -79,6 +86,19 @@ class Checkpoints:
         if self._is_due(done):
             with self.around("save"):
                 self._save(self._mark)
+
+    def _between(self, update: int) -> None:
+        """After so many updates of a step: what the step began with, the policy as it is now, and what lies between."""
+        assert self._mark is not None  # a step has begun
+        now = {"parts": _states({**self.own, **self.within}), "random": random_states()}
+        self._mark = replace(
+            self._mark,
+            at=Point(self._mark.at.step, update),
+            updates=self.policy.done,
+            moved=self.policy.moved,
+            own={**self._mark.own, "journal": {"calls": self.journal.calls, "then": now}},
+        )
+        self._stop_if_asked()
 
     def _is_due(self, done: int) -> bool:
         every = self.settings.every
@@ -90,7 +110,7 @@ class Checkpoints:
         return snapshot.no_room(self.folder, needed, reserve=self.reserve)
 
     def _stop_if_asked(self) -> None:
-        """Between two steps: where a rank has been asked to end, all save and raise Stopped."""
+        """Between two updates: where a rank has been asked to end, all save and raise Stopped."""
         if asked := next((name for name in self.comm.gather([self.stop.name]) if name), ""):
             raise Stopped(f"{asked}: {self._rescue(together=True)}")
 
@@ -102,8 +122,7 @@ class Checkpoints:
             raise
         except snapshot.DAMAGE as error:
             raise InputError(f"{found.path}: cannot be gone on from: {error!r}") from error
-        self._mark = self._stand(found.step)
-        return found.step
+        return found.at.step
 
     def _put_back(self, found: Snapshot) -> None:
         state = found.shared()
@@ -117,9 +136,12 @@ class Checkpoints:
         if found.ranks != self.comm.world:
             self.console.line(f"             written by {found.ranks} ranks; the samples of {self.comm.world} differ")
         if own is not None:
-            for name, part in self.own.items():
-                part.load_state_dict(own["parts"][name])
-            set_random_states(own["random"])
+            _set_states(self.own, own)
+        self._mark = self._stand(found.at.step)
+        if own is not None and found.at.update:
+            self._mark = replace(self._mark, at=found.at, own=own)
+            then = partial(_set_states, {**self.own, **self.within}, own["journal"]["then"])
+            self.journal.repeat(own["journal"]["calls"], then)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -152,20 +174,19 @@ class Checkpoints:
         beside = threading.Thread(target=self._save_beside, daemon=True, name="save of a run that hangs")
         beside.start()
         beside.join(LONGEST)  # the disk, or the device that the weights are on, may be what hangs
-        done = self._mark.done if self._mark else 0
-        self.comm.end(HUNG, f"{text}; {self._kept(done)}")
+        self.comm.end(HUNG, f"{text}; {self._kept(self._mark.at if self._mark else Point(0))}")
 
     def _save_beside(self) -> None:
         """What `_save` does, but from another thread than the one that trains, which may at any time go on."""
         self._end_writing()
         mark = self._mark
         untouched = mark is not None and self.policy.done == mark.updates
-        if mark is None or self.comm.world > 1 or not untouched or snapshot.newest_step(self.folder) >= mark.done:
+        if mark is None or self.comm.world > 1 or not untouched or snapshot.newest(self.folder) >= mark.at:
             return
         held = self.policy.hold()
         if self.policy.done != mark.updates:  # an update has begun while they were copied
             return
-        if not snapshot.begin(self.folder, mark.done, needed=bytes_needed([held.nbytes]), reserve=self.reserve):
+        if not snapshot.begin(self.folder, mark.at, needed=bytes_needed([held.nbytes]), reserve=self.reserve):
             self._begin_writing(mark, held).join()
 
     def _end_writing(self) -> None:
@@ -176,41 +197,41 @@ class Checkpoints:
         """What is kept of a run that ends; `together` where all ranks have come here, so none waits for another."""
         if self._mark is None or not together:
             self._end_writing()
-            return self._kept(0)
+            return self._kept(Point(0))
         with self.around("save"):
             self._finish()
-            newest = self.comm.lead(lambda: snapshot.newest_step(self.folder))
-            if self.policy.moved == self._mark.moved and newest < self._mark.done:
+            newest = self.comm.lead(lambda: snapshot.newest(self.folder))
+            if self.policy.moved == self._mark.moved and newest < self._mark.at:
                 self._save(self._mark)
                 self._finish()
-        return self._kept(self._mark.done)
+        return self._kept(self._mark.at)
 
-    def _kept(self, done: int) -> str:
+    def _kept(self, reached: Point) -> str:
         """What there is to go on from, now that the run ends."""
-        newest = snapshot.steps_in(self.folder)
+        newest = snapshot.points_in(self.folder)
         if not newest:
             return "no checkpoint is there to go on from"
-        step, path = newest[0]
-        lost = "" if step >= done else f" of {done}"
-        return f"saved after step {step}{lost}, {path}; the same command goes on from there"
+        at, path = newest[0]
+        lost = "" if at >= reached else f" of {str(reached).removeprefix('step ')}"
+        return f"saved after {at}{lost}, {path}; the same command goes on from there"
 
     def _stand(self, done: int) -> Mark:
         shared: dict[str, Any] = {}
         if self.comm.rank == 0:  # the others' copies would be thrown away
-            parts = {name: part.state_dict() for name, part in self.shared.items()}
-            shared = {"done": done, "about": dict(self.about), "parts": parts}
-        own = {"parts": {name: part.state_dict() for name, part in self.own.items()}, "random": random_states()}
-        return Mark(done, self.policy.done, self.policy.moved, json.dumps(shared, ensure_ascii=False).encode(), own)
+            shared = {"done": done, "about": dict(self.about), "parts": _states(self.shared)}
+        own = {"parts": _states(self.own), "random": random_states()}
+        told = json.dumps(shared, ensure_ascii=False).encode()
+        return Mark(Point(done), self.policy.done, self.policy.moved, told, own)
 
     def _save(self, mark: Mark) -> None:
         """By all ranks together. A disk without room is told, and the run goes on with the checkpoints that it has."""
         self._finish()
         held = replace(self.policy.hold(), updates=mark.updates)  # a skipped update moves the schedule only
         needed = bytes_needed(self.comm.gather([held.nbytes]))
-        reason = self.comm.lead(lambda: snapshot.begin(self.folder, mark.done, needed=needed, reserve=self.reserve))
+        reason = self.comm.lead(lambda: snapshot.begin(self.folder, mark.at, needed=needed, reserve=self.reserve))
         self._lacking = needed if reason else 0
         if reason:
-            self.console.line(f"no room      for a checkpoint of step {mark.done}: {reason}; the run goes on")
+            self.console.line(f"no room      for a checkpoint of {mark.at}: {reason}; the run goes on")
             return
         self._begin_writing(mark, held)
         if not self.settings.background:
@@ -232,11 +253,20 @@ class Checkpoints:
         writing.join()
         failures += [text for text in self.comm.gather([writing.failed]) if text and text not in failures]
         if failures and self.comm.rank == 0:
-            shutil.rmtree(snapshot.building(self.folder, writing.mark.done), ignore_errors=True)  # it may fill the disk
+            shutil.rmtree(snapshot.building(self.folder, writing.mark.at), ignore_errors=True)  # it may fill the disk
         for text in failures:
-            self.console.line(f"not saved    the checkpoint of step {writing.mark.done}: {text}; the run goes on")
+            self.console.line(f"not saved    the checkpoint of {writing.mark.at}: {text}; the run goes on")
         if writing.left:
-            self.console.line(
-                f"not removed  what is older than step {writing.mark.done}, which is whole: {writing.left}"
-            )
+            self.console.line(f"not removed  what is older than {writing.mark.at}, which is whole: {writing.left}")
         self._writing = None  # only now: the watchdog's thread waits for it too
+
+
+def _states(parts: Mapping[str, Stateful]) -> dict[str, Any]:
+    return {name: part.state_dict() for name, part in parts.items()}
+
+
+def _set_states(parts: Mapping[str, Stateful], state: Mapping[str, Any]) -> None:
+    """The parts, and where this rank's random generators stood."""
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
+    set_random_states(state["random"])

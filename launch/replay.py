@@ -31,7 +31,7 @@ from grpo.policy.guard import load_rows, weights_hash
 from grpo.policy.single import SinglePolicy, forbid_dropout
 from grpo.policy.state import COUNTS, read_piece
 from grpo.runlog import Console
-from grpo.snapshot import DAMAGE, damaged, newest_whole, steps_in
+from grpo.snapshot import DAMAGE, damaged, newest_whole, point_of, points_in
 from grpo.types import InputError
 from launch import assemble
 from launch.models import load_model, locate
@@ -119,7 +119,7 @@ def _remake(file: Path, batch: Batch, about: Mapping[str, Any], checkpoint: Path
 
 def _before(run: Path, update: int) -> Path:
     """The checkpoint that an update began at."""
-    for _, path in steps_in(checkpoints_of(run)):
+    for _, path in points_in(checkpoints_of(run)):
         try:
             if json.loads((path / "policy" / COUNTS).read_text(encoding="utf-8"))["updates"] == update:
                 return path
@@ -194,8 +194,8 @@ def _model(recipe: Recipe, weights: Path, console: Console) -> Any:
         model = load_model(str(weights), device=assemble.device())
     else:
         model = load_model(_shape_of(recipe, console), device=assemble.device())
-        step = weights.name.removeprefix("step-")
-        damage = damaged(weights, step=int(step)) if step.isdecimal() else "is no folder of a checkpoint or a model"
+        at = point_of(weights.name)
+        damage = damaged(weights, at) if at else "is no folder of a checkpoint or a model"
         if damage:
             raise InputError(f"{weights}: {damage}")
         with torch.no_grad():

@@ -14,7 +14,7 @@ from grpo import snapshot
 from grpo.config import dump
 from grpo.prompts import load_system
 from grpo.runlog import Console, RunLog, refuse_existing
-from grpo.snapshot import DAMAGE, Snapshot, flush, newest_whole, steps_in
+from grpo.snapshot import DAMAGE, Snapshot, flush, newest_whole, points_in
 from grpo.types import Example, InputError
 from launch.assemble import save_recipe
 from launch.lineage import FILE as STAGES
@@ -44,8 +44,8 @@ def has_finished(folder: Path) -> bool:
     return (folder / "model" / STAGES).is_file()
 
 
-def find(recipe: Recipe, folder: Path, console: Console) -> Snapshot | None:
-    """The checkpoint that a run goes on from, or None for a run that begins.
+def find(recipe: Recipe, folder: Path, console: Console, *, ranks: int) -> Snapshot | None:
+    """The checkpoint that a run of so many ranks goes on from, or None for a run that begins.
 
     InputError where something is there that is not gone on with: a finished run, one of another recipe, what is no run,
     or any where `checkpoint.resume = "never"`. Nothing is changed on the disk, but that the checkpoints of a finished
@@ -56,13 +56,13 @@ def find(recipe: Recipe, folder: Path, console: Console) -> Snapshot | None:
         refuse_existing(folder)
     if is_cut_off(recipe, folder):
         return None
-    if recipe.checkpoint.resume == "never" or not steps_in(checkpoints_of(folder)):
+    if recipe.checkpoint.resume == "never" or not points_in(checkpoints_of(folder)):
         refuse_existing(folder)
         return None
     check_same(recipe, folder, tell=console.line)
-    found = newest_whole(checkpoints_of(folder), tell=console.line, lacks=partial(_lost_rows, folder))
+    found = newest_whole(checkpoints_of(folder), tell=console.line, lacks=partial(_lacks, folder, ranks))
     assert found is not None  # there are some, and one that is whole, or newest_whole would have raised
-    console.line(f"goes on      from {found.path}, after step {found.step}")
+    console.line(f"goes on      from {found.path}, after {found.at}")
     return found
 
 
@@ -70,7 +70,7 @@ def is_cut_off(recipe: Recipe, folder: Path) -> bool:
     """Whether a run of this recipe is there that ended before its first checkpoint, so that it begins anew. InputError
     for one of another recipe."""
     ours = recipe.checkpoint.resume == "auto" and (folder / LOCK).exists()
-    if not ours or has_finished(folder) or steps_in(checkpoints_of(folder)):
+    if not ours or has_finished(folder) or points_in(checkpoints_of(folder)):
         return False
     if (folder / STAGES).is_file():  # else it was killed while its folder was made
         check_same(recipe, folder)
@@ -83,7 +83,7 @@ def set_aside(folder: Path, lock: FolderLock) -> Path | None:
 
     InputError where it was not cut off, but another process is at it, or where nobody can tell.
     """
-    if not folder.is_dir() or has_finished(folder) or steps_in(checkpoints_of(folder)):
+    if not folder.is_dir() or has_finished(folder) or points_in(checkpoints_of(folder)):
         return None
     lock.take(create=True)
     if not lock.held:
@@ -129,7 +129,7 @@ def prepare_folder(recipe: Recipe, folder: Path, found: Snapshot | None) -> None
     if found is None:
         save_recipe(recipe, folder)
         return
-    snapshot.set_aside(checkpoints_of(folder), after=found.step)
+    snapshot.set_aside(checkpoints_of(folder), after=found.at)
     if not has_finished(folder):
         shutil.rmtree(folder / "model", ignore_errors=True)  # of steps that are now made again
     cut_back(folder, log_sizes(found))
@@ -146,8 +146,11 @@ def log_sizes(found: Snapshot) -> dict[str, int]:
     return sizes
 
 
-def _lost_rows(folder: Path, found: Snapshot) -> str:
-    """Which log file is shorter than it was at a checkpoint, so that steps would be missing from it; or nothing."""
+def _lacks(folder: Path, ranks: int, found: Snapshot) -> str:
+    """Why a checkpoint that is whole cannot be gone on from; or nothing. A log file may be shorter than it was, so that
+    steps would be missing from it; and in the middle of a step each rank has what it has sampled itself."""
+    if found.at.update and found.ranks != ranks:
+        return f"is of {found.ranks} ranks in the middle of a step, and now there are {ranks}; valid: {found.ranks}"
     return _too_short(folder, log_sizes(found))
 
 

@@ -1,8 +1,7 @@
 """One stage of training from a recipe: plan, questions, warm-up where it is missing, before, GRPO, after."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,26 +10,22 @@ from rich.console import Console as Terminal
 
 from curriculum.gates import Gate, check_gate
 from curriculum.order import Curriculum, make_curriculum
-from curriculum.sampler import Epochs
 from eval.live import Live
 from grpo.checkpoint import save_model_folder
 from grpo.comm import Comm
-from grpo.config import dump
-from grpo.loop import train, warm_up
+from grpo.journal import Journal, journaled
+from grpo.loop import train
 from grpo.meter import Meter
-from grpo.objective import sft_loss
 from grpo.policy.base import PolicyEngine
 from grpo.policy.guard import Firsts, Guarded
-from grpo.policy.schedule import Optim
 from grpo.random_states import seed_random_states
 from grpo.ranks import ranks_of_node
+from grpo.rollout.base import RolloutEngine
 from grpo.rollout.restart import Restarted
-from grpo.runlog import Console, RunLog, make_run_folder, refuse_existing
-from grpo.snapshot import Snapshot, newest_step, remove_all
-from grpo.types import InputError
+from grpo.runlog import Console, make_run_folder
+from grpo.snapshot import Snapshot, newest, remove_all
 from grpo.watchdog import Watchdog
 from launch import assemble, resume
-from launch.building import beside
 from launch.checkpoints import Checkpoints
 from launch.engines import choose_rollout, make_rollout
 from launch.lineage import check_after, stages_of, write_stages
@@ -41,6 +36,7 @@ from launch.plan import announce, batch_plan, devices_at_hand, make_plan
 from launch.precision import mismatch_limit, precision
 from launch.recipe import Recipe
 from launch.shapes import NotCounted
+from launch.warm_up import check_lengths, open_log, run_warm_up
 from launch.watching import HeldOut, Watcher, check_best_by, show_table, watched_gate
 from rewards.audit import audit, table
 from rewards.compose import GroupScorer, compose, load_own
@@ -52,7 +48,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     folder = Path(recipe.run.folder) / recipe.run_name
     with FolderLock(folder, tell=console.line) as lock:
         comm.lead(lambda: lock.take(create=False))
-        found = comm.lead(lambda: resume.find(recipe, folder, console))
+        found = comm.lead(lambda: resume.find(recipe, folder, console, ranks=comm.world))
         assemble.check_ranks(recipe, comm.world, warm_up=False)
         questions = assemble.load_questions(recipe, console)
         steps = recipe.steps(len(questions.train))
@@ -60,42 +56,41 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
         curriculum = _checked_curriculum(recipe, questions, steps, console)
         score, judge = _audited_judges(recipe, console, comm)
         base = _starting_model(recipe, console, comm, questions)
-        engine = choose_rollout(recipe, base, console)
         speech = assemble.make_speech(recipe, base, console)
-        _check_lengths(speech, questions, console)
+        check_lengths(speech, questions, console)
         cfg = assemble.loop_settings(recipe, steps=steps)
         meter, updates = make_meter(recipe, base), steps * cfg.updates_per_step
-        policy = _policy(recipe, base, folder, updates=updates, console=console, comm=comm, meter=meter)
-        make = partial(make_rollout, engine, recipe, base, speech, console, comm)
-        rollout = Restarted(make, weights=policy.weights, comm=comm, tell=console.line)
+        policy, rollout = _engines(recipe, base, folder, speech, console, comm, updates=updates, meter=meter)
         comm.lead(lambda: _prepare_folder(recipe, folder, lock, found=found, base=base, tell=console.line))
         dog, id_ = Watchdog(rank=comm.rank, hang=recipe.checkpoint.hang or math.inf), resume.wandb_id(found)
-        log = _open_log(recipe, folder, folder.name, steps, console, comm, wandb_id=id_, around=dog.phase, meter=meter)
+        log = open_log(recipe, folder, folder.name, steps, console, comm, wandb_id=id_, around=dog.phase, meter=meter)
         who: dict[str, Any] = {"policy": policy, "rollout": rollout, "comm": comm, "log": log}
         live = Live(judge, reasoning=recipe.model.reasoning)
         held_out = HeldOut(recipe=recipe, examples=questions.held_out, speech=speech, live=live, **who)
         watcher, gate, logs = _watcher(held_out, folder, score), Gate(recipe.gate), resume.Logs(folder, log)
-        shared = {"curriculum": curriculum, "watcher": watcher, "gate": gate, "logs": logs}
         checkpoints = Checkpoints(
             folder=resume.checkpoints_of(folder),
             settings=recipe.checkpoint,
             steps=steps,
             policy=policy,
-            shared=shared,
+            shared={"curriculum": curriculum, "watcher": watcher, "gate": gate, "logs": logs},
             own={"score": score},
+            within={"log": log},
             about={"the questions to train on": resume.digest(questions.train)},
             comm=comm,
             console=console,
             around=dog.phase,
             settle=logs.flush,
+            journal=Journal(updates=cfg.updates_per_step),
         )
+        heard = who | journaled(checkpoints.journal, policy=policy, rollout=rollout, score=score.step)
         ends: dict[str, Any] = {"watch": watcher, "gate": watched_gate(gate, log, comm), "save": checkpoints}
         seed_random_states(recipe.run.seed, rank=comm.rank)  # of what draws beside the steps: a reward of one's own
         with log, dog.watching(end=checkpoints.hung):
             start = checkpoints.restore(found) if found else watcher.begin()
             start = steps if gate.is_open else start  # it was asked to end in the very step that opened the gate
             with checkpoints.kept():
-                train(cfg, **who, curriculum=curriculum, score=score.step, render=speech.render, **ends, start=start)
+                train(cfg, **heard, curriculum=curriculum, render=speech.render, **ends, start=start)
             return _finish(held_out, watcher, folder, steps)
 
 
@@ -118,49 +113,8 @@ def _finish(held_out: HeldOut, watcher: Watcher, folder: Path, steps: int) -> Pa
 def _watcher(held_out: HeldOut, folder: Path, score: GroupScorer) -> Watcher:
     """Without checkpoints on the way, no best model is gone back to."""
     wanted, recipe = resume.checkpoints_of(folder), held_out.recipe
-    sealed = (lambda: newest_step(wanted)) if recipe.checkpoint.every else (lambda: math.inf)
+    sealed = (lambda: newest(wanted).step) if recipe.checkpoint.every else (lambda: math.inf)
     return Watcher(held_out, folder, every=recipe.eval.every, best_by=recipe.eval.best_by, score=score, sealed=sealed)
-
-
-def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: assemble.Questions | None = None) -> Path:
-    """The warmed-up model folder of this recipe, made if it is not there yet."""
-    if not recipe.warmup.steps:
-        raise InputError(
-            "warmup.steps = 0: this model's recipe asks for no warm-up; give a number of steps, 24 for example"
-        )
-    questions = questions or assemble.load_questions(recipe, console)
-    folder = assemble.warm_up_folder(recipe, questions)
-    if comm.lead(lambda: _has_warm_up(recipe, folder)):
-        console.line(f"warm-up      {folder / 'model'} is there already")
-        return folder / "model"
-    assemble.check_ranks(recipe, comm.world, warm_up=True)
-    base = comm.first(lambda: locate(recipe.model.name, console=console))
-    speech = assemble.make_speech(recipe, base, console)
-    _check_lengths(speech, questions, console)
-    w = recipe.warmup
-    console.line(f"warm-up      {w.steps} supervised steps of {w.examples_per_step} gold answers -> {folder / 'model'}")
-    optim = Optim(lr=w.lr, schedule="linear", warmup=0.1)
-    console.line(f"loading      {base}")
-    meter = make_meter(recipe, base)
-    policy = assemble.make_policy(recipe, base, optim=optim, updates=w.steps, console=console, comm=comm, meter=meter)
-    # Built beside its final place and renamed when it is whole, so that a killed warm-up is never taken for a model.
-    with _building(folder, comm) as work:
-        comm.lead(lambda: _describe_run(recipe, work, ("sft",)))
-        with _open_log(recipe, work, folder.name, w.steps, console, comm, meter=meter) as log:
-            warm_up(
-                steps=w.steps,
-                examples_per_step=w.examples_per_step,
-                policy=policy,
-                curriculum=Epochs(questions.warm_up, seed=w.seed, in_order=True),
-                gold=speech.gold,
-                loss=sft_loss,
-                comm=comm,
-                log=log,
-            )
-            save_model_folder(policy, speech.tokenizer, work / "model", comm)
-            comm.lead(lambda: write_stages(work / "model", ("sft",)))
-        comm.lead(lambda: work.rename(folder))
-    return folder / "model"
 
 
 def _checked_curriculum(recipe: Recipe, questions: assemble.Questions, steps: int, console: Console) -> Curriculum:
@@ -186,22 +140,6 @@ def _announce_plans(recipe: Recipe, console: Console, comm: Comm, *, questions: 
     announce(plan)
 
 
-def _has_warm_up(recipe: Recipe, folder: Path) -> bool:
-    """Whether the warm-up's model is in its folder; InputError where something else is."""
-    if recipe.run.stage == "sft" and recipe.run.name:
-        refuse_existing(folder)
-    if folder.exists() and not (folder / "model").is_dir():
-        raise InputError(f"{folder}: a warm-up without its model; remove this folder, and it is made again")
-    return folder.exists()
-
-
-@contextmanager
-def _building(folder: Path, comm: Comm) -> Iterator[Path]:
-    """A new folder beside `folder`, the same on all ranks; gone at the end unless it was renamed."""
-    with ExitStack() as stack:
-        yield comm.lead(lambda: stack.enter_context(beside(folder)))
-
-
 def _prepare_folder(
     recipe: Recipe, folder: Path, lock: FolderLock, *, found: Snapshot | None, base: str, tell: Callable[[str], None]
 ) -> None:
@@ -213,12 +151,6 @@ def _prepare_folder(
     lock.take(create=True)
     resume.prepare_folder(recipe, folder, found)
     write_stages(folder, (*stages_of(base), recipe.run.stage))
-
-
-def _describe_run(recipe: Recipe, folder: Path, stages: tuple[str, ...]) -> None:
-    """What the run was asked, and what its models have been through."""
-    assemble.save_recipe(recipe, folder)
-    write_stages(folder, stages)
 
 
 def warn_of_other_distributions(recipe: Recipe, console: Console) -> None:
@@ -233,6 +165,24 @@ def warn_of_other_distributions(recipe: Recipe, console: Console) -> None:
             f"warning: sampling.top_p = {recipe.sampling.top_p}: completions come from a cut distribution and the "
             "trainer's log-probabilities from the whole one, so they differ; 1 cuts nothing"
         )
+
+
+def _engines(
+    recipe: Recipe,
+    base: str,
+    folder: Path,
+    speech: assemble.Speech,
+    console: Console,
+    comm: Comm,
+    *,
+    updates: int,
+    meter: Meter,
+) -> tuple[PolicyEngine, RolloutEngine]:
+    """Who updates the weights, and who samples from them."""
+    engine = choose_rollout(recipe, base, console)
+    policy = _policy(recipe, base, folder, updates=updates, console=console, comm=comm, meter=meter)
+    make = partial(make_rollout, engine, recipe, base, speech, console, comm)
+    return policy, Restarted(make, weights=policy.weights, comm=comm, tell=console.line)
 
 
 def _policy(
@@ -278,33 +228,3 @@ def _starting_model(recipe: Recipe, console: Console, comm: Comm, questions: ass
     if start is None and recipe.warmup.steps:
         return str(run_warm_up(recipe, console, comm, questions=questions))
     return comm.first(lambda: locate(start or recipe.model.name, console=console))
-
-
-def _open_log(recipe: Recipe, folder: Path, name: str, steps: int, console: Console, comm: Comm, **more: Any) -> RunLog:
-    return RunLog(
-        folder,
-        name=name,
-        steps=steps,
-        console=console,
-        project=recipe.run.project,
-        settings={"recipe": dump(recipe)},
-        rollouts_every=recipe.run.rollouts_every,
-        writes=comm.rank == 0,
-        **more,
-    )
-
-
-def _check_lengths(speech: assemble.Speech, questions: assemble.Questions, console: Console) -> None:
-    """Render every prompt once now: one that is too long must not be found at step 900. And say so when many gold
-    answers could not be written within the limit: such completions count as malformed."""
-    for example in (*questions.train, *questions.warm_up, *questions.held_out):
-        speech.render(example)
-    room = speech.recipe.sampling.max_tokens
-    lengths = sorted(len(speech.gold(example).completions[0].token_ids) for example in questions.train[:500])
-    longer = sum(length > room for length in lengths) / len(lengths)
-    if longer > 0.2:
-        fits = lengths[int(0.9 * (len(lengths) - 1))]
-        console.line(
-            f"warning: {longer:.0%} of the gold answers are longer than sampling.max_tokens = {room}; "
-            f"nine of ten fit into {fits}"
-        )

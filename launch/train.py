@@ -54,7 +54,8 @@ def train(argv: list[str], comm: Comm, console: Console) -> None:
     recipe = load(Recipe, [argument for argument in argv if not argument.startswith("--local_rank")])
     with console.alive():
         console.status("loading torch")
-        from launch.stage import run_stage, run_warm_up  # only after the recipe is known to be good
+        from launch.stage import run_stage  # only after the recipe is known to be good
+        from launch.warm_up import run_warm_up
 
         if recipe.run.stage == "sft":
             run_warm_up(recipe, console, comm)

@@ -12,6 +12,7 @@ from typing import Any
 from grpo import snapshot
 from grpo.comm import Comm
 from grpo.policy.state import Held
+from grpo.snapshot import Point
 
 NICE = 19  # of the thread that writes
 LONGEST = 600.0  # seconds that the disk is given where the run is about to end
@@ -20,9 +21,10 @@ OTHERS = 15.0  # seconds beyond its own share that rank 0 then waits for those o
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A run as it stands between two steps, but for the policy: small, so taken after every step."""
+    """A run as it stands between two steps, or two updates of one rollout, but for the policy: small, so taken
+    whenever it comes there."""
 
-    done: int
+    at: Point
     updates: int  # of the policy's schedule
     moved: int  # its weights, so often: tells whether they are still those
     shared: bytes  # JSON
@@ -41,7 +43,7 @@ class Writing(threading.Thread):
         self, folder: Path, mark: Mark, held: Held, *, comm: Comm, keep: int, settle: Callable[[], None]
     ) -> None:
         """`settle` is called before rank 0 seals: what the checkpoint counts on is then on the disk."""
-        super().__init__(daemon=True, name=f"checkpoint {mark.done}")
+        super().__init__(daemon=True, name=f"checkpoint {mark.at.name}")
         self.mark, self._folder, self._held, self._keep = mark, folder, held, keep
         self._rank, self._ranks, self._settle = comm.rank, comm.world, settle
         self.written, self.abandoned = threading.Event(), threading.Event()  # this rank's share; the checkpoint
@@ -74,20 +76,20 @@ class Writing(threading.Thread):
             self._complete.set()
 
     def _write(self) -> None:
-        place, digests = snapshot.building(self._folder, self.mark.done), {}
+        place, digests = snapshot.building(self._folder, self.mark.at), {}
         for name in self._held.files(lead=self._rank == 0):
             digests[f"policy/{name}"] = snapshot.put(place, f"policy/{name}", *self._held.contents(name))
         snapshot.put_own(place, self._rank, self.mark.own, digests)
 
     def _seal(self) -> None:
         """When every rank has written; the oldest checkpoints go after that."""
-        place = snapshot.building(self._folder, self.mark.done)
+        place = snapshot.building(self._folder, self.mark.at)
         while snapshot.parts_missing(place, self._ranks):
             if self.abandoned.wait(0.05):
                 return
         self._complete.set()
         self._settle()
-        snapshot.seal(self._folder, self.mark.done, ranks=self._ranks, shared=json.loads(self.mark.shared))
+        snapshot.seal(self._folder, self.mark.at, ranks=self._ranks, shared=json.loads(self.mark.shared))
         try:
             snapshot.keep_newest(self._folder, self._keep)
         except OSError as error:

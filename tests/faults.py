@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from grpo.snapshot import newest_step
+from grpo.snapshot import newest
 from tests.forked import ROOT, forked, wait_for
 from tests.kills import Kill, Places, Seen
 
@@ -166,7 +166,7 @@ def steps_to_make_again(home: Path) -> int:
     """Of a run that was cut off: the steps that were made and are in no checkpoint, beside the one under way."""
     metrics = home / "run" / "metrics.jsonl"
     made = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
-    return made - newest_step(home / "run" / "checkpoints")
+    return made - newest(home / "run" / "checkpoints").step
 
 
 def what_is_left(home: Path, code: int, said: str) -> dict[str, Any]:

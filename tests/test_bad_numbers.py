@@ -16,6 +16,7 @@ from grpo.policy.schedule import Optim
 from grpo.policy.single import SinglePolicy
 from grpo.policy.zero_config import Zero
 from grpo.runlog import Console
+from grpo.snapshot import Point
 from grpo.types import BadNumbers, InputError
 from launch import replay
 from launch.assemble import save_recipe
@@ -117,12 +118,12 @@ def test_a_spike_is_skipped_and_leaves_nothing_behind(tmp_path, what):
 
 def checkpoint(policy, folder, step):
     """What `launch/checkpoints.py` writes, but for what only a run that goes on needs."""
-    assert snapshot.begin(folder, step, needed=0, reserve=0) == ""
-    place, held, digests = snapshot.building(folder, step), policy.hold(), {}
+    assert snapshot.begin(folder, Point(step), needed=0, reserve=0) == ""
+    place, held, digests = snapshot.building(folder, Point(step)), policy.hold(), {}
     for name in held.files(lead=True):
         digests[f"policy/{name}"] = snapshot.put(place, f"policy/{name}", *held.contents(name))
     snapshot.put_own(place, 0, {}, digests)
-    return snapshot.seal(folder, step, ranks=1, shared={})
+    return snapshot.seal(folder, Point(step), ranks=1, shared={})
 
 
 def test_rows_are_replayed_in_the_formats_of_their_update(tmp_path, capsys, monkeypatch):
@@ -162,16 +163,16 @@ def test_the_update_after_a_checkpoint_is_made_again_bit_by_bit(tmp_path, capsys
     assert [file.name for file in made] == ["update-000004.safetensors", "update-000006.safetensors"]
     assert len(load_rows(made[1])[0].group_B) == 4  # one of two groups of four
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    shown = (tmp_path / "run" / "checkpoints").iterdir()
-    assert sorted(path.name for path in shown if path.is_dir()) == ["step-000003", "step-000004", "updates"]
+    shown, middle = (tmp_path / "run" / "checkpoints").iterdir(), "step-000003-update-01"
+    assert sorted(path.name for path in shown if path.is_dir()) == ["step-000003", middle, "updates"]
     assert replay.main([str(made[1])]) == 0
     said = capsys.readouterr().out
     assert f"weights      {tmp_path / 'run' / 'checkpoints' / 'step-000003'}" in said
     assert "the weights after it are the same, bit by bit" in said
     assert replay.main([str(made[0])]) == 2
     assert "none of the checkpoints there stands before update 4" in capsys.readouterr().out
-    assert replay.main([str(made[1]), str(tmp_path / "run" / "checkpoints" / "step-000004")]) == 2
-    assert "stands before update 8, the rows are of update 6" in capsys.readouterr().out
+    assert replay.main([str(made[1]), str(tmp_path / "run" / "checkpoints" / middle)]) == 2
+    assert "stands before update 7, the rows are of update 6" in capsys.readouterr().out
     batch, about = load_rows(made[1])
     batch.advantage_B[0] += 1e-3
     other = save_rows(batch, made[1].parent, "update-of-another", about)

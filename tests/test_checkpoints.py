@@ -14,6 +14,7 @@ import torch
 from curriculum.sampler import Epochs
 from grpo import snapshot
 from grpo.comm import Alone
+from grpo.journal import Journal, journaled
 from grpo.loop import LoopSettings, train
 from grpo.objective import Objective
 from grpo.policy.schedule import Optim
@@ -45,14 +46,19 @@ class Lost(HfRollout):
 class Kept:
     """A run of the toy in this process: its policy, its checkpoints and what was said."""
 
-    def __init__(self, folder, *, steps=4, about="these", reserve=0, comm=None, **settings):
+    def __init__(self, folder, *, steps=4, updates=1, about="these", reserve=0, comm=None, **settings):
         folder.mkdir(exist_ok=True)
         self.said = []
         console = Console()
         console.line = self.said.append
-        self.steps = steps
+        self.steps, self.updates = steps, updates
+        self.journal = Journal(updates=updates)
         self.policy = SinglePolicy(
-            tiny_model(), optim=Optim(lr=1e-2, schedule="constant"), updates=4, token_budget=512, dtype="float32"
+            tiny_model(),
+            optim=Optim(lr=1e-2, schedule="constant"),
+            updates=4 * updates,
+            token_budget=512,
+            dtype="float32",
         )
         self.curriculum = Epochs([example(i) for i in range(6)], seed=0)
         self.log = RunLog(folder, name="toy", steps=steps, console=console, project="test", settings={})
@@ -69,23 +75,26 @@ class Kept:
             console=console,
             reserve=reserve,
             settle=logs.flush,
+            journal=self.journal,
+            within={"log": self.log},
         )
 
     def train(self, start=0, engine=HfRollout, score=low_bytes, **more):
         cfg = LoopSettings(
             steps=self.steps,
-            prompts_per_step=2,
+            prompts_per_step=2 + self.updates // 2,
+            updates_per_step=self.updates,
             sampling=Sampling(group_size=4, max_tokens=4),
             objective=Objective(),
         )
         rollout = engine(tiny_model(seed=9), decode=ByteTokenizer().decode, eos_ids=(EOS,))
-        who = {"policy": self.policy, "rollout": rollout, "curriculum": self.curriculum, "log": self.log}
+        who = journaled(self.journal, policy=self.policy, rollout=rollout, score=per_group(score))
+        who |= {"curriculum": self.curriculum, "log": self.log}
         with self.checkpoints.kept():
             render = lambda e: tuple(f"Q{e.id}:".encode())  # noqa: E731
             train(
                 cfg,
                 **who,
-                score=per_group(score),
                 render=render,
                 comm=Alone(),
                 save=self.checkpoints,
@@ -96,7 +105,7 @@ class Kept:
 
     @property
     def there(self):
-        return [step for step, _ in reversed(snapshot.steps_in(self.checkpoints.folder))]
+        return [at.step for at, _ in reversed(snapshot.points_in(self.checkpoints.folder))]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +127,7 @@ def test_a_lost_engine_ends_the_run_saved_and_it_goes_on_bitwise(straight, tmp_p
     found = snapshot.newest_whole(tmp_path / "checkpoints")
     later = Kept(tmp_path)
     assert later.train(start=later.checkpoints.restore(found)).equal(straight)
-    assert found.step == 2
+    assert found.at.step == 2
 
 
 def test_a_reward_that_fails_too_often_ends_the_run_saved(straight, tmp_path):
@@ -136,6 +145,44 @@ def test_a_reward_that_fails_too_often_ends_the_run_saved(straight, tmp_path):
     assert failed.said[-1].strip().startswith("saved after step 2, ")
     later = Kept(tmp_path)
     assert later.train(start=later.checkpoints.restore(snapshot.newest_whole(tmp_path / "checkpoints"))).equal(straight)
+
+
+def test_in_the_middle_of_a_rollout_it_is_saved_as_often_as_it_ends(tmp_path):
+    """Of three updates: asked to end in the second step, and again at once where it has gone on, when it has made one
+    more; and then the engine is lost in the next step. Each time nothing is made again."""
+    (tmp_path / "straight").mkdir()
+    straight = Kept(tmp_path / "straight", updates=3, every=0).train()
+    asked, scored = Kept(tmp_path, updates=3, every=0), []
+
+    def asking(example, completions):
+        scored.append(example)
+        if len(scored) == 4:  # three groups a step
+            asked.checkpoints.stop.name = "SIGTERM"
+        return low_bytes(example, completions)
+
+    with pytest.raises(Stopped, match=r"^SIGTERM: saved after step 1 and 1 update of the next one, .*-update-01; the"):
+        asked.train(score=asking)
+    for update, ends, engine in [(2, Stopped, HfRollout), (0, EngineLost, Lost)]:
+        found, again = snapshot.newest_whole(tmp_path / "checkpoints"), Kept(tmp_path, updates=3, every=0)
+        again.checkpoints.stop.name = "SIGTERM" if ends is Stopped else ""
+        with pytest.raises(ends, match=r"saved after step 1 and 2 updates of" if update else r"saved after step 2, "):
+            again.train(start=again.checkpoints.restore(found), engine=engine, score=None)
+        assert again.policy.done == (5 if update else 6)
+    last = Kept(tmp_path, updates=3)
+    assert torch.equal(
+        last.train(start=last.checkpoints.restore(snapshot.newest_whole(tmp_path / "checkpoints"))), straight
+    )
+
+
+def test_a_journal_of_another_program_is_refused(tmp_path):
+    """Which asked for something else at that place of a step."""
+    journal = Journal(updates=2)
+    journal.repeat([("score", [])], lambda: None)
+    policy = journaled(journal, policy=Kept(tmp_path).policy, rollout=None, score=None)["policy"]
+    with pytest.raises(
+        InputError, match="the answer of score where this program asks for logprobs; valid: the program"
+    ):
+        policy.logprobs(None)
 
 
 class Ending(Alone):
@@ -224,11 +271,11 @@ def test_a_disk_that_another_program_fills_while_a_checkpoint_is_written(straigh
     fault("a disk that is full in the middle of a checkpoint", steps=0)
     begin, others = snapshot.begin, tmp_path / "checkpoints" / "of another program"
 
-    def then_fill(folder, step, **room):
-        if step == 4:
+    def then_fill(folder, at, **room):
+        if at.step == 4:
             others.unlink()
-        reason = begin(folder, step, **room)
-        if step == 2:
+        reason = begin(folder, at, **room)
+        if at.step == 2:
             fill(folder, leave=50_000)
         return reason
 
@@ -242,7 +289,7 @@ def test_a_disk_that_another_program_fills_while_a_checkpoint_is_written(straigh
         assert len(told) == 2
         assert "not saved    the checkpoint of step 2: rank 0: [Errno 28] No space left on device" in told[0]
         assert told[1].startswith("no room      for a checkpoint of step 3: ")
-        assert snapshot.newest_whole(tmp_path / "checkpoints").step == 4
+        assert snapshot.newest_whole(tmp_path / "checkpoints").at.step == 4
 
 
 def test_a_file_that_cannot_grow_keeps_what_was_there(straight, tmp_path):
@@ -260,7 +307,7 @@ def test_a_file_that_cannot_grow_keeps_what_was_there(straight, tmp_path):
     assert "File too large" in failed[0]
     assert kept.there == [1]
     assert not list((tmp_path / "checkpoints").glob(".*"))  # nothing half is left to fill the disk
-    assert snapshot.newest_whole(tmp_path / "checkpoints").step == 1
+    assert snapshot.newest_whole(tmp_path / "checkpoints").at.step == 1
 
 
 def test_what_had_no_room_is_written_when_there_is_some(straight, tmp_path):

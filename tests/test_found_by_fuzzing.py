@@ -14,6 +14,7 @@ from grpo.data import load_examples
 from grpo.policy.state import read_counts
 from grpo.prompts import load_system
 from grpo.random_states import random_states, set_random_states
+from grpo.snapshot import Point
 from grpo.types import InputError
 from launch.lineage import stages_of
 from launch.recipe import Recipe
@@ -96,7 +97,7 @@ def changed(path, **more):
 def test_a_manifest_of_something_else(tmp_path, more, says):
     path = write(tmp_path, 5)
     changed(path, **more)
-    assert snapshot.damaged(path, step=5).startswith(says)
+    assert snapshot.damaged(path, Point(5)).startswith(says)
 
 
 @pytest.mark.parametrize("name", ["pipe", "link", "outside", "policy"])
@@ -108,20 +109,20 @@ def test_what_is_no_plain_file_of_the_checkpoint_is_not_opened(tmp_path, name):
     (path / "outside").symlink_to("/etc/hostname")
     files = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["files"]
     changed(path, files={**files, name: [0, ""]})
-    assert f"{name}" in snapshot.damaged(path, step=5)
+    assert f"{name}" in snapshot.damaged(path, Point(5))
 
 
 def test_a_manifest_of_many_brackets_is_passed_over(tmp_path):
     write(tmp_path, 5)
     (write(tmp_path, 10) / "manifest.json").write_text(BRACKETS)
-    assert snapshot.newest_whole(tmp_path).step == 5
+    assert snapshot.newest_whole(tmp_path).at.step == 5
 
 
 @pytest.mark.parametrize("shared", [{}, {"parts": {"logs": {"bytes": {"metrics.jsonl": "x"}}}}, []])
 def test_a_state_without_the_lengths_of_the_logs(tmp_path, shared):
-    assert snapshot.begin(tmp_path, 5, needed=0, reserve=0) == ""
-    snapshot.put_own(snapshot.building(tmp_path, 5), 0, {}, {})
-    snapshot.seal(tmp_path, 5, ranks=1, shared=shared)
+    assert snapshot.begin(tmp_path, Point(5), needed=0, reserve=0) == ""
+    snapshot.put_own(snapshot.building(tmp_path, Point(5)), 0, {}, {})
+    snapshot.seal(tmp_path, Point(5), ranks=1, shared=shared)
     with pytest.raises(InputError, match="step-000005: the log files' lengths cannot be read"):
         log_sizes(snapshot.newest_whole(tmp_path))
 

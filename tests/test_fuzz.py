@@ -289,7 +289,7 @@ def go_on(kept, run):
 
     def start():
         found = snapshot.newest_whole(run / "checkpoints", tell=lambda line: None)
-        snapshot.set_aside(run / "checkpoints", after=found.step)
+        snapshot.set_aside(run / "checkpoints", after=found.at)
         cut_back(run, log_sizes(found))
         kept.checkpoints.restore(found)
         return found

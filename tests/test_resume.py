@@ -10,6 +10,7 @@ import pytest
 
 from grpo import snapshot
 from grpo.signals import StopRequest
+from grpo.snapshot import Point
 from tests.disks import small_disk
 from tests.faults import checkpoints, fill, left, steps_to_make_again, train, what_is_left
 from tests.forked import forked
@@ -94,6 +95,38 @@ def test_killed_between_two_updates_of_one_rollout(tmp_path, fault):
     assert (counts["updates"], counts["adam_steps"]) == (8, 8)
 
 
+TWO = ("--loss.updates_per_step=2", "--loss.kl=0.1")
+
+
+@pytest.fixture(scope="module")
+def straight_of_two(tmp_path_factory):
+    """What a run of two updates a rollout leaves; with a KL to the reference, whose log-probabilities are fixed too."""
+    home = tmp_path_factory.mktemp("two")
+    ended = train(home, *TWO)
+    assert ended.code == 0, ended.said
+    return left(home)
+
+
+@pytest.mark.parametrize("kill", [None, Kill("update"), Kill("watch"), Kill("update", at=1)])
+def test_asked_to_end_it_is_saved_in_the_middle_of_a_rollout(straight_of_two, tmp_path, fault, kill):
+    """In the second step, after the first of its two updates, with what was sampled and scored. It goes on from there,
+    also where it is killed again: before the other update, after it, or in the next step."""
+    fault("SIGTERM in a step of two updates", world="one process", steps=0)
+    asked = train(tmp_path, *TWO, fault="SIGTERM:3")
+    assert asked.code == 75, asked.said
+    middle = tmp_path / "run" / "checkpoints" / "step-000001-update-01"
+    assert f"SIGTERM: saved after step 1 and 1 update of the next one, {middle}; the same" in asked.said
+    assert checkpoints(tmp_path) == ["step-000001", middle.name]
+    assert json.loads((middle / "policy" / "state.json").read_text())["updates"] == 3
+    calls = [kind for kind, _ in json.loads((middle / "rank-0.json").read_text())["journal"]["calls"]]
+    assert calls == ["generate", "score", "logprobs", "logprobs", "update"]  # of pi_old and of the reference
+    if kill:
+        assert train(tmp_path, *TWO, kill=kill).code == -signal.SIGKILL
+    rest = train(tmp_path, *TWO, fault="SIGTERM:5", count=True)  # four groups are left to score, not six
+    assert rest.code == 0, rest.said
+    assert left(tmp_path) == straight_of_two
+
+
 @pytest.mark.parametrize("what", ["one bit flipped", "a file cut off"])
 def test_damage_at_every_kb_of_a_runs_checkpoint_is_seen(straight, tmp_path, fault, what):
     path, tried = tmp_path / "last", 0
@@ -104,10 +137,10 @@ def test_damage_at_every_kb_of_a_runs_checkpoint_is_seen(straight, tmp_path, fau
         for place in range(0, len(whole), 1000):
             damaged = whole[:place] + bytes([whole[place] ^ 1 << tried % 8]) + whole[place + 1 :]
             file.write_bytes(damaged if what == "one bit flipped" else whole[:place])
-            assert file.name in snapshot.damaged(path, step=4), place
+            assert file.name in snapshot.damaged(path, Point(4)), place
             tried += 1
         file.write_bytes(whole)
-    assert snapshot.damaged(path, step=4) == ""
+    assert snapshot.damaged(path, Point(4)) == ""
     assert tried > 400  # 420 kB of weights and moments
     fault(times=tried, steps=0)
 
@@ -215,7 +248,10 @@ def test_the_first_signal_is_remembered(name, capfd):
         os.kill(os.getpid(), signal.Signals[name])
         assert request.name == name
     assert signal.getsignal(signal.Signals[name]) == before
-    assert f"{name}: this step is finished and saved" in capfd.readouterr().err
+    assert (
+        f"{name}: this step (of several updates: the next one) is finished and saved, then the run ends"
+        in capfd.readouterr().err
+    )
 
 
 def two_ctrl_c(file):

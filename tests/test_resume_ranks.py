@@ -1,6 +1,7 @@
 """Two ranks of ZeRO-2 and ZeRO-3, one of them killed: the run goes on bitwise, and also with one rank alone."""
 
 import os
+import shutil
 import signal
 import time
 
@@ -106,12 +107,37 @@ def test_one_rank_is_asked_to_end_and_both_do(tmp_path, fault):
     assert [row["step"] for row in left(tmp_path)["metrics"]] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("zero", [2, 3])
+def test_two_ranks_are_saved_in_the_middle_of_a_rollout(tmp_path, fault, zero):
+    """Of two updates, with what each rank has sampled; another number of ranks goes back to the step before."""
+    need("deepspeed")
+    fault("SIGTERM in a step of two updates", world=f"two ranks of ZeRO-{zero}", steps=0)
+    two = ("--loss.updates_per_step=2", "--loss.kl=0.1", "--sampling.prompts_per_step=4")
+    arguments = (f"--policy.stage={zero}", *two)
+    straight, home = tmp_path / "straight", tmp_path / "other"
+    straight.mkdir()
+    home.mkdir()
+    through(train_on_two(straight, *arguments))
+    for rank in train_on_two(home, *arguments, fault="SIGTERM:3"):  # rank 1 scores two groups a step
+        assert "SIGTERM: saved after step 1 and 1 update of the next one, " in f"{rank.value!r} {rank.said}"
+    shutil.copytree(home, tmp_path / "alone")
+    assert checkpoints(home) == ["step-000001", "step-000001-update-01"]
+    through(train_on_two(home, *arguments, fault="SIGTERM:5"))  # four are left to score
+    assert left(home) == left(straight)
+    if zero == 2:
+        alone = train(tmp_path / "alone", *two, f"--data.source={home / 'data.jsonl'}")
+        assert alone.code == 0, alone.said
+        assert "is of 2 ranks in the middle of a step, and now there are 1; valid: 2" in alone.said
+        assert "step-000001, after step 1" in alone.said
+        assert [row["step"] for row in left(tmp_path / "alone")["metrics"]] == [0, 1, 2, 3]
+
+
 def test_sampler_and_trainer_are_compared_where_no_group_teaches(tmp_path):
     """Of two ranks under ZeRO-3, each of which runs the model over one group, together."""
     need("deepspeed")
     parts = ('"tests.faults:low_bytes"', "exact_match", "citation", "format", "tag_count")
     nothing = f"--reward.weights={{{','.join(f'{part}=0.0' for part in parts)}}}"
-    through(train_on_two(tmp_path, "--policy.stage=3", nothing))
+    through(train_on_two(tmp_path, "--policy.stage=3", "--policy.dtype=float32", nothing))
     rows = left(tmp_path)["metrics"]
     assert [row["policy/skipped"] for row in rows] == [1.0, 1.0, 1.0, 1.0]
     assert max(row["policy/mismatch"] for row in rows) < 1e-5

@@ -59,4 +59,4 @@ def test_a_checkpoint_is_finished_before_a_rank_that_fails_ends_all(tmp_path, fa
     assert ran[failing].code == 124 if how == "hangs" else "this rank's own" in str(ran[failing].value)
     found = snapshot.newest_whole(tmp_path)
     assert found is not None, ran
-    assert (found.step, found.ranks) == (1, 2)
+    assert (found.at.step, found.ranks) == (1, 2)

@@ -68,3 +68,36 @@ class PolicyEngine(Protocol):
     def load_state(self, path: Path) -> None:
         """Go on from the state in the folder `path`, bitwise in float32. InputError for that of another model."""
         ...
+
+
+class Delegate:
+    """`PolicyEngine` that leaves all to another one; who adds something to a method says so in a subclass."""
+
+    def __init__(self, policy: PolicyEngine) -> None:
+        self._policy = policy
+
+    def logprobs(self, batch: Batch, *, reference: bool = False) -> Tensor:
+        return self._policy.logprobs(batch, reference=reference)
+
+    def update(self, batch: Batch, loss: Loss) -> Stats:
+        return self._policy.update(batch, loss)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        return self._policy.weights()
+
+    def save(self, path: Path) -> None:
+        self._policy.save(path)
+
+    @property
+    def done(self) -> int:
+        return self._policy.done
+
+    @property
+    def moved(self) -> int:
+        return self._policy.moved
+
+    def hold(self) -> Held:
+        return self._policy.hold()
+
+    def load_state(self, path: Path) -> None:
+        self._policy.load_state(path)

@@ -23,7 +23,7 @@ from torch import Tensor
 from grpo.batch import Batch
 from grpo.comm import Comm
 from grpo.objective import Stats
-from grpo.policy.base import Loss, PolicyEngine
+from grpo.policy.base import Delegate, Loss, PolicyEngine
 from grpo.policy.state import Held
 from grpo.types import BadNumbers, InputError
 
@@ -38,7 +38,7 @@ class Firsts:
     how: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Guarded:
+class Guarded(Delegate):
     """`PolicyEngine` that keeps the rows of every update that was not finite in `folder`, and raises BadNumbers at the
     `limit`-th in a row, on all ranks together. With `firsts` it also keeps those of updates that can be made again."""
 
@@ -54,7 +54,8 @@ class Guarded:
         firsts: Firsts | None = None,
     ) -> None:
         """`dtype` is that of the policy's products, which its weights need not have."""
-        self._policy, self._folder, self._limit, self._comm, self._tell = policy, folder, limit, comm, tell
+        super().__init__(policy)
+        self._folder, self._limit, self._comm, self._tell = folder, limit, comm, tell
         self._dtype, self._row = dtype, 0
         self._firsts, self._at_checkpoint = firsts, False
 
@@ -82,29 +83,12 @@ class Guarded:
             )
         return stats
 
-    def logprobs(self, batch: Batch, *, reference: bool = False) -> Tensor:
-        return self._policy.logprobs(batch, reference=reference)
-
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        return self._policy.weights()
-
-    def save(self, path: Path) -> None:
-        self._policy.save(path)
-
-    @property
-    def done(self) -> int:
-        return self._policy.done
-
-    @property
-    def moved(self) -> int:
-        return self._policy.moved
-
     def hold(self) -> Held:
         self._at_checkpoint = True
-        return self._policy.hold()
+        return super().hold()
 
     def load_state(self, path: Path) -> None:
-        self._policy.load_state(path)
+        super().load_state(path)
         self._at_checkpoint = True
 
     def _keep_first(self, batch: Batch, firsts: Firsts, number: int, *, lr: float) -> None:

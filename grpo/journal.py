@@ -1,0 +1,159 @@
+"""What has the step under way come to so far? So that a run can go on in the middle of one, between two updates.
+
+A journal stands between the loop and what it calls, and keeps every answer: completions, scores, fixed
+log-probabilities, the statistics of updates. In a run that goes on it gives them again, in their order, and nothing is
+computed until they are used up: the loop takes the same way, and comes to where it was.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from grpo.batch import Batch
+from grpo.objective import Stats
+from grpo.policy.base import Delegate, Loss, PolicyEngine
+from grpo.rollout.base import RolloutEngine
+from grpo.types import Completion, Group, InputError, Sampling, Score, Scorer, TokenIds
+
+T = TypeVar("T")
+
+Call = tuple[str, Any]
+"""What was called, and its answer as JSON takes it: `("update", {"loss": 0.25, "lr": 1e-06})`."""
+
+
+class Journal:
+    """Of one step at a time, which begins where weights are loaded. `between` is told how many updates the step has
+    made, after each but its last, which is the step's end."""
+
+    def __init__(self, *, updates: int) -> None:
+        """`updates` are those of a step."""
+        self.between: Callable[[int], None] = lambda update: None
+        self._updates = updates
+        self._calls: list[Call] = []
+        self._again: deque[Call] = deque()
+        self._then: Callable[[], None] = lambda: None
+
+    @property
+    def calls(self) -> list[Call]:
+        """What the step has come to: a list of its own, which `repeat` takes."""
+        return list(self._calls)
+
+    @property
+    def repeating(self) -> bool:
+        """Whether the next answer is one from before."""
+        return bool(self._again)
+
+    def repeat(self, calls: Iterable[Sequence[Any]], then: Callable[[], None]) -> None:
+        """The next step gives these answers again, and goes on by itself after `then()`."""
+        self._again, self._then = deque((str(kind), answer) for kind, answer in calls), then
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._calls.clear()
+
+    def ask(self, kind: str, work: Callable[[], T], encode: Callable[[T], Any], decode: Callable[[Any], T]) -> T:
+        """The answer from before, or else `work()`, which is kept."""
+        if not self._again:
+            answer = work()
+            self._calls.append((kind, encode(answer)))
+            return answer
+        found, kept = self._again.popleft()
+        if found != kind:
+            raise InputError(
+                f"the checkpoint holds the answer of {found} where this program asks for {kind}; valid: the program "
+                "that wrote it, or the checkpoint before it"
+            )
+        self._calls.append((kind, kept))
+        if not self._again:
+            self._then()
+        return decode(kept)
+
+    def updated(self) -> None:
+        """An update is through, by itself."""
+        done = sum(kind == "update" for kind, _ in self._calls)
+        if done < self._updates:
+            self.between(done)
+
+
+class JournaledRollout:
+    """`RolloutEngine` whose answers are kept. What has sampled already needs no weights to do it."""
+
+    def __init__(self, engine: RolloutEngine, journal: Journal) -> None:
+        self._engine, self._journal = engine, journal
+
+    def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        self._journal.begin()
+        if not self._journal.repeating:
+            self._engine.load(weights, version=version)
+
+    def generate(self, prompts: Sequence[TokenIds], sampling: Sampling, *, seed: int) -> list[list[Completion]]:
+        written = partial(self._engine.generate, prompts, sampling, seed=seed)
+        return self._journal.ask("generate", written, _plain_completions, _completions)
+
+    def release(self) -> None:
+        if not self._journal.repeating:
+            self._engine.release()
+
+
+class JournaledPolicy(Delegate):
+    """`PolicyEngine` whose answers are kept."""
+
+    def __init__(self, policy: PolicyEngine, journal: Journal) -> None:
+        super().__init__(policy)
+        self._journal = journal
+
+    def logprobs(self, batch: Batch, *, reference: bool = False) -> Tensor:
+        computed = partial(super().logprobs, batch, reference=reference)
+        return self._journal.ask("logprobs", computed, _plain_tensor, _tensor)
+
+    def update(self, batch: Batch, loss: Loss) -> Stats:
+        repeated = self._journal.repeating
+        stats = self._journal.ask("update", partial(super().update, batch, loss), dict, dict)
+        if not repeated:
+            self._journal.updated()
+        return stats
+
+
+def journaled(journal: Journal, *, policy: PolicyEngine, rollout: RolloutEngine, score: Scorer) -> dict[str, Any]:
+    """What `grpo.loop.train` calls, by its own names; the answers are kept."""
+
+    def scored(groups: Sequence[Group]) -> Sequence[Sequence[Score]]:
+        return journal.ask("score", partial(score, groups), _plain_scores, _scores)
+
+    return {
+        "policy": JournaledPolicy(policy, journal),
+        "rollout": JournaledRollout(rollout, journal),
+        "score": scored,
+    }
+
+
+def _plain_completions(groups: Sequence[Sequence[Completion]]) -> list[list[dict[str, Any]]]:
+    # By hand: `asdict` would copy every token.
+    return [[{name: getattr(each, name) for name in Completion.__slots__} for each in group] for group in groups]
+
+
+def _completions(plain: Any) -> list[list[Completion]]:
+    return [
+        [Completion(**{**each, **{name: tuple(each[name]) for name in ("token_ids", "logprobs")}}) for each in group]
+        for group in plain
+    ]
+
+
+def _plain_scores(groups: Sequence[Sequence[Score]]) -> list[list[dict[str, Any]]]:
+    return [[{"total": score.total, "parts": dict(score.parts)} for score in group] for group in groups]
+
+
+def _scores(plain: Any) -> list[list[Score]]:
+    return [[Score(**score) for score in group] for group in plain]
+
+
+def _plain_tensor(tensor: Tensor) -> dict[str, Any]:
+    return {"shape": list(tensor.shape), "values": tensor.flatten().tolist()}  # a float32 is a double, exactly
+
+
+def _tensor(plain: Any) -> Tensor:
+    return torch.tensor(plain["values"], dtype=torch.float32).view(plain["shape"])
