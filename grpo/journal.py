@@ -6,7 +6,7 @@ computed until they are used up: the loop takes the same way, and comes to where
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ class Journal:
         self.between: Callable[[int], None] = lambda update: None
         self._updates = updates
         self._calls: list[Call] = []
-        self._again: deque[Call] = deque()
+        self._again: deque[tuple[Call, Any]] = deque()  # with the answer itself
         self._then: Callable[[], None] = lambda: None
 
     @property
@@ -48,29 +48,31 @@ class Journal:
         return bool(self._again)
 
     def repeat(self, calls: Iterable[Sequence[Any]], then: Callable[[], None]) -> None:
-        """The next step gives these answers again, and goes on by itself after `then()`."""
-        self._again, self._then = deque((str(kind), answer) for kind, answer in calls), then
+        """The next step gives these answers again, and goes on by itself after `then()`. LookupError, TypeError or
+        ValueError for what is no journal's."""
+        self._again = deque(((kind, plain), ANSWERS[kind][1](plain)) for kind, plain in calls)
+        self._then = then
 
     def begin(self) -> None:
         """A step begins."""
         self._calls.clear()
 
-    def ask(self, kind: str, work: Callable[[], T], encode: Callable[[T], Any], decode: Callable[[Any], T]) -> T:
-        """The answer from before, or else `work()`, which is kept."""
+    def ask(self, kind: str, work: Callable[[], T]) -> T:
+        """The answer from before, or else `work()`, which is kept; `kind` is one of ANSWERS."""
         if not self._again:
             answer = work()
-            self._calls.append((kind, encode(answer)))
+            self._calls.append((kind, ANSWERS[kind][0](answer)))
             return answer
-        found, kept = self._again.popleft()
-        if found != kind:
+        call, answer = self._again.popleft()
+        if call[0] != kind:
             raise InputError(
-                f"the checkpoint holds the answer of {found} where this program asks for {kind}; valid: the program "
+                f"the checkpoint holds the answer of {call[0]} where this program asks for {kind}; valid: the program "
                 "that wrote it, or the checkpoint before it"
             )
-        self._calls.append((kind, kept))
+        self._calls.append(call)
         if not self._again:
             self._then()
-        return decode(kept)
+        return answer
 
     def updated(self) -> None:
         """An update is through, by itself."""
@@ -92,7 +94,7 @@ class JournaledRollout:
 
     def generate(self, prompts: Sequence[TokenIds], sampling: Sampling, *, seed: int) -> list[list[Completion]]:
         written = partial(self._engine.generate, prompts, sampling, seed=seed)
-        return self._journal.ask("generate", written, _plain_completions, _completions)
+        return self._journal.ask("generate", written)
 
     def release(self) -> None:
         if not self._journal.repeating:
@@ -108,11 +110,11 @@ class JournaledPolicy(Delegate):
 
     def logprobs(self, batch: Batch, *, reference: bool = False) -> Tensor:
         computed = partial(super().logprobs, batch, reference=reference)
-        return self._journal.ask("logprobs", computed, _plain_tensor, _tensor)
+        return self._journal.ask("logprobs", computed)
 
     def update(self, batch: Batch, loss: Loss) -> Stats:
         repeated = self._journal.repeating
-        stats = self._journal.ask("update", partial(super().update, batch, loss), dict, dict)
+        stats = self._journal.ask("update", partial(super().update, batch, loss))
         if not repeated:
             self._journal.updated()
         return stats
@@ -122,7 +124,7 @@ def journaled(journal: Journal, *, policy: PolicyEngine, rollout: RolloutEngine,
     """What `grpo.loop.train` calls, by its own names; the answers are kept."""
 
     def scored(groups: Sequence[Group]) -> Sequence[Sequence[Score]]:
-        return journal.ask("score", partial(score, groups), _plain_scores, _scores)
+        return journal.ask("score", partial(score, groups))
 
     return {
         "policy": JournaledPolicy(policy, journal),
@@ -157,3 +159,12 @@ def _plain_tensor(tensor: Tensor) -> dict[str, Any]:
 
 def _tensor(plain: Any) -> Tensor:
     return torch.tensor(plain["values"], dtype=torch.float32).view(plain["shape"])
+
+
+ANSWERS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "generate": (_plain_completions, _completions),
+    "score": (_plain_scores, _scores),
+    "logprobs": (_plain_tensor, _tensor),
+    "update": (dict, dict),
+}
+"""What is asked -> its answer as JSON takes it, and back."""

@@ -116,12 +116,8 @@ class Checkpoints:
 
     def restore(self, found: Snapshot) -> int:
         """Put everything where it was; the number of steps done. InputError where the run is about something else."""
-        try:
+        with _readable(found.path):
             self._put_back(found)
-        except InputError:
-            raise
-        except snapshot.DAMAGE as error:
-            raise InputError(f"{found.path}: cannot be gone on from: {error!r}") from error
         return found.at.step
 
     def _put_back(self, found: Snapshot) -> None:
@@ -140,8 +136,12 @@ class Checkpoints:
         self._mark = self._stand(found.at.step)
         if own is not None and found.at.update:
             self._mark = replace(self._mark, at=found.at, own=own)
-            then = partial(_set_states, {**self.own, **self.within}, own["journal"]["then"])
-            self.journal.repeat(own["journal"]["calls"], then)
+            self.journal.repeat(own["journal"]["calls"], partial(self._go_on, found.path, own["journal"]["then"]))
+
+    def _go_on(self, path: Path, state: Mapping[str, Any]) -> None:
+        """From here the step under way is made, and no longer read."""
+        with _readable(path):
+            _set_states({**self.own, **self.within}, state)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -259,6 +259,17 @@ class Checkpoints:
         if writing.left:
             self.console.line(f"not removed  what is older than {writing.mark.at}, which is whole: {writing.left}")
         self._writing = None  # only now: the watchdog's thread waits for it too
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """InputError where what is read in the checkpoint `path` is not what is written there."""
+    try:
+        yield
+    except InputError:
+        raise
+    except snapshot.DAMAGE as error:
+        raise InputError(f"{path}: cannot be gone on from: {error!r}") from error
 
 
 def _states(parts: Mapping[str, Stateful]) -> dict[str, Any]:

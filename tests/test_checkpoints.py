@@ -51,7 +51,7 @@ class Kept:
         self.said = []
         console = Console()
         console.line = self.said.append
-        self.steps, self.updates = steps, updates
+        self.steps, self.updates, self.scored = steps, updates, 0
         self.journal = Journal(updates=updates)
         self.policy = SinglePolicy(
             tiny_model(),
@@ -103,6 +103,13 @@ class Kept:
             )
         return torch.cat([tensor.flatten().clone() for _, tensor in self.policy.weights()])
 
+    def asked_in_the_second_step(self, example, completions):
+        """A reward; at its first call in that step somebody asks the run to end."""
+        self.scored += 1
+        if self.scored == 1 + 2 + self.updates // 2:
+            self.checkpoints.stop.name = "SIGTERM"
+        return low_bytes(example, completions)
+
     @property
     def there(self):
         return [at.step for at, _ in reversed(snapshot.points_in(self.checkpoints.folder))]
@@ -152,16 +159,9 @@ def test_in_the_middle_of_a_rollout_it_is_saved_as_often_as_it_ends(tmp_path):
     more; and then the engine is lost in the next step. Each time nothing is made again."""
     (tmp_path / "straight").mkdir()
     straight = Kept(tmp_path / "straight", updates=3, every=0).train()
-    asked, scored = Kept(tmp_path, updates=3, every=0), []
-
-    def asking(example, completions):
-        scored.append(example)
-        if len(scored) == 4:  # three groups a step
-            asked.checkpoints.stop.name = "SIGTERM"
-        return low_bytes(example, completions)
-
+    asked = Kept(tmp_path, updates=3, every=0)
     with pytest.raises(Stopped, match=r"^SIGTERM: saved after step 1 and 1 update of the next one, .*-update-01; the"):
-        asked.train(score=asking)
+        asked.train(score=asked.asked_in_the_second_step)
     for update, ends, engine in [(2, Stopped, HfRollout), (0, EngineLost, Lost)]:
         found, again = snapshot.newest_whole(tmp_path / "checkpoints"), Kept(tmp_path, updates=3, every=0)
         again.checkpoints.stop.name = "SIGTERM" if ends is Stopped else ""

@@ -30,7 +30,7 @@ from grpo.config import dump, load
 from grpo.data import load_examples, shape_of, split
 from grpo.policy.state import read_counts, read_piece
 from grpo.runlog import make_run_folder
-from grpo.types import STYLES, Completion, Example, Passage
+from grpo.types import STYLES, Completion, Example, Passage, Stopped
 from launch.lineage import stages_of
 from launch.recipe import EvaluationRecipe, Recipe
 from launch.resume import cut_back, log_sizes, prepare_folder
@@ -260,38 +260,47 @@ def test_trust_score(texts, style, reasoning):
 # Checkpoints
 
 
-STEP = "checkpoints/step-000002"
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """A run of the toy with a checkpoint; a folder for copies of it, and its files."""
-    home = tmp_path_factory.mktemp("saved")
-    kept = Kept(home / "run", steps=2, every=2)
-    kept.train()
+@pytest.fixture(scope="module", params=["step-000002", "step-000001-update-01"])
+def saved(request, tmp_path_factory):
+    """A run of the toy with a checkpoint, after a step or in the middle of one; a folder for copies of it, and its
+    files."""
+    home, within = tmp_path_factory.mktemp("saved"), "update" in request.param
+    kept = Kept(home / "run", steps=2, updates=1 + within, every=2)
+    if within:
+        with pytest.raises(Stopped):
+            kept.train(score=kept.asked_in_the_second_step)
+    else:
+        kept.train()
     (home / "beside").write_text("not of this run")
-    run = home / "run"
-    return kept, home, {str(file.relative_to(run)): file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    run, step = home / "run", f"checkpoints/{request.param}"
+    return (
+        kept,
+        home,
+        step,
+        {str(file.relative_to(run)): file.read_bytes() for file in run.rglob("*") if file.is_file()},
+    )
 
 
-def put_back(home, whole):
-    """The run as it was left, in a new folder."""
+def put_back(home, step, whole):
+    """The run as it was left, in a new folder; its checkpoint."""
     run = home / "copy"
     shutil.rmtree(run, ignore_errors=True)
     for name, data in whole.items():
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_bytes(data)
-    return run, run / STEP
+    return run, run / step
 
 
 def go_on(kept, run):
-    """What a start does with a folder of checkpoints, up to the first step."""
+    """What a start does with a folder of checkpoints, up to the first step, or up to where it goes on in one."""
 
     def start():
         found = snapshot.newest_whole(run / "checkpoints", tell=lambda line: None)
         snapshot.set_aside(run / "checkpoints", after=found.at)
         cut_back(run, log_sizes(found))
         kept.checkpoints.restore(found)
+        if found.at.update:
+            kept.journal._then()
         return found
 
     with Touched.inside(run):
@@ -309,10 +318,10 @@ MANIFESTS = ("manifest.json", "state.json", "rank-0.json", "policy/state.json")
 @given(data=st.data())
 def test_checkpoints(saved, data):
     """One whose manifest, or a state that it vouches for, says something else; and files that are no files."""
-    kept, home, whole = saved
-    run, path = put_back(home, whole)
+    kept, home, step, whole = saved
+    run, path = put_back(home, step, whole)
     name = data.draw(st.sampled_from(MANIFESTS))
-    body = data.draw(changed(json.loads(whole[f"{STEP}/{name}"])))
+    body = data.draw(changed(json.loads(whole[f"{step}/{name}"])))
     if name == "manifest.json" and isinstance(body, dict) and isinstance(body.get("files"), dict):
         size = st.sampled_from((0, 15, 4096, len("not of this run"), -1, "0", None, 1e400))
         more = st.dictionaries(st.sampled_from(STRANGE), st.tuples(size, scalars).map(list), max_size=2)
@@ -325,7 +334,7 @@ def test_checkpoints(saved, data):
         st.sampled_from((snapshot._json(body) if is_utf8(body) else b"\xff",) * 4 + (b"[" * 100_000, b""))
     )
     (path / name).write_bytes(written)
-    manifest = body if name == "manifest.json" else json.loads(whole[f"{STEP}/manifest.json"])
+    manifest = body if name == "manifest.json" else json.loads(whole[f"{step}/manifest.json"])
     if name != "manifest.json":
         manifest["files"][name] = [len(written), snapshot._hash(written)]
     if isinstance(manifest, dict) and is_utf8(manifest) and data.draw(st.integers(0, 5)):
@@ -349,11 +358,11 @@ def is_utf8(value):
 
 def test_an_untouched_checkpoint_is_gone_on_with(saved):
     """So that the inputs above are not all refused."""
-    kept, home, whole = saved
-    run, path = put_back(home, whole)
-    assert go_on(kept, run).step == 2
-    reseal(path, json.loads(whole[f"{STEP}/manifest.json"]))
-    assert (path / "manifest.json").read_bytes() == whole[f"{STEP}/manifest.json"]
+    kept, home, step, whole = saved
+    run, path = put_back(home, step, whole)
+    assert go_on(kept, run).path == path
+    reseal(path, json.loads(whole[f"{step}/manifest.json"]))
+    assert (path / "manifest.json").read_bytes() == whole[f"{step}/manifest.json"]
 
 
 @many(40)
