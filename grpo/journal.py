@@ -5,6 +5,7 @@ log-probabilities, the statistics of updates. In a run that goes on it gives the
 computed until they are used up: the loop takes the same way, and comes to where it was.
 """
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -58,10 +59,13 @@ class Journal:
         self._calls.clear()
 
     def ask(self, kind: str, work: Callable[[], T]) -> T:
-        """The answer from before, or else `work()`, which is kept; `kind` is one of ANSWERS."""
+        """The answer from before, or else `work()`, which is kept where it may be wanted; `kind` is one of ANSWERS."""
         if not self._again:
             answer = work()
-            self._calls.append((kind, ANSWERS[kind][0](answer)))
+            if self._updates > 1:
+                self._calls.append((kind, ANSWERS[kind][0](answer)))
+            if kind == "update":
+                self._updated()
             return answer
         call, answer = self._again.popleft()
         if call[0] != kind:
@@ -74,15 +78,14 @@ class Journal:
             self._then()
         return answer
 
-    def updated(self) -> None:
-        """An update is through, by itself."""
+    def _updated(self) -> None:
         done = sum(kind == "update" for kind, _ in self._calls)
-        if done < self._updates:
+        if 0 < done < self._updates:
             self.between(done)
 
 
 class JournaledRollout:
-    """`RolloutEngine` whose answers are kept. What has sampled already needs no weights to do it."""
+    """`RolloutEngine` whose answers are kept, with what they answer. One that is not asked needs no weights."""
 
     def __init__(self, engine: RolloutEngine, journal: Journal) -> None:
         self._engine, self._journal = engine, journal
@@ -93,12 +96,19 @@ class JournaledRollout:
             self._engine.load(weights, version=version)
 
     def generate(self, prompts: Sequence[TokenIds], sampling: Sampling, *, seed: int) -> list[list[Completion]]:
-        written = partial(self._engine.generate, prompts, sampling, seed=seed)
-        return self._journal.ask("generate", written)
+        asked = hashlib.sha256(repr((list(prompts), sampling, seed)).encode()).hexdigest()
+        kept, written = self._journal.ask(
+            "generate", lambda: (asked, self._engine.generate(prompts, sampling, seed=seed))
+        )
+        if kept != asked:
+            raise InputError(
+                "the prompts of this step are others than those that the completions in the checkpoint were written "
+                "after; valid: the questions, prompts and programs as they were, or the checkpoint before it"
+            )
+        return written
 
     def release(self) -> None:
-        if not self._journal.repeating:
-            self._engine.release()
+        self._engine.release()  # also one that was not asked: a new one may be awake
 
 
 class JournaledPolicy(Delegate):
@@ -113,11 +123,7 @@ class JournaledPolicy(Delegate):
         return self._journal.ask("logprobs", computed)
 
     def update(self, batch: Batch, loss: Loss) -> Stats:
-        repeated = self._journal.repeating
-        stats = self._journal.ask("update", partial(super().update, batch, loss))
-        if not repeated:
-            self._journal.updated()
-        return stats
+        return self._journal.ask("update", partial(super().update, batch, loss))
 
 
 def journaled(journal: Journal, *, policy: PolicyEngine, rollout: RolloutEngine, score: Scorer) -> dict[str, Any]:
@@ -133,16 +139,19 @@ def journaled(journal: Journal, *, policy: PolicyEngine, rollout: RolloutEngine,
     }
 
 
-def _plain_completions(groups: Sequence[Sequence[Completion]]) -> list[list[dict[str, Any]]]:
+Written = tuple[str, Sequence[Sequence[Completion]]]
+"""A digest of what was asked, and the completions."""
+
+
+def _plain_completions(written: Written) -> dict[str, Any]:
+    asked, groups = written
     # By hand: `asdict` would copy every token.
-    return [[{name: getattr(each, name) for name in Completion.__slots__} for each in group] for group in groups]
+    plain = [[{name: getattr(each, name) for name in Completion.__slots__} for each in group] for group in groups]
+    return {"asked": asked, "groups": plain}
 
 
-def _completions(plain: Any) -> list[list[Completion]]:
-    return [
-        [Completion(**{**each, **{name: tuple(each[name]) for name in ("token_ids", "logprobs")}}) for each in group]
-        for group in plain
-    ]
+def _completions(plain: Any) -> Written:
+    return plain["asked"], [[Completion.of_plain(each) for each in group] for group in plain["groups"]]
 
 
 def _plain_scores(groups: Sequence[Sequence[Score]]) -> list[list[dict[str, Any]]]:

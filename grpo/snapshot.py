@@ -222,7 +222,7 @@ def newest_whole(
     for those of which `lacks` says what is missing beside them. InputError where there are some and none is whole."""
     passed = []
     for at, path in points_in(folder):
-        damage = damaged(path, at)
+        damage = broken = damaged(path, at)
         if not damage:
             body = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
             found = Snapshot(at, path, body["ranks"])
@@ -230,27 +230,31 @@ def newest_whole(
             if not damage:
                 return found
         passed.append(f"{path}: {damage}")
-        tell(f"damaged      {passed[-1]}")
+        tell(f"{'damaged     ' if broken else 'passed over '} {passed[-1]}")
     if passed:
         raise InputError(f"{passed[0]}; no checkpoint there is whole ({len(passed)} tried), so the run cannot go on")
     return None
 
 
 def set_aside(folder: Path, *, after: Point) -> None:
-    """Before a run goes on from the checkpoint of `after`: newer ones, which are damaged, get another name; what a
+    """Before a run goes on from the checkpoint of `after`: newer ones, damaged or passed over, get another name; what a
     killed save left is removed."""
     for at, path in points_in(folder):
         if at > after:
-            number = next(n for n in range(1, 10_000) if not path.with_name(f"damaged-{n}-{path.name}").exists())
-            path.rename(path.with_name(f"damaged-{number}-{path.name}"))
+            why = "damaged" if damaged(path, at) else "passed-over"
+            number = next(n for n in range(1, 10_000) if not path.with_name(f"{why}-{n}-{path.name}").exists())
+            path.rename(path.with_name(f"{why}-{number}-{path.name}"))
     for left in folder.glob(".step-*.writing"):
         shutil.rmtree(left)
     _point(folder, after.name)
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Remove all but the newest `count` checkpoints."""
-    for _, path in points_in(folder)[count:]:
+    """Remove all but the newest `count` checkpoints, and the newest between two steps, which any number of ranks can go
+    on from."""
+    found = points_in(folder)
+    between = next((path for at, path in found if not at.update), None)
+    for path in (path for _, path in found[count:] if path != between):
         gone = path.with_name(f".{path.name}.writing")  # renamed first: half a folder must not look like a checkpoint
         path.rename(gone)
         shutil.rmtree(gone)

@@ -6,7 +6,7 @@ the next record instead of filling in this one. `Batch`, the one record made of 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 TokenIds = tuple[int, ...]
 Style = Literal["prose", "list", "claims", "closed"]
@@ -129,6 +129,12 @@ class Completion:
     def __post_init__(self) -> None:
         if len(self.logprobs) != len(self.token_ids):
             raise ValueError(f"{len(self.logprobs)} logprobs for {len(self.token_ids)} tokens")
+
+    @classmethod
+    def of_plain(cls, plain: Mapping[str, Any]) -> "Completion":
+        """Its fields by name, as they come back from JSON."""
+        fields: dict[str, Any] = {**plain, "token_ids": tuple(plain["token_ids"]), "logprobs": tuple(plain["logprobs"])}
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

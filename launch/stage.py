@@ -16,7 +16,6 @@ from grpo.comm import Comm
 from grpo.journal import Journal, journaled
 from grpo.loop import train
 from grpo.meter import Meter
-from grpo.policy.base import PolicyEngine
 from grpo.policy.guard import Firsts, Guarded
 from grpo.random_states import seed_random_states
 from grpo.ranks import ranks_of_node
@@ -75,7 +74,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
             policy=policy,
             shared={"curriculum": curriculum, "watcher": watcher, "gate": gate, "logs": logs},
             own={"score": score},
-            within={"log": log},
+            within={"log": log, "bad updates": policy},
             about={"the questions to train on": resume.digest(questions.train)},
             comm=comm,
             console=console,
@@ -177,7 +176,7 @@ def _engines(
     *,
     updates: int,
     meter: Meter,
-) -> tuple[PolicyEngine, RolloutEngine]:
+) -> tuple[Guarded, RolloutEngine]:
     """Who updates the weights, and who samples from them."""
     engine = choose_rollout(recipe, base, console)
     policy = _policy(recipe, base, folder, updates=updates, console=console, comm=comm, meter=meter)
@@ -187,7 +186,7 @@ def _engines(
 
 def _policy(
     recipe: Recipe, base: str, folder: Path, *, updates: int, console: Console, comm: Comm, meter: Meter
-) -> PolicyEngine:
+) -> Guarded:
     """The policy that GRPO trains, for that many updates; rows that are not finite are kept in the run's `folder`."""
     console.line(f"loading      {base}")
     policy = assemble.make_policy(

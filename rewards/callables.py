@@ -198,11 +198,13 @@ class Guarded:
         return taken
 
     def state_dict(self) -> dict[str, Any]:
-        """What the limit is judged by: calls and failures so far, and the first failure."""
-        return {"calls": self._calls, "failures": self._failures, "first": self._first}
+        """What the limit is judged by: calls and failures so far, and the first failure; and what is to be taken."""
+        counts = {"calls": self._calls, "failures": self._failures, "untaken": self._untaken}
+        return {**counts, "first": self._first}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._calls, self._failures, self._first = state["calls"], state["failures"], state["first"]
+        self._untaken = state.get("untaken", 0)  # which is not in checkpoints of before
 
     def _work(self, future: Future[Values], example: Example, completions: Sequence[Completion]) -> None:
         try:

@@ -174,6 +174,40 @@ def test_in_the_middle_of_a_rollout_it_is_saved_as_often_as_it_ends(tmp_path):
     )
 
 
+class Awake(HfRollout):
+    """Says when it is told to give memory back."""
+
+    released = 0
+
+    def release(self):
+        self.released += 1
+        super().release()
+
+
+def test_in_the_middle_of_a_rollout_the_engine_sleeps_and_only_the_same_prompts_go_on(tmp_path):
+    """A new engine may be awake beside the updates that are left. And completions are not learned from after other
+    prompts, such as those of a template that writes today's date."""
+    kept = Kept(tmp_path, updates=2)
+    with pytest.raises(Stopped):
+        kept.train(score=kept.asked_in_the_second_step)
+    found = snapshot.newest_whole(tmp_path / "checkpoints")
+    again = Kept(tmp_path, updates=2)
+    again.checkpoints.restore(found)
+    rollout = Awake(tiny_model(seed=9), decode=ByteTokenizer().decode, eos_ids=(EOS,))
+    heard = journaled(again.journal, policy=again.policy, rollout=rollout, score=None)["rollout"]
+    heard.load(again.policy.weights(), version=1)
+    heard.release()
+    assert rollout.released == 1
+    with pytest.raises(InputError, match="the prompts of this step are others than those that the completions in"):
+        heard.generate([(1, 2)], Sampling(group_size=4, max_tokens=4), seed=0)
+
+
+def test_of_one_update_a_step_nothing_is_kept(tmp_path):
+    kept = Kept(tmp_path, steps=1)
+    kept.train()
+    assert kept.journal.calls == []
+
+
 def test_a_journal_of_another_program_is_refused(tmp_path):
     """Which asked for something else at that place of a step."""
     journal = Journal(updates=2)

@@ -168,7 +168,7 @@ def test_with_a_line_of_its_log_lost_it_goes_on_from_the_checkpoint_before(strai
     again = train(tmp_path)
     assert again.code == 0, again.said
     lost = f"{log}: has {len(short)} bytes, and {len(counted)} at the checkpoint"
-    assert f"damaged      {tmp_path / 'run' / 'checkpoints' / newest}: {lost}" in again.said
+    assert f"passed over  {tmp_path / 'run' / 'checkpoints' / newest}: {lost}" in again.said
     assert left(tmp_path) == straight[2]
     fault(steps=4 - int(newest[-1]) + 1, seconds=again.began)
 

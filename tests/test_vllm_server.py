@@ -243,6 +243,7 @@ def test_a_run_and_its_server_from_the_command_line(tmp_path):
     recipes = ["configs/stage1.toml", "configs/models/tiny.toml", f"--rollout.port={port}", f"--run.folder={tmp_path}"]
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     about = {"cwd": ROOT, "env": {**os.environ, **cache}, "text": True}
+    recipes += ["--policy.dtype=float32"]  # also where bfloat16 is fast
     serve = [sys.executable, "launch/serve.py", *recipes, "--rollout.kv_cache=0.1", "--model.context=2048"]
     train = [sys.executable, "launch/train.py", *recipes, "--rollout.engine=server", "--eval.questions=0"]
     with subprocess.Popen(serve, stdout=subprocess.DEVNULL, **about) as server:

@@ -91,6 +91,13 @@ class Guarded(Delegate):
         super().load_state(path)
         self._at_checkpoint = True
 
+    def state_dict(self) -> dict[str, int]:
+        """How many updates in a row were not finite."""
+        return {"row": self._row}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self._row = state["row"]
+
     def _keep_first(self, batch: Batch, firsts: Firsts, number: int, *, lr: float) -> None:
         """In place of what a run that was killed since has left of the same update. Nothing that a run needs: where the
         disk is full it is left out."""

@@ -82,7 +82,7 @@ class ServerRollout:
         self._progress(f"rollout: {len(everyones)} prompts x {sampling.group_size} at the server")
         request = {"prompts": everyones, "sampling": asdict(sampling), "seed": seed}
         written = self._together("generate", **request)
-        return [[_completion(one) for one in group] for group in written[first : first + len(prompts)]]
+        return [[Completion.of_plain(one) for one in group] for group in written[first : first + len(prompts)]]
 
     def release(self) -> None:
         self._together("release")
@@ -163,7 +163,3 @@ class ServerRollout:
             f"the rollout server at {self._address} is lost ({error or type(error).__name__}), waited for up to "
             f"{self._patience:.0f} s; it is started with `python launch/serve.py RECIPES`"
         )
-
-
-def _completion(one: Mapping[str, Any]) -> Completion:
-    return Completion(**{**one, "token_ids": tuple(one["token_ids"]), "logprobs": tuple(one["logprobs"])})
