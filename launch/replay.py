@@ -5,7 +5,8 @@ the update. The weights are those of the run's newest checkpoint, or of a checkp
 argument; whether they are the ones that the update ran with is said.
 
 runs/NAME/checkpoints/updates/update-000012.safetensors is an update that began at a checkpoint. It is made again from
-there, optimizer and all, and the hash of the weights that it leads to is compared.
+there, optimizer and all, and the hash of the weights that it leads to is compared. One of several ranks has a file of
+each, and takes as many: `deepspeed --num_accelerators=2 --module launch.replay .../update-000012-rank-0.safetensors`.
 
 Nothing is written. Exit status 1 where a number was not finite again, or where an update that was made again has led
 to other weights.
@@ -13,6 +14,7 @@ to other weights.
 
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,12 +25,13 @@ from typing import Any
 import torch
 
 from grpo.batch import Batch
-from grpo.comm import ending
+from grpo.comm import Comm
 from grpo.config import load
+from grpo.meter import Meter
 from grpo.objective import grpo_loss
 from grpo.policy.forward import Layout, completion_logprobs, micro_batches, settle_layout
-from grpo.policy.guard import load_rows, weights_hash
-from grpo.policy.single import SinglePolicy, forbid_dropout
+from grpo.policy.guard import load_rows, rank_of, together_hash, weights_hash
+from grpo.policy.single import forbid_dropout
 from grpo.policy.state import COUNTS, read_piece
 from grpo.runlog import Console
 from grpo.snapshot import DAMAGE, damaged, newest_whole, point_of, points_in
@@ -36,29 +39,26 @@ from grpo.types import InputError
 from launch import assemble
 from launch.models import load_model, locate
 from launch.recipe import Recipe
-from launch.resume import checkpoints_of
+from launch.resume import HOW, checkpoints_of
+from launch.together import run
 
 
 def main(argv: list[str]) -> int:
-    console = Console()
+    argv = [argument for argument in argv if not argument.startswith("--local_rank")]  # the launcher's
     if not 1 <= len(argv) <= 2 or "-h" in argv or "--help" in argv:
         print(__doc__)
         return 0 if argv and argv[0] in ("-h", "--help") else 2
-    try:
-        bad = replay(Path(argv[0]).resolve(), Path(argv[1]) if len(argv) > 1 else None, console)
-    except InputError as error:
-        code, text = ending(error)
-        console.line(text)
-        return code
-    return 1 if bad else 0
+    weights = Path(argv[1]) if len(argv) > 1 else None
+    return run(lambda comm, console: min(replay(Path(argv[0]).resolve(), weights, comm, console), 1))
 
 
-def replay(file: Path, weights: Path | None, console: Console) -> int:
+def replay(file: Path, weights: Path | None, comm: Comm, console: Console) -> int:
     """The number of micro-batches that were not finite; of an update that is made again 1 where it leads to other
     weights. InputError where rows, run or weights are not there."""
+    file = _of_rank(file, comm)
     batch, about = load_rows(file)
     if "after" in about:
-        return _remake(file, batch, about, weights, console)
+        return _remake(file, batch, about, weights, comm, console)
     recipe = load(Recipe, [str(file.parent.parent / "recipe.toml")])
     held, autocast = _formats(file, about)
     model = _model(recipe, weights or _newest(file.parent.parent, console), console).to(held)
@@ -82,24 +82,26 @@ def replay(file: Path, weights: Path | None, console: Console) -> int:
     return bad
 
 
-def _remake(file: Path, batch: Batch, about: Mapping[str, Any], checkpoint: Path | None, console: Console) -> int:
+def _remake(
+    file: Path, batch: Batch, about: Mapping[str, Any], checkpoint: Path | None, comm: Comm, console: Console
+) -> int:
     """1 where the update, made again from its checkpoint, leads to other weights than it did; 0 where to the same, bit
     by bit."""
     run = file.parent.parent.parent
-    recipe = load(Recipe, [str(run / "recipe.toml")])
+    recipe = _as_it_was(load(Recipe, [str(run / "recipe.toml")]), file, about)
     begin = checkpoint or _before(run, _number(file, about, "update"))
-    model = _model(recipe, begin, console)
-    policy = SinglePolicy(
-        model,
+    console.line(f"weights      {begin}")
+    _check_whole(begin)
+    policy = assemble.make_policy(
+        recipe,
+        comm.first(lambda: _shape_of(recipe, console)),
         # The schedule has come to this rate.
         optim=replace(assemble.make_optim(recipe), lr=float(_number(file, about, "lr")), schedule="constant", warmup=0),
         updates=1,
-        token_budget=about.get("token_budget", recipe.policy.token_budget),
-        layout=about.get("layout", recipe.policy.layout),
+        console=console,
+        comm=comm,
+        meter=Meter(shared=False, sizes=None, peak=None),
         temperature=recipe.sampling.temperature,
-        dtype=_known(file, about.get("dtype")),
-        gradient_checkpointing=about.get("gradient_checkpointing", recipe.policy.gradient_checkpointing),
-        say=console.line,
     )
     policy.load_state(begin / "policy")
     if policy.done != about["update"]:
@@ -107,14 +109,33 @@ def _remake(file: Path, batch: Batch, about: Mapping[str, Any], checkpoint: Path
     objective = assemble.loop_settings(recipe, steps=1).objective
     stats = policy.update(batch, partial(grpo_loss, objective=objective))
     shown = ", ".join(f"{name} {value:.6g}" for name, value in stats.items())
-    console.line(f"update {about['update']}: {len(batch.group_B)} rows, {len(batch.prompts)} prompts: {shown}")
-    same = weights_hash(policy.weights()) == about.get("after")
+    rows, prompts = (int(count) for count in comm.sum([len(batch.group_B), len(batch.prompts)]))
+    console.line(f"update {about['update']}: {rows} rows, {prompts} prompts: {shown}")
+    same = together_hash(policy.weights(), comm) == about.get("after")
     if not same and about.get("threads") != torch.get_num_threads():
         console.line(
             f"it was made by {about.get('threads')} threads and now by {torch.get_num_threads()}: OMP_NUM_THREADS"
         )
     console.line(f"the weights after it are {'the same, bit by bit' if same else 'OTHERS than those of the run'}")
     return 0 if same else 1
+
+
+def _of_rank(file: Path, comm: Comm) -> Path:
+    """The rows of this rank, beside those of another. InputError where the update was made by more ranks, or fewer."""
+    ranks = load_rows(file)[1].get("ranks", 1)
+    if ranks != comm.world:
+        how = f"deepspeed --num_accelerators={ranks} --module" if ranks != 1 else "python -m"
+        raise InputError(
+            f"{file}: an update of {ranks} ranks, here are {comm.world}; valid: {how} launch.replay {file}"
+        )
+    return file.with_name(re.sub(r"-rank-\d+(?=\.)", rank_of(comm.rank, ranks), file.name)) if ranks > 1 else file
+
+
+def _as_it_was(recipe: Recipe, file: Path, about: Mapping[str, Any]) -> Recipe:
+    """The recipe with what may have changed since the update."""
+    how = {name: about[name] for name in HOW if name in about}
+    dtype = _known(file, about.get("dtype"))
+    return replace(recipe, policy=replace(recipe.policy, **how, dtype=dtype))
 
 
 def _before(run: Path, update: int) -> Path:
@@ -194,16 +215,19 @@ def _model(recipe: Recipe, weights: Path, console: Console) -> Any:
         model = load_model(str(weights), device=assemble.device())
     else:
         model = load_model(_shape_of(recipe, console), device=assemble.device())
-        at = point_of(weights.name)
-        damage = damaged(weights, at) if at else "is no folder of a checkpoint or a model"
-        if damage:
-            raise InputError(f"{weights}: {damage}")
+        _check_whole(weights)
         with torch.no_grad():
             for number, (name, parameter) in enumerate(model.named_parameters()):
                 piece = read_piece(weights / "policy", number, name, tuple(parameter.shape))
                 parameter.copy_(piece.tensors["master"])
     forbid_dropout(model)
     return model
+
+
+def _check_whole(checkpoint: Path) -> None:
+    at = point_of(checkpoint.name)
+    if damage := damaged(checkpoint, at) if at else "is no folder of a checkpoint or a model":
+        raise InputError(f"{checkpoint}: {damage}")
 
 
 def _shape_of(recipe: Recipe, console: Console) -> str:

@@ -19,13 +19,13 @@ from grpo.types import Example, InputError
 from launch.assemble import save_recipe
 from launch.lineage import FILE as STAGES
 from launch.locking import LOCK, FolderLock
-from launch.recipe import Recipe
+from launch.recipe import Policy, Recipe
 
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "notes.jsonl", "held_out.jsonl")
 # What may differ when a run goes on: where things are and, since a run may have ended for want of memory, how it is
 # computed. None of it changes what is computed but for rounding.
-FREE = {"run.folder", "run.project"}
-FREE |= {f"policy.{key}" for key in ("engine", "stage", "offload", "layout", "token_budget", "gradient_checkpointing")}
+HOW = ("engine", "stage", "offload", "layout", "token_budget", "gradient_checkpointing")
+FREE = {"run.folder", "run.project"} | {f"policy.{key}" for key in HOW}
 FREE_SECTIONS = ("checkpoint.", "rollout.")
 
 
@@ -37,6 +37,11 @@ def checkpoints_of(folder: Path) -> Path:
 def updates_of(folder: Path) -> Path:
     """Where the updates are that begin at a run's checkpoints, for `launch.replay`; they go when those go."""
     return checkpoints_of(folder) / "updates"
+
+
+def how_computed(policy: Policy) -> dict[str, Any]:
+    """What of a recipe's [policy] may change when a run goes on, as it is now."""
+    return {name: getattr(policy, name) for name in HOW}
 
 
 def has_finished(folder: Path) -> bool:

@@ -200,10 +200,8 @@ def _policy(
         temperature=recipe.sampling.temperature,
         kl=recipe.loss.kl,
     )
-    wanted, alone = recipe.checkpoint, assemble.choose_zero(recipe, comm.world) is None
-    # Only what one process has made can be made again by one process, bit by bit.
-    how = {name: getattr(recipe.policy, name) for name in ("token_budget", "layout", "gradient_checkpointing")}
-    firsts = Firsts(resume.updates_of(folder), wanted.keep, how) if alone else None
+    wanted = recipe.checkpoint
+    firsts = Firsts(resume.updates_of(folder), wanted.keep, resume.how_computed(recipe.policy))
     kept = {"folder": folder / "bad", "limit": wanted.bad_updates, "dtype": precision(recipe)}
     return Guarded(policy, **kept, comm=comm, tell=console.line, firsts=firsts)
 

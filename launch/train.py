@@ -3,19 +3,19 @@
 On several GPUs, `deepspeed launch/train.py ...` with the same arguments.
 """
 
-import os
 import sys
+from functools import partial
 from pathlib import Path
 
 # The checkout itself comes first on the path instead of launch/: it works uninstalled, ours wins over a namesake in the
 # environment, and nothing in launch/ can shadow a library.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from grpo.comm import Alone, Comm, ending
+from grpo.comm import Comm
 from grpo.config import describe, load
 from grpo.runlog import Console
-from grpo.types import BadNumbers, EngineLost, InputError, StaleRollout, Stopped
 from launch.recipe import Recipe
+from launch.together import run
 
 
 def main(argv: list[str]) -> int:
@@ -23,34 +23,11 @@ def main(argv: list[str]) -> int:
         print(__doc__)
         print(describe(Recipe))
         return 0
-    try:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            return train_together(argv)
-        train(argv, Alone(), Console())
-    except (BadNumbers, EngineLost, InputError, StaleRollout, Stopped) as error:
-        code, text = ending(error)
-        Console().line(text)
-        return code
-    return 0
+    return run(partial(train, argv))
 
 
-def train_together(argv: list[str]) -> int:
-    """As one of several ranks: the same recipe everywhere, and rank 0 speaks."""
-    from grpo.ranks import OtherRankFailed, joined, leads_node
-
-    try:
-        # Before the recipe is read: also an error of one rank alone, such as a file that its node lacks, ends all.
-        with joined() as comm, open(os.devnull, "w", encoding="utf-8") as nowhere:
-            train(argv, comm, Console() if comm.rank == 0 else Console(nowhere))
-    except OtherRankFailed as other:
-        mine = ending(other.__cause__)[1] if other.__cause__ else ""
-        if leads_node() and mine != other.failure.text:  # else it has been said
-            print(f"stopped: {other}", file=sys.stderr)
-        return other.failure.code
-    return 0
-
-
-def train(argv: list[str], comm: Comm, console: Console) -> None:
+def train(argv: list[str], comm: Comm, console: Console) -> int:
+    """The same recipe on every rank; returns the exit status."""
     recipe = load(Recipe, [argument for argument in argv if not argument.startswith("--local_rank")])
     with console.alive():
         console.status("loading torch")
@@ -65,6 +42,7 @@ def train(argv: list[str], comm: Comm, console: Console) -> None:
             run_warm_up(recipe, console, comm)
         else:
             run_stage(recipe, console, comm)
+    return 0
 
 
 if __name__ == "__main__":

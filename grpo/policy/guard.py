@@ -101,15 +101,15 @@ class Guarded(Delegate):
     def _keep_first(self, batch: Batch, firsts: Firsts, number: int, *, lr: float) -> None:
         """In place of what a run that was killed since has left of the same update. Nothing that a run needs: where the
         disk is full it is left out."""
-        about = {"update": number, "rank": self._comm.rank, "dtype": self._dtype, "lr": lr, **firsts.how}
-        about |= {"threads": torch.get_num_threads(), "after": weights_hash(self._policy.weights())}
-        half = firsts.folder / ".update.safetensors"
+        rank, world = self._comm.rank, self._comm.world
+        about = {"update": number, "rank": rank, "ranks": world, "dtype": self._dtype, "lr": lr, **firsts.how}
+        about |= {"threads": torch.get_num_threads(), "after": together_hash(self._policy.weights(), self._comm)}
+        half = firsts.folder / f".update{rank_of(rank, world)}.safetensors"
+        whole = half.with_name(f"update-{number:06d}{rank_of(rank, world)}.safetensors")
         try:
             half.unlink(missing_ok=True)
-            os.replace(
-                save_rows(batch, firsts.folder, half.stem, about), half.with_name(f"update-{number:06d}.safetensors")
-            )
-            for file in sorted(firsts.folder.glob("update-*.safetensors"))[: -firsts.count]:
+            os.replace(save_rows(batch, firsts.folder, half.stem, about), whole)
+            for file in sorted(firsts.folder.glob(f"update-*{rank_of(rank, world)}.safetensors"))[: -firsts.count]:
                 file.unlink()
         except (OSError, SafetensorError) as error:
             self._tell(f"not kept     the rows of update {number}: {error}; the run goes on")
@@ -135,6 +135,20 @@ def weights_hash(weights: Iterator[tuple[str, Tensor]]) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return f"{dtype}-{digest.hexdigest()}"
+
+
+def together_hash(weights: Iterator[tuple[str, Tensor]], comm: Comm) -> str:
+    """`weights_hash` on every rank, made by one; all help it to gather."""
+    if comm.rank == 0:
+        return comm.gather([weights_hash(weights)])[0]
+    for _ in weights:
+        pass
+    return comm.gather([])[0]
+
+
+def rank_of(rank: int, world: int) -> str:
+    """What tells a rank's file from the others' where there are some: "-rank-1"."""
+    return f"-rank-{rank}" if world > 1 else ""
 
 
 def save_rows(batch: Batch, folder: Path, name: str, about: Mapping[str, Any]) -> Path:
