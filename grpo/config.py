@@ -6,7 +6,7 @@ fields are such sections; pydantic checks the values.
 
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -62,10 +62,26 @@ def _file(path: Path) -> tuple[dict[str, Any], Origin]:
         reason = error.strerror if isinstance(error, OSError) else "no path, or not UTF-8"
         raise InputError(f"{path}: cannot read this recipe ({reason}){hint}") from None
     try:
-        layer = tomllib.loads(text)
+        layer = parsed(text)
     except NOT_TOML as error:
         raise InputError(f"{path}: not TOML: {error}") from None
     return layer, {key: f"{path}:{_line(text, key)}" for key in _leaves(layer)}
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """TOML with numbers as it has them. Python's go on for ever, but those of over 4,300 digits cannot be written."""
+    values = tomllib.loads(text)
+    if any(not -(2**63) <= number < 2**63 for number in _integers(values)):
+        raise ValueError("an integer of more than 64 bits")
+    return values
+
+
+def _integers(value: object) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _integers(item)
 
 
 def _override(cls: Any, argument: str) -> tuple[dict[str, Any], Origin]:
@@ -73,7 +89,7 @@ def _override(cls: Any, argument: str) -> tuple[dict[str, Any], Origin]:
     if not equals or not name:
         raise InputError(f"{argument}: an override is written --section.key=value")
     try:
-        value = tomllib.loads(f"value = {raw}")["value"]
+        value = parsed(f"value = {raw}")["value"]
     except NOT_TOML:
         value = raw  # a bare word is a string: --run.name=first-try
     path = tuple(name.split("."))

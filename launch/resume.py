@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo import snapshot
-from grpo.config import dump
+from grpo.config import dump, parsed
 from grpo.prompts import load_system
 from grpo.runlog import Console, RunLog, refuse_existing
 from grpo.snapshot import DAMAGE, Snapshot, flush, newest_whole, points_in
@@ -113,10 +112,10 @@ def check_same(recipe: Recipe, folder: Path, *, tell: Callable[[str], None] = la
     """
     file = folder / "recipe.toml"
     try:
-        was, prompt = _keys(tomllib.loads(file.read_text("utf-8"))), (folder / "prompt.txt").read_text("utf-8")
+        was, prompt = _keys(parsed(file.read_text("utf-8"))), (folder / "prompt.txt").read_text("utf-8")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{file}: cannot be read as the recipe of this run: {error}") from None
-    new, old = _keys(tomllib.loads(dump(recipe))), _keys(tomllib.loads(dump(Recipe()))) | was
+    new, old = _keys(parsed(dump(recipe))), _keys(parsed(dump(Recipe()))) | was
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _is_free(key)]
     valid = f"valid: the recipe as it was, or a new run, --run.name={folder.name}-2 (make: NAME={folder.name}-2)"
     if differing:

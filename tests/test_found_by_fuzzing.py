@@ -175,6 +175,19 @@ def test_numpys_state_is_looked_at_before_it_is_believed(place, words):
     assert np.random.get_state(legacy=True)[2] == states["numpy"][2]
 
 
+LARGE = f"0x{5_000 * 'f'}"  # written in tens it has more digits than Python writes
+
+
+def test_a_number_that_toml_does_not_have(tmp_path):
+    """It was taken for a seed, and then could not be written into the run's recipe; as a name it could not be told."""
+    (tmp_path / "a.toml").write_text(f"[run]\nseed = [{{a = {LARGE}}}]\n")
+    with pytest.raises(InputError, match=r"a\.toml: not TOML: an integer of more than 64 bits$"):
+        load(Recipe, [str(tmp_path / "a.toml")])
+    with pytest.raises(InputError, match=r"run\.seed = '0xfff.*\.\.\.: Input should be a valid integer"):
+        load(Recipe, [f"--run.seed={LARGE}"])
+    assert load(Recipe, [f"--run.seed={2**62}"]).run.seed == 2**62
+
+
 def test_of_an_endless_argument_the_beginning_and_the_end_are_told():
     with pytest.raises(InputError, match=r"^--x\.y=\[{1100,1200} \.\.\. .*unknown key x; ") as refused:
         load(Recipe, [f"--x.y={100_000 * '['}"])
