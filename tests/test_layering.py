@@ -25,7 +25,7 @@ MAY_IMPORT = {  # of ours; a name stands for itself and what is below it
     "launch": set(FOLDERS),
 }
 ONLY_IN = {  # heavy package: where it may be imported
-    "vllm": {"grpo/rollout/vllm.py", "grpo/rollout/vllm_server.py"},
+    "vllm": {"grpo/rollout/vllm.py", "grpo/rollout/vllm_server.py", "grpo/rollout/vllm_shared_memory.py"},
     "deepspeed": {"grpo/policy/zero.py"},
     "wandb": {"grpo/tracking.py"},
     "datasets": {"grpo/data.py"},

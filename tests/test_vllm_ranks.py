@@ -1,5 +1,7 @@
 """vLLM over two real ranks: an engine for each, or one that both share, fed by ZeRO-3's whole tensors."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -33,14 +35,29 @@ def on_a_rank(comm, tensor_parallel, folder):
     return [[(one.token_ids, one.logprobs, one.finish) for one in group] for group in written]
 
 
+@pytest.fixture
+def left_by_another():
+    """What vLLM itself leaves in memory that is shared, of engines over two ranks, and where an engine would trip over
+    it; which of such memory there is."""
+    memory = Path("/dev/shm")
+    ours = [path for path in (memory / f"-tp:0-[0-1]-cpushm_{rank}" for rank in (0, 1)) if not path.exists()]
+    for path in ours:
+        path.touch()
+    yield lambda: sorted(path.name for path in memory.glob("*cpushm*"))
+    for path in ours:
+        path.unlink()
+
+
 @pytest.mark.parametrize("tensor_parallel", [1, 2])
-def test_each_rank_gets_answers_to_its_prompts_from_the_trainers_weights(tmp_path, tensor_parallel):
+def test_each_rank_gets_answers_to_its_prompts_from_the_trainers_weights(tmp_path, left_by_another, tensor_parallel):
     need("vllm")
     need("deepspeed")
     tiny_model(seed=1, head_dim=32).save_pretrained(tmp_path)
+    there = left_by_another()
     ranks = run_ranks(on_a_rank, tensor_parallel, tmp_path)
     for rank in ranks:
         assert isinstance(rank.value, list), f"{rank.value!r} {rank.said}"
+    assert left_by_another() == there
     groups = []
     for prompt, written in zip(PROMPTS, [group for rank in ranks for group in rank.value], strict=True):
         completions = tuple(

@@ -10,13 +10,14 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from grpo.rollout.base import checked
+from grpo.rollout.vllm_shared_memory import of_its_own
 from grpo.types import Completion, EngineLost, InputError, Sampling, StaleRollout, TokenIds
 
 ENVIRONMENT = {  # read by vLLM while it is imported or started; what the user has set stays
@@ -62,11 +63,11 @@ def start_vllm(
     """
     ranks = _ranks(tensor_parallel)
     _prepare()
-    with _starting(folder):
-        from vllm import LLM
-        from vllm.platforms import current_platform
+    from vllm import LLM
+    from vllm.platforms import current_platform
 
-        gpu = not current_platform.is_cpu()
+    gpu = not current_platform.is_cpu()
+    with _starting(folder), nullcontext() if gpu or ranks == 1 else of_its_own():
         return LLM(
             model=folder,
             trust_remote_code=False,
