@@ -33,9 +33,14 @@ def load(cls: type[T], argv: Sequence[str]) -> T:
         _merge(cls, values, layer)
         origin |= where
     try:
-        return TypeAdapter(cls).validate_python(values)
+        loaded = TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
         raise InputError(_first(error, origin)) from None
+    for key, place in origin.items():
+        found = _at(_plain(loaded), key)
+        if not all(map(_fits, _integers(found))):  # made of text
+            raise InputError(f"{place}: {'.'.join(key)} = {shortened(found)}: an integer of more than 64 bits")
+    return loaded
 
 
 def dump(value: object) -> str:
@@ -71,8 +76,18 @@ def _file(path: Path) -> tuple[dict[str, Any], Origin]:
 def parsed(text: str) -> dict[str, Any]:
     """TOML with numbers as it has them. Python's go on for ever, but those of over 4,300 digits cannot be written."""
     values = tomllib.loads(text)
-    if any(not -(2**63) <= number < 2**63 for number in _integers(values)):
+    if not all(map(_fits, _integers(values))):
         raise ValueError("an integer of more than 64 bits")
+    return values
+
+
+def _fits(number: int) -> bool:
+    return -(2**63) <= number < 2**63
+
+
+def _at(values: Any, path: tuple[str, ...]) -> object:
+    for name in path:
+        values = values.get(name) if isinstance(values, Mapping) else None
     return values
 
 

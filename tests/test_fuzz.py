@@ -133,6 +133,7 @@ def test_recipes(home, text, more, evaluation):
     file, runs = home / "recipe.toml", home / "runs"
     file.write_bytes(text.encode(errors="surrogatepass"))
     kind = EvaluationRecipe if evaluation else Recipe
+    shutil.rmtree(runs, ignore_errors=True)  # of an input that failed
     with Touched.inside(runs):
         recipe = taken(lambda: load(kind, [str(file), *more, f"--run.folder={runs}"]))
         if recipe is None or evaluation:
