@@ -47,11 +47,13 @@ def watched(example, completions):
 def look(*, count_objects: bool, scoring: bool = False) -> Held:
     """Without the threads that write a checkpoint, which end by themselves at no known step, and tqdm's own, which a
     progress bar of transformers starts once for the whole process. `scoring`: also without those that score this step,
-    of which a first may be done before a second would start."""
+    of which a first may be done before a second would start, and the logs, which that of a checkpoint sees to the disk.
+    """
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     passing = ("tqdm_monitor", "checkpoint ", *(["score_"] if scoring else []))
     threads = sorted(thread.name for thread in threading.enumerate() if not thread.name.startswith(passing))
-    held = {"rss": pages * os.sysconf("SC_PAGE_SIZE"), "files": open_files(), "threads": threads}
+    files = [path for path in open_files() if not (scoring and path.endswith(".jsonl"))]
+    held = {"rss": pages * os.sysconf("SC_PAGE_SIZE"), "files": files, "threads": threads}
     if count_objects:
         gc.collect()
         known = gc.get_objects()

@@ -46,6 +46,7 @@ def run_ranks(work: Callable[..., Any], *args: Any, world: int = 2, grace: float
 
 def _codes(processes: list[Any], grace: float) -> list[int | None]:
     left = 900.0  # seconds, counted by sleeps and not by the clock: a machine that is paused is not late
+    grace = max(grace, 0.5)  # of two that end at once, any may be heard of first
     while any(process.exitcode is None for process in processes) and left > 0:
         if any(process.exitcode is not None for process in processes):
             left, grace = min(left, grace), 900.0
