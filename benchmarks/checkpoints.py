@@ -28,7 +28,6 @@ from grpo.comm import Alone
 from grpo.runlog import Console
 from grpo.types import InputError
 from launch.checkpoints import Checkpoints
-from launch.heap import keep_freed_memory
 from launch.keeping import Keeping
 
 
@@ -119,7 +118,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rounds", type=positive, default=2, help="stretches of each kind")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="on the disk that is to be measured; the system's temporary folder")
-    keep_freed_memory()  # as a run does
     try:
         print(json.dumps(measure(parser.parse_args(argv))))
     except InputError as error:

@@ -18,7 +18,7 @@ from grpo import snapshot
 from grpo.comm import HUNG, Comm
 from grpo.journal import Journal
 from grpo.policy.base import PolicyEngine
-from grpo.policy.state import Held
+from grpo.policy.state import Copies, Held
 from grpo.random_states import random_states, set_random_states
 from grpo.record import Around
 from grpo.runlog import Console
@@ -65,6 +65,7 @@ class Checkpoints:
     settle: Callable[[], None] = lambda: None
     journal: Journal = field(default_factory=lambda: Journal(updates=1))
     within: Mapping[str, Stateful] = field(default_factory=dict)
+    _copies: Copies = field(default_factory=Copies, init=False)
     _writing: Writing | None = field(default=None, init=False)
     _mark: Mark | None = field(default=None, init=False)
     _lacking: int = field(default=0, init=False)  # bytes of a checkpoint that is overdue, for want of room
@@ -183,7 +184,7 @@ class Checkpoints:
         untouched = mark is not None and self.policy.done == mark.updates
         if mark is None or self.comm.world > 1 or not untouched or snapshot.newest(self.folder) >= mark.at:
             return
-        held = self.policy.hold()
+        held = self.policy.hold()  # in memory of its own: the disk may not be done with the last one's
         if self.policy.done != mark.updates:  # an update has begun while they were copied
             return
         if not snapshot.begin(self.folder, mark.at, needed=bytes_needed([held.nbytes]), reserve=self.reserve):
@@ -226,7 +227,8 @@ class Checkpoints:
     def _save(self, mark: Mark) -> None:
         """By all ranks together. A disk without room is told, and the run goes on with the checkpoints that it has."""
         self._finish()
-        held = replace(self.policy.hold(), updates=mark.updates)  # a skipped update moves the schedule only
+        copies = self._copies if self.settings.background else None
+        held = replace(self.policy.hold(copies), updates=mark.updates)  # a skipped update moves the schedule only
         needed = bytes_needed(self.comm.gather([held.nbytes]))
         reason = self.comm.lead(lambda: snapshot.begin(self.folder, mark.at, needed=needed, reserve=self.reserve))
         self._lacking = needed if reason else 0

@@ -31,13 +31,9 @@ def train(argv: list[str], comm: Comm, console: Console) -> int:
     recipe = load(Recipe, [argument for argument in argv if not argument.startswith("--local_rank")])
     with console.alive():
         console.status("loading torch")
-        from launch.heap import keep_freed_memory
-        from launch.precision import device
         from launch.stage import run_stage  # only after the recipe is known to be good
         from launch.warm_up import run_warm_up
 
-        if device() == "cpu":
-            keep_freed_memory()
         if recipe.run.stage == "sft":
             run_warm_up(recipe, console, comm)
         else:

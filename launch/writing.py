@@ -63,7 +63,7 @@ class Writing(threading.Thread):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         try:
             self._write()
-            del self._held  # three times the weights, which else would be kept until the next checkpoint
+            del self._held  # three times the weights
             self.written.set()
             if self._rank == 0:
                 self._seal()

@@ -428,8 +428,8 @@ def late(kept):
     """Its first checkpoint that is written after the third step comes late."""
     hold = kept.policy.hold
 
-    def held():
-        found = hold()
+    def held(copies=None):
+        found = hold(copies)
         return Late(updates=found.updates, names=found.names, pieces=found.pieces) if found.updates > 1 else found
 
     kept.policy.hold = held

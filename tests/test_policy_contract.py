@@ -11,7 +11,7 @@ from grpo.comm import Alone
 from grpo.objective import Objective, grpo_loss, weigh
 from grpo.policy.schedule import Optim, learning_rate
 from grpo.policy.single import SinglePolicy, forbid_dropout
-from grpo.policy.state import write
+from grpo.policy.state import Copies, write
 from grpo.policy.zero_config import Zero
 from tests.installed import need
 from tests.toy import random_batch, tiny_model
@@ -224,6 +224,26 @@ def test_a_first_step_that_runs_out_of_memory_leaves_a_state_that_can_be_gone_on
     later.load_state(tmp_path)
     assert torch.equal(flat(later), before)
     assert torch.equal(train(later), train(engine("single")))
+
+
+def test_one_copy_of_the_state_takes_the_memory_of_the_one_before(kind, tmp_path):
+    """The second has Adam's moments too; the third asks for no more memory, and is of the weights as they are then."""
+    policy, copies = engine(kind), Copies()
+
+    def held():
+        pieces = policy.hold(copies).pieces
+        return {(n, key): tensor for n, piece in pieces.items() for key, tensor in piece.tensors.items()}
+
+    first = held()
+    train(policy, steps=1)
+    second = held()
+    train(policy, steps=1)
+    third = held()
+    assert {key: tensor.data_ptr() for key, tensor in second.items()} == {k: t.data_ptr() for k, t in third.items()}
+    assert all(first[place] is second[place] for place in first)
+    assert len(third) == 3 * len(first)
+    masters = torch.cat([third[number, "master"].flatten() for number in range(len(first))])
+    assert torch.equal(masters, flat(policy))
 
 
 def test_a_state_goes_on_bitwise_in_any_engine(kind, tmp_path):

@@ -40,7 +40,7 @@ def one_ends(comm, folder, failing, how):
     ranks.TOLD, writing.OTHERS = 1.0, 600.0
     policy = Shared(tiny_model(), optim=Optim(lr=1e-2), updates=4, token_budget=512, dtype="float32")
     share = policy.share(comm.rank, Held if comm.rank == failing else Slow)
-    policy.hold = lambda: share
+    policy.hold = lambda copies=None: share
     about = {"policy": policy, "shared": {}, "own": {}, "about": {}, "comm": comm, "console": Console()}
     checkpoints = Checkpoints(folder=folder, settings=Keeping(every=1), steps=4, **about)
     with checkpoints.kept():

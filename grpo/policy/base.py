@@ -8,7 +8,7 @@ from torch import Tensor
 
 from grpo.batch import Batch
 from grpo.objective import Stats
-from grpo.policy.state import Held
+from grpo.policy.state import Copies, Held
 
 Loss = Callable[[Tensor, Tensor, Batch], tuple[Tensor, Stats]]
 """(logp_BC, entropy_BC, rows) -> (loss as a plain weighted sum over these rows, statistics as sums)."""
@@ -57,8 +57,9 @@ class PolicyEngine(Protocol):
         """Those since the engine was made that have changed the weights."""
         ...
 
-    def hold(self) -> Held:
-        """A copy in main memory of this rank's share of the optimizer's state and of the place in the schedule.
+    def hold(self, copies: Copies | None = None) -> Held:
+        """A copy in main memory of this rank's share of the optimizer's state and of the place in the schedule; in that
+        of the `copies` before it, which then are no more, where these are given.
 
         What `grpo.policy.state.write` makes of the shares of all ranks, `load_state` reads. The weights may move on
         while it is written.
@@ -96,8 +97,8 @@ class Delegate:
     def moved(self) -> int:
         return self._policy.moved
 
-    def hold(self) -> Held:
-        return self._policy.hold()
+    def hold(self, copies: Copies | None = None) -> Held:
+        return self._policy.hold(copies)
 
     def load_state(self, path: Path) -> None:
         self._policy.load_state(path)

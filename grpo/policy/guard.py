@@ -24,7 +24,7 @@ from grpo.batch import Batch
 from grpo.comm import Comm
 from grpo.objective import Stats
 from grpo.policy.base import Delegate, Loss, PolicyEngine
-from grpo.policy.state import Held
+from grpo.policy.state import Copies, Held
 from grpo.types import BadNumbers, InputError
 
 
@@ -83,9 +83,9 @@ class Guarded(Delegate):
             )
         return stats
 
-    def hold(self) -> Held:
+    def hold(self, copies: Copies | None = None) -> Held:
         self._at_checkpoint = True
-        return super().hold()
+        return super().hold(copies)
 
     def load_state(self, path: Path) -> None:
         super().load_state(path)

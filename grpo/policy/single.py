@@ -14,7 +14,7 @@ from grpo.policy.base import Loss
 from grpo.policy.forward import Layout, Wanted, completion_logprobs, micro_batches, settle_layout
 from grpo.policy.guard import poisoned
 from grpo.policy.schedule import Optim, learning_rate
-from grpo.policy.state import MOMENTS, Held, Piece, copied, read_counts, read_piece
+from grpo.policy.state import MOMENTS, Copies, Held, Piece, read_counts, read_piece
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -133,13 +133,13 @@ class SinglePolicy:
     def moved(self) -> int:
         return self._moved
 
-    def hold(self) -> Held:
-        pieces = {}
+    def hold(self, copies: Copies | None = None) -> Held:
+        pieces, copies = {}, copies or Copies()
         for number, parameter in enumerate(self._model.parameters()):
             moments = self._optimizer.state.get(parameter, {})  # none, or some, before the first step is through
             steps = int(moments["step"]) if {"step", *MOMENTS} <= moments.keys() else 0
             tensors = {"master": parameter, **{key: moments[key] for key in MOMENTS if steps}}
-            pieces[number] = Piece({key: copied(tensor) for key, tensor in tensors.items()}, steps)
+            pieces[number] = Piece({key: copies.copy(number, key, each) for key, each in tensors.items()}, steps)
         names = tuple(name for name, _ in self._model.named_parameters())
         return Held(updates=self._done, names=names, pieces=pieces)
 

@@ -75,9 +75,18 @@ def _header(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def copied(tensor: Tensor) -> Tensor:
-    """A copy in main memory that the next step does not touch."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+class Copies:
+    """Main memory for one state after the other, each of which ends with the next. Memory that was given back would be
+    asked of the system again, page by page, by the next copy and by the steps beside it, whose place it takes."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, str], Tensor] = {}
+
+    def copy(self, number: int, key: str, tensor: Tensor) -> Tensor:
+        """The tensor `key` of parameter `number`, which the next step does not touch."""
+        if (number, key) not in self._kept:
+            self._kept[number, key] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        return self._kept[number, key].copy_(tensor.detach())
 
 
 def write(held: Held, path: Path, *, lead: bool = True) -> None:

@@ -31,7 +31,7 @@ from grpo.policy.forward import Layout, Wanted, completion_logprobs, micro_batch
 from grpo.policy.guard import poisoned
 from grpo.policy.schedule import Optim, learning_rate
 from grpo.policy.single import Dtype, fast_bf16, forbid_dropout
-from grpo.policy.state import MOMENTS, Held, Piece, copied, read_counts, read_piece
+from grpo.policy.state import MOMENTS, Copies, Held, Piece, read_counts, read_piece
 from grpo.policy.zero_config import Zero, reference_config, zero_config
 from grpo.ranks import backend
 
@@ -177,15 +177,16 @@ class ZeroPolicy:
     def moved(self) -> int:
         return self._moved
 
-    def hold(self) -> Held:
+    def hold(self, copies: Copies | None = None) -> Held:
         """As the protocol says; the ranks take turns, so that each holds whole tensors of its share of parameters."""
         parameters, steps, kept = list(self._model.named_parameters()), self._adam_steps(), {}
+        copies = copies or Copies()
         for number, (_, parameter) in enumerate(parameters):
             tensors: dict[str, Any] = {"master": safe_get_full_fp32_param(parameter)}
             if steps:
                 tensors |= {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
             if number % self._comm.world == self._comm.rank:
-                kept[number] = Piece({key: copied(tensor) for key, tensor in tensors.items()}, steps)
+                kept[number] = Piece({key: copies.copy(number, key, each) for key, each in tensors.items()}, steps)
         return Held(updates=self._done, names=tuple(name for name, _ in parameters), pieces=kept)
 
     def load_state(self, path: Path) -> None:
