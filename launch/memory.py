@@ -96,7 +96,7 @@ def memory_plan(shape: Shape, s: PlanSettings, d: Devices) -> list[Line]:
     """Every part of what one rank needs; of several ranks the largest, where they differ."""
     states = _single_states(shape, s, d) if s.stage == 0 else _zero_states(shape, s, d)
     parts = [*states, activations(shape, s, d), head(shape, s), *_rollout(shape, s, d)]
-    parts += [Line(name="checkpoint", how="12 P / N, while one is written", host=12 * shape.parameters / d.ranks)]
+    parts += [Line(name="checkpoint", how="12 P / N, from the first one on", host=12 * shape.parameters / d.ranks)]
     return [*parts, _always("runtime", "rule of thumb", RUNTIME[d.kind])]
 
 
