@@ -97,7 +97,7 @@ test: $(STAMP)  ## Run the tests
 test-gpu: $(STAMP)  ## Try the engines' contracts and 20 steps on an NVIDIA GPU; without one it says so
 	$(PY) benchmarks/gpu.py $(ARGS)
 
-test-faults: $(STAMP)  ## Kill runs at KILLS=200 points, damage their checkpoints, go on, and tell in a table (about an hour)
+test-faults: $(STAMP)  ## Kill runs at KILLS=200 points, damage their checkpoints, go on, and tell in a table (half an hour)
 	KILLS=$(or $(KILLS),200) STEPS=500 OMP_NUM_THREADS=1 $(PY) -m pytest -q -rP tests/test_resume.py \
 	  tests/test_resume_ranks.py tests/test_snapshot.py tests/test_checkpoints.py tests/test_bad_numbers.py \
 	  tests/test_cut_off.py tests/test_writing.py \
