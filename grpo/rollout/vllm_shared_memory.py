@@ -21,12 +21,12 @@ def of_its_own() -> Iterator[None]:
     """Around the start of an engine, by all ranks: when it has started, its ranks have opened the memory."""
     from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed
 
-    run = [secrets.token_hex(8)]
-    torch.distributed.broadcast_object_list(run)
+    run = torch.tensor([secrets.randbits(62)])
+    torch.distributed.broadcast(run, 0)
     make, names = _CPUSHMDistributed.make_group_name, set[str]()
 
     def named(communicator: Any) -> str:
-        names.add(name := f"{make(communicator)}-{run[0]}")
+        names.add(name := f"{make(communicator)}-{int(run):x}")
         return name
 
     _CPUSHMDistributed.make_group_name = staticmethod(named)
