@@ -36,8 +36,9 @@ def load(cls: type[T], argv: Sequence[str]) -> T:
         loaded = TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
         raise InputError(_first(error, origin)) from None
+    plain = _plain(loaded)
     for key, place in origin.items():
-        found = _at(_plain(loaded), key)
+        found = _at(plain, key)
         if not all(map(_fits, _integers(found))):  # made of text
             raise InputError(f"{place}: {'.'.join(key)} = {shortened(found)}: an integer of more than 64 bits")
     return loaded
