@@ -33,7 +33,7 @@ class Journal:
     def __init__(self, *, updates: int) -> None:
         """`updates` are those of a step."""
         self.between: Callable[[int], None] = lambda update: None
-        self._updates = updates
+        self.updates = updates
         self._calls: list[Call] = []
         self._again: deque[tuple[Call, Any]] = deque()  # with the answer itself
         self._then: Callable[[], None] = lambda: None
@@ -59,11 +59,10 @@ class Journal:
         self._calls.clear()
 
     def ask(self, kind: str, work: Callable[[], T]) -> T:
-        """The answer from before, or else `work()`, which is kept where it may be wanted; `kind` is one of ANSWERS."""
+        """The answer from before, or else `work()`, which is kept; `kind` is one of ANSWERS."""
         if not self._again:
             answer = work()
-            if self._updates > 1:
-                self._calls.append((kind, ANSWERS[kind][0](answer)))
+            self._calls.append((kind, ANSWERS[kind][0](answer)))
             if kind == "update":
                 self._updated()
             return answer
@@ -80,7 +79,7 @@ class Journal:
 
     def _updated(self) -> None:
         done = sum(kind == "update" for kind, _ in self._calls)
-        if 0 < done < self._updates:
+        if done < self.updates:
             self.between(done)
 
 
@@ -127,7 +126,10 @@ class JournaledPolicy(Delegate):
 
 
 def journaled(journal: Journal, *, policy: PolicyEngine, rollout: RolloutEngine, score: Scorer) -> dict[str, Any]:
-    """What `grpo.loop.train` calls, by its own names; the answers are kept."""
+    """What `grpo.loop.train` calls, by its own names; the answers are kept, but in steps of one update, which have no
+    middle."""
+    if journal.updates == 1:
+        return {"policy": policy, "rollout": rollout, "score": score}
 
     def scored(groups: Sequence[Group]) -> Sequence[Sequence[Score]]:
         return journal.ask("score", partial(score, groups))
