@@ -98,14 +98,14 @@ test-gpu: $(STAMP)  ## Try the engines' contracts and 20 steps on an NVIDIA GPU;
 	$(PY) benchmarks/gpu.py $(ARGS)
 
 test-faults: $(STAMP)  ## Kill runs at KILLS=200 points, damage their checkpoints, go on, and tell in a table (half an hour)
-	KILLS=$(or $(KILLS),200) STEPS=500 OMP_NUM_THREADS=1 $(PY) -m pytest -q -rP tests/test_resume.py \
-	  tests/test_resume_ranks.py tests/test_snapshot.py tests/test_checkpoints.py tests/test_bad_numbers.py \
-	  tests/test_cut_off.py tests/test_writing.py \
-	  tests/test_watchdog.py tests/test_restart.py tests/test_locking.py tests/test_tracking.py tests/test_leaks.py \
-	  tests/test_callables.py tests/test_ranks.py $(ARGS)
+	KILLS=$(or $(KILLS),200) STEPS=500 OMP_NUM_THREADS=1 $(PY) -m pytest -q -rP tests/faults/test_resume.py \
+	  tests/faults/test_resume_ranks.py tests/unit/grpo/test_store.py tests/faults/test_checkpoints.py tests/faults/test_bad_numbers.py \
+	  tests/faults/test_cut_off.py tests/unit/grpo/test_writer.py \
+	  tests/unit/grpo/test_watchdog.py tests/faults/test_restart.py tests/unit/launch/test_run_lock.py tests/unit/grpo/test_wandb_logger.py tests/faults/test_leaks.py \
+	  tests/unit/rewards/test_custom.py tests/unit/grpo/test_failure_detection.py $(ARGS)
 
 test-fuzz: $(STAMP)  ## Try FUZZ=10000 damaged recipes, data files, checkpoints and completions of each kind
-	FUZZ=$(or $(FUZZ),10000) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) tests/test_fuzz.py $(ARGS)
+	FUZZ=$(or $(FUZZ),10000) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) tests/fuzz/test_fuzz.py $(ARGS)
 
 # The peer has a virtual environment of its own, with the build of torch that ours has.
 .venv-trl/.stamp: benchmarks/trl-requirements.txt | $(STAMP)
@@ -128,7 +128,7 @@ format: $(STAMP)  ## Format the code and fix what can be fixed by itself
 	$(PY) -m ruff format
 
 golden: $(STAMP)  ## Compare our losses and gradients with an oracle's: make golden FILE=...
-	$(PY) -m tests.golden_losses $(or $(FILE),tests/data/loss_golden.json)
+	$(PY) -m tests.helpers.golden_losses $(or $(FILE),tests/data/loss_golden.json)
 
 clean:  ## Remove caches and build outputs; never runs/, .venv/ or .venv-trl/
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -7,7 +7,7 @@ bfloat16 autocast. Rounding alone is what is left. One vLLM fits into a process,
     python -m benchmarks.agreement --dtype float32
     python -m benchmarks.agreement --dtype bfloat16
 
-`launch/precision.py` has the limits above which a run stops; these figures are what they were chosen by.
+`launch/builders/precision.py` has the limits above which a run stops; these figures are what they were chosen by.
 """
 
 import argparse
@@ -23,17 +23,17 @@ from rich.console import Console as Terminal
 from rich.table import Table
 
 from benchmarks.update import positive
-from curriculum.world import make_world
+from curriculum.datasets.world import make_world
 from grpo.batch import Batch, collate
 from grpo.config import load
-from grpo.policy.forward import completion_logprobs
+from grpo.model.forward import completion_logprobs
 from grpo.rollout.base import RolloutEngine, sample_groups
 from grpo.rollout.hf import HfRollout
-from grpo.runlog import Console
+from grpo.telemetry.run_logger import Console
 from grpo.types import Sampling
-from launch.assemble import make_speech
-from launch.models import load_model, locate
-from launch.recipe import Recipe
+from launch.builders.assemble import make_speech
+from launch.builders.models import load_model, locate
+from launch.config.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 

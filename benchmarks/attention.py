@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from grpo.batch import Batch
-from grpo.logprobs import chunked_logprobs
-from grpo.policy import attention, forward
+from grpo.model import attention, forward
+from grpo.model.lm_head import chunked_logprobs
 
 SIZES = {"vocab_size": 49_152, "hidden_size": 576, "intermediate_size": 1_536}
 SIZES |= {"num_attention_heads": 9, "num_key_value_heads": 3}

@@ -33,9 +33,9 @@ from benchmarks.machine import machine
 from benchmarks.report import choose_peer, keep, markdown
 from benchmarks.update import positive
 from benchmarks.workload import Workload, find_model_shape, parse_workload, random_prompts, write_model_folder
-from grpo.policy.single import fast_bf16
+from grpo.policy.torch_backend import fast_bf16
 from grpo.types import InputError
-from launch.shapes import Shape
+from launch.config.model_size import Shape
 
 TRL_PYTHON = ROOT / ".venv-trl" / "bin" / "python"
 OURS: dict[str, dict[str, str]] = {

@@ -24,11 +24,11 @@ from benchmarks.machine import machine
 from benchmarks.our_step import OurStep
 from benchmarks.update import positive
 from benchmarks.workload import Workload, find_model_shape, parse_workload, random_prompts, write_model_folder
-from grpo.comm import Alone
-from grpo.runlog import Console
+from grpo.checkpointing.manager import Checkpoints
+from grpo.checkpointing.settings import Keeping
+from grpo.distributed.communicator import Alone
+from grpo.telemetry.run_logger import Console
 from grpo.types import InputError
-from launch.checkpoints import Checkpoints
-from launch.keeping import Keeping
 
 
 def job_of(workload: Workload, folder: Path, asked: argparse.Namespace, vocabulary: int) -> dict[str, Any]:

@@ -25,15 +25,15 @@ from rich.console import Console
 from rich.table import Table
 
 from grpo.batch import collate
-from grpo.comm import Alone
-from grpo.objective import Objective, grpo_loss, weigh
-from grpo.policy.schedule import Optim
-from grpo.policy.single import SinglePolicy
+from grpo.distributed.communicator import Alone
+from grpo.losses import Objective, grpo_loss, weigh
+from grpo.policy.optimizer import Optim
+from grpo.policy.torch_backend import SinglePolicy
 from grpo.policy.zero_config import Zero
 from grpo.rollout.hf import HfRollout
 from grpo.types import Group, Sampling
-from tests.installed import tiny_llm
-from tests.toy import EOS, ByteTokenizer, example, random_batch, tiny_model
+from tests.helpers.installed import tiny_llm
+from tests.helpers.toy import EOS, ByteTokenizer, example, random_batch, tiny_model
 
 PROMPTS = [(5, 6, 7, 8, 9), (10, 11), (12, 13, 14)]
 CLOSE = 2e-4  # float32 sums in another order; TF32 is off
@@ -52,7 +52,7 @@ def policy(kind: str, device: str, dtype: Any = "float32") -> Any:
     }
     if kind == "single":
         return SinglePolicy(tiny_model().to(device), **settings)
-    from grpo.policy.zero import ZeroPolicy
+    from grpo.policy.deepspeed_backend import ZeroPolicy
 
     model = tiny_model() if kind.endswith("3") else tiny_model().to(device)
     return ZeroPolicy(model, zero=Zero(stage=int(kind[-1])), comm=Alone(), **settings)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from grpo.meter import Product, matmul_peak
+from grpo.telemetry.throughput import Product, matmul_peak
 
 # Squares and a tall product as models are made of; the fastest is the peak. A few seconds on the slowest machines.
 PRODUCTS: dict[str, tuple[Product, ...]] = {

@@ -22,15 +22,15 @@ from benchmarks.machine import PeakMemory, machine, peak_flops
 from benchmarks.update import rates, weighed
 from benchmarks.workload import Workload, alternating, parse_workload
 from grpo.batch import collate
-from grpo.meter import Positions, synchronize
-from grpo.objective import Objective, grpo_loss
-from grpo.policy.schedule import Optim
-from grpo.policy.single import SinglePolicy
+from grpo.losses import Objective, grpo_loss
+from grpo.policy.optimizer import Optim
+from grpo.policy.torch_backend import SinglePolicy
 from grpo.rollout.base import RolloutEngine
 from grpo.rollout.hf import HfRollout
+from grpo.telemetry.throughput import Positions, synchronize
 from grpo.types import Completion, Example, Group, Sampling, TokenIds
-from launch.models import load_model
-from launch.shapes import read_shape
+from launch.builders.models import load_model
+from launch.config.model_size import read_shape
 
 LOSS = partial(grpo_loss, objective=Objective())
 ASKED = Example(id="bench", question="", passages=(), answers=(), found=(), style="closed", source="benchmark")

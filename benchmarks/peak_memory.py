@@ -17,10 +17,10 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from grpo.config import load
-from launch.memory import GB, Devices, memory_plan
+from launch.config.model_size import find_shape
+from launch.config.recipe import Recipe
 from launch.plan import plan_settings
-from launch.recipe import Recipe
-from launch.shapes import find_shape
+from launch.planner.memory import GB, Devices, memory_plan
 
 PROMPT, ANSWER, GROUP = 384, 64, 8
 TOKENS = PROMPT + GROUP * (ANSWER - 1)  # of a group: a completion's last token is predicted, not read
@@ -56,12 +56,12 @@ def measure(groups: int) -> None:
     import torch
 
     from grpo.batch import Batch
-    from grpo.policy.schedule import Optim
-    from grpo.policy.single import SinglePolicy
+    from grpo.policy.optimizer import Optim
+    from grpo.policy.torch_backend import SinglePolicy
     from grpo.rollout.hf import HfRollout
-    from grpo.runlog import Console
+    from grpo.telemetry.run_logger import Console
     from grpo.types import Sampling
-    from launch.models import load_model, locate
+    from launch.builders.models import load_model, locate
 
     budget = groups * TOKENS
     recipe = load(Recipe, [*RECIPES, f"--policy.token_budget={budget}", "--policy.dtype=float32"])

@@ -22,9 +22,9 @@ from rich.table import Table
 from grpo.rollout.base import RolloutEngine
 from grpo.rollout.hf import HfRollout
 from grpo.rollout.vllm import VllmRollout, start_vllm
-from grpo.runlog import Console
+from grpo.telemetry.run_logger import Console
 from grpo.types import Sampling
-from launch.models import EMBEDDED, load_model, locate
+from launch.builders.models import EMBEDDED, load_model, locate
 
 PROMPTS, LENGTH, ROUNDS = 4, 400, 3
 SAMPLING = Sampling(group_size=8, max_tokens=48)

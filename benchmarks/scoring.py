@@ -19,7 +19,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout, so that 
 from benchmarks.rewards import make_completion, make_example
 from eval.predictions import Prediction, write_predictions
 from eval.score import score_file
-from rewards.entailment import Lexical
+from rewards.judges.base import Lexical
 
 ANSWERS = 10_000
 

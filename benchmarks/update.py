@@ -23,15 +23,15 @@ import torch
 from benchmarks.machine import PeakMemory, machine, peak_flops
 from benchmarks.workload import Workload, find_model_shape, make_model, parse_workload, random_batch
 from grpo.batch import Batch
-from grpo.flops import Work, needed_flops, update_flops
-from grpo.meter import Positions, synchronize
-from grpo.objective import Objective, grpo_loss, weigh
-from grpo.policy.forward import Layout
-from grpo.policy.schedule import Optim
-from grpo.policy.single import SinglePolicy, fast_bf16
-from grpo.speed import padding, sharing
+from grpo.losses import Objective, grpo_loss, weigh
+from grpo.model.forward import Layout
+from grpo.policy.optimizer import Optim
+from grpo.policy.torch_backend import SinglePolicy, fast_bf16
+from grpo.telemetry.flops import Work, needed_flops, update_flops
+from grpo.telemetry.speed import padding, sharing
+from grpo.telemetry.throughput import Positions, synchronize
 from grpo.types import InputError
-from launch.shapes import Shape
+from launch.config.model_size import Shape
 
 
 def make_policy(model: Any, asked: argparse.Namespace, *, budget: int, updates: int) -> SinglePolicy:

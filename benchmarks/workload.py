@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from grpo.batch import Batch
-from grpo.flops import Work, group_work, total
+from grpo.telemetry.flops import Work, group_work, total
 from grpo.types import InputError, TokenIds
-from launch.shapes import Shape, read_shape
+from launch.config.model_size import Shape, read_shape
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL_QWEN3: dict[str, Any] = {

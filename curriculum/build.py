@@ -2,7 +2,8 @@
 
     python -m curriculum.build QUESTIONS.json --out EXAMPLES.jsonl [--pool PASSAGES.json] [--nli NAME] ...
 
-The questions have one of the shapes of `curriculum.sources`. The pool is every passage of theirs and of `--pool`, once;
+The questions have one of the shapes of `curriculum.datasets.qa_formats`. The pool is every passage of theirs and of
+`--pool`, once;
 a question's distractors are those that came with it, then those of the pool that BM25 ranks highest for it. Whether a
 passage holds the answer is looked up in the text that the model will see, the gold passage included: of NQ's 2,591
 usable questions 331 have an accepted answer in one of their four nearest distractors.
@@ -19,13 +20,13 @@ from math import floor
 from pathlib import Path
 from typing import Literal
 
-from curriculum.cuts import cut_passage
-from curriculum.forms import Entails, Forms, Question, agreed_forms, make_forms
-from curriculum.pool import Pool, key_of
-from curriculum.records import check_free, to_record, write_jsonl
-from curriculum.sources import Asked, read_pool, read_questions
-from grpo.runlog import Console
-from grpo.text import contains, normalize
+from curriculum.datasets.qa_formats import Asked, read_pool, read_questions
+from curriculum.jsonl import check_free, to_record, write_jsonl
+from curriculum.retrieval import Pool, key_of
+from curriculum.truncate import cut_passage
+from curriculum.variants import Entails, Forms, Question, agreed_forms, make_forms
+from grpo.data.text import contains, normalize
+from grpo.telemetry.run_logger import Console
 from grpo.types import Example, InputError, Passage
 
 # Normalized characters: "7" or "us" stands in most passages by accident. A question with any spelling so short is not
@@ -84,7 +85,7 @@ def build_from_qa(
     A question's answerable form, "nq-000017" after its record number, has its gold passages at uniformly random
     places among distractors. Its unanswerable form, "nq-000017-u", has only passages in whose title and text no
     accepted answer is found. As many examples as the share allows are made: at one half, both forms of every question;
-    with "any" every form that there is, for a share that is drawn later (`curriculum.sampler.mix`). The same files,
+    with "any" every form that there is, for a share that is drawn later (`curriculum.mixing.mix`). The same files,
     arguments and seed give the same examples in the same order.
 
     `max_words` cuts each passage to that many words, around the answer where it holds the one to its own question: the
@@ -276,7 +277,7 @@ def main(argv: Sequence[str]) -> int:
 def _judge(name: str | None, console: Console) -> Entails | None:
     if name is None:
         return None
-    from launch.models import make_judge  # the program may load a model; the library is given a judge
+    from launch.builders.models import make_judge  # the program may load a model; the library is given a judge
 
     return make_judge(name, console=console).entails
 

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from grpo.runlog import Console
+from grpo.telemetry.run_logger import Console
 from grpo.types import InputError
 
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
             raise InputError(
                 f"--keep {arguments.keep} --samples {arguments.samples}; valid: 1 or more to keep, 2 or more samples"
             )
-        from launch.difficulty import run_filter  # the program knows the engines; the library beside it does not
+        from launch.runs.difficulty import run_filter  # the program knows the engines; the library beside it does not
 
         run_filter(arguments, recipes, console)
     except InputError as error:

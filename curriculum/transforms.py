@@ -10,8 +10,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from grpo.data import with_free_id
-from grpo.text import contains
+from grpo.data.example import with_free_id
+from grpo.data.text import contains
 from grpo.types import Example, InputError, Passage
 
 

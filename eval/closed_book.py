@@ -1,17 +1,18 @@
 """What came of a closed-book answer: correct, not attempted, or wrong? And of many: the five buckets of the slides.
 
-Correct is what says an accepted answer as whole words (`eval.reading.says`), in the box where there is one. It is the
-metric's own rule and not the reward's; `python -m eval.matcher_agreement` compares both with human judges.
+Correct is what says an accepted answer as whole words (`eval.answer_extraction.says`), in the box where there is
+one. It is the
+metric's own rule and not the reward's; `python -m eval.human_agreement` compares both with human judges.
 """
 
 from collections.abc import Sequence
 
+from eval.answer_extraction import says
 from eval.factuality import Outcome, factuality
-from eval.reading import says
-from grpo.text import strip_citations
+from grpo.data.text import strip_citations
 from grpo.types import Completion, Example, Group
+from rewards.answer import parse
 from rewards.boxed import final_answer, is_silent
-from rewards.parse import parse
 
 NAMES = {
     "All Correct": "all_correct",

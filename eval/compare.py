@@ -19,8 +19,8 @@ from rich.console import Console as Terminal
 from rich.table import Table
 
 from eval.bootstrap import paired
-from eval.paper import NUMBERS, PREFIX, find_rows
-from eval.sentences import PUNKT
+from eval.report.paper_results import NUMBERS, PREFIX, find_rows
+from eval.sentence_splitter import PUNKT
 from eval.trust_score import COLUMNS, scores
 from grpo.types import InputError
 

@@ -1,7 +1,8 @@
 """What does each answer add to the scores? Whether it refuses, what it says, and how its citations hold up.
 
 The verifier is asked in a few large batches, whatever the number of answers. Which words count as a refusal, a
-statement or a citation is the business of `eval.reading`, what becomes of the sums that of `eval.trust_score`.
+statement or a citation is the business of `eval.answer_extraction`, what becomes of the sums that of
+`eval.trust_score`.
 
 I questions, K columns of `eval.trust_score.COLUMNS`.
 """
@@ -11,13 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from eval.answer_extraction import Reading, Statement
 from eval.predictions import Prediction
-from eval.reading import Reading, Statement
 from eval.trust_score import COLUMNS, Floats
-from grpo.text import normalize
+from grpo.data.text import normalize
 from grpo.types import Example
-from rewards.entailment import ENTAILED, Verifier, premise
-from rewards.parse import parse
+from rewards.answer import parse
+from rewards.judges.base import ENTAILED, Verifier, premise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

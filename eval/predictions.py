@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from grpo.data import read_example, read_records, with_free_id
+from grpo.data.example import read_example, read_records, with_free_id
 from grpo.types import Example, InputError, Style
 
 STYLES: tuple[Style, ...] = ("prose", "list", "claims")

@@ -21,8 +21,8 @@ from rich.table import Table
 
 from eval.bootstrap import Floats, intervals
 from eval.factuality import BUCKETS, Outcome, factuality
-from grpo.prompts import PROMPTS
-from grpo.runlog import Console
+from grpo.data.prompts import PROMPTS
+from grpo.telemetry.run_logger import Console
 from grpo.types import InputError
 
 COLUMNS = ("answers", "correct", "not_attempted", "wrong", "unanswerable", "unanswerable_not_attempted")
@@ -170,7 +170,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         if arguments.samples < 1:
             raise InputError(f"--samples {arguments.samples}; valid: 1 or more")
-        from launch.prompt_sweep import run_sweep  # the program knows the engines; the library above does not
+        from launch.runs.prompt_sweep import run_sweep  # the program knows the engines; the library above does not
 
         run_sweep(arguments, recipes, console)
     except InputError as error:

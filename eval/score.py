@@ -18,15 +18,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from eval.answer_extraction import MOST_CITATIONS, Field, Reader
 from eval.bootstrap import intervals
-from eval.field_numbers import field_numbers
 from eval.judging import judge
 from eval.predictions import STYLES, Prediction, read_predictions
-from eval.reading import MOST_CITATIONS, Field, Reader
-from eval.sentences import PUNKT, make_splitter
+from eval.sentence_splitter import PUNKT, make_splitter
+from eval.trust_eval_reference import field_numbers
 from eval.trust_score import COLUMNS, confusion, scores
 from grpo.types import InputError, Style
-from rewards.entailment import Verifier, make_verifier
+from rewards.judges.base import Verifier, make_verifier
 
 LEVEL = 0.95
 SHOWN = {  # what the table has: name in scores.json -> in words

@@ -14,12 +14,12 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout, so that this file runs uninstalled
 
-from curriculum.gold import gold_answer
-from curriculum.world import make_world
-from grpo.text import REFUSAL, strip_citations
+from curriculum.datasets.world import make_world
+from curriculum.reference_answers import gold_answer
+from grpo.data.text import REFUSAL, strip_citations
 from grpo.types import Completion, Example
-from rewards.callables import per_answer
-from rewards.compose import RewardSettings, compose
+from rewards.custom import per_answer
+from rewards.scorer import RewardSettings, compose
 
 
 @per_answer

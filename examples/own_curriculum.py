@@ -17,8 +17,8 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout, so that this file runs uninstalled
 
-from curriculum.order import OrderSettings, make_curriculum
-from curriculum.world import make_world
+from curriculum.datasets.world import make_world
+from curriculum.samplers import OrderSettings, make_curriculum
 from grpo.types import Example, Group
 
 

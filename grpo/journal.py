@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from grpo.batch import Batch
-from grpo.objective import Stats
+from grpo.losses import Stats
 from grpo.policy.base import Delegate, Loss, PolicyEngine
 from grpo.rollout.base import RolloutEngine
 from grpo.types import Completion, Group, InputError, Sampling, Score, Scorer, TokenIds

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from grpo.advantages import Mode, alive, filled, gdpo_advantages, group_advantages
-from grpo.balance import balanced
 from grpo.batch import Batch, collate
-from grpo.comm import Comm
-from grpo.dynamic import Dynamic, taught, to_ask
-from grpo.objective import Average, Objective, Stats, average_stats, grpo_loss, weigh
+from grpo.distributed.communicator import Comm
+from grpo.distributed.load_balancing import balanced
+from grpo.dynamic_sampling import Dynamic, taught, to_ask
+from grpo.losses import Average, Objective, Stats, average_stats, grpo_loss, weigh
 from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine, sample_groups
-from grpo.runlog import RunLog
+from grpo.telemetry.run_logger import RunLog
 from grpo.types import Example, Group, Render, Sampling, Scorer, StaleRollout
 
 

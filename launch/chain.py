@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from grpo.comm import STOPPED
+from grpo.checkpointing.stop_signal import SIGNALS
+from grpo.checkpointing.store import remove_all
 from grpo.config import load
-from grpo.runlog import Console
-from grpo.signals import SIGNALS
-from grpo.snapshot import remove_all
+from grpo.distributed.communicator import STOPPED
+from grpo.telemetry.run_logger import Console
 from grpo.types import InputError
-from launch.locking import FolderLock
-from launch.recipe import Recipe
-from launch.resume import check_same, checkpoints_of, has_finished, set_aside
+from launch.config.recipe import Recipe
+from launch.runs.resume import check_same, checkpoints_of, has_finished, set_aside
+from launch.runs.run_lock import FolderLock
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / "launch" / "train.py")

@@ -12,9 +12,9 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # as in launch/train.py, which says why
 
 from grpo.config import describe, load
-from grpo.runlog import Console
+from grpo.telemetry.run_logger import Console
 from grpo.types import InputError
-from launch.recipe import EVALUATION_READS, EvaluationRecipe
+from launch.config.recipe import EVALUATION_READS, EvaluationRecipe
 
 READ = {f"--{section}.{name}" for section, names in EVALUATION_READS.items() for name in names}
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
             raise InputError("an evaluation is one process; start one: python launch/evaluate.py")
         with console.alive():
             console.status("loading torch")
-            from launch.exam import run_evaluation  # only after the recipe is known to be good
+            from launch.runs.evaluation import run_evaluation  # only after the recipe is known to be good
 
             run_evaluation(recipe, console)
     except InputError as error:

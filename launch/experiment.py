@@ -14,10 +14,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from grpo.config import load
-from grpo.runlog import Console
+from grpo.telemetry.run_logger import Console
 from grpo.types import InputError
 from launch.chain import ROOT, RunFailed, folder_of, is_finished, launcher, run
-from launch.recipe import Recipe
+from launch.config.recipe import Recipe
 
 FOLDER = ROOT / "configs" / "experiments"
 
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
         label = f"{Path(wanted.name).stem}-{wanted.model}"
         shared = [f"configs/models/{wanted.model}.toml", *experiment.arguments, *overrides]
         folders = run_all(experiment, label, shared, console, gpus=wanted.gpus)
-        from launch.outcome import report  # only now: it loads numpy, matplotlib and a judge
+        from launch.runs.experiment_report import report  # only now: it loads numpy, matplotlib and a judge
 
         report(experiment.title, folders, folders[experiment.arms[0].name][0].parent / label, console)
     except InputError as error:

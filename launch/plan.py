@@ -5,7 +5,7 @@
     python -m launch.plan --table                                               the plans in docs/running.md
 
 Overrides are those of training: --policy.stage=3. `--host-memory GB` is a node's main memory, for what is offloaded.
-The formulas are in launch/memory.py: estimates, of which nothing was measured on a GPU.
+The formulas are in launch/planner/memory.py: estimates, of which nothing was measured on a GPU.
 """
 
 import argparse
@@ -21,8 +21,11 @@ from rich.table import Table
 
 from grpo.config import load
 from grpo.types import InputError
-from launch.engines import writes_here
-from launch.memory import (
+from launch.builders.rollout import writes_here
+from launch.config.model_size import Shape, find_shape
+from launch.config.recipe import Recipe
+from launch.planner.fit import changes, nearest, shortage
+from launch.planner.memory import (
     GB,
     PHASES,
     Devices,
@@ -34,9 +37,6 @@ from launch.memory import (
     memory_plan,
     peak,
 )
-from launch.nearest import changes, nearest, shortage
-from launch.recipe import Recipe
-from launch.shapes import Shape, find_shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ def devices_at_hand(*, per_node: int | None = None, nodes: int = 1) -> Devices:
     """This machine's GPUs, or its CPU: `per_node` ranks of it, all GPUs or one process if not given. Imports torch."""
     import torch
 
-    from grpo.policy.single import fast_bf16
+    from grpo.policy.torch_backend import fast_bf16
 
     total, available = _main_memory()
     if torch.cuda.is_available():
@@ -275,7 +275,7 @@ def main(argv: Sequence[str]) -> int:
         if options.table:
             if len(argv) > 1:
                 raise InputError("--table is of fixed recipes and machines; valid: --table alone")
-            from launch.plan_table import plans
+            from launch.planner.table import plans
 
             print(plans())
             return 0

@@ -25,22 +25,22 @@ from typing import Any
 import torch
 
 from grpo.batch import Batch
-from grpo.comm import Comm
+from grpo.checkpointing.store import DAMAGE, damaged, newest_whole, point_of, points_in
 from grpo.config import load
-from grpo.meter import Meter
-from grpo.objective import grpo_loss
-from grpo.policy.forward import Layout, completion_logprobs, micro_batches, settle_layout
-from grpo.policy.guard import load_rows, rank_of, together_hash, weights_hash
-from grpo.policy.single import forbid_dropout
-from grpo.policy.state import COUNTS, read_piece
-from grpo.runlog import Console
-from grpo.snapshot import DAMAGE, damaged, newest_whole, point_of, points_in
+from grpo.distributed.communicator import Comm
+from grpo.losses import grpo_loss
+from grpo.model.forward import Layout, completion_logprobs, micro_batches, settle_layout
+from grpo.policy.nonfinite import load_rows, rank_of, together_hash, weights_hash
+from grpo.policy.optimizer_state import COUNTS, read_piece
+from grpo.policy.torch_backend import forbid_dropout
+from grpo.telemetry.run_logger import Console
+from grpo.telemetry.throughput import Meter
 from grpo.types import InputError
-from launch import assemble
-from launch.models import load_model, locate
-from launch.recipe import Recipe
-from launch.resume import HOW, checkpoints_of
-from launch.together import run
+from launch.builders import assemble
+from launch.builders.models import load_model, locate
+from launch.config.recipe import Recipe
+from launch.runs.ranks import run
+from launch.runs.resume import HOW, checkpoints_of
 
 
 def main(argv: list[str]) -> int:

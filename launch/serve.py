@@ -13,9 +13,9 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # as in launch/train.py, which says why
 
 from grpo.config import describe, load
-from grpo.runlog import Console
+from grpo.telemetry.run_logger import Console
 from grpo.types import InputError
-from launch.recipe import Recipe
+from launch.config.recipe import Recipe
 
 MEMORY = "/dev/shm"  # a file system in memory, on Linux
 
@@ -42,11 +42,11 @@ def main(argv: list[str]) -> int:
 
 def run_server(recipe: Recipe, folder: Path, console: Console) -> None:
     """Start vLLM on the recipe's model and serve it. Weights come from the run, so any of the same shapes will do."""
-    from grpo.rollout.service import Server, Service
-    from launch import assemble
-    from launch.engines import make_vllm, server_address, shapes_of
-    from launch.models import locate
-    from launch.precision import device
+    from grpo.rollout.server import Server, Service
+    from launch.builders import assemble
+    from launch.builders.models import locate
+    from launch.builders.precision import device
+    from launch.builders.rollout import make_vllm, server_address, shapes_of
 
     wanted = recipe.rollout
     with Server(server_address(recipe)) as server:  # first, since a port in use should not cost the start of vLLM

@@ -13,10 +13,10 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # as in launch/train.py, which says why
 
 from grpo.config import load
-from grpo.runlog import Console
+from grpo.telemetry.run_logger import Console
 from grpo.types import InputError
 from launch.chain import RunFailed, folder_of, is_finished, launcher, run
-from launch.recipe import Recipe
+from launch.config.recipe import Recipe
 
 
 def main(argv: Sequence[str]) -> int:

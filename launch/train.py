@@ -11,11 +11,11 @@ from pathlib import Path
 # environment, and nothing in launch/ can shadow a library.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from grpo.comm import Comm
 from grpo.config import describe, load
-from grpo.runlog import Console
-from launch.recipe import Recipe
-from launch.together import run
+from grpo.distributed.communicator import Comm
+from grpo.telemetry.run_logger import Console
+from launch.config.recipe import Recipe
+from launch.runs.ranks import run
 
 
 def main(argv: list[str]) -> int:
@@ -31,8 +31,8 @@ def train(argv: list[str], comm: Comm, console: Console) -> int:
     recipe = load(Recipe, [argument for argument in argv if not argument.startswith("--local_rank")])
     with console.alive():
         console.status("loading torch")
-        from launch.stage import run_stage  # only after the recipe is known to be good
-        from launch.warm_up import run_warm_up
+        from launch.runs.grpo import run_stage  # only after the recipe is known to be good
+        from launch.runs.sft import run_warm_up
 
         if recipe.run.stage == "sft":
             run_warm_up(recipe, console, comm)

@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 from grpo.config import load
-from grpo.text import REFUSAL, sentences, strip_citations
+from grpo.data.text import REFUSAL, sentences, strip_citations
 from grpo.types import Completion, Example, InputError, Passage, Style
-from rewards.compose import compose
-from rewards.entailment import Verifier
+from rewards.config import RewardSettings
+from rewards.judges.base import Verifier
 from rewards.presets import PRESETS
-from rewards.settings import RewardSettings
+from rewards.scorer import compose
 
 HONEST = "honest"
 """The policy that should win: right answers with the citations that hold them, the refusal sentence elsewhere."""
@@ -238,7 +238,7 @@ def _mark(row: Row, honest: Row) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Print the table of the recipes and overrides together, or one for each preset where none is named."""
-    from launch.recipe import Recipe  # the program reads recipes as training does; the library above knows none
+    from launch.config.recipe import Recipe  # the program reads recipes as training does; the library above knows none
 
     console = Console()
     try:

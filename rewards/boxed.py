@@ -1,13 +1,13 @@
 """What is the final answer, and does it attempt the question? Boxed answers, with `Unknown` for "I do not know".
 
 "GRPO for Factuality" asks for `boxed[...]`, and for `boxed[Unknown]` where the model is not sure. The rewards and the
-metric read both through this file, like everything else that is written through `rewards.parse`.
+metric read both through this file, like everything else that is written through `rewards.answer`.
 """
 
 import re
 
-from grpo.text import normalize, strip_citations
-from rewards.parse import Answer
+from grpo.data.text import normalize, strip_citations
+from rewards.answer import Answer
 from rewards.refusal import is_plain, is_refusal, rscore, straight
 
 UNKNOWN = "Unknown"

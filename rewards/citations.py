@@ -17,10 +17,10 @@ word for word.
 
 from collections.abc import Iterator, Sequence
 
-from grpo.text import STOP_WORDS, normalize
+from grpo.data.text import STOP_WORDS, normalize
 from grpo.types import Example
-from rewards.entailment import ENTAILED, Verifier, premise
-from rewards.parse import Statement
+from rewards.answer import Statement
+from rewards.judges.base import ENTAILED, Verifier, premise
 
 CITED_RIGHT = 0.5
 

@@ -14,10 +14,10 @@ what it earns (`brevity`).
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from grpo.text import STOP_WORDS, normalize
+from grpo.data.text import STOP_WORDS, normalize
 from grpo.types import Example
-from rewards.entailment import ENTAILED, Verifier
-from rewards.parse import Statement
+from rewards.answer import Statement
+from rewards.judges.base import ENTAILED, Verifier
 
 Said = frozenset[int]
 """The gold answers, by index from 0, that a statement says."""

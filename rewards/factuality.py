@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from grpo.types import Example
+from rewards.answer import Answer, Statement
 from rewards.boxed import final_answer, is_silent
 from rewards.correctness import said
-from rewards.entailment import Verifier
-from rewards.parse import Answer, Statement
+from rewards.judges.base import Verifier
 from rewards.refusal import is_refusal, rscore
 
 Verdict = Literal["right", "process", "silent", "wrong"]

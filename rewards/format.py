@@ -1,6 +1,6 @@
 """Is it in the form that was asked for? R_tag_count and R_format (Ground-GRPO eqs 3 and 4)."""
 
-from rewards.parse import TAGS, Answer
+from rewards.answer import TAGS, Answer
 
 
 def tag_count(answer: Answer, *, reasoning: bool) -> float:

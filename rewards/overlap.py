@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 from rapidfuzz import fuzz
 
-from grpo.text import normalize, strip_citations
+from grpo.data.text import normalize, strip_citations
 from grpo.types import Example
+from rewards.answer import Answer
 from rewards.correctness import gold
-from rewards.parse import Answer
 
 
 def token_f1(text: str, alias: str) -> float:

@@ -5,7 +5,7 @@ A recipe writes its settings out: a preset that one field overrides is no longer
 
 from collections.abc import Mapping
 
-from rewards.settings import RewardSettings
+from rewards.config import RewardSettings
 
 
 def _factuality(*parts: str) -> RewardSettings:

@@ -8,10 +8,10 @@ results." would score 0.94 instead of 0.82 and count, which the paper's worked c
 
 from rapidfuzz import fuzz
 
-from grpo.text import REFUSAL, STOP_WORDS, normalize
+from grpo.data.text import REFUSAL, STOP_WORDS, normalize
 
 FLAG = "I apologize, but I couldn't find an answer"
-"""The first part of `grpo.text.REFUSAL`, as the metric has it."""
+"""The first part of `grpo.data.text.REFUSAL`, as the metric has it."""
 
 THRESHOLD = 0.85
 

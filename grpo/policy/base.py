@@ -7,8 +7,8 @@ from typing import Protocol
 from torch import Tensor
 
 from grpo.batch import Batch
-from grpo.objective import Stats
-from grpo.policy.state import Copies, Held
+from grpo.losses import Stats
+from grpo.policy.optimizer_state import Copies, Held
 
 Loss = Callable[[Tensor, Tensor, Batch], tuple[Tensor, Stats]]
 """(logp_BC, entropy_BC, rows) -> (loss as a plain weighted sum over these rows, statistics as sums)."""
@@ -61,7 +61,8 @@ class PolicyEngine(Protocol):
         """A copy in main memory of this rank's share of the optimizer's state and of the place in the schedule; in that
         of the `copies` before it, which then are no more, where these are given.
 
-        What `grpo.policy.state.write` makes of the shares of all ranks, `load_state` reads. The weights may move on
+        What `grpo.policy.optimizer_state.write` makes of the shares of all ranks, `load_state` reads. The weights
+        may move on
         while it is written.
         """
         ...

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from grpo.policy.schedule import Optim
+from grpo.policy.optimizer import Optim
 from grpo.types import InputError
 
 Stage = Literal[1, 2, 3]

@@ -19,7 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from grpo.policy.forward import has_sliding_windows
+from grpo.model.forward import has_sliding_windows
 from grpo.rollout.base import checked
 from grpo.types import BadNumbers, Completion, InputError, Sampling, TokenIds
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from grpo.comm import Comm
+from grpo.distributed.communicator import Comm
 from grpo.rollout.base import RolloutEngine
 from grpo.types import BadNumbers, Completion, EngineLost, Sampling, TokenIds
 

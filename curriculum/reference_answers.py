@@ -1,0 +1,103 @@
+"""The answer that a grounded model should give, made from what an example already knows: for supervised warm-up.
+
+Works for invented and for real data alike: it copies sentences of the passages that `found` points to, and cites them.
+"""
+
+import re
+
+from grpo.data.text import REFUSAL, STOP_WORDS, contains, normalize, sentences, strip_citations
+from grpo.types import Example
+
+MOST_SENTENCES = 3
+_FULL_STOP = re.compile(r"[.!?]+[\"')\u201d\u2019]*$")
+
+
+def gold_answer(example: Example) -> str:
+    """The supervised target: the refusal sentence, or every supported answer with a citation that holds it.
+
+    Prose and claims copy at most three sentences ("Mara Fenwick was born in Port Alder [2]."), lists name the answers
+    ("The Glass Orchard [1], Low Water [3]."), and closed questions, which have no passages, box their first answer:
+    "boxed[Ali Daei]", or "boxed[Unknown]" where they have none.
+    """
+    if example.style == "closed":
+        return f"boxed[{example.answers[0][0] if example.answers else 'Unknown'}]"
+    if not example.answerable:
+        return REFUSAL
+    if example.style == "list":
+        return ", ".join(_list_item(example, answer) for answer in example.supported) + "."
+    choose = _claim_sentence if example.style == "claims" else _prose_sentence
+    chosen = [choose(example, answer) for answer in example.supported]
+    once = list(dict.fromkeys(chosen))[:MOST_SENTENCES]
+    return " ".join(_cite(sentence, number) for number, sentence in once)
+
+
+def gold_completion_text(example: Example, *, reasoning: bool) -> str:
+    """What the model should write: the gold answer, for reasoning models inside `<answer>` and after a `<think>`."""
+    answer = gold_answer(example)
+    return f"<think>\n{_thought(example)}\n</think>\n<answer>\n{answer}\n</answer>" if reasoning else answer
+
+
+def _thought(example: Example) -> str:
+    if example.style == "closed":
+        known = "I answer from what I know." if example.answers else "I do not know the answer. I should say so."
+        return f"The question has no documents. {known}"
+    if not example.answerable:
+        return "None of the documents holds the answer. I should say so."
+    numbers = sorted({_source(example, answer) for answer in example.supported})
+    if len(numbers) == 1:
+        return f"Document {numbers[0]} holds the answer. I cite it."
+    listed = ", ".join(str(number) for number in numbers[:-1])
+    return f"Documents {listed} and {numbers[-1]} hold the answer. I cite each of them."
+
+
+def _source(example: Example, answer: int) -> int:
+    """The passage number that the gold answer cites for an answer."""
+    if example.style == "list":
+        return min(example.holders(answer))
+    return (_claim_sentence if example.style == "claims" else _prose_sentence)(example, answer)[0]
+
+
+def _candidates(example: Example, answer: int) -> list[tuple[int, str]]:
+    """(passage number, sentence) of all passages that hold an answer, without the citation marks of the source."""
+    return [
+        (number, plain)
+        for number in sorted(example.holders(answer))
+        for sentence in sentences(example.passages[number - 1].text)
+        if (plain := strip_citations(sentence))
+    ]
+
+
+def _prose_sentence(example: Example, answer: int) -> tuple[int, str]:
+    """The shortest sentence with an alias, of the lowest passage number; without one, the first alias itself."""
+    aliases = example.answers[answer]
+    matching = [(number, text) for number, text in _candidates(example, answer) if contains(text, aliases)]
+    if not matching:
+        return min(example.holders(answer)), aliases[0]
+    return min(matching, key=lambda found: (len(found[1].split()), found[0]))
+
+
+def _claim_sentence(example: Example, answer: int) -> tuple[int, str]:
+    """The sentence that shares the most content words with the claim; of equals the shortest, then the first."""
+    claim = frozenset(normalize(" ".join(example.answers[answer])).split()) - STOP_WORDS
+
+    def rank(found: tuple[int, str]) -> tuple[int, int, int]:
+        number, text = found
+        return -len(claim & frozenset(normalize(text).split())), len(text.split()), number
+
+    candidates = _candidates(example, answer)
+    return min(candidates, key=rank) if candidates else (min(example.holders(answer)), example.answers[answer][0])
+
+
+def _list_item(example: Example, answer: int) -> str:
+    number = min(example.holders(answer))
+    aliases = sorted(example.answers[answer], key=lambda alias: "," in alias)  # a comma would end the item
+    written = next((alias for alias in aliases if alias in example.passages[number - 1].text), aliases[0])
+    return f"{written} [{number}]"
+
+
+def _cite(sentence: str, number: int) -> str:
+    """The sentence with `[number]` before its final full stop; it gets one if it has none."""
+    end = _FULL_STOP.search(sentence)
+    if end is None:
+        return f"{sentence} [{number}]."
+    return f"{sentence[: end.start()]} [{number}]{end.group()}"

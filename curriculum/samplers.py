@@ -1,0 +1,173 @@
+"""In which order are the questions asked? Epochs, by difficulty as it shows in training, or a curriculum of yours."""
+
+import importlib
+import inspect
+import json
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from curriculum.mixing import Epochs
+from grpo.types import Example, Group, InputError, Score
+
+METHODS = ("next_batch", "observe", "state_dict", "load_state_dict")
+BUILT_IN = ("epochs", "difficulty")
+
+
+class Curriculum(Protocol):
+    """What a curriculum is: the same batches on every rank, and a state that JSON can hold."""
+
+    def next_batch(self, count: int) -> list[Example]: ...
+
+    def observe(self, groups: list[Group]) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class OrderSettings(BaseModel):
+    """The [curriculum] of a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    order: str = Field(
+        default="epochs",
+        description="epochs: every question once per epoch; difficulty: by p(1 - p) as seen in training; or your own, "
+        "'package.module:function'",
+    )
+    floor: FiniteFloat = Field(
+        default=0.05, gt=0, le=0.25, description="difficulty: the least weight of a question, of at most 0.25"
+    )
+
+    @model_validator(mode="after")
+    def _names_an_order(self) -> "OrderSettings":
+        if self.order not in BUILT_IN and ":" not in self.order:
+            raise ValueError(
+                f"curriculum.order = {self.order!r}; valid: {', '.join(BUILT_IN)}, or 'package.module:function'"
+            )
+        return self
+
+
+def make_curriculum(settings: OrderSettings, examples: Sequence[Example], *, seed: int) -> Curriculum:
+    """The curriculum that the settings name, over these examples. InputError where there are none, or where a
+    curriculum of the user's own cannot be had."""
+    if settings.order == "epochs":
+        return Epochs(examples, seed=seed)
+    if settings.order == "difficulty":
+        return ByDifficulty(examples, seed=seed, floor=settings.floor)
+    return load_curriculum(settings.order, examples, seed=seed)
+
+
+def load_curriculum(path: str, examples: Sequence[Example], *, seed: int) -> Curriculum:
+    """What the user's `function(examples, *, seed)` at "package.module:function" returns: an object with METHODS."""
+    function = find_function(path)
+    try:
+        inspect.signature(function).bind(list(examples), seed=seed)
+    except TypeError as error:
+        raise InputError(f"curriculum.order = {path!r}: {error}; valid: function(examples, *, seed)") from None
+    made = function(list(examples), seed=seed)
+    missing = [name for name in METHODS if not callable(getattr(made, name, None))]
+    if missing:
+        raise InputError(
+            f"curriculum.order = {path!r} returned a {type(made).__name__} without {', '.join(missing)}; valid: an "
+            f"object with {', '.join(METHODS)}"
+        )
+    return _Checked(path, cast(Curriculum, made))
+
+
+def find_function(path: str) -> Callable[..., Any]:
+    """What stands at "package.module:function"; the user's module may raise anything while it is imported."""
+    module, _, name = path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (Exception, SystemExit) as error:  # SystemExit: of a script without a main guard
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(f"curriculum.order = {path!r} cannot be loaded: {reason}") from error
+    if not callable(function):
+        raise InputError(f"curriculum.order = {path!r} is a {type(function).__name__}, not a function")
+    return function
+
+
+class _Checked:
+    """A user's curriculum, with what it returns looked at: a wrong batch would otherwise fail far from its cause."""
+
+    def __init__(self, path: str, inner: Curriculum) -> None:
+        self._path, self._inner = path, inner
+
+    def next_batch(self, count: int) -> list[Example]:
+        batch = list(self._inner.next_batch(count))
+        if len(batch) != count or not all(isinstance(example, Example) for example in batch):
+            raise InputError(f"{self._path}: next_batch({count}) returned {len(batch)}; valid: {count} examples")
+        return batch
+
+    def observe(self, groups: list[Group]) -> None:
+        self._inner.observe(groups)
+
+    def state_dict(self) -> dict[str, Any]:
+        state = self._inner.state_dict()
+        try:
+            return json.loads(json.dumps(state))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self._path}: state_dict() is not JSON: {error}; valid: what json.dumps takes") from None
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._inner.load_state_dict(state)
+
+
+def passed(example: Example, score: Score) -> bool:
+    """Whether a completion did what its question is for: an answer right, or refused where the passages hold none.
+
+    Read from the parts of its score: `exact_match` or, where it is paid, `fact` for answerable questions, `refusal` or
+    `caution` for the others.
+    """
+    if example.answerable:
+        return score.parts["fact"] >= 1 if "fact" in score.parts else score.parts.get("exact_match", 0.0) > 0
+    return max(score.parts.get("refusal", 0.0), score.parts.get("caution", 0.0)) > 0
+
+
+class ByDifficulty:
+    """A curriculum that asks most often what the model sometimes gets right.
+
+    A question's weight is p(1 - p), p the share of its completions that passed the last time it was asked, at least
+    `floor`; one that was never asked weighs 0.25, the most there is. A batch is drawn without repetition as far as
+    there are questions, by weight; it depends on the seed, the number of batches drawn and what was observed only.
+    """
+
+    def __init__(self, examples: Sequence[Example], *, seed: int, floor: float = 0.05) -> None:
+        if not examples:
+            raise InputError(
+                "no training questions are left after the split and the mix; check data.questions and data.unanswerable"
+            )
+        self._examples, self._seed, self._floor = list(examples), seed, floor
+        self._rates: dict[str, float] = {}
+        self._batches = 0
+
+    def weight(self, example: Example) -> float:
+        rate = self._rates.get(example.id, 0.5)
+        return max(self._floor, rate * (1 - rate))
+
+    def next_batch(self, count: int) -> list[Example]:
+        rng = random.Random(f"{self._seed}/batch {self._batches}")
+        self._batches += 1
+        batch: list[Example] = []
+        while len(batch) < count:
+            # The largest of u ** (1 / weight): a weighted draw without repetition (Efraimidis and Spirakis, 2006).
+            keyed = [(rng.random() ** (1 / self.weight(e)), place) for place, e in enumerate(self._examples)]
+            keyed.sort(reverse=True)
+            batch += [self._examples[place] for _, place in keyed[: count - len(batch)]]
+        return batch
+
+    def observe(self, groups: Sequence[Group]) -> None:
+        for group in groups:
+            right = [passed(group.example, score) for score in group.scores]
+            if right:
+                self._rates[group.example.id] = sum(right) / len(right)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"batches": self._batches, "rates": dict(self._rates)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._batches, self._rates = state["batches"], dict(state["rates"])

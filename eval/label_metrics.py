@@ -1,0 +1,120 @@
+"""A held-out table: of the questions that the passages answer, how many are answered rightly and cited rightly; of the
+others, how many are refused.
+
+Graded from the labels (`found`), not from any reward formula, so that a policy that games a reward does not look good
+here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eval.closed_book import outcome
+from grpo.data.text import contains
+from grpo.rollout.base import RolloutEngine, sample_groups
+from grpo.types import Completion, Example, Render, Sampling
+from rewards.answer import Statement, parse
+from rewards.judges.base import Lexical
+
+WORDS = {
+    "grounded": "right answer with the right citation",
+    "right": "right answer",
+    "refused_answerable": "refused though answerable",
+    "refused_unanswerable": "refused, unanswerable",
+    "well_formed": "well formed",
+}
+"""The numbers of `summarize`, in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grade:
+    """One answer against its labels; shares of the answers that the passages hold."""
+
+    answerable: bool
+    refused: bool
+    well_formed: bool
+    right: float  # stated
+    grounded: float  # stated in a statement that cites passages which hold it, and no other
+
+
+def grade(example: Example, completion: Completion, *, reasoning: bool) -> Grade:
+    """A refusal states nothing; an answer that the passages do not hold counts neither way.
+
+    A closed-book question has nothing to cite: it is right when any of its answers is, and refused when not attempted.
+    """
+    finished = completion.finish == "stop"
+    answer = parse(completion.text, style=example.style, reasoning=reasoning, finished=finished)
+    if example.style == "closed":
+        return _graded_closed(example, completion, reasoning=reasoning, well_formed=answer.well_formed)
+    supported = example.supported
+    said = [] if answer.refused else [(s, _answers_in(s, example)) for s in answer.statements]
+    right = {a for _, stated in said for a in stated}
+    grounded = {a for statement, stated in said for a in stated if _well_cited(statement, a, stated, example)}
+    count = max(len(supported), 1)
+    return Grade(
+        answerable=example.answerable,
+        refused=answer.refused,
+        well_formed=answer.well_formed,
+        right=len(right) / count,
+        grounded=len(grounded) / count,
+    )
+
+
+def summarize(grades: Sequence[Grade]) -> dict[str, float]:
+    """Percentages over the answerable and over the unanswerable questions; a kind that was not asked is left out."""
+    rows: dict[str, float] = {}
+    answerable = [g for g in grades if g.answerable]
+    others = [g for g in grades if not g.answerable]
+    if answerable:
+        rows["grounded"] = _percent([g.grounded for g in answerable])
+        rows["right"] = _percent([g.right for g in answerable])
+        rows["refused_answerable"] = _percent([g.refused for g in answerable])
+    if others:
+        rows["refused_unanswerable"] = _percent([g.refused for g in others])
+    rows["well_formed"] = _percent([g.well_formed for g in grades])
+    return rows
+
+
+def evaluate(
+    rollout: RolloutEngine,
+    examples: Sequence[Example],
+    render: Render,
+    *,
+    max_tokens: int,
+    reasoning: bool,
+    version: int,
+) -> list[tuple[Example, Completion, Grade]]:
+    """Greedy answers to every example, graded; `summarize` makes the table's numbers of the grades."""
+    sampling = Sampling(group_size=1, max_tokens=max_tokens, temperature=0.0)
+    groups = sample_groups(rollout, examples, render, sampling, seed=0, version=version)
+    return [(g.example, g.completions[0], grade(g.example, g.completions[0], reasoning=reasoning)) for g in groups]
+
+
+def _answers_in(statement: Statement, example: Example) -> set[int]:
+    stated = {a for a in example.supported if contains(statement.text, example.answers[a])}
+    if example.style == "claims":
+        for a in example.supported:
+            if any(Lexical().entails([(statement.text, claim) for claim in example.answers[a]])):
+                stated.add(a)
+    return stated
+
+
+def _graded_closed(example: Example, completion: Completion, *, reasoning: bool, well_formed: bool) -> Grade:
+    found = outcome(example, completion, reasoning=reasoning)
+    right = float(found == "correct")
+    return Grade(
+        answerable=example.answerable,
+        refused=found == "not_attempted",
+        well_formed=well_formed,
+        right=right,
+        grounded=right,
+    )
+
+
+def _well_cited(statement: Statement, answer: int, stated: set[int], example: Example) -> bool:
+    cites, holders = set(statement.cites), example.holders(answer)
+    all_holders = frozenset().union(*(example.holders(a) for a in stated))
+    return bool(cites & holders) and cites <= all_holders
+
+
+def _percent(values: Sequence[float]) -> float:
+    return 100 * sum(values) / len(values)

@@ -1,0 +1,255 @@
+"""How the model is run over a batch: rows of tokens in, log-probabilities of completion tokens out.
+
+Two layouts with the same result. `padded` runs the prompt once per completion, as every plain trainer does, and is the
+oracle. `shared` runs the prompt once per group: whole groups are packed into one row without padding, a prompt and then
+its completions; a completion sees its prompt and itself (grpo/model/attention.py), and its positions restart after the
+prompt. For 8 answers of 500 tokens to a prompt of 1,200 that is 2.6 times fewer tokens.
+
+N model rows, L their length, B completions, C completion positions, T the learnt tokens of all of them, D hidden size.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from grpo.batch import Batch
+from grpo.model.attention import Span, install
+from grpo.model.lm_head import ChunkedHead
+from grpo.types import InputError
+
+Layout = Literal["shared", "padded"]
+Wanted = Literal["auto", "shared", "padded"]
+"""What a recipe asks for: a layout, or "auto": shared, and padded for a model that shared cannot serve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Model input for some completions, and where each completion token is predicted."""
+
+    ids_NL: Tensor  # int64; several rows are right padded
+    position_NL: Tensor  # int64
+    spans: tuple[Span, ...] | None  # the groups in the one row of the shared layout; None: plain causal
+    row_T: Tensor  # int64: the model row that predicts learnt token t
+    place_T: Tensor  # int64: the position in that row whose hidden state predicts it
+
+
+def padded_rows(batch: Batch) -> Rows:
+    """One row per completion. Right padding needs no mask: nothing that counts ever looks to the right."""
+    rows, row_T, place_T = [], [], []
+    for b, (group, length) in enumerate(zip(batch.group_B.tolist(), batch.lengths_B.tolist(), strict=True)):
+        prompt = batch.prompts[group]
+        rows.append([*prompt, *batch.ids_BC[b, : length - 1].tolist()])  # the last token predicts nothing we need
+        row_T += [b] * length
+        place_T += range(len(prompt) - 1, len(prompt) - 1 + length)
+    width = max(map(len, rows))
+    return Rows(
+        ids_NL=_padded(rows, width),
+        position_NL=torch.arange(width).expand(len(rows), width),
+        spans=None,
+        row_T=torch.tensor(row_T),
+        place_T=torch.tensor(place_T),
+    )
+
+
+def shared_rows(batch: Batch) -> Rows:
+    """One row of all groups: each prompt, then its completions, each of which sees the prompt and itself.
+
+    A prompt with a single completion, as in supervised steps, is one plain sequence: nothing restarts.
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    place_T: list[list[int]] = [[] for _ in batch.group_B]  # by completion first: groups need not lie in order
+    spans: list[Span] = []
+    lengths = batch.lengths_B.tolist()
+    for group, prompt in enumerate(batch.prompts):
+        siblings = torch.nonzero(batch.group_B == group).flatten().tolist()
+        start, end = len(ids), len(prompt)
+        ids += prompt
+        positions += range(end)
+        for b in siblings:
+            fed = lengths[b] - 1  # the last token predicts nothing we need
+            # The first token is read at the prompt's end.
+            place_T[b] = [start + end - 1, *range(len(ids), len(ids) + fed)]
+            ids += batch.ids_BC[b, :fed].tolist()
+            positions += range(end, end + fed)
+        fed_each = [lengths[b] - 1 for b in siblings if lengths[b] > 1]
+        alone = len(fed_each) == 1
+        spans.append(Span.at(start, end + sum(fed_each) * alone, [] if alone else fed_each))
+    flat_T = [place for places in place_T for place in places]
+    return Rows(
+        ids_NL=torch.tensor([ids]),
+        position_NL=torch.tensor([positions]),
+        spans=tuple(spans),
+        row_T=torch.zeros(len(flat_T), dtype=torch.long),
+        place_T=torch.tensor(flat_T),
+    )
+
+
+def completion_logprobs(
+    model: Any, batch: Batch, *, layout: Layout, temperature: float = 1.0, head: ChunkedHead | None = None
+) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy of every completion token: two float32 [B, C], 0 where `learn_BC` is false.
+
+    `model` is any causal language model of transformers with a bare linear head; `head` is given where its weight is
+    sharded and only a module that DeepSpeed knows can gather it.
+    """
+    hidden_TD = _hidden_states(model, shared_rows(batch) if layout == "shared" else padded_rows(batch))
+    device = hidden_TD.device
+    learn_BC = batch.learn_BC.to(device)
+    ids_T = batch.ids_BC.to(device)[learn_BC]
+    head = ChunkedHead(model.get_output_embeddings().weight) if head is None else head
+    logp_T, entropy_T = head(hidden_TD, ids_T, temperature)
+    zeros_BC = torch.zeros(learn_BC.shape, dtype=logp_T.dtype, device=device)
+    return zeros_BC.masked_scatter(learn_BC, logp_T), zeros_BC.masked_scatter(learn_BC, entropy_T.detach())
+
+
+def _hidden_states(model: Any, rows: Rows) -> Tensor:
+    """The last hidden states that predict the learnt tokens: [T, D]."""
+    device = next(model.parameters()).device
+    sharing: dict[str, Any] = {}
+    if rows.spans is not None:
+        install(model)  # another attention function would not know the spans, and show siblings to each other
+        sharing["spans"] = tuple(span.to(device) for span in rows.spans)
+    hidden_NLD = model.get_decoder()(
+        input_ids=rows.ids_NL.to(device),
+        position_ids=rows.position_NL.to(device),
+        attention_mask=None,
+        use_cache=False,
+        **sharing,
+    ).last_hidden_state
+    return hidden_NLD[rows.row_T.to(device), rows.place_T.to(device)]
+
+
+def micro_batches(batch: Batch, *, layout: Layout, token_budget: int) -> list[list[int]]:
+    """Row indices of each micro-batch, whole rows, at most `token_budget` model tokens (padding included) in each.
+
+    A single completion that is over the budget with its prompt gets a micro-batch of its own. In the shared layout a
+    group stays together while it fits and is cut into several, with the prompt in each, where it does not. The most
+    expensive come first, so that ranks that work on their first micro-batches together wait least for each other.
+    """
+    units = _units(batch, token_budget) if layout == "shared" else [[b] for b in range(len(batch.group_B))]
+    tokens = [_tokens(batch, unit) for unit in units]
+    parts: list[list[int]] = []
+    used: list[tuple[int, int]] = []  # of each part: its widest row, or the one row that it is, and how many there are
+    for place in sorted(range(len(units)), key=lambda place: -tokens[place]):  # decreasing: packs well, pads least
+        for part, (width, count) in enumerate(used):
+            after = (width + tokens[place], 1) if layout == "shared" else (max(width, tokens[place]), count + 1)
+            if after[0] * after[1] <= token_budget:
+                parts[part] += units[place]
+                used[part] = after
+                break
+        else:
+            parts.append(list(units[place]))
+            used.append((tokens[place], 1))
+    order = sorted(range(len(parts)), key=lambda part: -used[part][0] * used[part][1])
+    return [parts[part] for part in order]
+
+
+def settle_layout(
+    model: Any,
+    wanted: Wanted,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+    whole: Callable[[Tensor], AbstractContextManager[Any]] = nullcontext,
+) -> Layout:
+    """The layout that a model is run in. One that only `padded` serves is refused where the recipe asks for `shared`,
+    and under "auto" run padded, which `say` is told in one line. InputError as `check_model`."""
+    check_model(model, whole=whole)
+    reason = None if wanted == "padded" else why_not_shared(model)
+    if reason is None:
+        return "padded" if wanted == "padded" else "shared"
+    if wanted == "shared":
+        raise InputError(f'policy.layout = "shared" cannot serve {reason}; valid here: policy.layout = "padded"')
+    say(f"layout       padded: the shared prompt cannot serve {reason}; every completion repeats its prompt")
+    return "padded"
+
+
+def why_not_shared(model: Any) -> str | None:
+    """What of a model the shared layout cannot serve, in a few words; None where it can.
+
+    What is known to matter at a distance is read from the configuration; the rest shows on two small groups.
+    """
+    config = model.config.get_text_config()
+    if has_sliding_windows(model):
+        return "sliding-window layers"
+    if other := set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
+        return f"layers of the kind {sorted(other)[0]!r}"
+    before = config._attn_implementation
+    try:
+        with torch.no_grad():
+            shared_TD = _hidden_states(model, shared_rows(PROBE)).float()
+            padded_TD = _hidden_states(model, padded_rows(PROBE)).float()
+        distance = float((shared_TD - padded_TD).norm() / padded_TD.norm())
+    except (TypeError, RuntimeError):  # its forward takes nothing that it does not know, or the kernel not its heads
+        distance = torch.inf
+    if distance < (1e-3 if model.dtype == torch.float32 else 0.05):  # else rounding
+        return None
+    model.set_attn_implementation(before)
+    return f"{config.model_type}: its layers do not follow the attention function (distance {distance:.1g} on a probe)"
+
+
+def check_model(model: Any, *, whole: Callable[[Tensor], AbstractContextManager[Any]] = nullcontext) -> None:
+    """Refuse, in one line, a model that the chunked head would compute wrongly.
+
+    `whole` is a context in which a weight that is sharded can be read.
+    """
+    config = model.config.get_text_config()
+    # Some models scale, cap or shift their logits after the head. Whatever it is, it shows on any few tokens.
+    with torch.no_grad():
+        ids = torch.arange(8, device=next(model.parameters()).device)[None] % config.vocab_size
+        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        weight_VD = model.get_output_embeddings().weight
+        with whole(weight_VD):
+            plain = hidden @ weight_VD.T
+        own = model(input_ids=ids, use_cache=False).logits
+    if not torch.allclose(plain.float(), own.float(), rtol=1e-3, atol=1e-3 * float(own.abs().max())):
+        raise InputError(
+            f"model {config.model_type}: its logits are not those of a plain linear head (scaled, capped, a bias), "
+            "which the chunked log-probabilities need"
+        )
+
+
+def has_sliding_windows(model: Any) -> bool:
+    """Whether some layer looks back over a window only, which our own attention does not express."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        return "sliding_attention" in kinds
+    return bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True)
+
+
+PROBE = Batch(  # about the smallest that siblings, neighbours and restarted positions show in
+    prompts=((1, 2, 3), (4, 5)),
+    group_B=torch.tensor([0, 0, 1]),
+    ids_BC=torch.tensor([[6, 7, 8], [9, 10, 0], [11, 12, 0]]),
+    learn_BC=torch.tensor([[True, True, True], [True, True, False], [True, True, False]]),
+    advantage_B=torch.ones(3),
+    sampler_logp_BC=torch.zeros(3, 3),
+)
+
+
+def _tokens(batch: Batch, unit: Sequence[int]) -> int:
+    """Model tokens of some completions of one prompt in a row of their own."""
+    return len(batch.prompts[int(batch.group_B[unit[0]])]) + int(batch.lengths_B[list(unit)].sum()) - len(unit)
+
+
+def _units(batch: Batch, token_budget: int) -> list[list[int]]:
+    lengths = batch.lengths_B.tolist()
+    units: list[list[int]] = []
+    for group, prompt in enumerate(batch.prompts):
+        used = token_budget + 1
+        for b in torch.nonzero(batch.group_B == group).flatten().tolist():
+            if used + lengths[b] - 1 > token_budget:
+                units.append([])
+                used = len(prompt)
+            units[-1].append(b)
+            used += lengths[b] - 1
+    return units
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int, *, fill: int = 0) -> Tensor:
+    return torch.tensor([[*row, *(fill,) * (width - len(row))] for row in rows], dtype=torch.long)

@@ -1,0 +1,178 @@
+"""Which numbers went bad, and how often in a row? A policy engine around another one.
+
+The engines leave the weights alone where a loss, a log-probability or a gradient is not finite. Here the rows of such
+an update are kept for `python -m launch.replay`, and several in a row end the training. An update that was skipped as a
+spike is only told of. Of the updates that are fine, those that begin where a checkpoint was taken can be kept too, with
+a hash of the weights that they led to: so they can be made again and compared.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from grpo.batch import Batch
+from grpo.distributed.communicator import Comm
+from grpo.losses import Stats
+from grpo.policy.base import Delegate, Loss, PolicyEngine
+from grpo.policy.optimizer_state import Copies, Held
+from grpo.types import BadNumbers, InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Firsts:
+    """Where the rows of the newest `count` updates are kept that begin at a checkpoint; `how` the recipe computes them,
+    which a run that goes on may change."""
+
+    folder: Path
+    count: int
+    how: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Guarded(Delegate):
+    """`PolicyEngine` that keeps the rows of every update that was not finite in `folder`, and raises BadNumbers at the
+    `limit`-th in a row, on all ranks together. With `firsts` it also keeps those of updates that can be made again."""
+
+    def __init__(
+        self,
+        policy: PolicyEngine,
+        *,
+        folder: Path,
+        limit: int,
+        comm: Comm,
+        tell: Callable[[str], None],
+        dtype: str = "float32",
+        firsts: Firsts | None = None,
+    ) -> None:
+        """`dtype` is that of the policy's products, which its weights need not have."""
+        super().__init__(policy)
+        self._folder, self._limit, self._comm, self._tell = folder, limit, comm, tell
+        self._dtype, self._row = dtype, 0
+        self._firsts, self._at_checkpoint = firsts, False
+
+    def update(self, batch: Batch, loss: Loss) -> Stats:
+        number, first = self._policy.done, self._at_checkpoint
+        self._at_checkpoint = False
+        stats = self._policy.update(batch, loss)
+        if not stats.get("nonfinite"):
+            self._row = 0
+            if first and self._firsts and not stats["skipped"]:
+                self._keep_first(batch, self._firsts, number, lr=stats["lr"])
+            if stats.get("spike"):
+                numbers = f"gradient norm {stats['grad_norm']:.3g}, KL {stats.get('approx_kl', 0.0):.3g} nats a token"
+                self._tell(f"spike        update {number}: {numbers}; the weights stay as they are")
+            return stats
+        self._row += 1
+        weights = weights_hash(self._policy.weights())
+        about = {"update": number, "rank": self._comm.rank, "weights": weights, "dtype": self._dtype}
+        file = save_rows(batch, self._folder, f"update-{number:06d}-rank-{self._comm.rank}", about)
+        self._tell(f"not finite   update {number}: the weights stay as they are; its rows: {file}")
+        if self._row >= self._limit:
+            raise BadNumbers(
+                f"{self._row} updates in a row were not finite (checkpoint.bad_updates = {self._limit}); "
+                f"where to look: python -m launch.replay {file}"
+            )
+        return stats
+
+    def hold(self, copies: Copies | None = None) -> Held:
+        self._at_checkpoint = True
+        return super().hold(copies)
+
+    def load_state(self, path: Path) -> None:
+        super().load_state(path)
+        self._at_checkpoint = True
+
+    def state_dict(self) -> dict[str, int]:
+        """How many updates in a row were not finite."""
+        return {"row": self._row}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self._row = state["row"]
+
+    def _keep_first(self, batch: Batch, firsts: Firsts, number: int, *, lr: float) -> None:
+        """In place of what a run that was killed since has left of the same update. Nothing that a run needs: where the
+        disk is full it is left out."""
+        rank, world = self._comm.rank, self._comm.world
+        about = {"update": number, "rank": rank, "ranks": world, "dtype": self._dtype, "lr": lr, **firsts.how}
+        about |= {"threads": torch.get_num_threads(), "after": together_hash(self._policy.weights(), self._comm)}
+        half = firsts.folder / f".update{rank_of(rank, world)}.safetensors"
+        whole = half.with_name(f"update-{number:06d}{rank_of(rank, world)}.safetensors")
+        try:
+            half.unlink(missing_ok=True)
+            os.replace(save_rows(batch, firsts.folder, half.stem, about), whole)
+            for file in sorted(firsts.folder.glob(f"update-*{rank_of(rank, world)}.safetensors"))[: -firsts.count]:
+                file.unlink()
+        except (OSError, SafetensorError) as error:
+            self._tell(f"not kept     the rows of update {number}: {error}; the run goes on")
+            with suppress(OSError):
+                half.unlink(missing_ok=True)
+
+
+def poisoned(loss: Tensor, logp_BC: Tensor) -> Tensor:
+    """The loss; NaN where it, or a log-probability that it was made of, is not finite, and so is then every gradient.
+
+    A loss of infinity can have a finite gradient on one rank; this one is not finite on any, so all skip the step.
+    """
+    fine = bool(torch.isfinite(loss)) and bool(torch.isfinite(logp_BC).all())
+    return loss if fine else loss * torch.nan
+
+
+def weights_hash(weights: Iterator[tuple[str, Tensor]]) -> str:
+    """Tells one state of the weights from another: names and values, bit by bit, behind the number format that they
+    are held in, `bfloat16-...`: what ZeRO trains in bfloat16 has float32 masters in its checkpoints."""
+    digest, dtype = xxhash.xxh3_128(), ""
+    for name, tensor in weights:
+        dtype = dtype or str(tensor.dtype).removeprefix("torch.")
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return f"{dtype}-{digest.hexdigest()}"
+
+
+def together_hash(weights: Iterator[tuple[str, Tensor]], comm: Comm) -> str:
+    """`weights_hash` on every rank, made by one; all help it to gather."""
+    if comm.rank == 0:
+        return comm.gather([weights_hash(weights)])[0]
+    for _ in weights:
+        pass
+    return comm.gather([])[0]
+
+
+def rank_of(rank: int, world: int) -> str:
+    """What tells a rank's file from the others' where there are some: "-rank-1"."""
+    return f"-rank-{rank}" if world > 1 else ""
+
+
+def save_rows(batch: Batch, folder: Path, name: str, about: Mapping[str, Any]) -> Path:
+    """The batch as safetensors, under a name that is free; `about` as JSON in its metadata."""
+    folder.mkdir(exist_ok=True, parents=True)
+    names = [name, *(f"{name}-{number}" for number in range(2, 10_000))]
+    file = next(file for file in (folder / f"{name}.safetensors" for name in names) if not file.exists())
+    tensors = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "prompts"}
+    tensors = {key: value.contiguous() for key, value in tensors.items() if value is not None}
+    tensors["prompt_ids"] = torch.tensor([token for prompt in batch.prompts for token in prompt], dtype=torch.long)
+    tensors["prompt_lengths"] = torch.tensor([len(prompt) for prompt in batch.prompts], dtype=torch.long)
+    save_file(tensors, file, metadata={"about": json.dumps(dict(about))})
+    return file
+
+
+def load_rows(file: Path) -> tuple[Batch, dict[str, Any]]:
+    """What `save_rows` wrote: (batch, about). InputError for anything else."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
+            about = json.loads((opened.metadata() or {})["about"])
+        ids, lengths = tensors.pop("prompt_ids").tolist(), tensors.pop("prompt_lengths").tolist()
+        ends = [sum(lengths[: place + 1]) for place in range(len(lengths))]
+        prompts = tuple(tuple(ids[end - length : end]) for end, length in zip(ends, lengths, strict=True))
+        return Batch(prompts=prompts, **tensors), about
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise InputError(f"{file}: cannot be read as the rows of an update: {error!r}") from None

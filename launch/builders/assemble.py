@@ -1,0 +1,283 @@
+"""Recipe -> the concrete objects of a run, but for what writes the completions: that is launch/builders/rollout.py."""
+
+import hashlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from curriculum.reference_answers import gold_completion_text
+from curriculum.mixing import mix
+from curriculum.refusal_pairs import with_twins
+from grpo.distributed.communicator import Comm, check_shares
+from grpo.config import dump
+from grpo.data.example import split
+from grpo.dynamic_sampling import Dynamic
+from grpo.loop import LoopSettings
+from grpo.telemetry.throughput import Meter
+from grpo.losses import Objective
+from grpo.policy.base import PolicyEngine
+from grpo.policy.optimizer import Optim
+from grpo.policy.zero_config import Zero, zero_config
+from grpo.data.prompts import load_system, make_render
+from grpo.telemetry.run_logger import Console
+from grpo.types import Completion, Example, Group, InputError, Render, Sampling
+from launch.builders.models import fingerprint, load_model, load_tokenizer
+from launch.builders.precision import device, mismatch_limit, precision
+from launch.config.recipe import Recipe, Setup
+from launch.builders.data import all_examples
+
+STAGES = ("stage1", "factuality-fact")
+"""Stages that another stage of ours starts from: `model.start` may name them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions:
+    """What a run trains on, warms up on and is held out of it; disjoint but for training and warm-up."""
+
+    train: list[Example]
+    warm_up: list[Example]
+    held_out: list[Example]
+
+
+def load_questions(recipe: Recipe, console: Console) -> Questions:
+    """Load or build the examples, split them by question, and mix answerable and unanswerable as the recipe asks."""
+    data = recipe.data
+    train, held_out = split(all_examples(recipe, console), held_out=data.held_out)
+    questions = Questions(
+        train=mix(
+            train,
+            count=data.questions,
+            unanswerable=data.unanswerable,
+            seed=data.seed,
+            key="data.unanswerable",
+            mixture=data.mixture,
+        ),
+        warm_up=_warm_up_questions(recipe, train, console),
+        held_out=_held_out_questions(recipe, held_out, console),
+    )
+    shown = [f"{len(questions.train)} to train on ({_unanswerable(questions.train)} unanswerable)"]
+    shown += [f"{len(questions.warm_up)} to warm up"] if questions.warm_up else []
+    shown += [f"{len(questions.held_out)} held out ({_unanswerable(questions.held_out)} unanswerable)"]
+    named = data.source if isinstance(data.source, str) else f"{len(data.source)} sources"
+    console.line(f"data         {named}: {', '.join(shown)}")
+    return questions
+
+
+def _warm_up_questions(recipe: Recipe, train: Sequence[Example], console: Console) -> list[Example]:
+    """In the order in which they are shown; none where nothing will be warmed up, and no refusals without passages."""
+    warm = recipe.warmup
+    if not warm.steps or start_folder(recipe):
+        return []
+    share = warm.unanswerable if any(example.passages for example in train) else 0.0
+    if share < warm.unanswerable:
+        console.line("             the questions have no passages, so the warm-up shows no refusal")
+    count = warm.steps * warm.examples_per_step
+    answerable = mix(train, count=count - int(count * share), unanswerable=0.0, seed=warm.seed, key="warmup.steps")
+    return with_twins(answerable, share=share, pool=train, seed=warm.seed)
+
+
+def _held_out_questions(recipe: Recipe, held_out: Sequence[Example], console: Console) -> list[Example]:
+    """None where the recipe asks for no table, or where no question fell on that side."""
+    wanted = recipe.eval
+    if not wanted.questions:
+        return []
+    if not held_out:
+        console.line(
+            f"             no question is held out (data.held_out = {recipe.data.held_out}): there will be no table"
+        )
+        return []
+    return mix(held_out, count=wanted.questions, unanswerable=wanted.unanswerable, seed=0, key="eval.unanswerable")
+
+
+def _unanswerable(examples: Sequence[Example]) -> int:
+    return sum(not example.answerable for example in examples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speech:
+    """How examples become token ids and completions become text, for one tokenizer."""
+
+    tokenizer: Any
+    render: Render
+    recipe: Setup
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of these token ids, without special tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def gold(self, example: Example) -> Group:
+        """The example with its gold answer as the one completion, for the supervised warm-up."""
+        text = gold_completion_text(example, reasoning=self.recipe.model.reasoning)
+        ids = (*self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id)
+        completion = Completion(text=text, token_ids=ids, logprobs=(0.0,) * len(ids), finish="stop", version=-1)
+        return Group(example=example, prompt_ids=self.render(example), completions=(completion,))
+
+
+def make_speech(recipe: Recipe, folder: str, console: Console) -> Speech:
+    console.status("rendering the prompts")
+    tokenizer = load_tokenizer(folder)
+    render = make_render(
+        tokenizer,
+        system=load_system(recipe.prompt_file),
+        reasoning=recipe.model.reasoning,
+        context=recipe.model.context,
+        max_tokens=recipe.sampling.max_tokens,
+    )
+    return Speech(tokenizer=tokenizer, render=render, recipe=recipe)
+
+
+def make_policy(
+    recipe: Recipe,
+    folder: str,
+    *,
+    optim: Optim,
+    updates: int,
+    console: Console,
+    comm: Comm,
+    meter: Meter,
+    temperature: float = 1.0,
+    kl: float = 0.0,
+) -> PolicyEngine:
+    """The policy over the weights in `folder`, followed by `meter`; with a reference model only where kl > 0."""
+    console.status(f"loading the policy, {folder}")
+    p, zero, dtype = recipe.policy, choose_zero(recipe, comm.world), precision(recipe)
+    settings: dict[str, Any] = {
+        "optim": optim,
+        "updates": updates,
+        "token_budget": p.token_budget,
+        "layout": p.layout,
+        "temperature": temperature,
+        "dtype": dtype,
+        "gradient_checkpointing": p.gradient_checkpointing,
+        "progress": console.status,
+        "say": console.line,
+    }
+    load: Callable[[], Any] = partial(load_model, folder, device=device())
+    console.line(f"updates      {f'ZeRO-{zero.stage}, {comm.world} ranks' if zero else 'one process, plain torch'}")
+    if zero is None:
+        from grpo.policy.torch_backend import SinglePolicy as Engine
+    else:
+        from grpo.policy.deepspeed_backend import ZeroPolicy, prepare
+
+        prepare()
+        bf16 = dtype == "bfloat16"
+        sharding = zero_config(zero, optim, bf16=bf16, world=comm.world) if zero.stage == 3 else None
+        load = partial(load, bf16=bf16, sharding=sharding)
+        Engine = partial(ZeroPolicy, zero=zero, comm=comm)
+    model = load()
+    check_positions(recipe, model, folder)
+    meter.positions.follow(model)
+    policy = Engine(model, reference=load() if kl else None, **settings)
+    meter.shared = policy.layout == "shared"  # what "auto" has come to for this model
+    return policy
+
+
+def choose_zero(recipe: Recipe, ranks: int) -> Zero | None:
+    """How the policy is sharded over so many ranks, or None: one process holds it. InputError where that cannot be."""
+    p = recipe.policy
+    needed = f"{ranks} ranks" if ranks > 1 else f'policy.offload = "{p.offload}"' if p.offload != "none" else ""
+    if p.engine == "single" and (wrong := needed or ("policy.stage = 3" if p.stage == 3 else "")):
+        raise InputError(f'policy.engine = "single" is not for {wrong}; valid: "zero" or "auto"')
+    if p.engine != "zero" and not needed:
+        return None
+    if importlib.util.find_spec("deepspeed") is None:
+        raise InputError(
+            f'policy.engine = "zero"{", for " + needed if needed else ""}: DeepSpeed is not installed (make setup says '
+            'why); valid without it: one rank and policy.offload = "none"'
+        )
+    return Zero(stage=p.stage, offload=p.offload)
+
+
+def check_ranks(recipe: Recipe, ranks: int, *, warm_up: bool) -> None:
+    """InputError, before anything heavy loads, where this recipe's batches cannot be shared by so many ranks."""
+    choose_zero(recipe, ranks)
+    prompts, parts = recipe.sampling.prompts_per_step, recipe.loss.updates_per_step
+    check_shares(prompts, ranks, "sampling.prompts_per_step")
+    if warm_up:
+        check_shares(recipe.warmup.examples_per_step, ranks, "warmup.examples_per_step")
+    if parts > prompts // ranks:
+        raise InputError(
+            f"loss.updates_per_step = {parts} parts cannot be made of the {prompts // ranks} groups of a rank; at most "
+            "that many"
+        )
+
+
+def make_optim(recipe: Recipe) -> Optim:
+    return Optim(**{field.name: getattr(recipe.optim, field.name) for field in fields(Optim)})
+
+
+def loop_settings(recipe: Recipe, *, steps: int) -> LoopSettings:
+    s, loss = recipe.sampling, recipe.loss
+    if loss.advantage == "per_reward" and s.dynamic != "off":
+        raise InputError(
+            f'sampling.dynamic = "{s.dynamic}" leaves out groups whose totals are alike, and by loss.advantage = '
+            '"per_reward" their parts can teach; valid: sampling.dynamic = "off"'
+        )
+    return LoopSettings(
+        steps=steps,
+        prompts_per_step=s.prompts_per_step,
+        sampling=Sampling(group_size=s.group_size, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p),
+        objective=replace(
+            Objective(**{field.name: getattr(loss, field.name) for field in fields(Objective)}),
+            dual_clip=loss.dual_clip or None,  # 0 is off: TOML has no way to say none
+            sampler_cap=loss.sampler_cap or None,
+        ),
+        average=loss.average,
+        advantage=loss.advantage,
+        weights=recipe.reward.weights,
+        dynamic=Dynamic(mode=s.dynamic, cap=s.refill_cap),
+        updates_per_step=loss.updates_per_step,
+        seed=recipe.run.seed,
+        mismatch_limit=mismatch_limit(recipe),
+    )
+
+
+def warm_up_folder(recipe: Recipe, questions: Questions) -> Path:
+    """Where this recipe's warmed-up model belongs: below the name given to a run of its own, else by content.
+
+    The name by content holds a hash of all that makes the warm-up what it is, the questions themselves included, so
+    that a run can never start from a warm-up of something else.
+    """
+    if recipe.run.stage == "sft" and recipe.run.name:
+        return Path(recipe.run.folder) / recipe.run.name
+    w, p = recipe.warmup, recipe.policy
+    parts = [fingerprint(recipe.model.name), load_system(recipe.prompt_file), recipe.model.reasoning]
+    parts += [asdict(w), p.dtype, p.layout, p.token_budget, [asdict(example) for example in questions.warm_up]]
+    digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
+    return Path(recipe.run.folder) / f"sft-{recipe.model.label}-{digest}"
+
+
+def start_folder(recipe: Setup) -> str | None:
+    """The model folder that `model.start` names, itself or as a run that has one, or None for "base"."""
+    start = recipe.model.start
+    if start == "base":
+        return None
+    if start in STAGES:
+        folder = Path(recipe.run.folder) / f"{start}-{recipe.model.label}" / "model"
+        if not folder.is_dir():
+            raise InputError(
+                f'model.start = "{start}": {folder} is not there; run `make train-{start}` first, '
+                "or give a model folder: --model.start=FOLDER (make: FROM=FOLDER)"
+            )
+        return str(folder)
+    if not Path(start).is_dir():
+        valid = ", ".join(f'"{stage}"' for stage in STAGES)
+        raise InputError(f'model.start = {start!r}: no such folder; valid: "base", {valid}, or a model or run folder')
+    is_run = (Path(start) / "model").is_dir() and not (Path(start) / "config.json").exists()
+    return str(Path(start) / "model") if is_run else start
+
+
+def save_recipe(recipe: Setup, folder: Path) -> None:
+    """The whole recipe, and the system prompt that it names: the file may change, the run was made with this one."""
+    (folder / "recipe.toml").write_text(dump(recipe), encoding="utf-8")
+    (folder / "prompt.txt").write_text(load_system(recipe.prompt_file) + "\n", encoding="utf-8")
+
+
+def check_positions(recipe: Setup, model: Any, folder: str) -> None:
+    """InputError where the recipe's context is longer than the model has positions."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", recipe.model.context)
+    if recipe.model.context > limit:
+        raise InputError(f"model.context = {recipe.model.context}: {folder} has positions for {limit}; at most that")

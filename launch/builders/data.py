@@ -1,0 +1,75 @@
+"""data.source -> examples: the invented world, files, hub data sets, each in its own shape, or several of them."""
+
+from collections.abc import Mapping, Sequence
+
+from curriculum.build import build_from_qa
+from curriculum.datasets.closed_book import in_words, load_closed_book, once_each
+from curriculum.transforms import transformed
+from curriculum.datasets.world import make_world
+from grpo.data.example import load_examples, read_records, shape_of, stem_of
+from grpo.telemetry.run_logger import Console
+from grpo.types import Example, InputError
+from launch.config.recipe import TRANSFORMS, Setup
+from launch.config.values import in_stage
+
+
+def all_examples(recipe: Setup, console: Console) -> list[Example]:
+    """Every example of data.source, before any split: loaded, or built for the world and question-answer pairs."""
+    source, transforms = recipe.data.source, {name: getattr(recipe.data, name) for name in TRANSFORMS}
+    if any(transforms.values()):
+        refuse_transformed([source] if isinstance(source, str) else source, transforms)
+    if isinstance(source, str):
+        kept = examples_of(source, recipe, console)
+    else:
+        kept, again = once_each(example for one in source for example in examples_of(one, recipe, console))
+        if again:
+            console.line(f"             {again} questions are in several sources; the first one counts")
+    return transformed(kept, **transforms, seed=recipe.data.seed) if any(transforms.values()) else kept
+
+
+def refuse_transformed(sources: Sequence[str], transforms: Mapping[str, int]) -> None:
+    """InputError where a file's examples were transformed before they were filtered: they are what was found hard."""
+    asked = ", ".join(f"data.{name}" for name, wanted in transforms.items() if wanted)
+    for source in sources:
+        if source != "world" and (done := next(read_records(source))[1].get("transformed")):
+            raise InputError(
+                f"{source}: the recipe that it was filtered with has transformed its examples ({done}), and {asked} "
+                "would do it again; valid for this file: --data.distractors=0 --data.without_support=false "
+                "--data.shuffle=false"
+            )
+
+
+def examples_of(source: str, recipe: Setup, console: Console) -> list[Example]:
+    """Every example of one source; what was dropped of it is said."""
+    data = recipe.data
+    if source == "world":
+        # Four times what is asked for, half of it unanswerable, so that any mix can be drawn on either side of the
+        # split. The evaluation's size has no say in it: the same questions then make the same warm-up everywhere.
+        needed = max(data.questions, recipe.warmup.steps * recipe.warmup.examples_per_step, 250)
+        return make_world(
+            4 * needed,
+            seed=data.seed,
+            unanswerable=0.5,
+            unrelated=in_stage(data.unrelated, recipe.run.stage),
+            passages=data.passages,
+            styles=data.styles,
+        )
+    shape = shape_of(source)
+    if shape == "question_answer":
+        console.status(f"{source}: finding distractors")
+        examples, report = build_from_qa(
+            source,
+            passages=data.passages,
+            unanswerable="any",  # every form that there is: the recipe's shares are drawn from them on either side
+            seed=data.seed,
+            max_words=data.max_words or None,
+            source=stem_of(source),
+        )
+        console.line(f"             {report}")
+        return examples
+    if shape == "closed_book":
+        examples, dropped = load_closed_book(source)
+        kept, again = once_each(examples)
+        console.line(f"             {source}: {in_words(kept, {**dropped, 'asked before': again})}")
+        return kept
+    return load_examples(source)

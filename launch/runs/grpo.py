@@ -1,0 +1,228 @@
+"""One stage of training from a recipe: plan, questions, warm-up where it is missing, before, GRPO, after."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as Terminal
+
+from curriculum.stage_end import Gate, check_gate
+from curriculum.samplers import Curriculum, make_curriculum
+from eval.online_metrics import Live
+from grpo.checkpointing.export import save_model_folder
+from grpo.distributed.communicator import Comm
+from grpo.journal import Journal, journaled
+from grpo.loop import train
+from grpo.telemetry.throughput import Meter
+from grpo.policy.nonfinite import Firsts, Guarded
+from grpo.checkpointing.rng_state import seed_random_states
+from grpo.distributed.failure_detection import ranks_of_node
+from grpo.rollout.base import RolloutEngine
+from grpo.rollout.restart import Restarted
+from grpo.telemetry.run_logger import Console, make_run_folder
+from grpo.checkpointing.store import Snapshot, newest, remove_all
+from grpo.distributed.watchdog import Watchdog
+from launch.builders import assemble
+from launch.runs import resume
+from grpo.checkpointing.manager import Checkpoints
+from launch.builders.rollout import choose_rollout, make_rollout
+from launch.runs.lineage import check_after, stages_of, write_stages
+from launch.runs.run_lock import FolderLock
+from launch.builders.metering import make_meter
+from launch.builders.models import locate, make_judge
+from launch.plan import announce, batch_plan, devices_at_hand, make_plan
+from launch.builders.precision import mismatch_limit, precision
+from launch.config.recipe import Recipe
+from launch.config.model_size import NotCounted
+from launch.runs.sft import check_lengths, open_log, run_warm_up
+from launch.runs.monitor import HeldOut, Watcher, check_best_by, show_table, watched_gate
+from rewards.audit import audit, table
+from rewards.scorer import GroupScorer, compose, load_own
+from rewards.judges.base import Verifier, check_name
+
+
+def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
+    """Train, and return the run folder. Everything the user can get wrong is found before a model is loaded."""
+    folder = Path(recipe.run.folder) / recipe.run_name
+    with FolderLock(folder, tell=console.line) as lock:
+        comm.lead(lambda: lock.take(create=False))
+        found = comm.lead(lambda: resume.find(recipe, folder, console, ranks=comm.world))
+        assemble.check_ranks(recipe, comm.world, warm_up=False)
+        questions = assemble.load_questions(recipe, console)
+        steps = recipe.steps(len(questions.train))
+        comm.lead(lambda: _announce_plans(recipe, console, comm, questions=len(questions.train)))
+        curriculum = _checked_curriculum(recipe, questions, steps, console)
+        score, judge = _audited_judges(recipe, console, comm)
+        base = _starting_model(recipe, console, comm, questions)
+        speech = assemble.make_speech(recipe, base, console)
+        check_lengths(speech, questions, console)
+        cfg = assemble.loop_settings(recipe, steps=steps)
+        meter, updates = make_meter(recipe, base), steps * cfg.updates_per_step
+        policy, rollout = _engines(recipe, base, folder, speech, console, comm, updates=updates, meter=meter)
+        comm.lead(lambda: _prepare_folder(recipe, folder, lock, found=found, base=base, tell=console.line))
+        dog, id_ = Watchdog(rank=comm.rank, hang=recipe.checkpoint.hang or math.inf), resume.wandb_id(found)
+        log = open_log(recipe, folder, folder.name, steps, console, comm, wandb_id=id_, around=dog.phase, meter=meter)
+        who: dict[str, Any] = {"policy": policy, "rollout": rollout, "comm": comm, "log": log}
+        live = Live(judge, reasoning=recipe.model.reasoning)
+        held_out = HeldOut(recipe=recipe, examples=questions.held_out, speech=speech, live=live, **who)
+        watcher, gate, logs = _watcher(held_out, folder, score), Gate(recipe.gate), resume.Logs(folder, log)
+        checkpoints = Checkpoints(
+            folder=resume.checkpoints_of(folder),
+            settings=recipe.checkpoint,
+            steps=steps,
+            policy=policy,
+            shared={"curriculum": curriculum, "watcher": watcher, "gate": gate, "logs": logs},
+            own={"score": score},
+            within={"log": log, "bad updates": policy},
+            about={"the questions to train on": resume.digest(questions.train)},
+            comm=comm,
+            console=console,
+            around=dog.phase,
+            settle=logs.flush,
+            journal=Journal(updates=cfg.updates_per_step),
+        )
+        heard = who | journaled(checkpoints.journal, policy=policy, rollout=rollout, score=score.step)
+        ends: dict[str, Any] = {"watch": watcher, "gate": watched_gate(gate, log, comm), "save": checkpoints}
+        seed_random_states(recipe.run.seed, rank=comm.rank)  # of what draws beside the steps: a reward of one's own
+        with log, dog.watching(end=checkpoints.hung):
+            start = checkpoints.restore(found) if found else watcher.begin()
+            start = steps if gate.is_open else start  # it was asked to end in the very step that opened the gate
+            with checkpoints.kept():
+                train(cfg, **heard, curriculum=curriculum, render=speech.render, **ends, start=start)
+            return _finish(held_out, watcher, folder, steps)
+
+
+def _finish(held_out: HeldOut, watcher: Watcher, folder: Path, steps: int) -> Path:
+    """The model, the table and, when all is there, no checkpoint any more: a finished run is not gone on with."""
+    comm, console, recipe = held_out.comm, held_out.log.console, held_out.recipe
+    with held_out.log.phase("save"):
+        save_model_folder(held_out.policy, held_out.speech.tokenizer, folder / "model", comm)
+    console.line(f"model        {folder / 'model'}")
+    after = held_out.measure("after", version=steps)
+    if held_out.examples and comm.rank == 0:
+        title = f"{recipe.run_name}: {len(held_out.examples)} held-out questions, percent"
+        show_table(watcher.before, after, title=title)
+    watcher.clear()
+    comm.lead(lambda: write_stages(folder / "model", stages_of(folder)))  # says that the run is finished
+    comm.lead(lambda: remove_all(resume.checkpoints_of(folder)))
+    return folder
+
+
+def _watcher(held_out: HeldOut, folder: Path, score: GroupScorer) -> Watcher:
+    """Without checkpoints on the way, no best model is gone back to."""
+    wanted, recipe = resume.checkpoints_of(folder), held_out.recipe
+    sealed = (lambda: newest(wanted).step) if recipe.checkpoint.every else (lambda: math.inf)
+    return Watcher(held_out, folder, every=recipe.eval.every, best_by=recipe.eval.best_by, score=score, sealed=sealed)
+
+
+def _checked_curriculum(recipe: Recipe, questions: assemble.Questions, steps: int, console: Console) -> Curriculum:
+    """What is asked, in its order. InputError where the starting model, what is watched or the gate does not fit."""
+    check_after(recipe, assemble.start_folder(recipe))
+    warn_of_other_distributions(recipe, console)
+    check_best_by(recipe, questions.held_out)
+    check_gate(recipe.gate, steps=steps, every=recipe.eval.every)
+    return make_curriculum(recipe.curriculum, questions.train, seed=recipe.run.seed)
+
+
+def _announce_plans(recipe: Recipe, console: Console, comm: Comm, *, questions: int) -> None:
+    """The plans of batches and of memory, before anything heavy loads; InputError with the nearest that fits."""
+    console.line(batch_plan(recipe, questions=questions, ranks=comm.world))
+    limit = f"{mismatch_limit(recipe):.3g} nats a token between sampler and trainer"
+    console.line(f"precision    {precision(recipe)}; more than {limit}, on average, stop the run")
+    per_node = ranks_of_node(comm.world)
+    try:
+        plan = make_plan(recipe, devices_at_hand(per_node=per_node, nodes=comm.world // per_node))
+    except NotCounted as error:  # what cannot be counted may still be trained
+        console.line(f"memory plan  none: {error}")
+        return
+    announce(plan)
+
+
+def _prepare_folder(
+    recipe: Recipe, folder: Path, lock: FolderLock, *, found: Snapshot | None, base: str, tell: Callable[[str], None]
+) -> None:
+    """The folder that this run writes into, locked: a new one, or as it was at the checkpoint that was `found`."""
+    if found is None:
+        if resume.is_cut_off(recipe, folder) and (aside := resume.set_aside(folder, lock)):
+            tell(f"set aside    {aside}: a run that was cut off before its first checkpoint")
+        make_run_folder(folder)
+    lock.take(create=True)
+    resume.prepare_folder(recipe, folder, found)
+    write_stages(folder, (*stages_of(base), recipe.run.stage))
+
+
+def warn_of_other_distributions(recipe: Recipe, console: Console) -> None:
+    """Say what other sampling settings than 1 and 1 do: log-probabilities are then of another distribution."""
+    if recipe.sampling.temperature != 1:
+        console.line(
+            f"warning: sampling.temperature = {recipe.sampling.temperature}: the trainer divides its logits by it too, "
+            "so what is trained is the policy at that temperature; 1 is the plain one"
+        )
+    if recipe.sampling.top_p != 1:
+        console.line(
+            f"warning: sampling.top_p = {recipe.sampling.top_p}: completions come from a cut distribution and the "
+            "trainer's log-probabilities from the whole one, so they differ; 1 cuts nothing"
+        )
+
+
+def _engines(
+    recipe: Recipe,
+    base: str,
+    folder: Path,
+    speech: assemble.Speech,
+    console: Console,
+    comm: Comm,
+    *,
+    updates: int,
+    meter: Meter,
+) -> tuple[Guarded, RolloutEngine]:
+    """Who updates the weights, and who samples from them."""
+    engine = choose_rollout(recipe, base, console)
+    policy = _policy(recipe, base, folder, updates=updates, console=console, comm=comm, meter=meter)
+    make = partial(make_rollout, engine, recipe, base, speech, console, comm)
+    return policy, Restarted(make, weights=policy.weights, comm=comm, tell=console.line)
+
+
+def _policy(
+    recipe: Recipe, base: str, folder: Path, *, updates: int, console: Console, comm: Comm, meter: Meter
+) -> Guarded:
+    """The policy that GRPO trains, for that many updates; rows that are not finite are kept in the run's `folder`."""
+    console.line(f"loading      {base}")
+    policy = assemble.make_policy(
+        recipe,
+        base,
+        optim=assemble.make_optim(recipe),
+        updates=updates,
+        console=console,
+        comm=comm,
+        meter=meter,
+        temperature=recipe.sampling.temperature,
+        kl=recipe.loss.kl,
+    )
+    wanted = recipe.checkpoint
+    firsts = Firsts(resume.updates_of(folder), wanted.keep, resume.how_computed(recipe.policy))
+    kept = {"folder": folder / "bad", "limit": wanted.bad_updates, "dtype": precision(recipe)}
+    return Guarded(policy, **kept, comm=comm, tell=console.line, firsts=firsts)
+
+
+def _audited_judges(recipe: Recipe, console: Console, comm: Comm) -> tuple[GroupScorer, Verifier]:
+    """The recipe's rewards, after a table of what policies that game them would earn; and evaluation's own verifier."""
+    recipe.reward.check_format(reasoning=recipe.model.reasoning)
+    check_name(recipe.eval.nli)
+    own = load_own(recipe.reward)  # what the user got wrong is found before a judge is loaded
+    judge = make_judge(recipe.reward.verifier, console=console)
+    score = compose(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge, own=own)
+    if comm.rank == 0:
+        Terminal().print(table(audit(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)))
+    same = recipe.eval.nli == recipe.reward.verifier
+    return score, judge if same else make_judge(recipe.eval.nli, console=console)
+
+
+def _starting_model(recipe: Recipe, console: Console, comm: Comm, questions: assemble.Questions) -> str:
+    """The folder of the weights that training starts from: an earlier stage's, the warm-up's, or the base model's."""
+    start = assemble.start_folder(recipe)
+    if start is None and recipe.warmup.steps:
+        return str(run_warm_up(recipe, console, comm, questions=questions))
+    return comm.first(lambda: locate(start or recipe.model.name, console=console))

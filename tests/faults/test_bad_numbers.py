@@ -1,0 +1,204 @@
+"""Numbers that are not finite: the update is skipped, its rows are kept, several in a row end the run, and it can be
+replayed."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from grpo.checkpointing import store as snapshot
+from grpo.checkpointing.store import Point
+from grpo.config import load
+from grpo.distributed.communicator import Alone
+from grpo.losses import Objective, grpo_loss, weigh
+from grpo.policy.nonfinite import Guarded, load_rows, save_rows, weights_hash
+from grpo.policy.optimizer import Optim
+from grpo.policy.torch_backend import SinglePolicy
+from grpo.policy.zero_config import Zero
+from grpo.telemetry.run_logger import Console
+from grpo.types import BadNumbers, InputError
+from launch import replay
+from launch.builders.assemble import save_recipe
+from launch.builders.models import load_model, locate
+from launch.config.recipe import Recipe
+from tests.helpers.faults import ROOT, TINY, train
+from tests.helpers.installed import need
+from tests.helpers.toy import random_batch, tiny_model
+
+
+def loss(logp, entropy, batch):
+    return grpo_loss(logp, entropy, batch, objective=Objective(sampler_cap=None))
+
+
+def step_batch(seed=0, bad=False):
+    batch = random_batch(prompts=(5, 9, 3), sizes=(3, 2, 2), lengths=(4, 1, 6, 2, 5, 3, 2), seed=seed)
+    if bad:
+        batch.advantage_B[4] = float("nan")
+    return weigh(batch, average="sequence", max_tokens=9, tokens=23, sequences=7, drop_dead=True)
+
+
+def guarded(folder, said, limit=2):
+    policy = SinglePolicy(tiny_model(), optim=Optim(), updates=9, token_budget=20, dtype="float32")
+    return Guarded(policy, folder=folder, limit=limit, comm=Alone(), tell=said.append)
+
+
+def test_rows_survive_their_file(tmp_path):
+    batch = step_batch(bad=True)
+    file = save_rows(batch, tmp_path, "update", {"update": 7})
+    again, about = load_rows(file)
+    assert about == {"update": 7}
+    assert again.prompts == batch.prompts
+    for name in ("group_B", "ids_BC", "learn_BC", "advantage_B", "sampler_logp_BC", "weight_BC"):
+        assert torch.equal(torch.nan_to_num(getattr(again, name)), torch.nan_to_num(getattr(batch, name))), name
+    assert again.ref_logp_BC is None
+    assert save_rows(batch, tmp_path, "update", {}).name == "update-2.safetensors"  # nothing is overwritten
+    file.write_bytes(b"half")
+    with pytest.raises(InputError, match="cannot be read as the rows of an update"):
+        load_rows(file)
+
+
+def test_two_in_a_row_end_the_training_and_one_does_not(tmp_path):
+    said = []
+    policy = guarded(tmp_path, said)
+    before = weights_hash(policy.weights())
+    for bad in (True, False, True):
+        stats = policy.update(step_batch(bad=bad), loss)
+        assert (stats.get("nonfinite", 0.0), stats["skipped"]) == (float(bad), float(bad))
+    assert policy.moved == 1
+    assert load_rows(tmp_path / "update-000000-rank-0.safetensors")[1]["weights"] == before
+    assert len(said) == 2
+    assert "mismatch" not in stats  # a NaN there would be taken for a stale sampler
+    with pytest.raises(BadNumbers, match=r"2 updates in a row were not finite .*launch.replay .*update-000003-rank-0"):
+        policy.update(step_batch(bad=True), loss)
+    assert (policy.done, policy.moved) == (4, 1)
+
+
+def test_a_loss_without_a_bad_gradient_is_skipped_too(tmp_path):
+    """A constant infinity has the gradient 0: the engine must not step on the rest."""
+    policy = guarded(tmp_path, [])
+    before = weights_hash(policy.weights())
+
+    def infinite(logp, entropy, batch):
+        value, stats = loss(logp, entropy, batch)
+        return value + float("inf"), stats
+
+    assert policy.update(step_batch(), infinite)["nonfinite"] == 1.0
+    assert weights_hash(policy.weights()) == before
+
+
+CONSTANT = {"lr": 1e-2, "schedule": "constant", "warmup": 0.0}
+
+
+def single(**limits):
+    return SinglePolicy(tiny_model(), optim=Optim(**CONSTANT, **limits), updates=9, token_budget=20, dtype="float32")
+
+
+@pytest.mark.parametrize("what", ["grad_norm", "approx_kl"])
+def test_a_spike_is_skipped_and_leaves_nothing_behind(tmp_path, what):
+    """Just below the limit it is made; just above, the next update is as if it had never been."""
+    found = single().update(step_batch(), loss)[what]
+    limit = {"grad_norm": "skip_grad_norm", "approx_kl": "max_kl"}[what]
+    assert found > 1e-3
+    made = single(**{limit: 1.001 * found}).update(step_batch(), loss)
+    assert (made["skipped"], made["spike"]) == (0.0, 0.0)
+    said, skipping, never = [], single(**{limit: 0.999 * found}), single()
+    kept = Guarded(skipping, folder=tmp_path / "bad", limit=1, comm=Alone(), tell=said.append)
+    before = weights_hash(kept.weights())
+    stats = kept.update(step_batch(), loss)  # one is enough to end the run where numbers are not finite
+    assert (stats["skipped"], stats["spike"], stats[what]) == (1.0, 1.0, found)
+    assert (kept.done, kept.moved, weights_hash(kept.weights())) == (1, 0, before)
+    assert said[0].startswith("spike        update 0: gradient norm ")
+    assert not (tmp_path / "bad").exists()
+    for policy in (skipping, never):
+        policy._optim = Optim(**CONSTANT)
+        policy.update(step_batch(seed=1), loss)
+    assert weights_hash(skipping.weights()) == weights_hash(never.weights())
+
+
+def checkpoint(policy, folder, step):
+    """What `grpo/checkpointing/manager.py` writes, but for what only a run that goes on needs."""
+    assert snapshot.begin(folder, Point(step), needed=0, reserve=0) == ""
+    place, held, digests = snapshot.building(folder, Point(step)), policy.hold(), {}
+    for name in held.files(lead=True):
+        digests[f"policy/{name}"] = snapshot.put(place, f"policy/{name}", *held.contents(name))
+    snapshot.put_own(place, 0, {}, digests)
+    return snapshot.seal(folder, Point(step), ranks=1, shared={})
+
+
+def test_rows_are_replayed_in_the_formats_of_their_update(tmp_path, capsys, monkeypatch):
+    """Weights that ZeRO holds in bfloat16 beside float32 masters, and bfloat16 products of float32 weights."""
+    need("deepspeed")
+    from grpo.policy.deepspeed_backend import ZeroPolicy
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    recipe = load(Recipe, [str(ROOT / name) for name in TINY])
+    save_recipe(recipe, tmp_path)
+    folder = locate(recipe.model.name, console=Console())
+    settings = {"optim": Optim(**CONSTANT), "updates": 9, "token_budget": 4096, "dtype": "bfloat16"}
+    in_bf16 = load_model(folder, device="cpu", bf16=True)
+    policies = {
+        "bfloat16": ZeroPolicy(in_bf16, zero=Zero(stage=2), comm=Alone(), **settings),
+        "float32": SinglePolicy(load_model(folder, device="cpu"), **settings),
+    }
+    for step, (held, policy) in enumerate(policies.items()):
+        assert policy.update(step_batch(), loss)["skipped"] == 0.0  # the masters are no bfloat16 numbers any more
+        saved = checkpoint(policy, tmp_path / "checkpoints", step)
+        about = {"folder": tmp_path / held, "limit": 9, "comm": Alone(), "tell": print, "dtype": "bfloat16"}
+        Guarded(policy, **about).update(step_batch(bad=True), loss)
+        (rows,) = (tmp_path / held).iterdir()
+        assert load_rows(rows)[1]["weights"].startswith(f"{held}-")
+        assert replay.main([str(rows), str(saved)]) == 1
+        assert "the weights are those of the update" in capsys.readouterr().out
+    assert replay.main([str(rows), folder]) == 1
+    assert "the weights are OTHERS than those of the update" in capsys.readouterr().out
+
+
+def test_the_update_after_a_checkpoint_is_made_again_bit_by_bit(tmp_path, capsys, monkeypatch):
+    """Of the last two checkpoints that a run leaves when it is asked to end. With an advantage changed by 0.001 it
+    leads to other weights, and from another checkpoint it is refused."""
+    asked = train(tmp_path, "--checkpoint.keep=2", "--loss.updates_per_step=2", fault="SIGTERM:7")  # in the fourth step
+    assert asked.code == 75, asked.said
+    made = sorted((tmp_path / "run" / "checkpoints" / "updates").iterdir())
+    assert [file.name for file in made] == ["update-000004.safetensors", "update-000006.safetensors"]
+    assert len(load_rows(made[1])[0].group_B) == 4  # one of two groups of four
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shown, middle = (tmp_path / "run" / "checkpoints").iterdir(), "step-000003-update-01"
+    assert sorted(path.name for path in shown if path.is_dir()) == ["step-000003", middle, "updates"]
+    assert replay.main([str(made[1])]) == 0
+    said = capsys.readouterr().out
+    assert f"weights      {tmp_path / 'run' / 'checkpoints' / 'step-000003'}" in said
+    assert "the weights after it are the same, bit by bit" in said
+    assert replay.main([str(made[0])]) == 2
+    assert "none of the checkpoints there stands before update 4" in capsys.readouterr().out
+    assert replay.main([str(made[1]), str(tmp_path / "run" / "checkpoints" / middle)]) == 2
+    assert "stands before update 7, the rows are of update 6" in capsys.readouterr().out
+    batch, about = load_rows(made[1])
+    batch.advantage_B[0] += 1e-3
+    other = save_rows(batch, made[1].parent, "update-of-another", about)
+    assert replay.main([str(other)]) == 1
+    assert "the weights after it are OTHERS than those of the run" in capsys.readouterr().out
+
+
+def test_a_run_that_goes_bad_ends_saved_and_is_replayed(tmp_path, capsys, monkeypatch, fault):
+    """Weights of a user's reward at 1e200: advantages without division are beyond float32, every update is infinite."""
+    fault("updates that are not finite", steps=0)
+    huge = (
+        '--reward.weights={"tests.helpers.faults:low_bytes"=1e200}',
+        "--loss.advantage=mean",
+        "--checkpoint.bad_updates=2",
+    )
+    ended = train(tmp_path, *huge)
+    assert ended.code == 1, ended.said
+    assert "stopped: 2 updates in a row were not finite" in ended.said
+    assert "saved after step 1, " in ended.said
+    rows = sorted((tmp_path / "run" / "bad").iterdir())
+    assert [file.name for file in rows] == ["update-000000-rank-0.safetensors", "update-000001-rank-0.safetensors"]
+    (row,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert (row["policy/nonfinite"], row["policy/skipped"]) == (1.0, 1.0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert replay.main([str(rows[0])]) == 1
+    said = capsys.readouterr().out
+    assert "the weights are those of the update" in said
+    assert re.search(r"row \d: its advantage is not finite as it was given", said)
+    assert re.search(r"[1-9] of \d micro-batches are not finite", said)

@@ -1,0 +1,473 @@
+"""When a run is saved: on the way, when its engine is lost, and not where there is no room; in this process."""
+
+import os
+import resource
+import shutil
+import signal
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from curriculum.mixing import Epochs
+from grpo.checkpointing import store as snapshot
+from grpo.checkpointing.manager import Checkpoints
+from grpo.checkpointing.settings import Keeping
+from grpo.distributed.communicator import Alone
+from grpo.journal import Journal, journaled
+from grpo.loop import LoopSettings, train
+from grpo.losses import Objective
+from grpo.policy.optimizer import Optim
+from grpo.policy.optimizer_state import Held
+from grpo.policy.torch_backend import SinglePolicy
+from grpo.rollout.hf import HfRollout
+from grpo.telemetry.run_logger import Console, RunLog
+from grpo.types import EngineLost, InputError, Sampling, Stopped
+from launch.runs import monitor as watching
+from launch.runs import resume
+from launch.runs.monitor import Watcher
+from launch.runs.resume import Logs
+from tests.helpers.disks import small_disk
+from tests.helpers.faults import fill
+from tests.helpers.toy import EOS, ByteTokenizer, example, per_group, tiny_model
+from tests.unit.grpo.test_loop import low_bytes
+
+
+class Lost(HfRollout):
+    """An engine whose server goes away before the third step."""
+
+    def generate(self, prompts, sampling, *, seed):
+        if self._version == 2:
+            raise EngineLost("the rollout server at port 8011 is lost")
+        return super().generate(prompts, sampling, seed=seed)
+
+
+class Kept:
+    """A run of the toy in this process: its policy, its checkpoints and what was said."""
+
+    def __init__(self, folder, *, steps=4, updates=1, about="these", reserve=0, comm=None, **settings):
+        folder.mkdir(exist_ok=True)
+        self.said = []
+        console = Console()
+        console.line = self.said.append
+        self.steps, self.updates, self.scored = steps, updates, 0
+        self.journal = Journal(updates=updates)
+        self.policy = SinglePolicy(
+            tiny_model(),
+            optim=Optim(lr=1e-2, schedule="constant"),
+            updates=4 * updates,
+            token_budget=512,
+            dtype="float32",
+        )
+        self.curriculum = Epochs([example(i) for i in range(6)], seed=0)
+        self.log = RunLog(folder, name="toy", steps=steps, console=console, project="test", settings={})
+        logs = Logs(folder, self.log)
+        self.checkpoints = Checkpoints(
+            folder=folder / "checkpoints",
+            settings=Keeping(**settings),
+            steps=steps,
+            policy=self.policy,
+            shared={"curriculum": self.curriculum, "logs": logs},
+            own={},
+            about={"the questions": about},
+            comm=comm or Alone(),
+            console=console,
+            reserve=reserve,
+            settle=logs.flush,
+            journal=self.journal,
+            within={"log": self.log},
+        )
+
+    def train(self, start=0, engine=HfRollout, score=low_bytes, **more):
+        cfg = LoopSettings(
+            steps=self.steps,
+            prompts_per_step=2 + self.updates // 2,
+            updates_per_step=self.updates,
+            sampling=Sampling(group_size=4, max_tokens=4),
+            objective=Objective(),
+        )
+        rollout = engine(tiny_model(seed=9), decode=ByteTokenizer().decode, eos_ids=(EOS,))
+        who = journaled(self.journal, policy=self.policy, rollout=rollout, score=per_group(score))
+        who |= {"curriculum": self.curriculum, "log": self.log}
+        with self.checkpoints.kept():
+            render = lambda e: tuple(f"Q{e.id}:".encode())  # noqa: E731
+            train(
+                cfg,
+                **who,
+                render=render,
+                comm=Alone(),
+                save=self.checkpoints,
+                start=start,
+                **more,
+            )
+        return torch.cat([tensor.flatten().clone() for _, tensor in self.policy.weights()])
+
+    def asked_in_the_second_step(self, example, completions):
+        """A reward; at its first call in that step somebody asks the run to end."""
+        self.scored += 1
+        if self.scored == 1 + 2 + self.updates // 2:
+            self.checkpoints.stop.name = "SIGTERM"
+        return low_bytes(example, completions)
+
+    @property
+    def there(self):
+        return [at.step for at, _ in reversed(snapshot.points_in(self.checkpoints.folder))]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    return Kept(tmp_path_factory.mktemp("straight"), every=0).train()
+
+
+@pytest.mark.parametrize(("every", "keep", "there"), [(1, 2, [3, 4]), (3, 5, [3, 4]), (2, 1, [4]), (0, 2, [])])
+def test_saved_as_often_as_wanted_and_at_the_end(straight, tmp_path, every, keep, there):
+    kept = Kept(tmp_path, every=every, keep=keep, background=every != 3)
+    assert torch.equal(kept.train(), straight)  # saving changes nothing
+    assert kept.there == there
+
+
+def test_a_lost_engine_ends_the_run_saved_and_it_goes_on_bitwise(straight, tmp_path):
+    lost = Kept(tmp_path, every=0)
+    with pytest.raises(EngineLost, match=r"port 8011 is lost; saved after step 2, .*step-000002; the same command"):
+        lost.train(engine=Lost)
+    found = snapshot.newest_whole(tmp_path / "checkpoints")
+    later = Kept(tmp_path)
+    assert later.train(start=later.checkpoints.restore(found)).equal(straight)
+    assert found.at.step == 2
+
+
+def test_a_reward_that_fails_too_often_ends_the_run_saved(straight, tmp_path):
+    calls = []
+
+    def failing(example, completions):
+        calls.append(example)
+        if len(calls) == 5:  # two groups a step
+            raise InputError("reward 'mine:f' failed in 3 of 20 calls")
+        return low_bytes(example, completions)
+
+    failed = Kept(tmp_path, every=0)
+    with pytest.raises(InputError, match=r"failed in 3 of 20 calls$"):
+        failed.train(score=failing)
+    assert failed.said[-1].strip().startswith("saved after step 2, ")
+    later = Kept(tmp_path)
+    assert later.train(start=later.checkpoints.restore(snapshot.newest_whole(tmp_path / "checkpoints"))).equal(straight)
+
+
+def test_in_the_middle_of_a_rollout_it_is_saved_as_often_as_it_ends(tmp_path):
+    """Of three updates: asked to end in the second step, and again at once where it has gone on, when it has made one
+    more; and then the engine is lost in the next step. Each time nothing is made again."""
+    (tmp_path / "straight").mkdir()
+    straight = Kept(tmp_path / "straight", updates=3, every=0).train()
+    asked = Kept(tmp_path, updates=3, every=0)
+    with pytest.raises(Stopped, match=r"^SIGTERM: saved after step 1 and 1 update of the next one, .*-update-01; the"):
+        asked.train(score=asked.asked_in_the_second_step)
+    for update, ends, engine in [(2, Stopped, HfRollout), (0, EngineLost, Lost)]:
+        found, again = snapshot.newest_whole(tmp_path / "checkpoints"), Kept(tmp_path, updates=3, every=0)
+        again.checkpoints.stop.name = "SIGTERM" if ends is Stopped else ""
+        with pytest.raises(ends, match=r"saved after step 1 and 2 updates of" if update else r"saved after step 2, "):
+            again.train(start=again.checkpoints.restore(found), engine=engine, score=None)
+        assert again.policy.done == (5 if update else 6)
+    last = Kept(tmp_path, updates=3)
+    assert torch.equal(
+        last.train(start=last.checkpoints.restore(snapshot.newest_whole(tmp_path / "checkpoints"))), straight
+    )
+
+
+class Awake(HfRollout):
+    """Says when it is told to give memory back."""
+
+    released = 0
+
+    def release(self):
+        self.released += 1
+        super().release()
+
+
+def test_in_the_middle_of_a_rollout_the_engine_sleeps_and_only_the_same_prompts_go_on(tmp_path):
+    """A new engine may be awake beside the updates that are left. And completions are not learned from after other
+    prompts, such as those of a template that writes today's date."""
+    kept = Kept(tmp_path, updates=2)
+    with pytest.raises(Stopped):
+        kept.train(score=kept.asked_in_the_second_step)
+    found = snapshot.newest_whole(tmp_path / "checkpoints")
+    again = Kept(tmp_path, updates=2)
+    again.checkpoints.restore(found)
+    rollout = Awake(tiny_model(seed=9), decode=ByteTokenizer().decode, eos_ids=(EOS,))
+    heard = journaled(again.journal, policy=again.policy, rollout=rollout, score=None)["rollout"]
+    heard.load(again.policy.weights(), version=1)
+    heard.release()
+    assert rollout.released == 1
+    with pytest.raises(InputError, match="the prompts of this step are others than those that the completions in"):
+        heard.generate([(1, 2)], Sampling(group_size=4, max_tokens=4), seed=0)
+
+
+def test_of_one_update_a_step_nothing_is_kept(tmp_path):
+    kept = Kept(tmp_path, steps=1)
+    kept.train()
+    assert kept.journal.calls == []
+
+
+def test_a_journal_of_another_program_is_refused(tmp_path):
+    """Which asked for something else at that place of a step."""
+    journal = Journal(updates=2)
+    journal.repeat([("score", [])], lambda: None)
+    policy = journaled(journal, policy=Kept(tmp_path).policy, rollout=None, score=None)["policy"]
+    with pytest.raises(
+        InputError, match="the answer of score where this program asks for logprobs; valid: the program"
+    ):
+        policy.logprobs(None)
+
+
+class Ending(Alone):
+    """Whoever ends the process here is only listened to; the test goes on."""
+
+    ended = ()
+
+    def end(self, code, text):
+        self.ended = code, text
+
+
+@pytest.mark.parametrize(("hangs_in", "saved", "of"), [("score", 3, ""), ("update", 2, " of 3")])
+def test_a_run_that_hangs_ends_saved_where_its_weights_are_those_of_a_step(
+    straight, tmp_path, fault, hangs_in, saved, of
+):
+    """In the fourth step. While the reward hangs, memory holds what step 3 left; in an update it does not."""
+    fault(f"a run that hangs in {hangs_in}", steps=3 - saved)
+    comm = Ending()
+    kept = Kept(tmp_path, every=2, comm=comm)
+    update = kept.policy.update
+
+    def hangs(where):
+        if (where, kept.policy.done) in (("score", 3), ("update", 4)) and where == hangs_in and not comm.ended:
+            watchdog = threading.Thread(target=kept.checkpoints.hung, args=(f"{where} lasts 999 s",))
+            watchdog.start()
+            watchdog.join()
+
+    def score(example, completions):
+        hangs("score")
+        return low_bytes(example, completions)
+
+    def slow_loss(loss):
+        def wrapped(*about):
+            hangs("update")
+            return loss(*about)
+
+        return wrapped
+
+    kept.policy.update = lambda batch, loss: update(batch, slow_loss(loss))
+    kept.train(score=score)
+    path = tmp_path / "checkpoints" / f"step-{saved:06d}"
+    assert comm.ended == (
+        124,
+        f"{hangs_in} lasts 999 s; saved after step {saved}{of}, {path}; the same command goes on from there",
+    )
+    shutil.rmtree(tmp_path / "checkpoints" / "step-000004")  # of the main thread, which went on
+    later = Kept(tmp_path)
+    found = snapshot.newest_whole(tmp_path / "checkpoints")
+    assert found.path == path
+    assert later.train(start=later.checkpoints.restore(found)).equal(straight)
+
+
+def test_a_request_to_end_in_the_step_that_opens_the_gate_is_heard(tmp_path):
+    """The stage is over, and its model not yet written: that is for the next start."""
+    kept = Kept(tmp_path, every=0)
+
+    def gate(values):
+        if len(seen) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return len(seen) == 2
+
+    seen = []
+    with pytest.raises(Stopped, match=r"SIGTERM: saved after step 2, "):
+        kept.train(gate=gate, watch=lambda step, groups, values: seen.append(step) or {})
+    assert kept.there == [2]
+
+
+def test_other_questions_do_not_go_on(tmp_path):
+    Kept(tmp_path, steps=1).train()
+    later = Kept(tmp_path, about="others")
+    with pytest.raises(InputError, match="step-000001: the questions are not those that the run began with"):
+        later.checkpoints.restore(snapshot.newest_whole(tmp_path / "checkpoints"))
+
+
+def test_a_disk_without_room_does_not_end_the_run(straight, tmp_path):
+    kept = Kept(tmp_path, every=2, reserve=10**18)
+    assert torch.equal(kept.train(), straight)
+    assert kept.there == []
+    told = [text.partition(": it takes")[0] for text in kept.said if text.startswith("no room")]
+    assert told == ["no room      for a checkpoint of step 2", "no room      for a checkpoint of step 4"]
+
+
+def test_a_disk_that_another_program_fills_while_a_checkpoint_is_written(straight, tmp_path, monkeypatch, fault):
+    """After it was seen to have room: the second checkpoint fails half way, the third is noticed before it is written,
+    and for the fourth there is room again."""
+    fault("a disk that is full in the middle of a checkpoint", steps=0)
+    begin, others = snapshot.begin, tmp_path / "checkpoints" / "of another program"
+
+    def then_fill(folder, at, **room):
+        if at.step == 4:
+            others.unlink()
+        reason = begin(folder, at, **room)
+        if at.step == 2:
+            fill(folder, leave=50_000)
+        return reason
+
+    with small_disk(tmp_path / "checkpoints", size="4m"):
+        kept = Kept(tmp_path, every=1, keep=9)
+        monkeypatch.setattr(snapshot, "begin", then_fill)
+        assert torch.equal(kept.train(), straight)
+        assert kept.there == [1, 4]
+        assert not list((tmp_path / "checkpoints").glob(".*"))
+        told = [text for text in kept.said if "step" in text and text.startswith(("not saved", "no room"))]
+        assert len(told) == 2
+        assert "not saved    the checkpoint of step 2: rank 0: [Errno 28] No space left on device" in told[0]
+        assert told[1].startswith("no room      for a checkpoint of step 3: ")
+        assert snapshot.newest_whole(tmp_path / "checkpoints").at.step == 4
+
+
+def test_a_file_that_cannot_grow_keeps_what_was_there(straight, tmp_path):
+    """No file may grow beyond 20 kB: the embedding's fails half way, as on a full disk where none can be mounted."""
+    Kept(tmp_path, steps=1).train()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        kept = Kept(tmp_path, every=2)
+        kept.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    failed = [text for text in kept.said if text.startswith("not saved    the checkpoint of step 2: rank 0: ")]
+    assert failed
+    assert "File too large" in failed[0]
+    assert kept.there == [1]
+    assert not list((tmp_path / "checkpoints").glob(".*"))  # nothing half is left to fill the disk
+    assert snapshot.newest_whole(tmp_path / "checkpoints").at.step == 1
+
+
+def test_what_had_no_room_is_written_when_there_is_some(straight, tmp_path):
+    """Not at the next multiple of `every` only."""
+    kept = Kept(tmp_path, every=2, keep=5, reserve=10**18)
+
+    def watch(step, groups, values):
+        if step == 2:
+            kept.checkpoints.reserve = 0
+        return {}
+
+    assert torch.equal(kept.train(watch=watch), straight)
+    assert kept.there == [3, 4]
+    assert sum(text.startswith("no room") for text in kept.said) == 1
+
+
+def test_a_best_model_without_room_is_left_out(tmp_path, monkeypatch):
+    kept = Kept(tmp_path)
+    tokenizer = ByteTokenizer()
+    tokenizer.save_pretrained = lambda path: None
+    held_out = SimpleNamespace(
+        policy=kept.policy, log=kept.log, comm=Alone(), speech=SimpleNamespace(tokenizer=tokenizer)
+    )
+    watcher = Watcher(held_out, tmp_path, every=1, best_by="right", score=None, sealed=lambda: 0)
+    monkeypatch.setattr(watching, "RESERVE", 10**18)
+    watcher._keep_best(1, 50.0)
+    assert not list(tmp_path.glob("*best-step-*"))
+    assert kept.said[-1].startswith(f"no room      for {tmp_path / 'best-step-1'}: it takes 0.00 GB, ")
+    monkeypatch.setattr(watching, "RESERVE", 0)
+    watcher._keep_best(2, 40.0)  # the best of those that are kept
+    assert [path.name for path in tmp_path.glob("*best-step-*")] == ["best-step-2"]
+
+
+def test_logs_are_flushed_once_a_checkpoint(straight, tmp_path, monkeypatch):
+    """Two files and two checkpoints in four steps; what they count is on the disk before they are sealed."""
+    flushed = []
+
+    def flush(file):
+        flushed.append((file.name, kept.there))
+        snapshot.flush(file)
+
+    monkeypatch.setattr(resume, "flush", flush)
+    kept = Kept(tmp_path, every=2)
+    assert torch.equal(kept.train(), straight)
+    assert flushed == [(name, there) for there in ([], [2]) for name in ("metrics.jsonl", "rollouts.jsonl")]
+
+
+def test_a_checkpoint_that_is_whole_is_not_called_lost(straight, tmp_path):
+    """The one before it cannot be removed: something is in the way."""
+    kept = Kept(tmp_path, every=2, keep=1, background=False)
+
+    def watch(step, groups, values):
+        if step == 3:
+            (tmp_path / "checkpoints" / ".step-000002.writing" / "full").mkdir(parents=True)
+        return {}
+
+    assert torch.equal(kept.train(watch=watch), straight)
+    assert kept.there == [2, 4]
+    said = [text for text in kept.said if text.startswith("not ")]
+    assert len(said) == 1
+    assert said[0].startswith("not removed  what is older than step 4, which is whole: ")
+
+
+class Late(Held):
+    """Asks the run to end while it is written."""
+
+    def contents(self, name):
+        if name == "state.json":
+            time.sleep(0.3)  # the loop is through by then, and waits
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().contents(name)
+
+
+@pytest.fixture
+def heard():
+    """Requests to end that reach the process while the run does not listen: here they do not end it."""
+    numbers = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: numbers.append(number))
+    yield numbers
+    signal.signal(signal.SIGTERM, before)
+
+
+def late(kept):
+    """Its first checkpoint that is written after the third step comes late."""
+    hold = kept.policy.hold
+
+    def held(copies=None):
+        found = hold(copies)
+        return Late(updates=found.updates, names=found.names, pieces=found.pieces) if found.updates > 1 else found
+
+    kept.policy.hold = held
+    return kept
+
+
+def test_asked_to_end_while_the_last_checkpoint_is_written_it_is_finished_first(straight, tmp_path, heard):
+    kept = late(Kept(tmp_path, every=4))
+    with pytest.raises(Stopped, match=r"^SIGTERM: saved after step 4, .*step-000004; the same command"):
+        kept.train()
+    assert (kept.there, heard) == ([4], [])
+    later = Kept(tmp_path)
+    assert later.checkpoints.restore(snapshot.newest_whole(tmp_path / "checkpoints")) == 4
+    assert torch.equal(later.train(start=4), straight)
+
+
+def test_asked_to_end_while_a_run_that_fails_is_saved(tmp_path, heard):
+    kept = late(Kept(tmp_path, every=0))
+    with pytest.raises(EngineLost, match=r"port 8011 is lost; saved after step 2, "):
+        kept.train(engine=Lost)
+    assert (kept.there, heard) == ([2], [])
+
+
+class Asked(Alone):
+    """Is asked to end after all ranks have told, at the last step's end, that nobody has asked."""
+
+    gathered = 0
+
+    def gather(self, items):
+        self.gathered += 1
+        if self.gathered == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return list(items)
+
+
+def test_asked_to_end_after_the_last_step_it_is_saved(tmp_path, heard):
+    kept = Kept(tmp_path, every=0, comm=Asked())
+    with pytest.raises(Stopped, match=r"^SIGTERM: saved after step 4, "):
+        kept.train()
+    assert (kept.there, heard) == ([4], [])

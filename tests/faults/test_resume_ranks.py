@@ -1,0 +1,177 @@
+"""Two ranks of ZeRO-2 and ZeRO-3, one of them killed: the run goes on bitwise, and also with one rank alone."""
+
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+from grpo.policy.nonfinite import load_rows, save_rows
+from launch.replay import main
+from tests.helpers.faults import argv, armed, checkpoints, left, seconds_until, steps_to_make_again, train, what_is_left
+from tests.helpers.installed import need
+from tests.helpers.kills import Kill, kill_at, named, random_kills
+from tests.helpers.many_ranks import run_ranks
+
+# One after the other, where a run goes on: each lets at most one step be made.
+AGAIN = {2: [Kill("torn", at=2, rank=1), Kill("latest")], 3: []}
+LONG = [(zero, *kill) for zero in (2, 3) for kill in random_kills(f"two ranks of ZeRO-{zero}")]
+NONE = [pytest.param(0, "", 0.0, 0, marks=pytest.mark.skip(reason="`make test-faults` tries KILLS of them"))]
+
+
+def stage(comm, home, arguments, fault, kill, count):
+    """One rank of `launch/train.py`; `fault` is rank 1's. What it came to."""
+    from grpo.distributed import failure_detection as ranks
+    from grpo.telemetry.run_logger import Console
+    from launch import train
+
+    os.environ["FAULT"] = fault if comm.rank == 1 else ":0"
+    ranks.TOLD = 1.0  # seconds that one rank waits for the other to hear how it died
+    places = armed(home, rank=comm.rank, kill=kill if kill and kill.rank == comm.rank else None, count=count)
+    train.train(argv(home, *arguments), comm, Console())
+    return places.seen
+
+
+def train_on_two(home, *arguments, fault=":0", kill=None, count=False, grace=60.0):
+    (home / "began").unlink(missing_ok=True)
+    return run_ranks(stage, home, arguments, fault, kill, count, grace=grace)
+
+
+def through(ranks):
+    """What each rank came to, all of which are through."""
+    for rank in ranks:
+        assert (type(rank.value), rank.code) == (dict, 0), f"{rank.value!r} {rank.said}"
+    return [rank.value for rank in ranks]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """ZeRO's stage -> what a run leaves that was never killed, and what its ranks came to."""
+    need("deepspeed")
+    made = {}
+
+    def of(zero):
+        if zero not in made:
+            home = tmp_path_factory.mktemp(f"zero-{zero}")
+            seen = through(train_on_two(home, f"--policy.stage={zero}", count=True))
+            made[zero] = left(home), seen
+        return made[zero]
+
+    return of
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+def test_a_rank_is_killed_and_both_go_on_bitwise(straight, tmp_path, fault, zero):
+    fault(named("score"), world=f"two ranks of ZeRO-{zero}")
+    # A group a step, so in the third step.
+    zeroth, first = train_on_two(tmp_path, f"--policy.stage={zero}", fault="SIGKILL:3")
+    assert first.code == -signal.SIGKILL
+    assert "it ended without a word" in f"{zeroth.value!r} {zeroth.said}"
+    assert checkpoints(tmp_path)[-1] in ("step-000001", "step-000002")
+    for kill in AGAIN[zero]:  # the rank that is left is killed with it, as by a launcher
+        ran = train_on_two(tmp_path, f"--policy.stage={zero}", kill=kill, grace=0.0)
+        assert ran[kill.rank].code == -signal.SIGKILL, (kill, ran)
+    steps, started = steps_to_make_again(tmp_path), time.monotonic()
+    through(train_on_two(tmp_path, f"--policy.stage={zero}"))
+    fault(steps=steps, seconds=seconds_until(tmp_path, started))
+    assert left(tmp_path) == straight(zero)[0]
+
+
+@pytest.mark.parametrize(("zero", "place", "share", "number"), LONG or NONE)
+def test_killed_at_a_place(straight, tmp_path, fault, zero, place, share, number):
+    """Every second time with the other rank, which else ends by itself."""
+    fault(named(place), world=f"two ranks of ZeRO-{zero}")
+    wanted, seen = straight(zero)
+    rank = number % 2 if place in seen[1] else 0
+    kill = kill_at(place, share, seen[rank], rank=rank)
+    ran = train_on_two(tmp_path, f"--policy.stage={zero}", kill=kill, grace=60.0 * (number // 2 % 2))
+    assert ran[kill.rank].code == -signal.SIGKILL, (kill, ran)
+    steps, started = steps_to_make_again(tmp_path), time.monotonic()
+    again = train_on_two(tmp_path, f"--policy.stage={zero}")
+    code = 0 if all(isinstance(rank.value, dict) for rank in again) else 2
+    said = " ".join(f"{rank.value!r} {rank.said}" for rank in again)
+    assert what_is_left(tmp_path, code, said) == wanted
+    fault(steps=steps, seconds=seconds_until(tmp_path, started))
+
+
+def test_one_rank_is_asked_to_end_and_both_do(tmp_path, fault):
+    """The signal reaches rank 1 alone; both save, and one process goes on from what two have written."""
+    need("deepspeed")
+    fault("SIGTERM in a step", world="two ranks of ZeRO-2", steps=0)
+    ranks = train_on_two(tmp_path, fault="SIGTERM:2")
+    for rank in ranks:
+        assert "SIGTERM: saved after step 2, " in f"{rank.value!r} {rank.said}"
+    assert checkpoints(tmp_path) == ["step-000001", "step-000002"]
+    again = train(tmp_path)
+    assert again.code == 0, again.said
+    assert "written by 2 ranks" in again.said
+    assert [row["step"] for row in left(tmp_path)["metrics"]] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+def test_two_ranks_are_saved_in_the_middle_of_a_rollout(tmp_path, fault, zero):
+    """Of two updates, with what each rank has sampled; another number of ranks goes back to the step before."""
+    need("deepspeed")
+    fault("SIGTERM in a step of two updates", world=f"two ranks of ZeRO-{zero}", steps=0)
+    two = ("--loss.updates_per_step=2", "--loss.kl=0.1", "--sampling.prompts_per_step=4")
+    arguments = (f"--policy.stage={zero}", *two)
+    straight, home = tmp_path / "straight", tmp_path / "other"
+    straight.mkdir()
+    home.mkdir()
+    through(train_on_two(straight, *arguments))
+    for rank in train_on_two(home, *arguments, fault="SIGTERM:3"):  # rank 1 scores two groups a step
+        assert "SIGTERM: saved after step 1 and 1 update of the next one, " in f"{rank.value!r} {rank.said}"
+    shutil.copytree(home, tmp_path / "alone")
+    assert checkpoints(home) == ["step-000001", "step-000001-update-01"]
+    through(train_on_two(home, *arguments, fault="SIGTERM:5"))  # four are left to score
+    assert left(home) == left(straight)
+    if zero == 2:
+        alone = train(tmp_path / "alone", *two, f"--data.source={home / 'data.jsonl'}")
+        assert alone.code == 0, alone.said
+        passed = (
+            f"passed over  {tmp_path / 'alone' / 'run' / 'checkpoints' / 'step-000001-update-01'}: is of 2 ranks in"
+        )
+        assert f"{passed} the middle of a step, and now there are 1; valid: 2" in alone.said
+        assert "step-000001, after step 1" in alone.said
+        assert [row["step"] for row in left(tmp_path / "alone")["metrics"]] == [0, 1, 2, 3]
+
+
+def remade(comm, file):
+    """One rank of `deepspeed --module launch.replay`; its exit status."""
+    from grpo.telemetry.run_logger import Console
+    from launch.replay import replay
+
+    return replay(file, None, comm, Console())
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+def test_an_update_of_two_ranks_is_made_again_bit_by_bit(tmp_path, monkeypatch, capsys, zero):
+    """By two ranks. With an advantage of one of them changed by 0.001 it leads to other weights, on both."""
+    need("deepspeed")
+    train_on_two(tmp_path, f"--policy.stage={zero}", fault="SIGTERM:3")  # in the third step, after a checkpoint of two
+    made = tmp_path / "run" / "checkpoints" / "updates"
+    names = [f"update-{number:06d}-rank-{rank}.safetensors" for number in (1, 2) for rank in (0, 1)]
+    assert sorted(file.name for file in made.iterdir()) == names
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    ranks = run_ranks(remade, made / names[3])
+    assert [rank.value for rank in ranks] == [0, 0], [rank.said for rank in ranks]
+    assert "the weights after it are the same, bit by bit" in ranks[0].said
+    assert main([str(made / names[2])]) == 2
+    assert "an update of 2 ranks, here are 1; valid: deepspeed --num_accelerators=2 --module" in capsys.readouterr().out
+    batch, about = load_rows(made / names[3])
+    batch.advantage_B[0] += 1e-3
+    (made / names[3]).unlink()
+    save_rows(batch, made, names[3].removesuffix(".safetensors"), about)
+    assert [rank.value for rank in run_ranks(remade, made / names[2])] == [1, 1]
+
+
+def test_sampler_and_trainer_are_compared_where_no_group_teaches(tmp_path):
+    """Of two ranks under ZeRO-3, each of which runs the model over one group, together."""
+    need("deepspeed")
+    parts = ('"tests.helpers.faults:low_bytes"', "exact_match", "citation", "format", "tag_count")
+    nothing = f"--reward.weights={{{','.join(f'{part}=0.0' for part in parts)}}}"
+    through(train_on_two(tmp_path, "--policy.stage=3", "--policy.dtype=float32", nothing))
+    rows = left(tmp_path)["metrics"]
+    assert [row["policy/skipped"] for row in rows] == [1.0, 1.0, 1.0, 1.0]
+    assert max(row["policy/mismatch"] for row in rows) < 1e-5

@@ -1,0 +1,381 @@
+"""Whatever is put into a file: it is taken, or refused by one line. Never a traceback, a hang, or a file elsewhere.
+
+In short here, and with 10,000 inputs of each kind by `make test-fuzz`.
+"""
+
+import copy
+import gzip
+import json
+import math
+import os
+import shutil
+import tomllib
+from dataclasses import replace
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curriculum.build import build_from_qa
+from curriculum.datasets.qa_formats import read_pool, read_questions
+from curriculum.difficulty import Cache
+from eval.answer_extraction import Field, Reader
+from eval.judging import judge
+from eval.predictions import Prediction, read_predictions
+from eval.sentence_splitter import make_splitter, rule_based
+from eval.trust_score import scores
+from grpo.checkpointing import store as snapshot
+from grpo.config import dump, load
+from grpo.data.example import load_examples, shape_of, split
+from grpo.policy.optimizer_state import read_counts, read_piece
+from grpo.telemetry.run_logger import make_run_folder
+from grpo.types import STYLES, Completion, Example, Passage, Stopped
+from launch.config.recipe import EvaluationRecipe, Recipe
+from launch.runs.lineage import stages_of
+from launch.runs.resume import cut_back, log_sizes, prepare_folder
+from rewards.answer import parse
+from rewards.judges.base import Lexical
+from rewards.presets import PRESETS
+from rewards.scorer import compose
+from tests.faults.test_checkpoints import Kept
+from tests.helpers.fuzz import Touched, anything, deep, many, no_hang, scalars, taken, values, words
+from tests.unit.curriculum.test_qa_formats import HOTPOT, LOG, MUSIQUE
+from tests.unit.launch.test_recipe import MODELS, STAGES
+
+NQ = {
+    "question": "Who led Orvale?",
+    "answers": ["Ada Quill"],
+    "ctxs": [{"title": "T", "text": "Ada Quill led.", "isgold": True}, {"title": "U", "text": "No.", "isgold": False}],
+}
+GROUNDED = {
+    "id": "q1",
+    "question": "Who scored?",
+    "answers": [["Daei", "Ali Daei"], ["Bican"]],
+    "docs": [{"title": "Ali Daei", "text": "Ali Daei scored 109 goals.", "answers_found": [1, 0]}],
+    "style": "prose",
+    "source": "asqa",
+    "data_type": "asqa",
+    "output": "Daei [1].",
+}
+SHAPES = (GROUNDED, NQ, HOTPOT, MUSIQUE, LOG)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """One folder for all inputs of a test: its files are written anew for each."""
+    return tmp_path_factory.mktemp("fuzz")
+
+
+def places(value):
+    """Every (container, key) in something made of lists and dictionaries."""
+    keys = value.keys() if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    found = [(value, key) for key in keys]
+    return found + [place for key in keys for place in places(value[key])]
+
+
+@st.composite
+def changed(draw, base):
+    """Something near `base`: up to three of its values are replaced, removed or repeated."""
+    value = copy.deepcopy(base)
+    for _ in range(draw(st.integers(0, 3))):
+        if not (there := places(value)):
+            break
+        holder, key = there[draw(st.integers(0, len(there) - 1))]
+        what = draw(st.sampled_from(("replace", "replace", "remove", "repeat")))
+        if what == "replace":
+            holder[key] = draw(values)
+        elif what == "remove":
+            del holder[key]
+        elif isinstance(holder, list):
+            holder.append(copy.deepcopy(holder[key]))
+        else:
+            holder[draw(anything)] = copy.deepcopy(holder[key])
+    return value
+
+
+# Recipes and overrides
+
+RECIPES = [tomllib.loads(dump(load(Recipe, [str(stage), str(model)]))) for stage in STAGES for model in MODELS[:2]]
+NAMES = [f"{section}.{key}" for section, keys in RECIPES[0].items() for key in keys] + ["run", "x.y", "run.name.x", "."]
+DEEP = ("[" * 100_000, "{a=" * 50_000, "9" * 5_000, "1979-13-45", "0x" + "f" * 5_000)
+
+
+@st.composite
+def recipes(draw):
+    """The text of a recipe, near one of ours or not."""
+    kind = draw(st.sampled_from(("near", "near", "near", "text", "deep")))
+    if kind == "text":
+        return draw(anything)
+    near = draw(changed(draw(st.sampled_from(RECIPES))))
+    written = tomli_w.dumps(without_none(near)) if isinstance(near, dict) else ""
+    place = draw(st.integers(0, len(written)))
+    return written[:place] + f"\nx = {draw(st.sampled_from(DEEP))}\n" + written[place:] if kind == "deep" else written
+
+
+def without_none(value):
+    """TOML has no null."""
+    if isinstance(value, dict):
+        return {key: without_none(item) for key, item in value.items()}
+    return [without_none(item) for item in value] if isinstance(value, list) else "" if value is None else value
+
+
+overrides = st.builds(
+    "--{}={}".format,
+    st.sampled_from(NAMES) | anything,
+    st.one_of(anything, scalars.map(json.dumps), st.sampled_from((*DEEP, "../up", "/tmp/up", "a/../../up", "a" * 300))),
+)
+
+
+@many(60)
+@given(text=recipes(), more=st.lists(overrides, max_size=3), evaluation=st.booleans())
+def test_recipes(home, text, more, evaluation):
+    file, runs = home / "recipe.toml", home / "runs"
+    file.write_bytes(text.encode(errors="surrogatepass"))
+    kind = EvaluationRecipe if evaluation else Recipe
+    shutil.rmtree(runs, ignore_errors=True)  # of an input that failed
+    with Touched.inside(runs):
+        recipe = taken(lambda: load(kind, [str(file), *more, f"--run.folder={runs}"]))
+        if recipe is None or evaluation:
+            return
+        taken(lambda: prepare_folder(recipe, make_run_folder(runs / recipe.run_name), None))
+    if (saved := runs / recipe.run_name / "recipe.toml").exists():
+        assert load(Recipe, [str(saved)]) == recipe
+    shutil.rmtree(runs, ignore_errors=True)
+
+
+# Data
+
+
+@st.composite
+def files(draw):
+    """(ending, bytes) of a file of records, most of them near one of the shapes that are read."""
+    base = draw(st.sampled_from(SHAPES))
+    records = draw(st.lists(changed(base) | values, min_size=1, max_size=3))
+    ending = draw(st.sampled_from((".jsonl", ".jsonl", ".json", ".jsonl.gz")))
+    ascii_only = draw(st.booleans())
+    said = [json.dumps(record, ensure_ascii=ascii_only) for record in records]
+    written = ("[" + ",".join(said) + "]" if ending == ".json" else "\n".join(said)).encode(errors="surrogatepass")
+    match draw(st.sampled_from(("whole",) * 6 + ("cut", "bytes", "deep"))):
+        case "cut":
+            written = written[: draw(st.integers(0, len(written)))]
+        case "bytes":
+            place = draw(st.integers(0, len(written)))
+            written = written[:place] + draw(st.binary(max_size=4)) + written[place + 1 :]
+        case "deep":
+            written += b"\n" + draw(deep).encode()
+    return ending, gzip.compress(written) if ending.endswith(".gz") and draw(st.booleans()) else written
+
+
+READERS = (
+    lambda path: split(load_examples(path, style="list")),
+    lambda path: split(load_examples(path)),
+    shape_of,
+    lambda path: list(read_questions(path)),
+    lambda path: list(read_pool(path)),
+    lambda path: build_from_qa(path, passages=2, max_words=5),
+    lambda path: build_from_qa(path, passages=1, unanswerable=0.0, pool=path),
+    lambda path: Cache(path, {"model": "tiny"}),
+)
+
+
+@many(60)
+@given(file=files())
+def test_data(home, file):
+    path = home / f"data{file[0]}"
+    path.write_bytes(file[1])
+    with Touched.inside(home):
+        for read in READERS:
+            taken(lambda read=read: read(path))
+
+
+@many(40)
+@given(file=files(), style=st.sampled_from(STYLES), reasoning=st.booleans())
+def test_predictions(home, file, style, reasoning):
+    path = home / f"predictions{file[0]}"
+    path.write_bytes(file[1])
+    if predictions := taken(lambda: read_predictions(path, style=style)):
+        score(predictions, reasoning)
+
+
+# Completions
+
+SPLITTERS = (make_splitter(), rule_based())
+pieces = st.lists(words | anything, max_size=8).map("".join)
+completions = st.one_of(
+    pieces,
+    st.builds(lambda text, times: text * times, pieces, st.integers(1, 400)),
+    st.builds("<think>{}</think> <answer>{}</answer>".format, pieces, pieces),
+)
+QUESTION = Example(
+    id="q",
+    question="Who won, and where?",
+    passages=(Passage(title="Prize", text="Ann won in Paris."), Passage(title="", text="It is said.")),
+    answers=(("Paris", "the"), ("Ann, of Rome",), ("109",)),
+    found=((True, False, False), (False, True, True)),
+    style="prose",
+    source="s",
+)
+
+
+def posed(style):
+    """The question in this style."""
+    if style == "closed":
+        return replace(QUESTION, style=style, passages=(), found=())
+    return replace(QUESTION, style=style)
+
+
+def score(predictions, reasoning):
+    for splitter in SPLITTERS:
+        for reading in (Reader(splitter), Field(splitter)):
+            with no_hang():
+                sums = judge(predictions, Lexical(), reading=reading, reasoning=reasoning).sums_IK
+                assert all(0 <= float(value[0]) <= 100 + 1e-9 for value in scores(sums.sum(0)).values())
+
+
+@many(100)
+@given(texts=st.lists(completions, min_size=1, max_size=3), style=st.sampled_from(STYLES), reasoning=st.booleans())
+def test_completions(texts, style, reasoning):
+    """Of any text, halves of surrogate pairs included: a tokenizer of somebody else's may write them."""
+    example = posed(style)
+    for text in texts:
+        with no_hang():
+            answer = parse(text, style=style, reasoning=reasoning)
+        assert all(statement.text.strip() for statement in answer.statements)
+        assert 0 <= answer.refusal_score <= 1
+    group = [Completion(text=text, token_ids=(), logprobs=(), finish="stop", version=0) for text in texts]
+    for settings in PRESETS.values():
+        if settings.process and not reasoning:
+            continue
+        with no_hang():
+            rows = compose(settings, reasoning=reasoning, verifier=Lexical())(example, group)
+        assert all(math.isfinite(row.total) for row in rows)
+
+
+@many(40)
+@given(texts=st.lists(completions, min_size=1, max_size=3), style=st.sampled_from(STYLES[:3]), reasoning=st.booleans())
+def test_trust_score(texts, style, reasoning):
+    score([Prediction(posed(style), text) for text in texts], reasoning)
+
+
+# Checkpoints
+
+
+@pytest.fixture(scope="module", params=["step-000002", "step-000001-update-01"])
+def saved(request, tmp_path_factory):
+    """A run of the toy with a checkpoint, after a step or in the middle of one; a folder for copies of it, and its
+    files."""
+    home, within = tmp_path_factory.mktemp("saved"), "update" in request.param
+    kept = Kept(home / "run", steps=2, updates=1 + within, every=2)
+    if within:
+        with pytest.raises(Stopped):
+            kept.train(score=kept.asked_in_the_second_step)
+    else:
+        kept.train()
+    (home / "beside").write_text("not of this run")
+    run, step = home / "run", f"checkpoints/{request.param}"
+    return (
+        kept,
+        home,
+        step,
+        {str(file.relative_to(run)): file.read_bytes() for file in run.rglob("*") if file.is_file()},
+    )
+
+
+def put_back(home, step, whole):
+    """The run as it was left, in a new folder; its checkpoint."""
+    run = home / "copy"
+    shutil.rmtree(run, ignore_errors=True)
+    for name, data in whole.items():
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_bytes(data)
+    return run, run / step
+
+
+def go_on(kept, run):
+    """What a start does with a folder of checkpoints, up to the first step, or up to where it goes on in one."""
+
+    def start():
+        found = snapshot.newest_whole(run / "checkpoints", tell=lambda line: None)
+        snapshot.set_aside(run / "checkpoints", after=found.at)
+        cut_back(run, log_sizes(found))
+        kept.checkpoints.restore(found)
+        if found.at.update:
+            kept.journal._then()
+        return found
+
+    with Touched.inside(run):
+        return taken(start)
+
+
+STRANGE = (
+    "..", ".", "", "../../../beside", "/etc/hostname", "policy", "policy/../../../beside", "link", "dangling", "loop",
+    "pipe", "a" * 300, "nul\0", "\ud800", "state.json/x",
+)  # fmt: skip
+MANIFESTS = ("manifest.json", "state.json", "rank-0.json", "policy/state.json")
+
+
+@many(60)
+@given(data=st.data())
+def test_checkpoints(saved, data):
+    """One whose manifest, or a state that it vouches for, says something else; and files that are no files."""
+    kept, home, step, whole = saved
+    run, path = put_back(home, step, whole)
+    name = data.draw(st.sampled_from(MANIFESTS))
+    body = data.draw(changed(json.loads(whole[f"{step}/{name}"])))
+    if name == "manifest.json" and isinstance(body, dict) and isinstance(body.get("files"), dict):
+        size = st.sampled_from((0, 15, 4096, len("not of this run"), -1, "0", None, 1e400))
+        more = st.dictionaries(st.sampled_from(STRANGE), st.tuples(size, scalars).map(list), max_size=2)
+        body["files"] |= data.draw(more)
+        (path / "link").symlink_to(home / "beside")
+        (path / "dangling").symlink_to(path / "nowhere")
+        (path / "loop").symlink_to(path / "loop")
+        os.mkfifo(path / "pipe")
+    written = data.draw(
+        st.sampled_from((snapshot._json(body) if is_utf8(body) else b"\xff",) * 4 + (b"[" * 100_000, b""))
+    )
+    (path / name).write_bytes(written)
+    manifest = body if name == "manifest.json" else json.loads(whole[f"{step}/manifest.json"])
+    if name != "manifest.json":
+        manifest["files"][name] = [len(written), snapshot._hash(written)]
+    if isinstance(manifest, dict) and is_utf8(manifest) and data.draw(st.integers(0, 5)):
+        reseal(path, manifest)
+    go_on(kept, run)
+
+
+def reseal(path, manifest):
+    """A manifest that says of itself that it is whole."""
+    body = {key: value for key, value in manifest.items() if key != "hash"}
+    (path / snapshot.MANIFEST).write_bytes(snapshot._json({**body, "hash": snapshot._hash(snapshot._json(body))}))
+
+
+def is_utf8(value):
+    try:
+        snapshot._json(value)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def test_an_untouched_checkpoint_is_gone_on_with(saved):
+    """So that the inputs above are not all refused."""
+    kept, home, step, whole = saved
+    run, path = put_back(home, step, whole)
+    assert go_on(kept, run).path == path
+    reseal(path, json.loads(whole[f"{step}/manifest.json"]))
+    assert (path / "manifest.json").read_bytes() == whole[f"{step}/manifest.json"]
+
+
+@many(40)
+@given(
+    file=st.binary(max_size=200)
+    | changed({"stages": ["sft", "stage1"]}).map(lambda v: json.dumps(v).encode())
+    | deep.map(str.encode)
+)
+def test_small_files_beside_models(home, file):
+    """The list of stages, the counts of an optimizer and a parameter's tensors."""
+    for name in ("stages.json", "state.json", "00000.safetensors"):
+        (home / name).write_bytes(file)
+    taken(lambda: stages_of(home))
+    taken(lambda: read_counts(home, parameters=1))
+    taken(lambda: read_piece(home, 0, "head", (2, 2)))

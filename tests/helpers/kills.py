@@ -1,0 +1,148 @@
+"""Where is a run killed? Within a phase, at a stage of writing a checkpoint, or wherever it touches a file.
+
+A process that trains comes to these places again and again. `Places` counts how often, and kills it at one of them.
+"""
+
+import os
+import random
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from grpo.checkpointing import store as snapshot
+from grpo.distributed.watchdog import Watchdog
+
+PHASES = ("sync", "rollout", "score", "update", "watch", "held_out", "save")
+# Stages of a checkpoint, in their order: what is about to be done there, as Python's audit hooks name it (an event and
+# its path), and in words.
+STAGES = {
+    "begun": ("os.mkdir", r"\.writing/policy$", "its folder is made"),
+    "torn": ("", "", "half of a file is written"),  # by `_tear`
+    "share": ("os.rename", r"/\.part-\d+\.new$", "a rank's share is written"),
+    "seal": ("os.remove", r"\.writing/\.part-0$", "all shares are written"),
+    "manifest": ("open", r"\.writing/manifest\.json$", "its manifest is written, or read back"),
+    "rename": ("os.rename", r"/\.step-\d+\.writing$", "it is about to be renamed"),
+    "latest": ("open", r"/latest\.new$", "it is renamed, and `latest` is not written"),
+    "moved": ("os.rename", r"/latest\.new$", "`latest` is written, and about to be moved"),
+    "clear": ("shutil.rmtree", r"\.writing$", "an old one is about to be removed"),
+}
+# What touches a run's files at all (os.replace is an os.rename, Path.open an open).
+TOUCHES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree")
+PLACES = (*PHASES, *STAGES, "touch")
+WORLDS = ("one process", "two ranks of ZeRO-2", "two ranks of ZeRO-3")
+
+Seen = dict[str, list[int]]
+"""Place -> for each time that a process came there, how many functions were called in it (0: not a phase)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """kill -9 of one rank at the `at`-th time that it comes to a place, counted from 0; within a phase after so many
+    calls of functions, or at its end where there are fewer."""
+
+    place: str
+    at: int = 0
+    calls: int = 0
+    rank: int = 0
+
+
+def named(place: str) -> str:
+    """The fault in words."""
+    where = f"in a checkpoint, where {STAGES[place][2]}" if place in STAGES else f"in {place}"
+    return f"kill -9 {'at the touch of a file' if place == 'touch' else where}"
+
+
+def kill_at(place: str, share: float, seen: Seen, *, rank: int = 0) -> Kill:
+    """At this share of all the times that a rank comes to a place: `kill_at("update", 0.6, seen)` of a run of four
+    steps is within the third update, after 40 % of its calls. `seen`: what it comes to where nobody kills it."""
+    times = seen[place]
+    at = int(share * len(times))
+    return Kill(place, at, int((share * len(times) - at) * times[at]), rank)
+
+
+def random_kills(world: str) -> list[tuple[str, float, int]]:
+    """(place, share, number) of those of the long form's KILLS that are for such runs: every place about as often."""
+    combinations = list(product(PLACES, WORLDS))
+    random.Random(0).shuffle(combinations)
+    chosen = [(combinations[n % len(combinations)], n) for n in range(int(os.environ.get("KILLS", "0")))]
+    return [(place, random.Random(n).random(), n) for (place, where), n in chosen if where == world]
+
+
+class Places:
+    """What this process comes to, from now on: `seen`. It is killed where `kill` says so; `count`: the calls within
+    phases are counted too, which makes them slower. When it begins to train, the time is left in the file `began`."""
+
+    def __init__(self, kill: Kill | None, *, count: bool, began: Path | None) -> None:
+        self.seen: Seen = {}
+        self.looking = True
+        self._kill, self._count, self._began = kill, count, began
+        self._phase, self._put = Watchdog.phase, snapshot.put
+
+        def phase(dog: Watchdog, name: str) -> AbstractContextManager[None]:
+            return self._within(dog, name)
+
+        Watchdog.phase = phase
+        snapshot.put = self._tear
+        sys.addaudithook(self._touched)
+
+    def _here(self, place: str) -> bool:
+        times = self.seen.setdefault(place, [])
+        times.append(0)
+        return self._kill is not None and (place, len(times) - 1) == (self._kill.place, self._kill.at)
+
+    @contextmanager
+    def _within(self, dog: Watchdog, name: str) -> Iterator[None]:
+        if name == "sync" and self._began and "sync" not in self.seen:
+            self._began.write_text(str(time.monotonic()))
+        here = self._here(name)
+        with self._phase(dog, name), self._counted(name, here) if here or self._count else nullcontext():
+            yield
+            if here:
+                die()
+
+    @contextmanager
+    def _counted(self, name: str, here: bool) -> Iterator[None]:
+        times, turn = self.seen[name], len(self.seen[name]) - 1
+        limit = self._kill.calls if here and self._kill else sys.maxsize
+
+        def hook(frame: Any, event: str, argument: Any) -> None:
+            if event in ("call", "c_call"):
+                times[turn] += 1
+                if times[turn] > limit:
+                    die()
+
+        outer = sys.getprofile()
+        sys.setprofile(hook)
+        try:
+            yield
+        finally:
+            sys.setprofile(outer)
+
+    def _tear(self, place: Path, name: str, *pieces: Any) -> tuple[int, str]:
+        if name.startswith("policy/") and self._here("torn"):
+            whole = b"".join(bytes(piece) for piece in pieces)
+            (place / name).write_bytes(whole[: len(whole) // 2])
+            die()
+        return self._put(place, name, *pieces)
+
+    def _touched(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.looking or event not in TOUCHES or not any("/run/" in f"{path}/" for path in arguments[:2]):
+            return
+        here = self._here("touch")
+        for place, (kind, pattern, _) in STAGES.items():
+            if kind == event and re.search(pattern, str(arguments[0])):
+                here = self._here(place) or here
+        if here:
+            die()
+
+
+def die() -> None:
+    """Nothing of this process runs after it."""
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,300 @@
+"""An evaluation from its recipe to the scores, on the tiny model: killed, gone on with, refused; by command too."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from curriculum.datasets.world import make_world
+from eval.predictions import read_predictions
+from grpo.config import load
+from grpo.data.text import REFUSAL
+from grpo.telemetry.run_logger import Console
+from grpo.types import InputError
+from launch.builders.tiny_model import write_tiny_model
+from launch.config.recipe import EvaluationRecipe
+from launch.runs.evaluation import choose_questions, count_answers, run_evaluation
+from launch.runs.few_shot import choose_demonstrations, with_demonstrations
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = "configs/models/tiny.toml"
+# six questions in batches of four, so that the last is not full; one style, so that there is one score
+SIX = ["--data.styles={prose=1.0}", "--eval.questions=6", "--eval.max_tokens=12", "--rollout.rows=4"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        yield home
+
+
+def recipe(*arguments):
+    return load(EvaluationRecipe, list(arguments))
+
+
+def evaluate(home, *arguments):
+    """Run an evaluation in this process: its folder and what it said."""
+    said = io.StringIO()
+    folder = run_evaluation(recipe(TINY, f"--run.folder={home / 'runs'}", *arguments), Console(said))
+    return folder, said.getvalue()
+
+
+def refused(home, *arguments, match):
+    with pytest.raises(InputError, match=match) as caught:
+        evaluate(home, *arguments)
+    assert "\n" not in str(caught.value)
+
+
+def command(home, *arguments, **variables):
+    environment = {**os.environ, **variables, "XDG_CACHE_HOME": str(home / "cache")}
+    line = [sys.executable, "launch/evaluate.py", TINY, f"--run.folder={home / 'runs'}", *arguments]
+    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def first(home):
+    """An evaluation that nothing has stopped."""
+    return evaluate(home, *SIX)
+
+
+def test_an_evaluation_leaves_everything_behind(home, first):
+    folder, said = first
+    assert folder == home / "runs" / "eval-tiny-1"
+    predictions = read_predictions(folder / "predictions.jsonl", style="prose")
+    assert len({prediction.example.id for prediction in predictions}) == 6
+    assert all(prediction.output for prediction in predictions)
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    assert scores["items"]["ids"] == [prediction.example.id for prediction in predictions]
+    assert all(0 <= scores[name] <= 100 for name in ("trust_score", "f1_gr", "f1_ac", "f1_gc", "answered_ratio"))
+    assert "6 of 6 answered, 6 cut off at 12 tokens" in said
+    inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
+    assert (inputs["questions"], len(inputs["demonstrations"]["prose"])) == (6, 2)
+    assert not set(inputs["demonstrations"]["prose"]) & set(scores["items"]["ids"])
+
+
+def killed(home, name, keep, torn):
+    """The folder that an evaluation leaves when it is killed after `keep` answers and `torn` bytes of the next."""
+    whole, folder = home / "runs" / "eval-tiny-1", home / "runs" / name
+    folder.mkdir()
+    for file in ("inputs.json", "recipe.toml", "prompt.txt"):
+        (folder / file).write_bytes((whole / file).read_bytes())
+    lines = (whole / "predictions.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "predictions.jsonl").write_bytes(b"".join(lines[:keep]) + lines[keep][:torn])
+    return folder
+
+
+@pytest.mark.parametrize(("keep", "torn"), [(0, 0), (2, 30), (4, 0), (5, 17)])
+def test_a_killed_evaluation_goes_on_to_the_same_answers(home, first, keep, torn):
+    folder = killed(home, f"killed-{keep}", keep, torn)
+    _, said = evaluate(home, *SIX, f"--run.name={folder.name}")
+    assert ("was cut short" in said) == bool(torn)
+    assert (f"{keep} of 6 are answered already" in said) == bool(keep)
+    for file in ("predictions.jsonl", "scores.json"):
+        assert (folder / file).read_bytes() == (home / "runs" / "eval-tiny-1" / file).read_bytes()
+
+
+def test_an_evaluation_without_scores_is_only_scored(home, first):
+    folder = killed(home, "unscored", 5, 10_000)
+    _, said = evaluate(home, *SIX, "--run.name=unscored", "--eval.reference=true")
+    assert "6 of 6 are answered already" in said
+    assert "6 of 6 answered," not in said
+    assert json.loads((folder / "scores.json").read_text(encoding="utf-8"))["settings"]["reading"] != "default"
+
+
+def test_answers_of_other_settings_are_not_gone_on_with(home, first):
+    folder = killed(home, "other", 2, 0)
+    before = (folder / "predictions.jsonl").read_bytes()
+    warmer = ("--run.name=other", "--eval.temperature=0.7")
+    refused(home, *SIX, *warmer, match=r"made otherwise \(eval.temperature = 0.5 there and 0.7 now\); .* another NAME=")
+    (folder / "prompt.txt").write_text("Something else.", encoding="utf-8")
+    prompt = f"--model.prompt={folder / 'prompt.txt'}"
+    refused(home, *SIX, "--run.name=other", prompt, match=r"made otherwise \(model.prompt = '' there")
+    assert (folder / "predictions.jsonl").read_bytes() == before
+
+
+def test_an_evaluation_that_ends_before_its_inputs_are_written_leaves_its_name_free(home, first, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("launch.runs.evaluation._save_inputs", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(home, *SIX, "--run.name=early")
+    assert not [path for path in (home / "runs").iterdir() if path.name == "early" or path.name.startswith(".")]
+    (home / "runs" / "early").mkdir()  # an empty folder is nobody's
+    folder, _ = evaluate(home, *SIX, "--run.name=early")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in first[0].iterdir())
+
+
+def test_a_finished_evaluation_and_other_folders_are_not_overwritten(home, first):
+    before = (home / "runs" / "eval-tiny-1" / "scores.json").stat().st_mtime_ns
+    exists = "this run exists and is not overwritten"
+    refused(home, *SIX, "--run.name=eval-tiny-1", match=rf"eval-tiny-1: {exists}; .*--run.name=eval-tiny-1-2")
+    assert (home / "runs" / "eval-tiny-1" / "scores.json").stat().st_mtime_ns == before
+    (home / "runs" / "training").mkdir()
+    (home / "runs" / "training" / "recipe.toml").touch()
+    refused(home, *SIX, "--run.name=training", match=exists)
+    assert [path.name for path in (home / "runs" / "training").iterdir()] == ["recipe.toml"]
+
+
+def test_a_checkpoint_of_a_run_is_asked_with_the_runs_prompt_and_no_demonstrations(home, first):
+    run = home / "runs" / "trained"
+    write_tiny_model(run / "model", seed=7)
+    (run / "prompt.txt").write_text("Cite, or say: {refusal}\n", encoding="utf-8")
+    (run / "recipe.toml").write_text("", encoding="utf-8")  # what makes the folder a run
+    _, said = evaluate(home, *SIX, "--run.name=of-run", f"--model.start={run}")
+    assert f"model        {run / 'model'}, 0 demonstrations" in said
+    assert (home / "runs" / "of-run" / "prompt.txt").read_text(encoding="utf-8") == "Cite, or say: {refusal}\n"
+    answers = [home / "runs" / name / "predictions.jsonl" for name in ("of-run", "eval-tiny-1")]
+    ids, texts = zip(*(columns(path) for path in answers), strict=True)
+    assert ids[0] == ids[1]  # every model is asked the same
+    assert texts[0] != texts[1]
+
+
+def columns(path):
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row["id"] for row in rows], [row["output"] for row in rows]
+
+
+def test_several_styles_are_scored_one_by_one(home, capsys):
+    folder, _ = evaluate(home, "--run.name=mixed", "--eval.questions=30", "--eval.max_tokens=4", "--eval.shots=0")
+    shown = capsys.readouterr().out
+    asked, _ = columns(folder / "predictions.jsonl")
+    scored = []
+    for style in ("prose", "list", "claims"):
+        assert f"{style} questions" in " ".join(shown.split())
+        ids, _ = columns(folder / style / "predictions.jsonl")
+        stored = json.loads((folder / style / "scores.json").read_text(encoding="utf-8"))
+        assert stored["items"]["ids"] == ids
+        scored += ids
+    assert sorted(scored) == sorted(asked)
+    assert len(scored) == 30
+    assert not (folder / "scores.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--eval.unanswerable=0.5"], "unknown key eval.unanswerable"),
+        (["--eval.temperatur=0.5"], r"did you mean eval.temperature\?"),
+        (["--eval.shots=many"], r"eval.shots = 'many': valid: 0 to 10, or \"auto\""),
+        (["--eval.part=all"], "leaves none for demonstrations; valid: eval.shots = 0"),
+        (["--eval.max_tokens=4096"], "eval.max_tokens = 4096 leaves no room .* at most 4095"),
+        (["--model.start=nowhere"], "model.start = 'nowhere': no such folder; .* a model or run folder"),
+        (["--data.held_out=0.0"], "no question of world is held out; .* --eval.part=all"),
+        (
+            ["--model.context=700", "--eval.max_tokens=12"],
+            "the limit is 688 .* eval.max_tokens 12.* or eval.shots below 2$",
+        ),
+        (["--model.context=300", "--eval.max_tokens=12", "--eval.shots=0"], r"the limit is 288 .*model.context = \d+$"),
+        (["--model.context=9000"], "model.context = 9000: .* has positions for 4096; at most that"),
+    ],
+)
+def test_bad_settings(home, arguments, match):
+    refused(home, "--run.name=bad", *arguments, match=match)
+    assert not (home / "runs" / "bad").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "parts"),
+    [
+        (["--loss.kl=0.1"], {}, ["--loss.kl=0.1: an evaluation does not read this", "it reads run, model, data"]),
+        (["--run.steps=3"], {}, ["--run.steps=3: an evaluation does not read this", "of [run] it reads folder, name"]),
+        ([], {"WORLD_SIZE": "2"}, ["an evaluation is one process"]),
+    ],
+)
+def test_the_command_line_refuses_in_one_line(home, arguments, variables, parts):
+    done = command(home, *arguments, **variables)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    assert all(part in line for part in parts), line
+
+
+def test_the_command_line_ends_with_the_table(home):
+    done = command(home, *SIX, "--run.name=by-command", "--eval.questions=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.index("2 of 2 answered") < done.stdout.index("Trust-Score")
+    assert (home / "runs" / "by-command" / "scores.json").is_file()
+
+
+WORLD = make_world(200, seed=3, unanswerable=0.5)
+
+
+def test_what_is_asked():
+    held_out = choose_questions(recipe(), WORLD)
+    assert 20 < len(held_out) < 60  # about a fifth
+    assert len(choose_questions(recipe("--eval.part=all", "--eval.shots=0"), WORLD)) == 200
+    some = choose_questions(recipe("--eval.questions=10"), WORLD)
+    assert [example for example in held_out if example in some] == some
+    assert len(some) == 10
+    assert choose_questions(recipe("--eval.questions=10", "--eval.seed=1"), WORLD) == some  # for every seed of answers
+    assert choose_questions(recipe("--eval.questions=10", "--data.seed=1"), WORLD) != some
+
+
+def test_closed_questions_are_refused():
+    closed = [replace(example, style="closed", passages=(), found=()) for example in WORLD]
+    with pytest.raises(InputError, match="style 'closed' has no passages; valid: prose, list, claims"):
+        choose_questions(recipe(), closed)
+
+
+def test_demonstrations_are_of_the_same_style_half_refusals_and_never_asked():
+    asked = WORLD[:20]
+    shown = choose_demonstrations(recipe("--eval.shots=4"), asked, WORLD)
+    assert set(shown) == {example.style for example in asked}
+    for style, examples in shown.items():
+        assert [example.style for example in examples] == [style] * 4
+        assert sum(example.answerable for example in examples) == 2
+        assert not {example.question for example in examples} & {example.question for example in asked}
+    assert choose_demonstrations(recipe("--eval.shots=4"), asked, WORLD) == shown
+    assert choose_demonstrations(recipe("--eval.shots=4", "--eval.seed=1"), asked, WORLD) != shown
+    assert [len(examples) for examples in choose_demonstrations(recipe("--eval.shots=0"), asked, []).values()] == [
+        0
+    ] * 3
+
+
+def test_too_few_demonstrations_are_refused():
+    answerable = [example for example in WORLD if example.answerable]
+    with pytest.raises(
+        InputError, match=r"takes 1 unanswerable \w+ questions besides .* there are 0; valid: --eval.shots=0"
+    ):
+        choose_demonstrations(recipe(), WORLD[:20], answerable)
+
+
+def test_the_text_of_demonstrations():
+    refusal = next(example for example in WORLD if not example.answerable)
+    text = with_demonstrations("Cite.", [refusal], reasoning=True)
+    instruction, shot = text.split("\n\n\n")
+    assert instruction == "Cite."
+    assert shot.startswith("Document [1](Title: ")
+    assert f"Question: {refusal.question}" in shot
+    assert shot.endswith(f"<answer>\n{REFUSAL}\n</answer>")
+    assert with_demonstrations("Cite.", [], reasoning=True) == "Cite."
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{}", r":1: not an answer of this evaluation; expected world-3-000000"),
+        ("no json", r":1: not an answer of this evaluation"),
+        ('{"id": "x"}', r":1: id 'x'; expected 'world-3-000000'"),
+    ],
+)
+def test_a_file_of_other_answers_is_refused(tmp_path, line, message):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(line + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        count_answers(path, WORLD, None)
+
+
+def test_recipes_know_a_trained_model_from_one_as_it_comes():
+    assert (recipe().shots, recipe("--model.start=stage1").shots, recipe("--eval.shots=0").shots) == (2, 0, 0)
+    assert (recipe().max_tokens, recipe("--model.reasoning=true").max_tokens) == (300, 1024)
+    assert recipe("--eval.max_tokens=7").max_tokens == 7

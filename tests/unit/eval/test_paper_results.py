@@ -1,0 +1,76 @@
+"""The paper's rows: complete, consistent, found by name, and the same in the document."""
+
+from pathlib import Path
+
+import pytest
+
+from eval.report.paper_results import find_rows, markdown, paper_rows
+from grpo.types import InputError
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_trust_is_the_mean_of_the_three_f1_scores_in_every_row():
+    assert len(paper_rows()) == 201
+    for row in paper_rows():
+        three = [row.numbers[name] for name in ("f1_ac", "f1_gr", "f1_gc")]
+        assert row.numbers["trust_score"] == pytest.approx(sum(three) / 3, abs=0.11), row.label
+        assert all(0 <= value <= 100 for value in row.numbers.values()), row.label
+    assert sum("align" in row.numbers for row in paper_rows()) == 12
+
+
+def test_what_the_paper_says_about_its_own_numbers():
+    """Section 4: over nine cells of Figure 2, Ground-GRPO gains 11.5 points for reasoning models, 7.0 for instruct."""
+    for kind, gain in (("Reasoning", 11.5), ("Instruct", 7.0)):
+        means = []
+        for stage in ("Prompt", "Ground-GRPO"):
+            cells = [r for r in paper_rows() if (r.source, r.config) == ("Figure 2", f"{stage} ({kind})")]
+            assert len(cells) == 9
+            means.append(sum(row.numbers["trust_score"] for row in cells) / 9)
+        assert means[1] - means[0] == pytest.approx(gain, abs=0.05)
+
+
+def test_rows_are_found_by_name():
+    assert len(find_rows("paper:Qwen3-8B/ASQA")) == 16
+    (row,) = find_rows("paper:qwen3-8b/asqa/ground-grpo (reasoning)")
+    assert (row.source, row.numbers["trust_score"], row.numbers["f1_gc"]) == ("Figure 2", 70.8, 84.5)
+    (row,) = find_rows("paper:Gemma2-9B/ELI5/SFT->DPO")
+    assert row.numbers["trust_score"] == 51.65
+
+
+def test_what_a_figure_repeats_is_taken_from_the_table():
+    (row,) = find_rows("paper:Qwen3-8B/ASQA/Ground-GRPO (Instruct)")
+    assert (row.source, row.numbers["trust_score"]) == ("Table 1", 68.79)
+    both = [r for r in find_rows("paper:Qwen3-8B/ASQA") if r.config == row.config]
+    assert [r.source for r in both] == ["Figure 2", "Table 1"]
+
+
+def test_a_repeated_configuration_differs_by_rounding_only():
+    groups = {}
+    for row in paper_rows():
+        groups.setdefault((row.model, row.dataset, row.config), []).append(row.numbers)
+    repeated = [numbers for numbers in groups.values() if len(numbers) > 1]
+    assert len(repeated) == 9
+    for first, second in repeated:
+        assert all(abs(first[name] - second[name]) <= 0.0501 for name in first)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("paper:Qwen3-9B/ASQA", ["no model 'Qwen3-9B'", "did you mean Qwen3-8B", "Gemma2-9B"]),
+        ("paper:Qwen3-8B/ASAQ", ["no data set 'ASAQ'", "did you mean ASQA", "ExpertQA"]),
+        ("paper:Qwen3-8B", ["no data set ''", "valid: ASQA, QAMPARI, ELI5, ExpertQA"]),
+        ("paper:Qwen3-8B/ASQA/Ground-GRPO", ["no configuration 'Ground-GRPO'", "did you mean", "SFT→Ground-GRPO"]),
+        ("paper:Gemma2-9B/ExpertQA", ["no data set 'ExpertQA'", "valid: ASQA, QAMPARI, ELI5"]),
+    ],
+)
+def test_unknown_names_get_the_valid_ones(name, parts):
+    with pytest.raises(InputError) as caught:
+        find_rows(name)
+    assert all(part in str(caught.value) for part in parts), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def test_the_document_is_what_the_function_makes():
+    assert (ROOT / "docs" / "paper-results.md").read_text(encoding="utf-8") == markdown(paper_rows())

@@ -1,0 +1,211 @@
+"""Tokens, operations and shares, against numbers worked by hand."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.update import LOSS, weighed
+from benchmarks.workload import alternating, find_model_shape, make_model, parse_workload, random_batch
+from grpo.batch import Batch, collate
+from grpo.loop import spread
+from grpo.policy.optimizer import Optim
+from grpo.policy.torch_backend import SinglePolicy
+from grpo.telemetry.flops import Work, batch_work, group_work, needed_flops, update_flops
+from grpo.telemetry.run_logger import Console, RunLog
+from grpo.telemetry.speed import padding, phases, sharing, usage
+from grpo.telemetry.throughput import Meter, Positions, matmul_peak
+from grpo.types import Completion, Group, InputError, Score
+from launch.config.model_size import Shape
+from tests.helpers import toy
+
+SMALL = Shape(layers=2, hidden=4, heads=2, kv_heads=1, head_dim=3, intermediate=5, vocabulary=7, tied=False)
+# A layer: q, k, v, o 2 x 4 x (6 + 3) = 72; gate, up, down 3 x 4 x 5 = 60; two norms 8: 140. Two of them, the embedding
+# and the head of 28 each, the last norm 4: 340 parameters.
+
+
+def test_a_prompt_of_two_with_completions_of_three_and_one():
+    # Read are the prompt and two tokens of the first completion. Pairs: 1 + 2 in the prompt; 3 and 4 for the two.
+    assert group_work(2, [3, 1]) == Work(distinct=6, equivalent=8, learnt=4, completions=2, pairs=3 + 3 + 4)
+    assert group_work(2, [3, 1]).read == 4
+    assert group_work(2, [3, 1]).read_apart == 6
+
+
+def test_works_add_up():
+    both = group_work(2, [3, 1]) + group_work(1, [1])
+    assert both == Work(distinct=8, equivalent=10, learnt=5, completions=3, pairs=11)
+
+
+def test_a_batch_is_counted_from_its_rows():
+    batch = toy.random_batch(prompts=(5, 9), sizes=(3, 2), lengths=(4, 1, 6, 2, 5))
+    assert batch_work(batch) == group_work(5, [4, 1, 6]) + group_work(9, [2, 5])
+    assert batch_work(batch.rows([0, 3])) == group_work(5, [4]) + group_work(9, [2])  # what was left out costs nothing
+    assert batch_work(batch.rows([])) == Work()
+
+
+def test_operations_of_an_update_by_hand():
+    work = group_work(2, [3, 1])  # 6 distinct, 4 read, 4 learnt, 10 pairs
+    assert SMALL.parameters == 340
+    attention = 4 * 2 * 6 * 10  # two products of a multiplication and an addition; 2 layers, width 2 x 3, 10 pairs
+    assert update_flops(SMALL, work) == 3 * (2 * (340 - 28) * 6 + attention)  # the input embedding is looked up
+    assert needed_flops(SMALL, work) == 3 * (2 * (340 - 56) * 4 + 2 * 28 * 4 + attention)
+
+
+def test_a_tied_embedding_is_the_head():
+    tied = Shape(layers=2, hidden=4, heads=2, kv_heads=1, head_dim=3, intermediate=5, vocabulary=7, tied=True)
+    assert tied.parameters == 312
+    assert update_flops(tied, group_work(2, [3, 1])) == update_flops(SMALL, group_work(2, [3, 1]))
+    assert needed_flops(tied, group_work(2, [3, 1])) == needed_flops(SMALL, group_work(2, [3, 1]))
+
+
+def test_the_default_shape_has_4_6_times_fewer_distinct_tokens():
+    asked = parse_workload("4x8x400+48")
+    assert (asked.work.distinct, asked.work.equivalent, asked.group_tokens) == (3136, 14336, 784)
+    assert asked.token_ratio == pytest.approx(14336 / 3136)
+    assert str(asked) == "4x8x400+48"
+
+
+@pytest.mark.parametrize("text", ["4x8x400", "4x1x400+48", "0x8x400+48", "4x8x400+0", "4x8x-1+48"])
+def test_another_shape_is_refused_in_one_line(text):
+    with pytest.raises(InputError, match="expected PROMPTSxGROUPxPROMPT"):
+        parse_workload(text)
+
+
+def test_shares_of_positions_by_hand():
+    work = group_work(6, [3, 3])  # 12 distinct, of which 10 are read; 18 equivalent, 16 of them read
+    assert sharing(work, 10) == 1.6
+    assert padding(work, 10, shared=True) == 0
+    assert padding(work, 12, shared=True) == pytest.approx(1 / 6)
+    assert (sharing(work, 16), padding(work, 16, shared=False)) == (1, 0)
+    assert padding(work, 20, shared=False) == pytest.approx(0.2)
+
+
+def one_update(layout, meter, batch, budget=1000):
+    model = toy.tiny_model()
+    meter.positions.follow(model)
+    policy = SinglePolicy(
+        model, optim=Optim(), updates=1, token_budget=budget, layout=layout, dtype="float32", temperature=1.0
+    )
+    policy.logprobs(batch)  # runs the model too, but is no training
+    policy.update(weighed(batch), LOSS)
+    return batch_work(batch)
+
+
+def equal_batch():
+    """Two prompts of 10, each with four completions of 5."""
+    return random_batch(parse_workload("2x4x10+5"), vocabulary=256, seed=0)
+
+
+def test_the_positions_of_an_update_are_counted_where_they_run():
+    for layout, ran in (("shared", 2 * (10 + 4 * 4)), ("padded", 8 * (10 + 4))):
+        counter = Meter(shared=layout == "shared", sizes=None, peak=None)
+        work = one_update(layout, counter, equal_batch())
+        positions, calls = counter.positions.take()
+        assert (positions, calls > 0) == (ran, True)
+        assert sharing(work, positions) == 112 / ran
+        assert counter.positions.take() == (0, 0)
+
+
+def test_a_meter_reads_shares_and_mfu():
+    meter = Meter(shared=True, sizes=SMALL, peak=1000.0)
+    work = one_update("shared", meter, equal_batch())
+    values = meter.read(work, 2.0)
+    assert values["perf/sharing"] == pytest.approx(112 / 52)
+    assert values["perf/padding"] == 0
+    assert values["perf/mfu"] == pytest.approx(needed_flops(SMALL, work) / 2.0 / 1000.0)
+    assert meter.read(work, 2.0) == {}  # nothing has run since
+
+
+def test_without_a_peak_there_is_no_mfu():
+    meter = Meter(shared=True, sizes=SMALL, peak=None)
+    work = one_update("shared", meter, equal_batch())
+    assert set(meter.read(work, 1.0)) == {"perf/sharing", "perf/padding"}
+
+
+def test_padding_of_unequal_rows_shows():
+    batch = toy.random_batch(prompts=(5, 5), sizes=(2, 2), lengths=(4, 4, 9, 9))
+    meter = Meter(shared=False, sizes=None, peak=None)
+    work = one_update("padded", meter, batch)
+    ran, _ = meter.positions.take()
+    assert work.read_apart == 4 * 5 + 3 + 3 + 8 + 8
+    assert padding(work, ran, shared=False) == pytest.approx(1 - 42 / ran)
+    assert ran == 4 * 13  # one micro-batch, as wide as its longest row
+
+
+def test_the_peak_is_operations_by_the_second():
+    before = torch.get_rng_state()
+    assert matmul_peak(torch.device("cpu"), torch.float32, products=((64, 64, 64),)) > 1e6
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_named_shapes_are_built_as_they_are_counted():
+    shape = find_model_shape("tiny")
+    model = make_model(shape, positions=64)
+    assert sum(parameter.numel() for parameter in model.parameters()) == shape.parameters == 45248
+    assert find_model_shape("qwen3-0.6b").parameters == 596_049_920
+    assert find_model_shape("qwen3-1.7b").parameters == 1_720_574_976
+    assert find_model_shape("qwen3-8b", layers=4).parameters < find_model_shape("qwen3-8b").parameters
+    with pytest.raises(InputError, match=r"qwen3-0\.6b, qwen3-1\.7b"):
+        find_model_shape("qwen9")
+    with pytest.raises(InputError, match="valid: 1 to 36"):
+        find_model_shape("qwen3-8b", layers=37)
+
+
+def test_no_advantage_of_a_benchmark_is_zero():
+    assert alternating(5).tolist() == [1.0, -1.0, 1.0, -1.0, 1.0]
+    batch: Batch = equal_batch()
+    assert len(weighed(batch).group_B) == 8
+
+
+def test_a_counter_leaves_out_passes_without_a_gradient():
+    model, counter = toy.tiny_model(), Positions()
+    counter.follow(model)
+    with torch.no_grad():
+        model.get_decoder()(input_ids=torch.ones(2, 3, dtype=torch.long))
+    assert counter.take() == (0, 0)
+    model.get_decoder()(input_ids=torch.ones(2, 3, dtype=torch.long))
+    assert counter.take() == (6, 1)
+
+
+def test_a_step_logs_its_tokens_by_the_second_and_its_mfu(tmp_path):
+    """A prompt of 5 with completions of 3 and 1, and one of 2 with 4 and 4: 19 distinct tokens, 26 with repeats."""
+    groups = [scored_group(5, (3, 1)), scored_group(2, (4, 4))]
+    meter, model = Meter(shared=True, sizes=SMALL, peak=1e6), toy.tiny_model()
+    meter.positions.follow(model)
+    policy = SinglePolicy(model, optim=Optim(), updates=1, token_budget=1000, dtype="float32")
+    log = RunLog(tmp_path, name="x", steps=1, console=Console(), project="test", settings={}, meter=meter)
+    batch = weighed(collate(groups, torch.tensor([[1.0, -1.0], [0.0, 0.0]])))  # the second group teaches nothing
+    with log.step(0) as record:
+        record.groups(groups)
+        record.trains(batch)
+        with record.timed("update"):
+            policy.update(batch, LOSS)
+    (row,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert row["perf/tokens_per_second"] * row["time/step"] == pytest.approx(5 + 4 + 2 + 8)
+    assert row["perf/equivalent_per_second"] * row["time/step"] == pytest.approx(10 + 4 + 4 + 8)
+    assert (row["perf/sharing"], row["perf/padding"]) == (pytest.approx((5 + 2 + 5) / (5 + 2)), 0)
+    wanted = needed_flops(SMALL, group_work(5, [3, 1]))
+    assert row["perf/mfu"] * row["time/update"] == pytest.approx(wanted / 1e6)
+
+
+def scored_group(prompt, lengths):
+    completions = tuple(
+        Completion(text="", token_ids=(7,) * length, logprobs=(-1.0,) * length, finish="stop", version=0)
+        for length in lengths
+    )
+    scores = tuple(Score(total=float(place), parts={}) for place in range(len(lengths)))
+    return Group(example=toy.example(), prompt_ids=(3,) * prompt, completions=completions, scores=scores)
+
+
+def test_dead_groups_are_counted_and_as_a_share():
+    found = spread(torch.tensor([[1.0, 1.0], [0.0, 1.0], [2.0, 2.0], [1.0, 3.0]], dtype=torch.float64))
+    assert (found["dead"], found["dead_share"]) == (2, 0.5)
+
+
+def test_the_console_line_says_where_the_time_went():
+    seconds = {"time/step": 14.04, "time/rollout": 8.0, "time/score": 0.01, "time/update": 6.0}
+    assert phases(seconds) == "14.0 s (rollout 8.0, update 6.0)"
+    shares = {"perf/mfu": 0.412, "perf/sharing": 4.23, "perf/padding": 0.031, "count/tokens_per_s": 9.6}
+    assert usage(shares) == ["10 tok/s", "mfu 41 %", "shared 4.2x", "padding 3 %"]
+    speed = {"perf/tokens_per_second": 392.0, "perf/equivalent_per_second": 1792.0, "count/tokens_per_s": 9.6}
+    assert usage(speed) == ["392 tok/s (1,792 with repeated prompts)"]

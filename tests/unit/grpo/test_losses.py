@@ -1,0 +1,143 @@
+"""Losses against the oracle's numbers, and the invariances that a plain sum must have."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from grpo.losses import (
+    Objective,
+    add_stats,
+    average_stats,
+    clipped_surrogate,
+    grpo_loss,
+    kl_estimate,
+    mean_stats,
+    sft_loss,
+    token_weights,
+    weigh,
+)
+from tests.helpers import golden_losses
+from tests.helpers.toy import random_batch
+
+GOLDEN = Path(__file__).parents[2] / "data" / "loss_golden.json"
+FIXTURE = json.loads(GOLDEN.read_text(encoding="utf-8"))["fixtures"][0]
+CASES = list(FIXTURE["cases"])
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("split", [(8,), (1,) * 8, (5, 2, 1)])
+def test_golden(case, split):
+    difference = golden_losses.compare(FIXTURE, case, split=split)
+    assert difference.ok, difference
+
+
+def test_golden_command_reports_and_fails(tmp_path, capsys):
+    assert golden_losses.main([str(GOLDEN)]) == 0
+    assert capsys.readouterr().out.count("\n") == 1 + len(CASES)
+    wrong = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    wrong["fixtures"][0]["cases"][CASES[0]]["grad"][0][0] += 2e-5
+    (tmp_path / "wrong.json").write_text(json.dumps(wrong), encoding="utf-8")
+    assert golden_losses.main([str(tmp_path / "wrong.json")]) == 1
+    assert "ABOVE" in capsys.readouterr().out
+
+
+def test_weights_written_out():
+    learn = torch.tensor([[True, True, True], [True, False, False]])
+    counts = {"tokens": 4, "sequences": 2, "max_tokens": 5}
+    assert token_weights(learn, average="token", **counts).tolist() == [[0.25, 0.25, 0.25], [0.25, 0, 0]]
+    assert token_weights(learn, average="sequence", **counts)[0].tolist() == pytest.approx([1 / 6] * 3)
+    assert token_weights(learn, average="sequence", **counts)[1].tolist() == [0.5, 0, 0]
+    assert token_weights(learn, average="constant", **counts)[0].tolist() == pytest.approx([0.1] * 3)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "dual", "value"),
+    [
+        (1.5, 2.0, None, 2.6),  # up too far: 1.3 * 2
+        (1.2, 2.0, None, 2.4),  # inside
+        (0.5, 2.0, None, 1.0),  # down with a positive advantage: not clipped
+        (0.5, -2.0, None, -1.6),  # down too far: 0.8 * -2
+        (5.0, -2.0, None, -10.0),  # up with a negative advantage: unbounded,
+        (5.0, -2.0, 3.0, -6.0),  # unless by the dual clip
+    ],
+)
+def test_clip_on_each_side(ratio, advantage, dual, value):
+    got = clipped_surrogate(torch.tensor(ratio), torch.tensor(advantage), clip_low=0.2, clip_high=0.3, dual_clip=dual)
+    assert float(got) == pytest.approx(value)
+
+
+def test_kl_estimators():
+    """At a log-ratio of ln 2: k1 = .6931, k2 = .2402, k3 = 1/2 - 1 + .6931 = .1931."""
+    logp, ref = torch.tensor([-1.0]), torch.tensor([-1.0]) - torch.tensor(2.0).log()
+    values = [float(kl_estimate(logp, ref, estimator=k)) for k in ("k1", "k2", "k3")]
+    assert values == pytest.approx([0.693147, 0.240227, 0.193147], abs=1e-5)
+    random = torch.randn(1000)
+    assert float(kl_estimate(random, random.flip(0), estimator="k3").min()) >= 0
+
+
+def test_on_policy_ratio_is_exactly_one_and_the_gradient_is_reinforce():
+    batch = weigh(random_batch(), average="token", max_tokens=9, tokens=18, sequences=5, drop_dead=False)
+    logp = torch.randn(batch.ids_BC.shape, requires_grad=True)
+    loss, stats = grpo_loss(logp, torch.zeros_like(logp), batch, objective=Objective(sampler_cap=None))
+    loss.backward()
+    assert stats["ratio_sum"] == stats["tokens"] == 18
+    assert stats["clip_sum"] == 0
+    expected = -batch.advantage_B[:, None] * batch.weight_BC
+    assert torch.allclose(logp.grad, expected, atol=1e-8)
+
+
+def test_padding_may_hold_nan():
+    batch = weigh(random_batch(), average="sequence", max_tokens=9, tokens=18, sequences=5, drop_dead=False)
+    logp = torch.randn(batch.ids_BC.shape)
+    poisoned = torch.where(batch.learn_BC, logp, torch.nan).requires_grad_(True)
+    loss, _ = grpo_loss(poisoned, poisoned.detach(), batch, objective=Objective())
+    clean, _ = grpo_loss(logp, logp, batch, objective=Objective())
+    loss.backward()
+    assert float(loss.detach()) == float(clean)
+    assert torch.isfinite(poisoned.grad).all()
+
+
+@pytest.mark.parametrize("average", ["token", "sequence", "constant"])
+def test_dead_rows_are_left_out_exactly(average):
+    batch = random_batch()
+    batch = replace(batch, advantage_B=torch.tensor([1.0, 0.0, -2.0, 0.0, 0.5]))
+    counts = {"average": average, "max_tokens": 9, "tokens": 18, "sequences": 5}
+    logp = torch.randn(batch.ids_BC.shape)
+    kept = weigh(batch, drop_dead=False, **counts)
+    dropped = weigh(batch, drop_dead=True, **counts)
+    assert len(dropped.group_B) == 3
+    full, _ = grpo_loss(logp, logp, kept, objective=Objective())
+    some = logp[[0, 2, 4]][:, : dropped.ids_BC.shape[1]]
+    less, _ = grpo_loss(some, some, dropped, objective=Objective())
+    assert float(less) == pytest.approx(float(full), abs=1e-7)
+
+
+def test_supervised_loss_is_the_mean_negative_log_likelihood():
+    batch = weigh(random_batch(), average="token", max_tokens=1, tokens=18, sequences=5, drop_dead=False)
+    logp = torch.full(batch.ids_BC.shape, -2.0)
+    loss, stats = sft_loss(logp, logp, batch)
+    assert float(loss) == pytest.approx(2.0)
+    assert mean_stats(stats)["nll"] == pytest.approx(2.0)
+
+
+def test_stats_add_up_and_maxima_do_not():
+    total = add_stats(
+        add_stats({}, {"tokens": 2, "kl_sum": 1.0, "mismatch_max": 3.0}),
+        {"tokens": 6, "kl_sum": 3.0, "mismatch_max": 1.0},
+    )
+    assert total == {"tokens": 8, "kl_sum": 4.0, "mismatch_max": 3.0}
+    assert average_stats([{"a": 1.0, "b": 4.0}, {"a": 2.0}]) == {"a": 1.5, "b": 4.0}
+    assert mean_stats(total) == {"tokens": 8, "kl": 0.5, "mismatch_max": 3.0}
+
+
+def test_how_far_the_policy_is_from_the_sampler_by_hand():
+    """Half a nat below and above on two of three tokens: k3 is exp(d) - 1 - d of d = logp - sampler."""
+    rows = random_batch(prompts=(3,), sizes=(1,), lengths=(3,))
+    batch = weigh(rows, average="token", max_tokens=9, tokens=3, sequences=1, drop_dead=False)
+    logp_BC = batch.sampler_logp_BC + torch.tensor([[0.5, -0.5, 0.0]])
+    stats = grpo_loss(logp_BC, torch.zeros(1, 3), batch, objective=Objective())[1]
+    assert mean_stats(stats)["approx_kl"] == pytest.approx((math.exp(0.5) - 1.5 + math.exp(-0.5) - 0.5) / 3, rel=1e-5)

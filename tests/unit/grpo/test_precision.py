@@ -1,0 +1,50 @@
+"""What policy.dtype = "auto" comes to, and how far sampler and trainer may differ in it."""
+
+import io
+import math
+
+import pytest
+
+from grpo.config import load
+from grpo.distributed.communicator import Alone
+from grpo.policy.optimizer import Optim
+from grpo.telemetry.run_logger import Console
+from grpo.telemetry.throughput import Meter
+from grpo.types import InputError
+from launch.builders.assemble import loop_settings, make_policy
+from launch.builders.precision import precision
+from launch.builders.tiny_model import write_tiny_model
+from launch.config.recipe import Recipe
+
+
+def limit(*overrides):
+    return loop_settings(load(Recipe, list(overrides)), steps=1).mismatch_limit
+
+
+def test_the_limit_follows_the_format_and_a_number_stays_as_it_is():
+    assert (limit("--policy.dtype=float32"), limit("--policy.dtype=bfloat16")) == (0.005, 0.05)
+    for dtype in ("float32", "bfloat16"):
+        assert limit(f"--policy.dtype={dtype}", "--loss.mismatch_limit=0.02") == 0.02
+    cut = limit("--policy.dtype=float32", "--sampling.top_p=0.5")
+    assert cut == pytest.approx(0.005 + math.log(2))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_auto_is_what_the_policy_runs_in(fast, monkeypatch, tmp_path):
+    monkeypatch.setattr("grpo.policy.torch_backend.fast_bf16", lambda device: fast)
+    recipe, optim = load(Recipe, []), Optim()
+    assert precision(recipe) == ("bfloat16" if fast else "float32")
+    assert limit() == (0.05 if fast else 0.005)
+    write_tiny_model(tmp_path / "model")
+    silent = Console(io.StringIO())
+    folder, meter = str(tmp_path / "model"), Meter(shared=True, sizes=None, peak=None)
+    policy = make_policy(recipe, folder, optim=optim, updates=1, console=silent, comm=Alone(), meter=meter)
+    with policy._autocast():
+        weight = next(iter(policy._model.parameters()))
+        assert (weight @ weight.T).dtype.itemsize == (2 if fast else 4)
+
+
+@pytest.mark.parametrize("wrong", ["0", "-0.1", "true", "inf", "strict"])
+def test_no_other_limit(wrong):
+    with pytest.raises(InputError, match=r'mismatch_limit.* = .*: valid: a number above 0, or "auto" \(0.05 in bf'):
+        limit(f"--loss.mismatch_limit={wrong}")

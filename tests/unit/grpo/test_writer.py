@@ -1,0 +1,63 @@
+"""A checkpoint that is on its way to the disk when a rank fails is there afterwards."""
+
+import threading
+import time
+
+import pytest
+
+from grpo.checkpointing import store as snapshot
+from grpo.checkpointing import writer as writing
+from grpo.checkpointing.manager import Checkpoints
+from grpo.checkpointing.settings import Keeping
+from grpo.distributed import failure_detection as ranks
+from grpo.policy.optimizer import Optim
+from grpo.policy.optimizer_state import Held
+from grpo.policy.torch_backend import SinglePolicy
+from grpo.telemetry.run_logger import Console
+from tests.helpers.many_ranks import run_ranks
+from tests.helpers.toy import tiny_model
+
+
+class Slow(Held):
+    """Takes longer to write than another rank's failure to reach this one."""
+
+    def contents(self, name):
+        if name == self.files(lead=False)[0]:
+            time.sleep(5.0)
+        return super().contents(name)
+
+
+class Shared(SinglePolicy):
+    """The toy's policy, of whose state each of two ranks holds a part."""
+
+    def share(self, rank, kind):
+        held = self.hold()
+        mine = {number: piece for number, piece in held.pieces.items() if number % 2 == rank}
+        return kind(updates=held.updates, names=held.names, pieces=mine)
+
+
+def one_ends(comm, folder, failing, how):
+    """The rank `failing` does, right after the first step; the other one is not through with writing then."""
+    ranks.TOLD, writing.OTHERS = 1.0, 600.0
+    policy = Shared(tiny_model(), optim=Optim(lr=1e-2), updates=4, token_budget=512, dtype="float32")
+    share = policy.share(comm.rank, Held if comm.rank == failing else Slow)
+    policy.hold = lambda copies=None: share
+    about = {"policy": policy, "shared": {}, "own": {}, "about": {}, "comm": comm, "console": Console()}
+    checkpoints = Checkpoints(folder=folder, settings=Keeping(every=1), steps=4, **about)
+    with checkpoints.kept():
+        checkpoints(1)
+        if comm.rank == failing and how == "raises":
+            raise ValueError("this rank's own")
+        if comm.rank == failing:  # the watchdog's thread; the main one hangs
+            threading.Thread(target=checkpoints.hung, args=("score lasts 999 s",)).start()
+            time.sleep(600)
+        comm.wait()
+
+
+@pytest.mark.parametrize(("failing", "how"), [(1, "raises"), (0, "raises"), (1, "hangs")])
+def test_a_checkpoint_is_finished_before_a_rank_that_fails_ends_all(tmp_path, failing, how):
+    ran = run_ranks(one_ends, tmp_path, failing, how)
+    assert ran[failing].code == 124 if how == "hangs" else "this rank's own" in str(ran[failing].value)
+    found = snapshot.newest_whole(tmp_path)
+    assert found is not None, ran
+    assert (found.at.step, found.ranks) == (1, 2)

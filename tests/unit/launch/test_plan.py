@@ -1,0 +1,347 @@
+"""Plans against numbers worked by hand, refusals that name what would fit, and the command that prints them."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import takewhile
+from pathlib import Path
+
+import pytest
+
+from grpo.config import load
+from grpo.types import InputError
+from launch.config.model_size import Shape
+from launch.config.recipe import Recipe
+from launch.plan import advice, devices_at_hand, main, make_plan, plan_settings, show, verdict
+from launch.planner.fit import candidates, changes, nearest, shortage
+from launch.planner.memory import (
+    GB,
+    PHASES,
+    Devices,
+    Line,
+    PlanSettings,
+    cache_tokens,
+    check,
+    host_bytes,
+    loading,
+    memory_plan,
+    peak,
+)
+from launch.planner.table import plans
+
+ROOT = Path(__file__).resolve().parents[3]
+STAGE = str(ROOT / "configs/stage1.toml")
+P = 8_190_735_360  # parameters of Qwen3-8B
+EIGHT = Devices(kind="gpu", per_node=8, nodes=1, memory=80 * GB)
+ONE = replace(EIGHT, per_node=1)
+CPU = Devices(kind="cpu", per_node=1, nodes=1, memory=16 * GB, fast_bf16=False)
+
+
+def recipe(model: str = "qwen3-8b", *overrides: str) -> Recipe:
+    return load(Recipe, [STAGE, str(ROOT / f"configs/models/{model}.toml"), *overrides])
+
+
+def planned(devices: Devices, *overrides: str, model: str = "qwen3-8b") -> tuple[Shape, PlanSettings, Devices]:
+    plan = make_plan(recipe(model, *overrides), devices)
+    return plan.shape, plan.settings, plan.devices
+
+
+def lines(devices: Devices, *overrides: str, model: str = "qwen3-8b") -> dict[str, Line]:
+    return {line.name: line for line in memory_plan(*planned(devices, *overrides, model=model))}
+
+
+def test_qwen3_8b_with_zero_2_on_8_gpus_by_hand():
+    """2 P + 4 P / 8 + 12 P / 8 of states; T = 12,288, D = A = 4,096, K = 1,024, I = 12,288, V = 151,936, c = 2.
+
+    One layer keeps 2 x 10 D + 10 A + 8 I + 10 (A + K) = 272,384 bytes a token, 36 inputs 294,912, the widest part of
+    the backward pass 73,728. Copied keys and values, 4 K for each of 8 x 4,096 tokens of a group's 11,264: 11,916. The
+    head: V D = 622,329,856.
+    """
+    found = lines(EIGHT)
+    assert found["weights"].rollout == found["weights"].backward == found["weights"].step == 16_381_470_720
+    assert (found["gradients"].rollout, found["gradients"].backward) == (0, 4_095_367_680)
+    assert found["optimizer"].rollout == found["optimizer"].step == 12_286_103_040
+    assert found["buckets"].backward == 400_000_000
+    assert found["activations"].backward == 12_288 * (272_384 + 294_912 + 73_728 + 11_916)
+    assert found["head and logits"].backward == 3 * 2**26 + 10 * 622_329_856 + 16 * 4_096 * 12_288
+    assert (found["vLLM"].push, found["vLLM"].rollout, found["vLLM"].backward) == (2 * P, 36e9, 0)
+    assert found["on the way"].push == 4 * 622_329_856
+    assert found["runtime"].push == found["runtime"].step == 3e9
+    total = {phase: sum(getattr(line, phase) for line in found.values()) / GB for phase in PHASES}
+    by_hand = {"push": 50.538, "rollout": 67.668, "backward": 51.416, "step": 36.163}
+    assert total == pytest.approx(by_hand, abs=1e-3)
+    assert peak(list(found.values()), EIGHT) / GB == pytest.approx(67.668, abs=1e-3)
+    # 36 GB less 16.38 of weights and 4 of work, by 147,456 bytes a token
+    assert cache_tokens(*planned(EIGHT)) == 105_919
+
+
+@pytest.mark.parametrize(
+    ("overrides", "weights", "gradients", "optimizer", "host"),
+    [  # bytes a parameter in the backward phase, and of main memory
+        (["--policy.stage=1"], 2, 4 + 2, 12 / 8, 0),
+        (["--policy.stage=2"], 2, 4 / 8, 12 / 8, 0),
+        (["--policy.stage=3"], 2 / 8, 4 / 8, 12 / 8, 0),
+        (["--policy.stage=1", "--policy.dtype=float32"], 4, 4, 12 / 8, 0),
+        (["--policy.stage=2", "--policy.dtype=float32"], 4, 4 / 8, 12 / 8, 0),
+        (["--policy.stage=2", "--policy.offload=optimizer"], 2, 0, 0, 22 / 8),
+        (["--policy.stage=3", "--policy.offload=optimizer"], 2 / 8, 0, 0, 20 / 8),
+        (["--policy.stage=3", "--policy.offload=all"], 0, 0, 0, 22 / 8),
+    ],
+)
+def test_what_each_stage_shards_and_offload_moves(overrides, weights, gradients, optimizer, host):
+    found = lines(EIGHT, *overrides)
+    gathered = 2e9 if "--policy.stage=3" in overrides else 0
+    assert found["weights"].backward == pytest.approx(weights * P + gathered)
+    assert found["gradients"].backward == pytest.approx(gradients * P)
+    assert found["optimizer"].backward == pytest.approx(optimizer * P)
+    assert found.pop("checkpoint").host == 12 * P / 8  # the copy that one is written from, whatever the stage
+    assert sum(line.host for line in found.values()) == pytest.approx(host * P)
+
+
+def test_more_ranks_divide_what_is_sharded_and_nothing_else():
+    two, sixteen = lines(replace(EIGHT, per_node=2)), lines(replace(EIGHT, nodes=2))
+    assert two["optimizer"].step == 8 * sixteen["optimizer"].step == 6 * P
+    assert two["weights"] == sixteen["weights"]
+    assert two["activations"] == sixteen["activations"]
+
+
+def test_one_process_takes_20_bytes_a_parameter_with_the_hf_engine():
+    found = lines(CPU, "--rollout.engine=hf", model="smollm2-135m")
+    states = [found[name].backward for name in ("weights", "gradients", "optimizer", "hf engine")]
+    assert sum(states) == 20 * 134_515_008
+    assert found["optimizer's work"].step == 8 * 49_152 * 576
+    # 50 rows are 6 groups of a prompt of 2,008 and 8 x 40 tokens, 2 x 30 x 192 numbers of 4 bytes each
+    assert found["hf cache"].rollout == 6 * (2_008 + 320) * 46_080
+
+
+def test_activations_of_the_embedded_model_by_hand():
+    """c = s = 4: one layer 2 x 12 D + 20 A + 16 I = 49,920 bytes a token, of D = A = 576, I = 1,536."""
+    plain = lines(CPU, "--policy.token_budget=4096", "--policy.layout=padded", model="smollm2-135m")
+    assert plain["activations"].backward == 4_096 * (30 * 49_920 + 18_432)
+    again = ["--policy.token_budget=4096", "--policy.layout=padded", "--policy.gradient_checkpointing=true"]
+    found = lines(CPU, *again, model="smollm2-135m")
+    assert found["activations"].backward == 4_096 * (30 * 4 * 576 + 49_920 + 18_432)
+    # The largest micro-batch has at least one completion of full length, 2,048 tokens, whatever the budget.
+    small = lines(CPU, "--policy.token_budget=64", "--policy.layout=padded", model="smollm2-135m")
+    assert small["activations"].backward == 2_048 * (30 * 49_920 + 18_432)
+
+
+def test_a_reference_model_only_where_kl_is_above_0():
+    assert "reference" not in lines(EIGHT)
+    assert lines(EIGHT, "--loss.kl=0.04")["reference"].rollout == 2 * P  # whole, as the weights are
+    assert lines(EIGHT, "--loss.kl=0.04", "--policy.stage=3")["reference"].rollout == P / 4
+    assert lines(EIGHT, "--loss.kl=0.04", "--policy.offload=optimizer")["reference"].host == P / 4
+    assert lines(CPU, "--loss.kl=0.04", model="smollm2-135m")["reference"].step == 4 * 134_515_008
+
+
+def test_vllm_over_several_gpus_shares_weights_and_adds_caches():
+    alone = cache_tokens(*planned(EIGHT))
+    four = cache_tokens(*planned(EIGHT, "--rollout.tensor_parallel=4"))
+    assert four == int(4 * (36e9 - 2 * P / 4 - 4e9) / 147_456) > 7 * alone
+    on_cpu = planned(CPU, "--rollout.engine=vllm", "--rollout.kv_cache=1.5", model="smollm2-135m")
+    assert cache_tokens(*on_cpu) == int(1.5 * 2**30 / 46_080)
+
+
+def test_auto_engines_follow_the_devices():
+    one, eight = (plan_settings(recipe(), devices) for devices in (ONE, EIGHT))
+    assert (one.stage, one.dtype, one.rollout) == (0, "bfloat16", "vllm")
+    assert (eight.stage, eight.dtype, eight.rollout) == (2, "bfloat16", "vllm")
+    assert plan_settings(recipe("qwen3-8b", "--policy.offload=optimizer"), ONE).stage == 2
+    assert plan_settings(recipe(), CPU).dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("devices", "overrides", "wanted"),
+    [
+        (EIGHT, ["--policy.stage=1"], ["policy.stage = 2"]),
+        (EIGHT, ["--policy.gradient_checkpointing=false"], ["policy.gradient_checkpointing = true"]),
+        (EIGHT, ["--rollout.memory=0.7"], ["rollout.memory = 0.55"]),
+        (EIGHT, ["--policy.token_budget=65536"], ["policy.token_budget = 32768"]),
+        (ONE, [], ['policy.engine = "zero"', 'policy.offload = "optimizer"']),
+        (replace(EIGHT, memory=40 * GB), [], ["policy.stage = 3"]),
+    ],
+)
+def test_a_refusal_names_the_nearest_setting_that_fits(devices, overrides, wanted):
+    shape, s, d = planned(devices, *overrides)
+    assert shortage(shape, s, d) is not None
+    found = nearest(shape, s, d)
+    assert found is not None
+    assert set(wanted) <= set(changes((s, d), found)), changes((s, d), found)
+    assert shortage(shape, *found) is None
+
+    def fails(candidate: tuple[PlanSettings, Devices]) -> bool:
+        try:
+            check(shape, *candidate)
+        except InputError:
+            return True
+        return shortage(shape, *candidate, completions=s.group_size) is not None
+
+    cheaper = list(takewhile(lambda candidate: candidate != found, candidates(s, d)))
+    assert cheaper
+    assert all(fails(candidate) for candidate in cheaper)
+    plan = make_plan(recipe("qwen3-8b", *overrides), devices)
+    with pytest.raises(InputError, match=r"phase needs \d+\.\d GB a rank.*; nearest that fits: ") as caught:
+        verdict(plan)
+    assert "\n" not in str(caught.value)
+
+
+def test_more_gpus_are_the_last_resort_and_nothing_is_said_where_nothing_fits():
+    shape, s, d = planned(replace(ONE, memory=24 * GB, host=64 * GB))
+    found = nearest(shape, s, d)
+    assert found is not None
+    assert found[1].ranks > 1
+    plan = make_plan(recipe("llama3.1-70b"), replace(EIGHT, memory=4 * GB))
+    assert advice(plan) == "nothing near it fits: a smaller model, or GPUs with more memory"
+
+
+def test_main_memory_and_the_cache_can_be_what_is_short():
+    offloaded = planned(replace(EIGHT, host=150 * GB), "--policy.offload=optimizer")
+    assert host_bytes(memory_plan(*offloaded), offloaded[2]) == pytest.approx((22 + 12) * P)
+    assert "main memory of 150 GB does not hold the 278 GB" in str(shortage(*offloaded))
+    assert "rollout.memory = 0.2 leaves vLLM a cache of 0 tokens" in str(
+        shortage(*planned(EIGHT, "--rollout.memory=0.2"))
+    )
+    found = nearest(*planned(EIGHT, "--rollout.memory=0.2"))
+    assert found is not None
+    assert found[0].share == 0.35  # 0.3 holds 3.6 GB of cache, and a group of 8 x 4,096 tokens takes 4.8
+
+
+@pytest.mark.parametrize(
+    ("cache", "short", "fits"),
+    [  # a token of the embedded model takes 46,080 bytes, a group of 8 x 2,048 tokens 0.703 GiB
+        ("0.05", "kv_cache = 0.05 leaves vLLM a cache of 1,165 tokens, and one completion may take 2,048", "0.8"),
+        ("0.01", "kv_cache = 0.01 leaves vLLM a cache of 233 tokens", "1.28"),
+        ("40", "the backward phase needs 51.3 GB a rank", "5"),  # 42.9 GB of it are the cache
+    ],
+)
+def test_a_cache_of_another_size_is_named_on_a_cpu(cache, short, fits):
+    overrides = ["--rollout.engine=vllm", f"--rollout.kv_cache={cache}", "--policy.token_budget=2048"]
+    plan = make_plan(recipe("smollm2-135m", *overrides), CPU)
+    with pytest.raises(InputError) as caught:
+        verdict(plan)
+    assert short in str(caught.value)
+    assert f"; nearest that fits: rollout.kv_cache = {fits} (" in str(caught.value)
+    found = nearest(plan.shape, plan.settings, plan.devices)
+    assert found is not None
+    assert cache_tokens(plan.shape, *found) >= 8 * 2_048
+    assert "a machine with more memory" in advice(replace(plan, devices=replace(CPU, memory=2 * GB)))
+
+
+@pytest.mark.parametrize(
+    ("devices", "overrides", "message"),
+    [
+        (
+            replace(EIGHT, nodes=4),
+            [],
+            r"prompts_per_step = 48 cannot be shared equally by 32 ranks; valid: 64 prompts, or 24 ranks",
+        ),
+        (EIGHT, ["--policy.engine=single"], r'policy.engine = "single" is for one rank .* not for 8 ranks'),
+        (ONE, ["--policy.engine=single", "--policy.offload=optimizer"], r'not for policy.offload = "optimizer"'),
+        (EIGHT, ["--policy.offload=all"], r'policy.offload = "all" needs policy.stage = 3, not 2'),
+        (EIGHT, ["--rollout.tensor_parallel=3"], r"tensor_parallel = 3 must divide 8 ranks .* valid: 1, 2, 4, 8"),
+    ],
+)
+def test_combinations_that_no_memory_makes_right(devices, overrides, message):
+    with pytest.raises(InputError, match=message) as caught:
+        make_plan(recipe("qwen3-8b", *overrides), devices)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", ["qwen3-4b", "qwen3-8b", "llama3.1-8b", "r1-llama3.1-8b"])
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_the_papers_recipes_fit_8_gpus_of_80_gb(model, stage):
+    stages = [str(ROOT / f"configs/{stage}.toml"), str(ROOT / f"configs/models/{model}.toml")]
+    plan = make_plan(load(Recipe, stages), EIGHT)
+    assert "fits: " in verdict(plan)
+    whole = plan.settings.context + (plan.settings.group_size - 1) * plan.settings.max_tokens
+    assert plan.settings.token_budget >= whole  # no prompt is run twice
+
+
+def test_what_loading_takes_by_hand():
+    """c = 2. Stage 3 holds two of the largest tensor: V D of the 8B is 622,329,856, of the 32B 777,912,320."""
+    assert loading(*planned(EIGHT)) == (2 * P, 0)  # mapped as it is in the files
+    assert loading(*planned(EIGHT, "--loss.kl=0.04")) == (4 * P, 0)
+    assert loading(*planned(EIGHT, "--loss.kl=0.04", "--policy.dtype=float32")) == (8 * P, 8 * 4 * P)  # one by one
+    assert loading(*planned(ONE)) == (4 * P, 4 * P)
+    assert loading(*planned(EIGHT, "--policy.stage=3")) == (2 * P / 8 + 4 * 622_329_856, 0)
+    offloaded = planned(EIGHT, "--policy.stage=3", "--policy.offload=all", "--loss.kl=0.04")
+    assert loading(*offloaded) == (4 * 622_329_856, 0)
+    sixteen = planned(replace(EIGHT, nodes=2), model="qwen3-32b")
+    assert loading(*sixteen)[0] == pytest.approx(2 * 32_762_123_264 / 16 + 4 * 777_912_320)
+    assert loading(*planned(CPU, "--loss.kl=0.04", model="smollm2-135m")) == (2 * 4 * 134_515_008, 0)
+
+
+def test_models_that_are_loaded_in_shares_are_not_warned_of():
+    for nodes, model in ((2, "qwen3-32b"), (6, "llama3.1-70b")):
+        assert "warning" not in verdict(make_plan(recipe(model), replace(EIGHT, nodes=nodes, host=300 * GB)))
+
+
+def test_copies_that_are_whole_while_they_load_are_warned_of():
+    """The 8B is 32.8 GB in float32, converted by each rank of a node, and as much twice in bfloat16."""
+    lean = ["--rollout.engine=server", "--policy.token_budget=4096"]
+    full = recipe("qwen3-8b", *lean, "--policy.dtype=float32")
+    said = verdict(make_plan(full, replace(EIGHT, memory=120 * GB, host=262 * GB)))
+    assert "each rank of a node converts the model to float32 in main memory, 262 GB of its 262" in said
+    assert "warning" not in verdict(make_plan(full, replace(EIGHT, memory=120 * GB, host=263 * GB)))
+    twice = recipe("qwen3-8b", *lean, "--loss.kl=0.04", "--policy.offload=optimizer")
+    said = verdict(make_plan(twice, replace(EIGHT, memory=32 * GB)))
+    assert "while it loads, a rank holds model and reference whole, 32.8 GB of its 32" in said
+
+
+def test_the_machine_at_hand_has_memory_for_the_embedded_model():
+    devices = devices_at_hand()
+    assert devices.ranks >= 1
+    assert devices.memory > 1 * GB
+    assert devices_at_hand(per_node=1).ranks == 1
+    plan = make_plan(recipe("smollm2-135m", "--rollout.engine=hf"), replace(devices, kind="cpu", per_node=1))
+    assert "total" in [str(cell) for cell in show(plan).columns[0].cells]
+
+
+def test_the_command_prints_a_plan(capsys):
+    models = str(ROOT / "configs/models/qwen3-8b.toml")
+    assert main([STAGE, models, "--gpus", "8", "--gpu-memory=80", "--policy.token_budget=16384"]) == 0
+    out = capsys.readouterr().out
+    assert "qwen3-8b on 8 GPUs of 80 GB: ZeRO-2, bfloat16, rollouts by vllm" in out
+    assert "P = 8,190,735,360, N = 8, T = 16,384; shape from [model.shape] of the recipe" in out
+    assert "105,919 tokens, 25 of 48 completions" in out
+    assert main([STAGE, models, "--gpus=8", "--gpu-memory=80", "--nodes=2"]) == 0
+    assert "on 2 nodes x 8 GPUs of 80 GB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpus", "8", "--gpu-memory", "80"], "no recipe: python -m launch.plan configs/stage1.toml"),
+        ([STAGE, "--gpus", "8"], "--gpu-memory GB is missing"),
+        (["--table", "--gpus", "8"], "valid: --table alone"),
+        ([STAGE, "--nodes", "2"], "--gpus N is missing"),
+        ([STAGE, "--gpus", "eight", "--gpu-memory", "80"], "argument --gpus: invalid int value: 'eight'"),
+        ([STAGE, "--gpus", "0", "--gpu-memory", "80"], "--gpus 0: expected a number above 0"),
+        ([STAGE, "--gpus", "8", "--gpu-memory", "nan"], "--gpu-memory nan: expected a number above 0"),
+        ([STAGE, "--gpu", "8"], "--gpu: an override is written --section.key=value"),
+        ([STAGE, "--policy.stag=3", "--gpus=1", "--gpu-memory=80"], "did you mean policy.stage?"),
+        (["configs/stage9.toml", "--gpus=1", "--gpu-memory=80"], "configs/stage9.toml: cannot read this recipe"),
+        (
+            [STAGE, "--model.name=nobody/no-such-model-1", "--gpus=1", "--gpu-memory=80"],
+            "neither its config.json",
+        ),
+        (
+            [STAGE, str(ROOT / "configs/models/qwen3-8b.toml"), "--gpus=1", "--gpu-memory=80"],
+            'nearest that fits: policy.engine = "zero", policy.offload = "optimizer"',
+        ),
+    ],
+)
+def test_wrong_input_to_the_command_is_one_line(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_the_table_in_the_docs_is_what_the_command_prints():
+    command = [sys.executable, "-m", "launch.plan", "--table"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert printed == plans() + "\n"
+    assert printed.count("\n") == 16
+    assert printed in (ROOT / "docs/running.md").read_text(encoding="utf-8")

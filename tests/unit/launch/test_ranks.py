@@ -1,0 +1,104 @@
+"""`deepspeed launch/train.py` with two real ranks on the CPU, from the command line to the model folder."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from grpo.config import load
+from grpo.policy.zero_config import Zero
+from grpo.types import InputError
+from launch.builders.assemble import check_ranks, choose_zero
+from launch.config.recipe import Recipe
+from tests.helpers.installed import need
+from tests.helpers.many_ranks import free_port
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def train_on_two(home, *arguments):
+    """What a user types, with the interpreter of this test."""
+    need("deepspeed")
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--num_accelerators", "2"]
+    recipes = ["configs/stage1.toml", "configs/models/tiny.toml", f"--run.folder={home / 'runs'}"]
+    done = subprocess.run(
+        [*launcher, "--master_port", str(free_port()), "launch/train.py", *recipes, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "XDG_CACHE_HOME": str(home / "cache"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+def test_one_run_of_two_ranks(home):
+    """Warm-up, measurements on the way, ZeRO-3 and a reference: one folder, with what both ranks did."""
+    more = ["--run.steps=2", "--policy.stage=3", "--loss.kl=0.01", "--eval.questions=3", "--eval.every=2"]
+    code, said, errors = train_on_two(home, *more, "--eval.best_by=f1_gr")
+    assert code == 0, said + errors
+    assert said.count("2 prompts x 4 samples = 8 completions a step on 2 ranks") == 1
+    assert said.count("step 2/2") == 2  # the warm-up's and the run's, each told once
+    assert "Traceback" not in said + errors
+    run = home / "runs" / "stage1-tiny"
+    assert sorted(path.name[:4] for path in (home / "runs").iterdir()) == ["sft-", "stag"]
+    metrics = lines(run / "metrics.jsonl")
+    assert [(row["step"], row["count/completions"]) for row in metrics] == [(0, 8), (1, 8)]
+    rollouts = lines(run / "rollouts.jsonl")
+    assert len(rollouts) == 16
+    assert len({row["id"] for row in rollouts[:8]}) == 2  # a question of each rank
+    assert metrics[0]["reward/total"] == pytest.approx(sum(row["reward"] for row in rollouts[:8]) / 8)
+    asked = lines(run / "held_out.jsonl")
+    assert [row["moment"] for row in asked] == ["before"] * 3 + ["step 2"] * 3 + ["after"] * 3
+    assert len({row["id"] for row in asked}) == 3
+    trained = dict(AutoModelForCausalLM.from_pretrained(run / "model").named_parameters())
+    best = dict(AutoModelForCausalLM.from_pretrained(run / "best-step-2").named_parameters())
+    assert trained.keys() == best.keys()
+    assert all((trained[name] == best[name]).all() for name in trained)
+
+
+def test_what_two_ranks_cannot_do_is_said_once(tmp_path):
+    """Both find it; one says it, and neither waits for the other."""
+    code, said, errors = train_on_two(tmp_path, "--sampling.prompts_per_step=3")
+    assert code == 2
+    message = "error: sampling.prompts_per_step = 3 cannot be shared equally by 2 ranks; valid: 2 or 4, or 1 or 3 ranks"
+    assert (said + errors).count(message) == 1, said + errors
+    assert "Traceback" not in said + errors
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "arguments", "message"),
+    [
+        (2, ["--policy.engine=single"], 'policy.engine = "single" is not for 2 ranks; valid: "zero" or "auto"'),
+        (4, ["--warmup.examples_per_step=2"], "warmup.examples_per_step = 2 cannot be shared equally by 4 ranks"),
+        (2, ["--loss.updates_per_step=3"], "updates_per_step = 3 parts cannot be made of the 2 groups of a rank"),
+    ],
+)
+def test_combinations_that_ranks_refuse(ranks, arguments, message):
+    need("deepspeed")
+    recipe = load(Recipe, ["--sampling.prompts_per_step=4", *arguments])
+    with pytest.raises(InputError, match=re.escape(message)):
+        check_ranks(recipe, ranks, warm_up=True)
+
+
+def test_which_engine_the_recipe_gets():
+    need("deepspeed")
+    assert choose_zero(Recipe(), 1) is None
+    assert choose_zero(Recipe(), 2) == Zero(stage=2)
+    assert choose_zero(load(Recipe, ["--policy.engine=zero", "--policy.stage=3"]), 1) == Zero(stage=3)
+    assert choose_zero(load(Recipe, ["--policy.offload=optimizer"]), 1) == Zero(stage=2, offload="optimizer")

@@ -1,0 +1,68 @@
+"""The deterministic judge is exactly the stub that the golden Trust-Score cases were made with."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grpo.data.text import STOP_WORDS, normalize
+from grpo.types import InputError, Passage
+from rewards.judges.base import Lexical, make_verifier, premise
+
+DAEI = Passage(title="Ali Daei", text="Ali Daei scored 109 international goals.")
+BICAN = Passage(title="Josef Bican", text="He scored 805 career goals.")
+
+
+@pytest.mark.parametrize(
+    ("passages", "hypothesis", "expected"),
+    [
+        ((DAEI,), "Ali Daei scored 109 international goals.", 1.0),
+        (
+            (DAEI,),
+            "By the 109 goals, it was DAEI!",
+            1.0,
+        ),  # order, case, punctuation, articles and stop words do not matter
+        ((DAEI,), "Ali Daei scored 110 goals.", 0.0),
+        ((DAEI,), "Ali Daei scored 10 goals.", 0.0),  # tokens, not substrings
+        ((DAEI,), "Josef Bican scored 805 goals.", 0.0),
+        ((BICAN,), "Josef Bican scored 805 goals.", 1.0),  # the title counts
+        ((DAEI,), "Daei and Bican scored goals.", 0.0),
+        ((DAEI, BICAN), "Daei and Bican scored goals.", 1.0),  # joined, though neither does alone
+        ((DAEI,), "He scored goals.", 0.0),  # a pronoun is a content token
+        ((), "Goals.", 0.0),
+        ((DAEI,), "It was that which is.", 1.0),  # stop words alone: trivially, as the stub has it
+        ((), "", 1.0),
+    ],
+)
+def test_lexical(passages: tuple[Passage, ...], hypothesis: str, expected: float) -> None:
+    assert Lexical().entails([(premise(passages), hypothesis)]) == [expected]
+
+
+def test_a_batch_keeps_its_order() -> None:
+    text = premise((DAEI,))
+    assert Lexical().entails([(text, "109"), (text, "805"), ("805", "805"), (text, "109")]) == [1.0, 0.0, 1.0, 1.0]
+    assert Lexical().entails([]) == []
+
+
+def test_the_stop_list_is_the_stub_of_the_golden_cases() -> None:
+    assert len(STOP_WORDS) == 21
+    assert {"and", "who", "were", "its"} <= STOP_WORDS
+    assert "he" not in STOP_WORDS
+
+
+def test_premise_is_the_fields_document_text() -> None:
+    assert premise((DAEI, BICAN)) == (
+        "Title: Ali Daei\nAli Daei scored 109 international goals.\nTitle: Josef Bican\nHe scored 805 career goals."
+    )
+
+
+def test_an_unknown_verifier_is_refused_with_the_valid_ones() -> None:
+    assert isinstance(make_verifier("lexical"), Lexical)
+    with pytest.raises(InputError, match=r"unknown verifier 'lexcal'; valid: .*lexical"):
+        make_verifier("lexcal")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("aThe .\n\r\x0b\u2028x1'-_\x00–é²\u0301"), st.text("aThe .\n\rx1–é"))
+def test_reading_line_by_line_changes_nothing(text: str, hypothesis: str) -> None:
+    expected = set(normalize(hypothesis).split()) - STOP_WORDS <= set(normalize(text).split())
+    assert Lexical().entails([(text, hypothesis)]) == [float(expected)]

@@ -1,0 +1,217 @@
+"""The cache of verdicts asks nothing twice, outlives its process, and leaves foreign files as they are."""
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from grpo.types import InputError
+from rewards.judges.base import Lexical, Verifier, take_counts
+from rewards.judges.cache import APPLICATION, WRITE, Cached
+
+ROOT = Path(__file__).resolve().parents[3]
+RIGHT, WRONG = ("Ali Daei scored 109 goals.", "Daei scored 109."), ("Ali Daei scored 109 goals.", "Daei scored 805.")
+
+
+class Watched:
+    """The lexical judge, with a list of what it was asked; `share` makes its verdicts tell models apart."""
+
+    def __init__(self, share: float = 1.0) -> None:
+        self.calls: list[list[tuple[str, str]]] = []
+        self._share = share
+
+    def entails(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        self.calls.append(list(pairs))
+        return [self._share * p for p in Lexical().entails(pairs)]
+
+    def take_counts(self) -> dict[str, float]:
+        return {"cut": 3.0}
+
+
+def cached(path: Path, verifier: Verifier | None = None, model: str = "m@1") -> Cached:
+    return Cached(verifier or Watched(), path / "verdicts.sqlite", model=model)
+
+
+def test_distinct_pairs_are_asked_once_and_verdicts_keep_their_order(tmp_path: Path) -> None:
+    watched = Watched(0.25)
+    cache = cached(tmp_path, watched)
+    assert cache.entails([WRONG, RIGHT, WRONG, RIGHT, RIGHT]) == [0.0, 0.25, 0.0, 0.25, 0.25]
+    assert cache.entails([RIGHT, WRONG, ("a", "goal")]) == [0.25, 0.0, 0.0]
+    assert cache.entails([]) == []
+    assert watched.calls == [[WRONG, RIGHT], [("a", "goal")]]
+
+
+def test_hits_are_counted_beside_the_verifiers_own_counts(tmp_path: Path) -> None:
+    cache = cached(tmp_path)
+    cache.entails([RIGHT, RIGHT, WRONG])
+    cache.entails([RIGHT, ("a", "goal")])
+    assert take_counts(cache) == {"cut": 3.0, "asked": 4.0, "hit_rate": 0.25}
+    assert take_counts(cache) == {"cut": 3.0, "asked": 0.0}  # no rate of nothing
+    assert take_counts(Lexical()) == {}
+
+
+def test_a_verdict_belongs_to_its_model_and_to_the_place_of_each_text(tmp_path: Path) -> None:
+    assert cached(tmp_path, Watched(1.0)).entails([RIGHT]) == [1.0]
+    assert cached(tmp_path, Watched(0.5), model="m@2").entails([RIGHT]) == [0.5]
+    watched = Watched(0.5)
+    cache = cached(tmp_path, watched)
+    premise, hypothesis = RIGHT
+    shifted = [(hypothesis, premise), (premise + hypothesis, ""), (premise[:-1], "." + hypothesis), RIGHT]
+    assert cache.entails(shifted)[-1] == 1.0
+    assert watched.calls == [shifted[:-1]]
+
+
+def test_verdicts_survive_the_process(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path;"
+        "from rewards.judges.base import Lexical; from rewards.judges.cache import Cached;"
+        f"cache = Cached(Lexical(), Path({str(tmp_path / 'sub' / 'verdicts.sqlite')!r}), model='m@1');"
+        f"print(cache.entails([{RIGHT!r}, {WRONG!r}]), cache.take_counts())"
+    )
+    lines = [
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for _ in range(2)
+    ]
+    assert lines == [
+        "[1.0, 0.0] {'asked': 2.0, 'hit_rate': 0.0}",
+        "[1.0, 0.0] {'asked': 2.0, 'hit_rate': 1.0}",
+    ]
+
+
+def test_processes_that_start_and_write_together_lose_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path;"
+        "from rewards.judges.base import Lexical; from rewards.judges.cache import Cached;"
+        f"cache = Cached(Lexical(), Path({str(tmp_path / 'verdicts.sqlite')!r}), model='m@1');"
+        "first = int(sys.argv[1]);"
+        "[cache.entails([(f'text {n}', f'text {n}'), ('shared', f'{n % 7}')]) for n in range(first, first + 100)]"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, str(first)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for first in (0, 100, 200)
+    ]
+    assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [("", 0)] * 3
+    watched = Watched()
+    verdicts = cached(tmp_path, watched).entails([(f"text {n}", f"text {n}") for n in range(300)] + [("shared", "3")])
+    assert verdicts == [1.0] * 300 + [0.0]
+    assert watched.calls == []
+
+
+def test_a_cache_that_another_process_is_just_making_is_waited_for_and_shared(tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.sqlite"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    made: list[object] = []
+
+    def make() -> None:
+        try:
+            made.append(Cached(Lexical(), path, model="m@1").entails([RIGHT]))
+        except InputError as error:
+            made.append(str(error))
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join(0.5)
+    assert made == []  # it waits for the lock
+    other.execute(f"PRAGMA application_id = {APPLICATION}")
+    other.execute("CREATE TABLE verdicts (key BLOB PRIMARY KEY, p REAL NOT NULL) WITHOUT ROWID")
+    other.execute("COMMIT")
+    thread.join()
+    assert made == [[1.0]]
+
+
+def test_threads_share_one_cache(tmp_path: Path) -> None:
+    cache = cached(tmp_path)
+    errors: list[BaseException] = []
+
+    def ask(first: int) -> None:
+        try:
+            for n in range(first, first + 50):
+                assert cache.entails([(f"text {n}", f"text {n}"), (f"text {n}", "other")]) == [1.0, 0.0]
+        except BaseException as error:  # a thread's own errors are lost otherwise
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask, args=(first,)) for first in (0, 25, 50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert cache.take_counts() == {"cut": 3.0, "asked": 300.0, "hit_rate": 1 / 3}
+
+
+def test_what_was_judged_before_a_failure_is_kept(tmp_path: Path) -> None:
+    class Failing(Watched):
+        def entails(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+            if self.calls:
+                raise RuntimeError("the model is gone")
+            return super().entails(pairs)
+
+    asked = [(f"text {n}", f"text {n}") for n in range(WRITE + 10)]
+    with pytest.raises(RuntimeError, match="the model is gone"):
+        cached(tmp_path, Failing()).entails(asked)
+    watched = Watched()
+    assert cached(tmp_path, watched).entails(asked) == [1.0] * len(asked)
+    assert watched.calls == [asked[WRITE:]]
+
+
+def test_a_cache_that_fails_in_the_middle_of_a_run_is_given_up_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rewards.judges.cache.WAIT", 0.1)
+    watched, told = Watched(), []
+    path = tmp_path / "verdicts.sqlite"
+    cache = Cached(watched, path, model="m@1", tell=told.append)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    assert [cache.entails([RIGHT, WRONG]) for _ in range(2)] == [[1.0, 0.0]] * 2
+    assert watched.calls == [[RIGHT, WRONG]] * 2
+    assert told == [f"warning: {path}: database is locked; verdicts are no longer kept"]
+    other.execute("ROLLBACK")
+    assert other.execute("SELECT count(*) FROM verdicts").fetchone() == (0,)
+
+
+def write_foreign(path: Path, what: str) -> None:
+    if what == "text":
+        path.write_text("what I measured last year\n" * 100, encoding="utf-8")
+    elif what == "database":
+        other = sqlite3.connect(path)
+        other.execute("CREATE TABLE verdicts (key, p)")  # even of the same name
+        other.commit()
+        other.close()
+    elif what == "folder":
+        path.mkdir()
+    elif what == "torn":
+        cache = Cached(Lexical(), path, model="m@1")
+        cache.entails([(f"text {n}", f"text {n}") for n in range(3000)])
+        cache.close()
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("text", "cannot be used as a cache of verdicts: file is not a database"),
+        ("database", "a database, but no cache of verdicts"),
+        ("folder", "cannot be used as a cache of verdicts: unable to open"),
+        ("torn", "cannot be used as a cache of verdicts: database disk image is malformed"),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_named_and_left_as_it_is(tmp_path: Path, what: str, says: str) -> None:
+    path = tmp_path / "verdicts.sqlite"
+    write_foreign(path, what)
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(InputError, match=rf"^{path}: {says}.*; valid: one of ours, or a new path$"):
+        Cached(Lexical(), path, model="m@1").entails([(f"text {n}", f"text {n}") for n in range(3000)])
+    assert (path.read_bytes() if path.is_file() else None) == before
+
+
+def test_an_empty_file_becomes_a_cache(tmp_path: Path) -> None:
+    (tmp_path / "verdicts.sqlite").touch()
+    assert cached(tmp_path).entails([RIGHT]) == [1.0]

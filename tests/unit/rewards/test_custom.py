@@ -1,0 +1,346 @@
+"""Rewards of the user's own: found by name, in three forms, timed, checked and counted."""
+
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+from grpo.types import Completion, Example, InputError, Passage, Score
+from rewards.custom import COLUMNS, BadValues, Guarded, checked, load_reward, per_answer, trl_columns
+from rewards.scorer import GroupScorer, RewardSettings, compose
+
+EXAMPLE = Example(
+    id="asqa-1",
+    question="Who scored 109 goals?",
+    passages=(Passage(title="Ali Daei", text="Ali Daei scored 109 goals."),),
+    answers=(("Ali Daei", "Daei"),),
+    found=((True,),),
+    style="prose",
+    source="asqa",
+)
+TEXTS = ("Ali Daei scored 109 goals [1].", "Josef Bican [1].", "")  # stage 1: 3.0, 2.0, 1.0
+NAME = "own_rewards:f"
+
+
+def completions(texts: Sequence[str] = TEXTS) -> list[Completion]:
+    return [
+        Completion(text=text, token_ids=(n, 2), logprobs=(0.0, 0.0), finish="stop", version=0)
+        for n, text in enumerate(texts)
+    ]
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    module = types.ModuleType("own_rewards")
+    monkeypatch.setitem(sys.modules, "own_rewards", module)
+    return module
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """What hanging rewards wait for; opened at the end, so that no test leaves a thread behind."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def scorer(own: types.ModuleType, function: Any, **changes: Any) -> GroupScorer:
+    vars(own)["f"] = function
+    return compose(RewardSettings.model_validate({"weights": {NAME: 2.0}} | changes), reasoning=False)
+
+
+def totals(scores: Sequence[Score]) -> list[float]:
+    return [score.total for score in scores]
+
+
+def test_a_group_at_a_time(own: types.ModuleType) -> None:
+    def rank(example: Example, completions: Sequence[Completion]) -> list[float]:
+        longest = max(len(c.text) for c in completions)
+        return [float(len(c.text) == longest) for c in completions]
+
+    scores = scorer(own, rank)(EXAMPLE, completions())
+    assert totals(scores) == [3.0 + 2.0, 2.0, 1.0]  # it passes no gate
+    assert [score.parts[NAME] for score in scores] == [1.0, 0.0, 0.0]
+
+
+def test_one_answer_at_a_time(own: types.ModuleType) -> None:
+    @per_answer
+    def short(example: Example, completion: Completion) -> float:
+        """Pays for brevity."""
+        return 1 - len(completion.text) / 40
+
+    assert (short.__name__, short.__doc__) == ("short", "Pays for brevity.")
+    assert totals(scorer(own, short)(EXAMPLE, completions())) == pytest.approx([3 + 2 * 0.25, 2 + 2 * 0.6, 1 + 2])
+
+
+def test_none_counts_as_the_mean_of_the_scored_siblings(own: types.ModuleType) -> None:
+    """Neither a penalty nor a bonus can be dodged or had by not being scored; the part itself stays missing."""
+    scores = scorer(own, lambda example, completions: [-1.0, None, 0.5])(EXAMPLE, completions())
+    assert totals(scores) == [3 - 2, 2 - 0.5, 1 + 1]
+    assert [score.parts.get(NAME) for score in scores] == [-1.0, None, 0.5]
+    unscored = scorer(own, lambda example, completions: [None] * 3)(EXAMPLE, completions())
+    assert totals(unscored) == [3.0, 2.0, 1.0]
+    assert all(NAME not in score.parts for score in unscored)
+
+
+def test_a_function_written_for_trl_gets_its_columns(own: types.ModuleType) -> None:
+    seen = {}
+
+    def accuracy(completions: list[str], answers: list[list[list[str]]], **kwargs: Any) -> list[float]:
+        seen.update(kwargs)
+        return [float(any(a in text for a in gold[0])) for text, gold in zip(completions, answers, strict=True)]
+
+    scores = scorer(own, accuracy)(EXAMPLE, completions())
+    assert [score.parts[NAME] for score in scores] == [1.0, 0.0, 0.0]
+    assert set(seen) | {"completions", "answers"} == set(COLUMNS)
+    assert seen["prompts"] == seen["question"] == ["Who scored 109 goals?"] * 3
+    assert seen["docs"][2] == [{"title": "Ali Daei", "text": "Ali Daei scored 109 goals."}]
+    assert seen["completion_ids"] == [[0, 2], [1, 2], [2, 2]]
+    assert (seen["style"], seen["source"]) == (["prose"] * 3, ["asqa"] * 3)
+
+
+def test_a_function_written_for_trl_without_kwargs_gets_what_it_names(own: types.ModuleType) -> None:
+    def lengths(prompts: list[str], completions: list[str], scale: float = 0.1) -> list[float]:
+        return [scale * len(text) for text in completions]
+
+    class Accuracy:
+        def __call__(self, completions: list[str], source: list[str]) -> list[float]:
+            return [float(name == "asqa") for name in source]
+
+    assert [s.parts[NAME] for s in scorer(own, lengths)(EXAMPLE, completions())] == pytest.approx([3.0, 1.6, 0.0])
+    assert [s.parts[NAME] for s in scorer(own, Accuracy())(EXAMPLE, completions())] == [1.0, 1.0, 1.0]
+
+
+def test_a_function_that_names_a_column_is_for_trl_wherever_it_stands(own: types.ModuleType) -> None:
+    def grounded(question: list[str], completions: list[str]) -> list[float]:
+        return [
+            float(q == EXAMPLE.question and text.endswith("[1]."))
+            for q, text in zip(question, completions, strict=True)
+        ]
+
+    def longest(q: Example, completions: Sequence[Completion]) -> list[float]:
+        return [float(q.id == "asqa-1" and len(c.text) > 20) for c in completions]
+
+    assert [s.parts[NAME] for s in scorer(own, grounded)(EXAMPLE, completions())] == [1.0, 1.0, 0.0]
+    assert [s.parts[NAME] for s in scorer(own, longest)(EXAMPLE, completions())] == [1.0, 0.0, 0.0]
+
+
+def talks(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+    asked, said = ([messages[-1]["content"] for messages in column] for column in (prompts, completions))
+    return [float(q == EXAMPLE.question and "Daei" in text) for q, text in zip(asked, said, strict=True)]
+
+
+def test_a_function_for_conversations_gets_messages_where_the_recipe_says_so(own: types.ModuleType) -> None:
+    scores = scorer(own, talks, trl_conversational=True)(EXAMPLE, completions())
+    assert [score.parts[NAME] for score in scores] == [1.0, 0.0, 0.0]
+    with pytest.raises(InputError, match=r"TypeError: .* \(it was given plain strings; .*trl_conversational = true\)"):
+        scorer(own, talks, failure_limit=0)(EXAMPLE, completions())
+    plain = lambda completions, **columns: [len(text.split()) for text in completions]  # noqa: E731
+    with pytest.raises(InputError, match=r"it was given conversations; the other form: .*trl_conversational = false"):
+        scorer(own, plain, failure_limit=0, trl_conversational=True)(EXAMPLE, completions())
+
+
+def test_a_switch_for_trl_without_a_function_for_trl_is_refused(own: types.ModuleType) -> None:
+    with pytest.raises(InputError, match=r"trl_conversational = true, and no function in reward.weights is written"):
+        scorer(own, lambda example, completions: [0.0] * 3, trl_conversational=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("open('/nowhere/at/all')", "FileNotFoundError: "),
+        ("undefined", "NameError: name 'undefined'"),
+        ("def f(:", "SyntaxError: "),
+    ],
+)
+def test_whatever_a_module_raises_while_it_is_imported_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, says: str
+) -> None:
+    (tmp_path / "broken_rewards.py").write_text(source + "\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InputError, match=rf"reward 'broken_rewards:f' cannot be loaded: {says}") as caught:
+        load_reward("broken_rewards:f")
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_other_libraries_are_numbers(own: types.ModuleType) -> None:
+    for values in (torch.tensor([1.0, 0.0, 0.5]), [torch.tensor(1.0), numpy.float32(0), 0.5], numpy.array([1, 0, 0.5])):
+        assert checked(values, 3) == [1.0, 0.0, 0.5]
+    for wrong in ("1.0", b"1", torch.tensor([1.0, 2.0]), numpy.nan, [1.0], 1j):
+        with pytest.raises(BadValues, match="for completion 1; valid: a finite number or None"):
+            checked([0.0, wrong], 2)
+
+
+def test_columns_are_one_entry_per_completion() -> None:
+    columns = trl_columns(EXAMPLE, completions())
+    assert tuple(sorted(columns)) == tuple(sorted(COLUMNS))
+    assert {len(values) for values in columns.values()} == {3}
+
+
+def wants_a_state(completions: list[str], trainer_state: Any) -> list[float]:
+    return []
+
+
+async def waits(completions: list[str]) -> list[float]:
+    return []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("nowhere_at_all:f", None, "'nowhere_at_all:f' cannot be loaded: ModuleNotFoundError: No module named"),
+        ("own_rewards:missing", None, "cannot be loaded: .*missing"),
+        (":f", None, "cannot be loaded"),
+        (NAME, 3, "is a int, not a function"),
+        (NAME, dict, "is a type, not a function"),
+        (NAME, lambda text: 1.0, r"takes \(text\); valid: f\(example, completions\) or f\(prompts, completions"),
+        (NAME, wants_a_state, "asks for trainer_state; there are the columns prompts, completions, completion_ids"),
+        (NAME, waits, "is an async function; valid: a plain one"),
+    ],
+)
+def test_a_reward_that_cannot_be_called_is_refused_before_the_run(
+    own: types.ModuleType, name: str, value: object, message: str
+) -> None:
+    vars(own)["f"] = value
+    with pytest.raises(InputError, match=message) as caught:
+        load_reward(name)
+    assert "\n" not in str(caught.value)
+
+
+def breaks(example: Example, completions: Sequence[Completion]) -> list[float]:
+    raise ZeroDivisionError("two\nlines")
+
+
+def leaves(example: Example, completions: Sequence[Completion]) -> list[float]:
+    sys.exit(3)
+
+
+FAILURES = [
+    (breaks, "ZeroDivisionError: two lines"),
+    (leaves, "SystemExit: 3"),
+    (lambda e, c: [1.0], "returned 1 values for 3 completions"),
+    (lambda e, c: None, "returned a NoneType; valid: a list of 3"),
+    (lambda e, c: [1.0, float("nan"), 1.0], "returned nan for completion 1"),
+    (lambda e, c: ["1", 1.0, 1.0], "returned '1' for completion 0"),
+]
+
+
+@pytest.mark.parametrize(("function", "message"), FAILURES, ids=[message for _, message in FAILURES])
+def test_a_failure_is_not_scored_counted_and_named(own: types.ModuleType, function: Any, message: str) -> None:
+    forgiving = scorer(own, function)
+    assert totals(forgiving(EXAMPLE, completions())) == [3.0, 2.0, 1.0]
+    assert forgiving.take_counts() == {"reward_failures/own_rewards:f": 1.0}
+    assert forgiving.take_counts() == {"reward_failures/own_rewards:f": 0.0}
+    with pytest.raises(
+        InputError, match=f"'own_rewards:f' failed in 1 of 1 calls.*question asqa-1: {message}"
+    ) as caught:
+        scorer(own, function, failure_limit=0.0)(EXAMPLE, completions())
+    assert "\n" not in str(caught.value)
+
+
+def test_the_run_stops_above_the_share(own: types.ModuleType) -> None:
+    calls = []
+
+    def every_fifth(example: Example, completions: Sequence[Completion]) -> list[float]:
+        calls.append(len(completions))
+        if len(calls) % 5 == 0:
+            raise ValueError(f"call {len(calls)}")
+        return [0.0] * len(completions)
+
+    strict = scorer(own, every_fifth, failure_limit=0.15)
+    for _ in range(19):
+        strict(EXAMPLE, completions())
+    assert strict.take_counts() == {"reward_failures/own_rewards:f": 3.0}  # 3 of 20 is not above 0.15
+    with pytest.raises(InputError, match=r"failed in 4 of 20 calls, more than reward.failure_limit = 0.15 .* call 5$"):
+        strict(EXAMPLE, completions())
+    assert len(calls) == 20
+
+
+def test_a_call_that_hangs_is_abandoned_and_counted(
+    own: types.ModuleType, gate: threading.Event, fault: Callable[..., None]
+) -> None:
+    fault("a reward that hangs", steps=0)
+
+    def hangs(example: Example, completions: Sequence[Completion]) -> list[float]:
+        gate.wait()
+        return [9.0] * len(completions)
+
+    forgiving = scorer(own, hangs, timeout=0.05)
+    assert totals(forgiving(EXAMPLE, completions())) == [3.0, 2.0, 1.0]
+    assert forgiving.take_counts() == {"reward_failures/own_rewards:f": 1.0}
+    left = [thread for thread in threading.enumerate() if thread.name == NAME]
+    assert len(left) == 1
+    assert left[0].daemon  # the program can end without it
+    with pytest.raises(InputError, match=r"no result within reward.timeout = 0.05 s"):
+        scorer(own, hangs, timeout=0.05, failure_limit=0.0)(EXAMPLE, completions())
+
+
+def test_a_timeout_of_its_own_is_an_error_and_not_ours(own: types.ModuleType) -> None:
+    def service(example: Example, completions: Sequence[Completion]) -> list[float]:
+        raise TimeoutError("the judge is busy")
+
+    with pytest.raises(InputError, match="TimeoutError: the judge is busy"):
+        scorer(own, service, failure_limit=0.0)(EXAMPLE, completions())
+
+
+def test_the_rewards_of_a_recipe_run_side_by_side(own: types.ModuleType) -> None:
+    """Each waits until the other has begun: one after the other, both would time out."""
+    begun = {"f": threading.Event(), "g": threading.Event()}
+
+    def meets(mine: str, other: str) -> Any:
+        def reward(example: Example, completions: Sequence[Completion]) -> list[float]:
+            begun[mine].set()
+            return [float(begun[other].wait(10))] * len(completions)
+
+        return reward
+
+    vars(own)["f"], vars(own)["g"] = meets("f", "g"), meets("g", "f")
+    both = compose(RewardSettings(weights={NAME: 1.0, "own_rewards:g": 1.0}, timeout=20.0), reasoning=False)
+    assert totals(both(EXAMPLE, completions())) == [5.0, 4.0, 3.0]
+    assert both.take_counts() == {"reward_failures/own_rewards:f": 0.0, "reward_failures/own_rewards:g": 0.0}
+
+
+def test_a_late_result_never_reaches_a_later_group(own: types.ModuleType, gate: threading.Event) -> None:
+    def late(example: Example, completions: Sequence[Completion]) -> list[float]:
+        if completions[0].text == "late":
+            gate.wait()
+        return [float(len(completions))] * len(completions)
+
+    vars(own)["f"] = late
+    guard = Guarded(NAME, timeout=0.05, limit=1.0)
+    assert guard.finish(guard.start(EXAMPLE, completions(["late"]))) == [None]
+    call = guard.start(EXAMPLE, completions(["a", "b"]))
+    gate.set()
+    assert call.future.result(10) == [2.0, 2.0]
+
+
+def test_without_rewards_of_ones_own_there_is_nothing_to_count() -> None:
+    assert compose(RewardSettings(), reasoning=False).take_counts() == {}
+
+
+def test_a_stage_loads_a_reward_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A module that counts how often its reward is taken out of it."""
+    from grpo.distributed.communicator import Alone
+    from grpo.telemetry.run_logger import Console
+    from launch.config.recipe import Recipe
+    from launch.runs.grpo import _audited_judges
+
+    taken: list[str] = []
+
+    class Counting(types.ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            taken.append(name)
+            return lambda example, completions: [1.0] * len(completions)
+
+    monkeypatch.setitem(sys.modules, "counted_rewards", Counting("counted_rewards"))
+    recipe = Recipe(reward=RewardSettings(weights={"counted_rewards:f": 1.0}))
+    score, _ = _audited_judges(recipe, Console(), Alone())
+    assert [guard.path for guard in score.own] == ["counted_rewards:f"]
+    assert taken.count("f") == 1

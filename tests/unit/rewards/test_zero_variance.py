@@ -1,0 +1,68 @@
+"""Why groups are dead: each cause by an example, in both formats."""
+
+import pytest
+
+from grpo.data.text import REFUSAL
+from grpo.types import Completion, Example, Group, Passage
+from rewards.zero_variance import CAUSES, cause, count_causes
+
+DAEI = Example(
+    id="q1",
+    question="How many goals did Daei score?",
+    passages=(Passage(title="Ali Daei", text="Ali Daei scored 109 goals."),),
+    answers=(("109", "109 goals"),),
+    found=((True,),),
+    style="prose",
+    source="t",
+)
+UNANSWERABLE = Example(
+    id="q2", question=DAEI.question, passages=DAEI.passages, answers=(("88",),), found=((False,),), style="prose",
+    source="t",
+)  # fmt: skip
+CLAIM = Example(
+    id="q3", question="How was it?", passages=DAEI.passages, answers=(("Daei scored many goals",),), found=((True,),),
+    style="claims", source="t",
+)  # fmt: skip
+RIGHT, WRONG = "He scored 109 [1].", "He scored 12 [1]."
+
+
+def group(example, *texts, finish="stop"):
+    wrote = [Completion(text=t, token_ids=(1,), logprobs=(0.0,), finish=finish, version=0) for t in texts]
+    return Group(example=example, prompt_ids=(1,), completions=tuple(wrote))
+
+
+@pytest.mark.parametrize(
+    ("example", "texts", "expected"),
+    [
+        (DAEI, (RIGHT, RIGHT), "right"),
+        (DAEI, (WRONG, WRONG), "wrong"),
+        (DAEI, (REFUSAL, REFUSAL), "refused"),
+        (DAEI, ("", " "), "malformed"),
+        (DAEI, (RIGHT, WRONG), "mixed"),
+        (DAEI, (WRONG, REFUSAL), "wrong"),
+        (UNANSWERABLE, (REFUSAL, REFUSAL), "right"),
+        (UNANSWERABLE, (RIGHT, WRONG), "wrong"),
+        (UNANSWERABLE, (RIGHT, REFUSAL), "mixed"),
+        (CLAIM, ("Daei scored many goals, 109 of them [1].",) * 2, "right"),
+        (CLAIM, ("Daei scored [1].",) * 2, "wrong"),
+    ],
+)
+def test_causes(example, texts, expected):
+    assert cause(group(example, *texts), reasoning=False) == expected
+
+
+def test_cut_off_comes_before_malformed():
+    assert cause(group(DAEI, RIGHT, WRONG, finish="length"), reasoning=False) == "truncated"
+
+
+def test_the_reasoning_format_is_read_as_such():
+    tagged = f"<think>12?</think><answer>{RIGHT}</answer>"
+    assert cause(group(DAEI, tagged, tagged), reasoning=True) == "right"
+    assert cause(group(DAEI, RIGHT, RIGHT), reasoning=True) == "malformed"
+    assert cause(group(DAEI, tagged, tagged), reasoning=False) == "malformed"
+
+
+def test_every_cause_is_counted_also_those_of_nobody():
+    dead = [group(DAEI, RIGHT, RIGHT), group(UNANSWERABLE, REFUSAL), group(DAEI, REFUSAL)]
+    expected = dict.fromkeys((f"dead_{name}" for name in CAUSES), 0.0) | {"dead_right": 2.0, "dead_refused": 1.0}
+    assert count_causes(dead, reasoning=False) == expected
