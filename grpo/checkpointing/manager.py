@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -21,7 +20,6 @@ from grpo.checkpointing.stop_signal import StopRequest
 from grpo.checkpointing.store import Point, Snapshot
 from grpo.checkpointing.writer import LONGEST, Mark, Writing, bytes_needed
 from grpo.distributed.communicator import HUNG, Comm
-from grpo.journal import Journal
 from grpo.policy.base import PolicyEngine
 from grpo.policy.optimizer_state import Copies, Held
 from grpo.telemetry.run_logger import Console
@@ -47,8 +45,7 @@ class Stateful(Protocol):
 class Checkpoints:
     """A run's checkpoints. `shared` are the parts that are the same on all ranks, or that rank 0 alone keeps, and `own`
     those of each rank; `about` is told once and must be the same when the run goes on. `settle` sees to the disk what
-    `shared` counts on; it is called before each checkpoint is sealed. With the `journal` of the steps a run that is to
-    end is saved between two updates of one rollout, too; `within` are the parts that change in a step."""
+    `shared` counts on; it is called before each checkpoint is sealed."""
 
     folder: Path
     settings: Keeping
@@ -63,8 +60,6 @@ class Checkpoints:
     reserve: int = RESERVE
     around: Around = nullcontext  # entered as "save" where the loop waits for the disk
     settle: Callable[[], None] = lambda: None
-    journal: Journal = field(default_factory=lambda: Journal(updates=1))
-    within: Mapping[str, Stateful] = field(default_factory=dict)
     _copies: Copies = field(default_factory=Copies, init=False)
     _writing: Writing | None = field(default=None, init=False)
     _mark: Mark | None = field(default=None, init=False)
@@ -78,7 +73,6 @@ class Checkpoints:
                 "share (run.folder)"
             )
         self.comm.before_end(self._end_writing)
-        self.journal.between = self._between
 
     def __call__(self, done: int) -> None:
         """After `done` steps: a checkpoint where one is due. Raises Stopped where somebody has asked the run to end."""
@@ -87,19 +81,6 @@ class Checkpoints:
         if self._is_due(done):
             with self.around("save"):
                 self._save(self._mark)
-
-    def _between(self, update: int) -> None:
-        """After so many updates of a step: what the step began with, the policy as it is now, and what lies between."""
-        assert self._mark is not None  # a step has begun
-        now = {"parts": _states({**self.own, **self.within}), "random": random_states()}
-        self._mark = replace(
-            self._mark,
-            at=Point(self._mark.at.step, update),
-            updates=self.policy.done,
-            moved=self.policy.moved,
-            own={**self._mark.own, "journal": {"calls": self.journal.calls, "then": now}},
-        )
-        self._stop_if_asked()
 
     def _is_due(self, done: int) -> bool:
         every = self.settings.every
@@ -111,7 +92,7 @@ class Checkpoints:
         return snapshot.no_room(self.folder, needed, reserve=self.reserve)
 
     def _stop_if_asked(self) -> None:
-        """Between two updates: where a rank has been asked to end, all save and raise Stopped."""
+        """Between two steps: where a rank has been asked to end, all save and raise Stopped."""
         if asked := next((name for name in self.comm.gather([self.stop.name]) if name), ""):
             raise Stopped(f"{asked}: {self._rescue(together=True)}")
 
@@ -135,14 +116,6 @@ class Checkpoints:
         if own is not None:
             _set_states(self.own, own)
         self._mark = self._stand(found.at.step)
-        if own is not None and found.at.update:
-            self._mark = replace(self._mark, at=found.at, own=own)
-            self.journal.repeat(own["journal"]["calls"], partial(self._go_on, found.path, own["journal"]["then"]))
-
-    def _go_on(self, path: Path, state: Mapping[str, Any]) -> None:
-        """From here the step under way is made, and no longer read."""
-        with _readable(path):
-            _set_states({**self.own, **self.within}, state)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -213,7 +186,7 @@ class Checkpoints:
         if not newest:
             return "no checkpoint is there to go on from"
         at, path = newest[0]
-        lost = "" if at >= reached else f" of {str(reached).removeprefix('step ')}"
+        lost = "" if at >= reached else f" of {reached.step}"
         return f"saved after {at}{lost}, {path}; the same command goes on from there"
 
     def _stand(self, done: int) -> Mark:

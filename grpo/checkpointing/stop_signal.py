@@ -1,6 +1,6 @@
 """Has somebody asked this run to end? Ctrl-C, SIGTERM, and SIGUSR1, which Slurm sends before the time is up.
 
-The first request is remembered, and looked at between two steps, or two updates of one rollout. A second Ctrl-C ends
+The first request is remembered, and looked at between two steps. A second Ctrl-C ends
 the process at once, whatever it is waiting for: the handler gives the signal back to the system.
 """
 
@@ -40,5 +40,4 @@ class StopRequest:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             again = "; Ctrl-C again ends it at once"
         # Not print: the main thread may be in the middle of one.
-        what = "this step (of several updates: the next one) is finished and saved"
-        os.write(2, f"\n{self.name}: {what}, then the run ends{again}\n".encode())
+        os.write(2, f"\n{self.name}: this step is finished and saved, then the run ends{again}\n".encode())

@@ -4,7 +4,6 @@
                             state.json       what all ranks share: counters, curriculum, log
                             rank-0.json      a rank's own: its random states
                             policy/          the optimizer's state (grpo/policy/optimizer_state.py)
-    checkpoints/step-000010-update-02/       likewise, in the middle of the next step; rank-0.json has its journal too
     checkpoints/latest                       the name of the newest that was read back and found whole
 
 A checkpoint is built as `.step-000010.writing` and renamed when all of it is on the disk: a folder `step-*` is whole
@@ -24,9 +23,9 @@ import xxhash
 
 from grpo.types import InputError
 
-FORMAT = 1  # of the folder; counted up when an older program could not go on from it
+FORMAT = 2  # of the folder; counted up when an older program could not go on from it
 MANIFEST, STATE, LATEST = "manifest.json", "state.json", "latest"
-NAME = re.compile(r"step-(\d{6,})(?:-update-(\d{2,}))?")
+NAME = re.compile(r"step-(\d{6,})")
 
 # What reading a file can raise that is whole, but says something else than it should.
 DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -36,35 +35,30 @@ Digests = Mapping[str, tuple[int, str]]
 
 
 class Point(NamedTuple):
-    """Where a run can be gone on with. Those of a run are ordered as they come.
+    """A place that a run can resume from. `Point(10).name` is 'step-000010', the name of its folder.
 
-    >>> Point(10) < Point(10, update=2) < Point(11)
-    True
-    >>> Point(10).name, Point(10, update=2).name, str(Point(10, update=2))
-    ('step-000010', 'step-000010-update-02', 'step 10 and 2 updates of the next one')
+    >>> Point(10) < Point(11), str(Point(10))
+    (True, 'step 10')
     """
 
     step: int  # steps done, so the next one's number
-    update: int = 0  # updates done of that next one, which has sampled and scored before them
 
     @property
     def name(self) -> str:
-        """Of its folder."""
-        return f"step-{self.step:06d}" + (f"-update-{self.update:02d}" if self.update else "")
+        return f"step-{self.step:06d}"
 
     def __str__(self) -> str:
-        plural = "" if self.update == 1 else "s"
-        return f"step {self.step}" + (f" and {self.update} update{plural} of the next one" if self.update else "")
+        return f"step {self.step}"
 
 
 def point_of(name: str) -> Point | None:
     """The point whose checkpoint has this name; None for any other name.
 
-    >>> point_of("step-000010"), point_of("step-000010-update-02"), point_of("latest")
-    (Point(step=10, update=0), Point(step=10, update=2), None)
+    >>> point_of("step-000010"), point_of("latest")
+    (Point(step=10), None)
     """
     match = NAME.fullmatch(name)
-    at = Point(int(match[1]), int(match[2] or 0)) if match else None
+    at = Point(int(match[1])) if match else None
     return at if at and at.name == name else None
 
 
@@ -148,7 +142,7 @@ def seal(folder: Path, at: Point, *, ranks: int, shared: Mapping[str, Any]) -> P
         digests |= json.loads(part.read_text(encoding="utf-8"))
         part.unlink()
     digests[STATE] = put(place, STATE, _json(shared))
-    body = {"format": FORMAT, **at._asdict(), "ranks": ranks, "files": dict(sorted(digests.items()))}
+    body = {"format": FORMAT, "step": at.step, "ranks": ranks, "files": dict(sorted(digests.items()))}
     put(place, MANIFEST, _json({**body, "hash": _hash(_json(body))}))
     for directory in (place / "policy", place):
         flush(directory)
@@ -168,8 +162,7 @@ def damaged(path: Path, at: Point) -> str:
         written = (path / MANIFEST).read_bytes()
         body = json.loads(written)
         told = body.pop("hash")
-        told_of = body["step"], body.get("update", 0)  # which was not there before points within a step were
-        if told != _hash(_json(body)) or written != _json({**body, "hash": told}) or told_of != at:
+        if told != _hash(_json(body)) or written != _json({**body, "hash": told}) or body["step"] != at.step:
             return f"{MANIFEST}: is damaged"
         if body["format"] > FORMAT:
             wrote = f"has format {body['format']}, and this program reads {FORMAT}"
@@ -250,11 +243,8 @@ def set_aside(folder: Path, *, after: Point) -> None:
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Remove all but the newest `count` checkpoints, and the newest between two steps, which any number of ranks can go
-    on from."""
-    found = points_in(folder)
-    between = next((path for at, path in found if not at.update), None)
-    for path in (path for _, path in found[count:] if path != between):
+    """Remove all but the newest `count` checkpoints."""
+    for _, path in points_in(folder)[count:]:
         gone = path.with_name(f".{path.name}.writing")  # renamed first: half a folder must not look like a checkpoint
         path.rename(gone)
         shutil.rmtree(gone)

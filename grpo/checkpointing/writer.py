@@ -21,7 +21,7 @@ OTHERS = 15.0  # seconds beyond its own share that rank 0 then waits for those o
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A run as it stands between two steps, or two updates of one rollout, but for the policy: small, so taken
+    """A run as it stands between two steps, but for the policy: small, so taken
     whenever it comes there."""
 
     at: Point

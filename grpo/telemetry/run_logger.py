@@ -131,18 +131,6 @@ class RunLog:
             self._tracker.metrics(step, record.values)
         self.console.line(self._summary(record))
 
-    def state_dict(self) -> dict[str, Any]:
-        """What the step under way has measured so far."""
-        positions = {} if self._meter is None else {"positions": self._meter.positions.state_dict()}
-        return {"times": self._record.times(), **positions}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The step under way was begun by another process, which had measured this."""
-        for name, seconds in state["times"].items():
-            self._record.add(name, seconds)
-        if self._meter is not None:
-            self._meter.positions.load_state_dict(state["positions"])
-
     def phase(self, name: str) -> AbstractContextManager[Any]:
         """Something that lasts within a phase of a step, or between two steps, and is no part of the step's times."""
         return self._around(name)

@@ -8,26 +8,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from curriculum.reference_answers import gold_completion_text
 from curriculum.mixing import mix
+from curriculum.reference_answers import gold_completion_text
 from curriculum.refusal_pairs import with_twins
-from grpo.distributed.communicator import Comm, check_shares
 from grpo.config import dump
 from grpo.data.example import split
+from grpo.data.prompts import load_system, make_render
+from grpo.distributed.communicator import Comm, check_shares
 from grpo.dynamic_sampling import Dynamic
 from grpo.loop import LoopSettings
-from grpo.telemetry.throughput import Meter
 from grpo.losses import Objective
 from grpo.policy.base import PolicyEngine
 from grpo.policy.optimizer import Optim
 from grpo.policy.zero_config import Zero, zero_config
-from grpo.data.prompts import load_system, make_render
 from grpo.telemetry.run_logger import Console
+from grpo.telemetry.throughput import Meter
 from grpo.types import Completion, Example, Group, InputError, Render, Sampling
+from launch.builders.data import all_examples
 from launch.builders.models import fingerprint, load_model, load_tokenizer
 from launch.builders.precision import device, mismatch_limit, precision
 from launch.config.recipe import Recipe, Setup
-from launch.builders.data import all_examples
 
 STAGES = ("stage1", "factuality-fact")
 """Stages that another stage of ours starts from: `model.start` may name them."""

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from curriculum.build import build_from_qa
 from curriculum.datasets.closed_book import in_words, load_closed_book, once_each
-from curriculum.transforms import transformed
 from curriculum.datasets.world import make_world
+from curriculum.transforms import transformed
 from grpo.data.example import load_examples, read_records, shape_of, stem_of
 from grpo.telemetry.run_logger import Console
 from grpo.types import Example, InputError

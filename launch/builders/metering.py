@@ -6,8 +6,8 @@ import torch
 
 from grpo.telemetry.throughput import Meter, matmul_peak
 from launch.builders.precision import device, precision
-from launch.config.recipe import Recipe
 from launch.config.model_size import NotCounted, Shape, find_shape
+from launch.config.recipe import Recipe
 
 
 def make_meter(recipe: Recipe, folder: str) -> Meter:

@@ -11,19 +11,19 @@ from rich.console import Console as Terminal
 
 from curriculum.difficulty import Cache, Tally, cache_key, histogram, keep_hardest
 from curriculum.jsonl import check_free, to_record, write_jsonl
-from grpo.distributed.communicator import Alone
 from grpo.config import load
 from grpo.data.example import split
 from grpo.data.prompts import filled_in, load_system
+from grpo.distributed.communicator import Alone
 from grpo.telemetry.run_logger import Console
 from grpo.types import Example, Group
 from launch.builders import assemble
-from launch.runs.asking import sampled
-from launch.builders.rollout import choose_rollout, make_rollout, refuse_server
 from launch.builders.models import fingerprint, locate
+from launch.builders.rollout import choose_rollout, make_rollout, refuse_server
 from launch.config.recipe import TRANSFORMS, Recipe
-from rewards.zero_variance import right
+from launch.runs.asking import sampled
 from rewards.answer import parse
+from rewards.zero_variance import right
 
 
 def filter_questions(arguments: argparse.Namespace, recipe: Recipe, console: Console) -> Path:

@@ -17,19 +17,19 @@ from rich.console import Console as Terminal
 
 from eval.predictions import STYLES, Prediction, prediction_line
 from eval.score import score_file, table
-from grpo.distributed.communicator import Alone
 from grpo.config import load
 from grpo.data.example import split
 from grpo.data.prompts import load_system, make_render
+from grpo.distributed.communicator import Alone
 from grpo.rollout.base import RolloutEngine
 from grpo.telemetry.run_logger import Console, refuse_existing
 from grpo.types import Example, InputError, Sampling, Style, TokenIds
 from launch.builders import assemble
+from launch.builders.models import fingerprint, load_tokenizer, locate, make_judge
+from launch.builders.rollout import choose_rollout, make_rollout
+from launch.config.recipe import EVALUATION_READS, EvaluationRecipe
 from launch.runs.atomic_directory import beside
 from launch.runs.few_shot import Shown, choose_demonstrations, with_demonstrations
-from launch.builders.rollout import choose_rollout, make_rollout
-from launch.builders.models import fingerprint, load_tokenizer, locate, make_judge
-from launch.config.recipe import EVALUATION_READS, EvaluationRecipe
 from rewards.judges.base import check_name
 
 ANSWERS, SCORES, INPUTS = "predictions.jsonl", "scores.json", "inputs.json"

@@ -16,11 +16,11 @@ import numpy as np
 from rich.console import Console as Terminal
 from rich.table import Table
 
-from eval.bootstrap import Floats, intervals
-from eval.label_metrics import WORDS
-from eval.judging import judge
-from eval.predictions import Prediction
 from eval.answer_extraction import Reader
+from eval.bootstrap import Floats, intervals
+from eval.judging import judge
+from eval.label_metrics import WORDS
+from eval.predictions import Prediction
 from eval.sentence_splitter import make_splitter
 from eval.trust_score import COLUMNS, scores
 from grpo.config import load

@@ -8,39 +8,38 @@ from typing import Any
 
 from rich.console import Console as Terminal
 
-from curriculum.stage_end import Gate, check_gate
 from curriculum.samplers import Curriculum, make_curriculum
+from curriculum.stage_end import Gate, check_gate
 from eval.online_metrics import Live
 from grpo.checkpointing.export import save_model_folder
-from grpo.distributed.communicator import Comm
-from grpo.journal import Journal, journaled
-from grpo.loop import train
-from grpo.telemetry.throughput import Meter
-from grpo.policy.nonfinite import Firsts, Guarded
+from grpo.checkpointing.manager import Checkpoints
 from grpo.checkpointing.rng_state import seed_random_states
+from grpo.checkpointing.store import Snapshot, newest, remove_all
+from grpo.distributed.communicator import Comm
 from grpo.distributed.failure_detection import ranks_of_node
+from grpo.distributed.watchdog import Watchdog
+from grpo.loop import train
+from grpo.policy.nonfinite import Firsts, Guarded
 from grpo.rollout.base import RolloutEngine
 from grpo.rollout.restart import Restarted
 from grpo.telemetry.run_logger import Console, make_run_folder
-from grpo.checkpointing.store import Snapshot, newest, remove_all
-from grpo.distributed.watchdog import Watchdog
+from grpo.telemetry.throughput import Meter
 from launch.builders import assemble
-from launch.runs import resume
-from grpo.checkpointing.manager import Checkpoints
-from launch.builders.rollout import choose_rollout, make_rollout
-from launch.runs.lineage import check_after, stages_of, write_stages
-from launch.runs.run_lock import FolderLock
 from launch.builders.metering import make_meter
 from launch.builders.models import locate, make_judge
-from launch.plan import announce, batch_plan, devices_at_hand, make_plan
 from launch.builders.precision import mismatch_limit, precision
-from launch.config.recipe import Recipe
+from launch.builders.rollout import choose_rollout, make_rollout
 from launch.config.model_size import NotCounted
-from launch.runs.sft import check_lengths, open_log, run_warm_up
+from launch.config.recipe import Recipe
+from launch.plan import announce, batch_plan, devices_at_hand, make_plan
+from launch.runs import resume
+from launch.runs.lineage import check_after, stages_of, write_stages
 from launch.runs.monitor import HeldOut, Watcher, check_best_by, show_table, watched_gate
+from launch.runs.run_lock import FolderLock
+from launch.runs.sft import check_lengths, open_log, run_warm_up
 from rewards.audit import audit, table
-from rewards.scorer import GroupScorer, compose, load_own
 from rewards.judges.base import Verifier, check_name
+from rewards.scorer import GroupScorer, compose, load_own
 
 
 def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
@@ -48,7 +47,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
     folder = Path(recipe.run.folder) / recipe.run_name
     with FolderLock(folder, tell=console.line) as lock:
         comm.lead(lambda: lock.take(create=False))
-        found = comm.lead(lambda: resume.find(recipe, folder, console, ranks=comm.world))
+        found = comm.lead(lambda: resume.find(recipe, folder, console))
         assemble.check_ranks(recipe, comm.world, warm_up=False)
         questions = assemble.load_questions(recipe, console)
         steps = recipe.steps(len(questions.train))
@@ -73,24 +72,21 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
             settings=recipe.checkpoint,
             steps=steps,
             policy=policy,
-            shared={"curriculum": curriculum, "watcher": watcher, "gate": gate, "logs": logs},
+            shared={"curriculum": curriculum, "watcher": watcher, "gate": gate, "logs": logs, "bad updates": policy},
             own={"score": score},
-            within={"log": log, "bad updates": policy},
             about={"the questions to train on": resume.digest(questions.train)},
             comm=comm,
             console=console,
             around=dog.phase,
             settle=logs.flush,
-            journal=Journal(updates=cfg.updates_per_step),
         )
-        heard = who | journaled(checkpoints.journal, policy=policy, rollout=rollout, score=score.step)
         ends: dict[str, Any] = {"watch": watcher, "gate": watched_gate(gate, log, comm), "save": checkpoints}
         seed_random_states(recipe.run.seed, rank=comm.rank)  # of what draws beside the steps: a reward of one's own
         with log, dog.watching(end=checkpoints.hung):
             start = checkpoints.restore(found) if found else watcher.begin()
             start = steps if gate.is_open else start  # it was asked to end in the very step that opened the gate
             with checkpoints.kept():
-                train(cfg, **heard, curriculum=curriculum, render=speech.render, **ends, start=start)
+                train(cfg, **who, score=score.step, curriculum=curriculum, render=speech.render, **ends, start=start)
             return _finish(held_out, watcher, folder, steps)
 
 

@@ -17,19 +17,19 @@ from eval.label_metrics import WORDS, evaluate, summarize
 from eval.online_metrics import Live
 from eval.predictions import STYLES
 from grpo.checkpointing.export import save_model_folder
+from grpo.checkpointing.manager import RESERVE
+from grpo.checkpointing.store import no_room
 from grpo.distributed.communicator import Comm
 from grpo.dynamic_sampling import living
 from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine
 from grpo.telemetry.run_logger import RunLog
-from grpo.checkpointing.store import no_room
 from grpo.types import Example, Group, InputError
 from launch.builders.assemble import Speech
-from grpo.checkpointing.manager import RESERVE
 from launch.config.recipe import Recipe
+from rewards.judges.base import take_counts
 from rewards.scorer import GroupScorer
 from rewards.zero_variance import count_causes
-from rewards.judges.base import take_counts
 
 SHOWN = {  # the rows of the table, where a number is there
     **WORDS,

@@ -11,20 +11,20 @@ from rich.console import Console as Terminal
 from curriculum.difficulty import cache_key
 from eval.closed_book import outcomes
 from eval.prompt_sweep import Asked, numbered, point, report
-from grpo.distributed.communicator import Alone
 from grpo.config import load
+from grpo.distributed.communicator import Alone
 from grpo.kept import Kept, Row
 from grpo.rollout.base import RolloutEngine
 from grpo.telemetry.run_logger import Console
 from grpo.types import Example, Group, InputError
 from launch.builders import assemble
+from launch.builders.models import locate
+from launch.builders.rollout import choose_rollout, make_rollout, refuse_server
+from launch.config.recipe import Recipe
 from launch.runs.asking import sampled
 from launch.runs.difficulty import made_with
-from launch.builders.rollout import choose_rollout, make_rollout, refuse_server
-from launch.builders.models import locate
-from launch.config.recipe import Recipe
-from rewards.boxed import final_answer
 from rewards.answer import parse
+from rewards.boxed import final_answer
 
 ANSWERS = "answers.jsonl"
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from grpo.checkpointing import store as snapshot
+from grpo.checkpointing.store import DAMAGE, Snapshot, flush, newest_whole, points_in
 from grpo.config import dump, parsed
 from grpo.data.prompts import load_system
 from grpo.telemetry.run_logger import Console, RunLog, refuse_existing
-from grpo.checkpointing.store import DAMAGE, Snapshot, flush, newest_whole, points_in
 from grpo.types import Example, InputError
 from launch.builders.assemble import save_recipe
+from launch.config.recipe import Policy, Recipe
 from launch.runs.lineage import FILE as STAGES
 from launch.runs.run_lock import LOCK, FolderLock
-from launch.config.recipe import Policy, Recipe
 
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "notes.jsonl", "held_out.jsonl")
 # What may differ when a run goes on: where things are and, since a run may have ended for want of memory, how it is
@@ -48,8 +48,8 @@ def has_finished(folder: Path) -> bool:
     return (folder / "model" / STAGES).is_file()
 
 
-def find(recipe: Recipe, folder: Path, console: Console, *, ranks: int) -> Snapshot | None:
-    """The checkpoint that a run of so many ranks goes on from, or None for a run that begins.
+def find(recipe: Recipe, folder: Path, console: Console) -> Snapshot | None:
+    """The checkpoint that a run goes on from, or None for a run that begins.
 
     InputError where something is there that is not gone on with: a finished run, one of another recipe, what is no run,
     or any where `checkpoint.resume = "never"`. Nothing is changed on the disk, but that the checkpoints of a finished
@@ -64,7 +64,7 @@ def find(recipe: Recipe, folder: Path, console: Console, *, ranks: int) -> Snaps
         refuse_existing(folder)
         return None
     check_same(recipe, folder, tell=console.line)
-    found = newest_whole(checkpoints_of(folder), tell=console.line, lacks=partial(_lacks, folder, ranks))
+    found = newest_whole(checkpoints_of(folder), tell=console.line, lacks=partial(_lacks, folder))
     assert found is not None  # there are some, and one that is whole, or newest_whole would have raised
     console.line(f"goes on      from {found.path}, after {found.at}")
     return found
@@ -150,11 +150,9 @@ def log_sizes(found: Snapshot) -> dict[str, int]:
     return sizes
 
 
-def _lacks(folder: Path, ranks: int, found: Snapshot) -> str:
+def _lacks(folder: Path, found: Snapshot) -> str:
     """Why a checkpoint that is whole cannot be gone on from; or nothing. A log file may be shorter than it was, so that
-    steps would be missing from it; and in the middle of a step each rank has what it has sampled itself."""
-    if found.at.update and found.ranks != ranks:
-        return f"is of {found.ranks} ranks in the middle of a step, and now there are {ranks}; valid: {found.ranks}"
+    steps would be missing from it."""
     return _too_short(folder, log_sizes(found))
 
 

@@ -7,19 +7,19 @@ from typing import Any
 
 from curriculum.mixing import Epochs
 from grpo.checkpointing.export import save_model_folder
-from grpo.distributed.communicator import Comm
 from grpo.config import dump
+from grpo.distributed.communicator import Comm
 from grpo.loop import warm_up
 from grpo.losses import sft_loss
 from grpo.policy.optimizer import Optim
 from grpo.telemetry.run_logger import Console, RunLog, refuse_existing
 from grpo.types import InputError
 from launch.builders import assemble
-from launch.runs.atomic_directory import beside
-from launch.runs.lineage import write_stages
 from launch.builders.metering import make_meter
 from launch.builders.models import locate
 from launch.config.recipe import Recipe
+from launch.runs.atomic_directory import beside
+from launch.runs.lineage import write_stages
 
 
 def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: assemble.Questions | None = None) -> Path:

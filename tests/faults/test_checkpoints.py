@@ -16,7 +16,6 @@ from grpo.checkpointing import store as snapshot
 from grpo.checkpointing.manager import Checkpoints
 from grpo.checkpointing.settings import Keeping
 from grpo.distributed.communicator import Alone
-from grpo.journal import Journal, journaled
 from grpo.loop import LoopSettings, train
 from grpo.losses import Objective
 from grpo.policy.optimizer import Optim
@@ -47,17 +46,16 @@ class Lost(HfRollout):
 class Kept:
     """A run of the toy in this process: its policy, its checkpoints and what was said."""
 
-    def __init__(self, folder, *, steps=4, updates=1, about="these", reserve=0, comm=None, **settings):
+    def __init__(self, folder, *, steps=4, about="these", reserve=0, comm=None, **settings):
         folder.mkdir(exist_ok=True)
         self.said = []
         console = Console()
         console.line = self.said.append
-        self.steps, self.updates, self.scored = steps, updates, 0
-        self.journal = Journal(updates=updates)
+        self.steps = steps
         self.policy = SinglePolicy(
             tiny_model(),
             optim=Optim(lr=1e-2, schedule="constant"),
-            updates=4 * updates,
+            updates=4,
             token_budget=512,
             dtype="float32",
         )
@@ -76,26 +74,25 @@ class Kept:
             console=console,
             reserve=reserve,
             settle=logs.flush,
-            journal=self.journal,
-            within={"log": self.log},
         )
 
     def train(self, start=0, engine=HfRollout, score=low_bytes, **more):
         cfg = LoopSettings(
             steps=self.steps,
-            prompts_per_step=2 + self.updates // 2,
-            updates_per_step=self.updates,
+            prompts_per_step=2,
             sampling=Sampling(group_size=4, max_tokens=4),
             objective=Objective(),
         )
         rollout = engine(tiny_model(seed=9), decode=ByteTokenizer().decode, eos_ids=(EOS,))
-        who = journaled(self.journal, policy=self.policy, rollout=rollout, score=per_group(score))
-        who |= {"curriculum": self.curriculum, "log": self.log}
         with self.checkpoints.kept():
             render = lambda e: tuple(f"Q{e.id}:".encode())  # noqa: E731
             train(
                 cfg,
-                **who,
+                policy=self.policy,
+                rollout=rollout,
+                score=per_group(score),
+                curriculum=self.curriculum,
+                log=self.log,
                 render=render,
                 comm=Alone(),
                 save=self.checkpoints,
@@ -103,13 +100,6 @@ class Kept:
                 **more,
             )
         return torch.cat([tensor.flatten().clone() for _, tensor in self.policy.weights()])
-
-    def asked_in_the_second_step(self, example, completions):
-        """A reward; at its first call in that step somebody asks the run to end."""
-        self.scored += 1
-        if self.scored == 1 + 2 + self.updates // 2:
-            self.checkpoints.stop.name = "SIGTERM"
-        return low_bytes(example, completions)
 
     @property
     def there(self):
@@ -153,71 +143,6 @@ def test_a_reward_that_fails_too_often_ends_the_run_saved(straight, tmp_path):
     assert failed.said[-1].strip().startswith("saved after step 2, ")
     later = Kept(tmp_path)
     assert later.train(start=later.checkpoints.restore(snapshot.newest_whole(tmp_path / "checkpoints"))).equal(straight)
-
-
-def test_in_the_middle_of_a_rollout_it_is_saved_as_often_as_it_ends(tmp_path):
-    """Of three updates: asked to end in the second step, and again at once where it has gone on, when it has made one
-    more; and then the engine is lost in the next step. Each time nothing is made again."""
-    (tmp_path / "straight").mkdir()
-    straight = Kept(tmp_path / "straight", updates=3, every=0).train()
-    asked = Kept(tmp_path, updates=3, every=0)
-    with pytest.raises(Stopped, match=r"^SIGTERM: saved after step 1 and 1 update of the next one, .*-update-01; the"):
-        asked.train(score=asked.asked_in_the_second_step)
-    for update, ends, engine in [(2, Stopped, HfRollout), (0, EngineLost, Lost)]:
-        found, again = snapshot.newest_whole(tmp_path / "checkpoints"), Kept(tmp_path, updates=3, every=0)
-        again.checkpoints.stop.name = "SIGTERM" if ends is Stopped else ""
-        with pytest.raises(ends, match=r"saved after step 1 and 2 updates of" if update else r"saved after step 2, "):
-            again.train(start=again.checkpoints.restore(found), engine=engine, score=None)
-        assert again.policy.done == (5 if update else 6)
-    last = Kept(tmp_path, updates=3)
-    assert torch.equal(
-        last.train(start=last.checkpoints.restore(snapshot.newest_whole(tmp_path / "checkpoints"))), straight
-    )
-
-
-class Awake(HfRollout):
-    """Says when it is told to give memory back."""
-
-    released = 0
-
-    def release(self):
-        self.released += 1
-        super().release()
-
-
-def test_in_the_middle_of_a_rollout_the_engine_sleeps_and_only_the_same_prompts_go_on(tmp_path):
-    """A new engine may be awake beside the updates that are left. And completions are not learned from after other
-    prompts, such as those of a template that writes today's date."""
-    kept = Kept(tmp_path, updates=2)
-    with pytest.raises(Stopped):
-        kept.train(score=kept.asked_in_the_second_step)
-    found = snapshot.newest_whole(tmp_path / "checkpoints")
-    again = Kept(tmp_path, updates=2)
-    again.checkpoints.restore(found)
-    rollout = Awake(tiny_model(seed=9), decode=ByteTokenizer().decode, eos_ids=(EOS,))
-    heard = journaled(again.journal, policy=again.policy, rollout=rollout, score=None)["rollout"]
-    heard.load(again.policy.weights(), version=1)
-    heard.release()
-    assert rollout.released == 1
-    with pytest.raises(InputError, match="the prompts of this step are others than those that the completions in"):
-        heard.generate([(1, 2)], Sampling(group_size=4, max_tokens=4), seed=0)
-
-
-def test_of_one_update_a_step_nothing_is_kept(tmp_path):
-    kept = Kept(tmp_path, steps=1)
-    kept.train()
-    assert kept.journal.calls == []
-
-
-def test_a_journal_of_another_program_is_refused(tmp_path):
-    """Which asked for something else at that place of a step."""
-    journal = Journal(updates=2)
-    journal.repeat([("score", [])], lambda: None)
-    policy = journaled(journal, policy=Kept(tmp_path).policy, rollout=None, score=None)["policy"]
-    with pytest.raises(
-        InputError, match="the answer of score where this program asks for logprobs; valid: the program"
-    ):
-        policy.logprobs(None)
 
 
 class Ending(Alone):

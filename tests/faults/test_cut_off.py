@@ -54,15 +54,15 @@ def test_killed_while_its_folder_was_made(tmp_path):
     """The recipe there is not whole, and there is nothing that could be lost; what is no run is left alone."""
     run, recipe = tmp_path / "run", load(Recipe, [])
     run.mkdir(mode=0o755)
-    assert find(recipe, run, Console(), ranks=1) is None
+    assert find(recipe, run, Console()) is None
     assert not is_cut_off(recipe, run)
     assert make_run_folder(run).stat().st_mode & 0o777 == 0o700
     (run / "recipe.toml").write_text("[ru")
-    for refused in (lambda: find(recipe, run, Console(), ranks=1), lambda: make_run_folder(run)):
+    for refused in (lambda: find(recipe, run, Console()), lambda: make_run_folder(run)):
         with pytest.raises(InputError, match="run: this run exists and is not overwritten"):
             refused()
     (run / ".lock").touch()
-    assert find(recipe, run, Console(), ranks=1) is None
+    assert find(recipe, run, Console()) is None
     assert is_cut_off(recipe, run)
     assert set_aside(run, FolderLock(run)) == tmp_path / "run.cut-off-1"
     assert not is_cut_off(recipe, run)
@@ -78,7 +78,7 @@ def test_killed_while_it_removed_its_checkpoints_a_finished_run_is_refused_witho
     there = sorted(run.iterdir())
     (run / left / "step-000002").mkdir(parents=True)
     with pytest.raises(InputError, match="run: this run exists and is not overwritten"):
-        find(recipe, run, Console(), ranks=1)
+        find(recipe, run, Console())
     assert sorted(run.iterdir()) == there
     (run / left / "step-000002").mkdir(parents=True)
     assert run_in_chain(argv(recipe), console=Console()) == run

@@ -1,7 +1,6 @@
 """Two ranks of ZeRO-2 and ZeRO-3, one of them killed: the run goes on bitwise, and also with one rank alone."""
 
 import os
-import shutil
 import signal
 import time
 
@@ -107,34 +106,6 @@ def test_one_rank_is_asked_to_end_and_both_do(tmp_path, fault):
     assert again.code == 0, again.said
     assert "written by 2 ranks" in again.said
     assert [row["step"] for row in left(tmp_path)["metrics"]] == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("zero", [2, 3])
-def test_two_ranks_are_saved_in_the_middle_of_a_rollout(tmp_path, fault, zero):
-    """Of two updates, with what each rank has sampled; another number of ranks goes back to the step before."""
-    need("deepspeed")
-    fault("SIGTERM in a step of two updates", world=f"two ranks of ZeRO-{zero}", steps=0)
-    two = ("--loss.updates_per_step=2", "--loss.kl=0.1", "--sampling.prompts_per_step=4")
-    arguments = (f"--policy.stage={zero}", *two)
-    straight, home = tmp_path / "straight", tmp_path / "other"
-    straight.mkdir()
-    home.mkdir()
-    through(train_on_two(straight, *arguments))
-    for rank in train_on_two(home, *arguments, fault="SIGTERM:3"):  # rank 1 scores two groups a step
-        assert "SIGTERM: saved after step 1 and 1 update of the next one, " in f"{rank.value!r} {rank.said}"
-    shutil.copytree(home, tmp_path / "alone")
-    assert checkpoints(home) == ["step-000001", "step-000001-update-01"]
-    through(train_on_two(home, *arguments, fault="SIGTERM:5"))  # four are left to score
-    assert left(home) == left(straight)
-    if zero == 2:
-        alone = train(tmp_path / "alone", *two, f"--data.source={home / 'data.jsonl'}")
-        assert alone.code == 0, alone.said
-        passed = (
-            f"passed over  {tmp_path / 'alone' / 'run' / 'checkpoints' / 'step-000001-update-01'}: is of 2 ranks in"
-        )
-        assert f"{passed} the middle of a step, and now there are 1; valid: 2" in alone.said
-        assert "step-000001, after step 1" in alone.said
-        assert [row["step"] for row in left(tmp_path / "alone")["metrics"]] == [0, 1, 2, 3]
 
 
 def remade(comm, file):

@@ -30,7 +30,7 @@ from grpo.config import dump, load
 from grpo.data.example import load_examples, shape_of, split
 from grpo.policy.optimizer_state import read_counts, read_piece
 from grpo.telemetry.run_logger import make_run_folder
-from grpo.types import STYLES, Completion, Example, Passage, Stopped
+from grpo.types import STYLES, Completion, Example, Passage
 from launch.config.recipe import EvaluationRecipe, Recipe
 from launch.runs.lineage import stages_of
 from launch.runs.resume import cut_back, log_sizes, prepare_folder
@@ -261,19 +261,14 @@ def test_trust_score(texts, style, reasoning):
 # Checkpoints
 
 
-@pytest.fixture(scope="module", params=["step-000002", "step-000001-update-01"])
-def saved(request, tmp_path_factory):
-    """A run of the toy with a checkpoint, after a step or in the middle of one; a folder for copies of it, and its
-    files."""
-    home, within = tmp_path_factory.mktemp("saved"), "update" in request.param
-    kept = Kept(home / "run", steps=2, updates=1 + within, every=2)
-    if within:
-        with pytest.raises(Stopped):
-            kept.train(score=kept.asked_in_the_second_step)
-    else:
-        kept.train()
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run of the toy with a checkpoint after a step; a folder for copies of it, and its files."""
+    home = tmp_path_factory.mktemp("saved")
+    kept = Kept(home / "run", steps=2, every=2)
+    kept.train()
     (home / "beside").write_text("not of this run")
-    run, step = home / "run", f"checkpoints/{request.param}"
+    run, step = home / "run", "checkpoints/step-000002"
     return (
         kept,
         home,
@@ -293,15 +288,13 @@ def put_back(home, step, whole):
 
 
 def go_on(kept, run):
-    """What a start does with a folder of checkpoints, up to the first step, or up to where it goes on in one."""
+    """What a start does with a folder of checkpoints, up to the first step."""
 
     def start():
         found = snapshot.newest_whole(run / "checkpoints", tell=lambda line: None)
         snapshot.set_aside(run / "checkpoints", after=found.at)
         cut_back(run, log_sizes(found))
         kept.checkpoints.restore(found)
-        if found.at.update:
-            kept.journal._then()
         return found
 
     with Touched.inside(run):

@@ -14,9 +14,9 @@ from grpo.checkpointing.store import Point
 from grpo.types import InputError
 
 
-def write(folder, step, update=0, ranks=2, size=300):
+def write(folder, step, ranks=2, size=300):
     """A checkpoint of `ranks` ranks with one file of the policy each."""
-    at = Point(step, update)
+    at = Point(step)
     assert snapshot.begin(folder, at, needed=0, reserve=0) == ""
     place = snapshot.building(folder, at)
     for rank in range(ranks):
@@ -111,7 +111,7 @@ def test_one_of_a_newer_program_is_refused_and_not_called_damaged(folder):
     body["format"] = snapshot.FORMAT + 1
     newer = snapshot._json({**body, "hash": snapshot._hash(snapshot._json(body))})
     (path / "manifest.json").write_bytes(newer)
-    with pytest.raises(InputError, match=r"step-000010: has format 2, and this program reads 1; valid: the program"):
+    with pytest.raises(InputError, match=r"step-000010: has format 3, and this program reads 2; valid: the program"):
         snapshot.newest_whole(folder)
     assert [at.step for at, _ in snapshot.points_in(folder)] == [10, 5]
     (path / "manifest.json").write_bytes(snapshot._json({**body, "hash": told}))
@@ -132,32 +132,6 @@ def test_only_the_newest_stay(folder):
         write(folder, step)
     snapshot.keep_newest(folder, 3)
     assert [at.step for at, _ in snapshot.points_in(folder)] == [20, 15, 10]
-
-
-def test_in_the_middle_of_a_step_they_come_after_it_and_do_not_push_it_out(folder):
-    """Which any number of ranks can go on from. What was passed over is not called damaged."""
-    for update in (2, 10):
-        path = write(folder, 10, update)
-    assert path.name == "step-000010-update-10"
-    snapshot.keep_newest(folder, 1)
-    assert [at for at, _ in snapshot.points_in(folder)] == [Point(10, 10), Point(10)]
-    said = []
-    found = snapshot.newest_whole(folder, tell=said.append, lacks=lambda one: "is of others" if one.at.update else "")
-    assert (found.at, said) == (Point(10), [f"passed over  {path}: is of others"])
-    snapshot.set_aside(folder, after=found.at)
-    assert (folder / "passed-over-1-step-000010-update-10" / "manifest.json").is_file()
-    assert snapshot.damaged(folder / "step-000010", Point(10, 1)) == "manifest.json: is damaged"
-    write(folder, 15)
-    snapshot.keep_newest(folder, 1)
-    assert [at for at, _ in snapshot.points_in(folder)] == [Point(15)]
-
-
-def test_one_of_a_program_that_knew_no_middle_of_a_step_is_gone_on_with(folder):
-    path = folder / "step-000010"
-    body = json.loads((path / "manifest.json").read_text())
-    del body["update"], body["hash"]
-    (path / "manifest.json").write_bytes(snapshot._json({**body, "hash": snapshot._hash(snapshot._json(body))}))
-    assert snapshot.newest_whole(folder).at == Point(10)
 
 
 def test_a_disk_without_room_is_noticed_before_anything_is_written(folder):
