@@ -31,8 +31,7 @@ class PolicyEngine(Protocol):
 
         If no row anywhere teaches (Adam would move on a zero gradient), the weights stay as they are, the schedule
         advances, and `skipped` is 1. So too, with `nonfinite` 1 and no other statistics, on all ranks together, where
-        the loss, a log-probability or the gradient of any rank is not finite. And with `spike` 1, and all statistics,
-        where `Optim.is_spike` says so of the gradient norm and of approx_kl, the mean over all ranks' tokens.
+        the loss, a log-probability or the gradient of any rank is not finite.
         """
         ...
 

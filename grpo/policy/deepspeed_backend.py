@@ -144,15 +144,12 @@ class ZeroPolicy:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         stats = mean_stats(reduce(add_stats, self._comm.gather([total])))
-        kl = stats.get("approx_kl", 0.0)
-        too_large = _step(self._engine, lambda norm: self._optim.is_spike(grad_norm=norm, kl=kl))
-        if too_large is not None:
-            return stats | {"grad_norm": too_large, "lr": lr, "skipped": 1.0, "spike": 1.0}
+        self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
         if not self._engine.was_step_applied():  # the gradient was not finite
             return {"lr": lr, "skipped": 1.0, "nonfinite": 1.0}
         self._moved += 1
-        return stats | {"grad_norm": norm, "lr": lr, "skipped": 0.0, "spike": 0.0}
+        return stats | {"grad_norm": norm, "lr": lr, "skipped": 0.0}
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """On every rank; under ZeRO-3 a tensor is gathered when it is asked for, and freed when nobody holds it."""
@@ -253,34 +250,6 @@ def _wrapped(scorer: Scorer, config: dict[str, Any]) -> Any:
     trained = [parameter for parameter in scorer.parameters() if parameter.requires_grad]
     initialize: Any = deepspeed.initialize
     return initialize(model=scorer, model_parameters=trained or None, config=config, dist_init_required=False)[0]
-
-
-def _step(engine: Any, is_spike: Callable[[float], bool]) -> float | None:
-    """DeepSpeed's step, but for a gradient whose norm is a spike: that norm then, else None.
-
-    It measures the norm in the step itself, the same on all ranks, and where that is not finite it clears the gradient
-    away, whatever the stage and the offloading, and makes no step. So that is what it is told of a spike.
-    """
-    sharded, spikes = engine.optimizer, list[float]()
-    stage_3 = hasattr(sharded, "_get_norm_groups")  # a list of norms there, below it the norm itself
-    name = "_get_norm_groups" if stage_3 else "scaled_global_norm"
-    measure = getattr(sharded, name)
-
-    def measured() -> Any:
-        found = measure()
-        groups = torch.tensor([float(norm) for norm in (found if stage_3 else [found])])
-        norm, fine = float(groups.norm()), bool((torch.isfinite(groups) & (groups >= 0)).all())  # -1: not finite
-        if not fine or not is_spike(norm):
-            return found
-        spikes.append(norm)
-        return [torch.tensor(torch.inf)] if stage_3 else torch.tensor(torch.inf)
-
-    setattr(sharded, name, measured)
-    try:
-        engine.step()
-    finally:
-        setattr(sharded, name, measure)
-    return spikes[0] if spikes else None
 
 
 def _shape(parameter: Any) -> tuple[int, ...]:

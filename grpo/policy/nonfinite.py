@@ -1,9 +1,9 @@
-"""Which numbers went bad, and how often in a row? A policy engine around another one.
+"""A policy engine around another one: counts the updates that were not finite, and keeps their rows.
 
 The engines leave the weights alone where a loss, a log-probability or a gradient is not finite. Here the rows of such
-an update are kept for `python -m launch.replay`, and several in a row end the training. An update that was skipped as a
-spike is only told of. Of the updates that are fine, those that begin where a checkpoint was taken can be kept too, with
-a hash of the weights that they led to: so they can be made again and compared.
+an update are kept for `python -m launch.replay`, and several in a row end the training. Of the updates that are fine,
+those that begin where a checkpoint was taken can be kept too, with a hash of the weights that they led to: so they can
+be made again and compared.
 """
 
 import json
@@ -67,9 +67,6 @@ class Guarded(Delegate):
             self._row = 0
             if first and self._firsts and not stats["skipped"]:
                 self._keep_first(batch, self._firsts, number, lr=stats["lr"])
-            if stats.get("spike"):
-                numbers = f"gradient norm {stats['grad_norm']:.3g}, KL {stats.get('approx_kl', 0.0):.3g} nats a token"
-                self._tell(f"spike        update {number}: {numbers}; the weights stay as they are")
             return stats
         self._row += 1
         weights = weights_hash(self._policy.weights())

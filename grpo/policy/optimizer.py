@@ -1,5 +1,4 @@
-"""How large the step is, and when it is too large to be made: optimizer settings, the learning rate as a pure function
-of the step, and what counts as a spike."""
+"""AdamW's settings, and the learning rate as a pure function of the step."""
 
 import math
 from dataclasses import dataclass
@@ -16,16 +15,6 @@ class Optim:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     max_grad_norm: float = 1.0
-    skip_grad_norm: float = 0.0  # an update with a larger gradient norm, before clipping, is not made; 0: all are
-    max_kl: float = 0.0  # nor is one whose policy is further than so many nats a token from the sampler's; 0: all are
-
-    def is_spike(self, *, grad_norm: float, kl: float) -> bool:
-        """Whether an update with these finite numbers is skipped.
-
-        >>> Optim(max_kl=0.1).is_spike(grad_norm=99.0, kl=0.1), Optim(skip_grad_norm=9.0).is_spike(grad_norm=9.1, kl=0)
-        (False, True)
-        """
-        return 0 < self.skip_grad_norm < grad_norm or 0 < self.max_kl < kl
 
 
 def learning_rate(optim: Optim, *, update: int, updates: int) -> float:

@@ -107,16 +107,12 @@ class SinglePolicy:
         if not torch.isfinite(grad_norm):  # clipping would spread it over all weights, and Adam would keep it
             self._optimizer.zero_grad(set_to_none=True)
             return {"lr": lr, "skipped": 1.0, "nonfinite": 1.0}
-        stats = mean_stats(total) | {"grad_norm": float(grad_norm), "lr": lr}
-        if self._optim.is_spike(grad_norm=stats["grad_norm"], kl=stats.get("approx_kl", 0.0)):
-            self._optimizer.zero_grad(set_to_none=True)
-            return stats | {"skipped": 1.0, "spike": 1.0}
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
         self._moved += 1
         self._optimizer.zero_grad(set_to_none=True)
-        return stats | {"skipped": 0.0, "spike": 0.0}
+        return mean_stats(total) | {"grad_norm": float(grad_norm), "lr": lr, "skipped": 0.0}
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._model.named_parameters():

@@ -124,8 +124,6 @@ class Optimizer:
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0  # a larger gradient is scaled down to it
-    skip_grad_norm: Annotated[float, Field(ge=0)] = 0.0  # an update with a larger one is skipped; 0: none is
-    max_kl: Annotated[float, Field(ge=0)] = 0.0  # and one this far from the sampler, nats a token; 0: none is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -147,9 +147,6 @@ class Watcher:
         numbers |= {f"group/{name}": value for name, value in causes.items()}
         numbers |= self._score.take_counts()
         numbers |= {f"verifier/{name}": value for name, value in take_counts(self._score.verifier).items()}
-        if values.get("policy/spike"):
-            about = {name: values[f"policy/{name}"] for name in ("spike", "grad_norm", "approx_kl")}
-            self._held_out.log.note("spike", {"step": step, **about})
         for alarm in self._alarms.look({**values, **numbers}):
             self._held_out.log.console.line(f"ALARM step {step + 1}: {alarm}")
             self._held_out.log.note("alarm", {"step": step, "text": alarm})

@@ -90,32 +90,6 @@ def test_a_loss_without_a_bad_gradient_is_skipped_too(tmp_path):
 CONSTANT = {"lr": 1e-2, "schedule": "constant", "warmup": 0.0}
 
 
-def single(**limits):
-    return SinglePolicy(tiny_model(), optim=Optim(**CONSTANT, **limits), updates=9, token_budget=20, dtype="float32")
-
-
-@pytest.mark.parametrize("what", ["grad_norm", "approx_kl"])
-def test_a_spike_is_skipped_and_leaves_nothing_behind(tmp_path, what):
-    """Just below the limit it is made; just above, the next update is as if it had never been."""
-    found = single().update(step_batch(), loss)[what]
-    limit = {"grad_norm": "skip_grad_norm", "approx_kl": "max_kl"}[what]
-    assert found > 1e-3
-    made = single(**{limit: 1.001 * found}).update(step_batch(), loss)
-    assert (made["skipped"], made["spike"]) == (0.0, 0.0)
-    said, skipping, never = [], single(**{limit: 0.999 * found}), single()
-    kept = Guarded(skipping, folder=tmp_path / "bad", limit=1, comm=Alone(), tell=said.append)
-    before = weights_hash(kept.weights())
-    stats = kept.update(step_batch(), loss)  # one is enough to end the run where numbers are not finite
-    assert (stats["skipped"], stats["spike"], stats[what]) == (1.0, 1.0, found)
-    assert (kept.done, kept.moved, weights_hash(kept.weights())) == (1, 0, before)
-    assert said[0].startswith("spike        update 0: gradient norm ")
-    assert not (tmp_path / "bad").exists()
-    for policy in (skipping, never):
-        policy._optim = Optim(**CONSTANT)
-        policy.update(step_batch(seed=1), loss)
-    assert weights_hash(skipping.weights()) == weights_hash(never.weights())
-
-
 def checkpoint(policy, folder, step):
     """What `grpo/checkpointing/manager.py` writes, but for what only a run that goes on needs."""
     assert snapshot.begin(folder, Point(step), needed=0, reserve=0) == ""

@@ -95,11 +95,11 @@ def test_a_key_that_the_program_of_that_time_did_not_know_has_its_default(tmp_pa
     recipe = begun(run, "--loss.clip_high=0.3")
     saved = run / "recipe.toml"
     whole = saved.read_text()
-    saved.write_text(whole.replace("max_kl = 0.0\n", "").replace('schedule = "cosine"\n', ""))
+    saved.write_text(whole.replace("max_grad_norm = 1.0\n", "").replace('schedule = "cosine"\n', ""))
     assert len(saved.read_text()) < len(whole) - 20
     check_same(recipe, run)
-    with pytest.raises(InputError, match=r"begun with optim.max_kl = 0.0, now it is 0.5; valid"):
-        check_same(load(Recipe, ["--loss.clip_high=0.3", "--optim.max_kl=0.5", *argv(recipe)]), run)
-    saved.write_text(whole.replace("max_kl = 0.0\n", "momentum = 0.9\n"))
+    with pytest.raises(InputError, match=r"begun with optim.max_grad_norm = 1.0, now it is 0.5; valid"):
+        check_same(load(Recipe, ["--loss.clip_high=0.3", "--optim.max_grad_norm=0.5", *argv(recipe)]), run)
+    saved.write_text(whole.replace("max_grad_norm = 1.0\n", "momentum = 0.9\n"))
     with pytest.raises(InputError, match=r"begun with optim.momentum = 0.9, now it is not set; valid"):
         check_same(recipe, run)
