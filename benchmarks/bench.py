@@ -33,8 +33,8 @@ from benchmarks.machine import machine
 from benchmarks.report import choose_peer, keep, markdown
 from benchmarks.update import positive
 from benchmarks.workload import Workload, find_model_shape, parse_workload, random_prompts, write_model_folder
+from grpo.errors import UserError
 from grpo.policy.torch_backend import fast_bf16
-from grpo.types import InputError
 from launch.config.model_size import Shape
 
 TRL_PYTHON = ROOT / ".venv-trl" / "bin" / "python"
@@ -54,7 +54,7 @@ def is_ours(name: str) -> bool:
 
 
 def job_of(name: str, workload: Workload, asked: argparse.Namespace, *, folder: str, vocabulary: int) -> dict[str, Any]:
-    """What the contender of this name is told before it starts; InputError for a micro-batch that does not divide."""
+    """What the contender of this name is told before it starts; UserError for a micro-batch that does not divide."""
     job: dict[str, Any] = {
         "folder": folder,
         "workload": str(workload),
@@ -70,7 +70,7 @@ def job_of(name: str, workload: Workload, asked: argparse.Namespace, *, folder: 
         return job | OURS[kind] | {"kv_cache": asked.kv_cache, "gpu_share": asked.gpu_share}
     micro, rows = int(name.removeprefix("trl-")), workload.prompts * workload.group
     if rows % micro:
-        raise InputError(f"{name}: a micro-batch of {micro} does not divide the {rows} completions of {workload}")
+        raise UserError(f"{name}: a micro-batch of {micro} does not divide the {rows} completions of {workload}")
     return job | {"micro_batch": micro}
 
 
@@ -189,20 +189,20 @@ def taken(contender: Contender, when: str) -> dict[str, Any]:
 
 
 def contenders(asked: argparse.Namespace) -> list[str]:
-    """Who takes part; InputError for a name that is none, or for one that is not installed."""
+    """Who takes part; UserError for a name that is none, or for one that is not installed."""
     vllm = importlib.util.find_spec("vllm") is not None
     default = [name for name in OURS if vllm or name != "ours-vllm"] + list(TRL[asked.device])
     names = asked.contenders.split(",") if asked.contenders else default
     for name in names:
         if not is_ours(name) and not re.fullmatch("trl-[1-9][0-9]*", name):
-            raise InputError(
+            raise UserError(
                 f"contender {name!r}: valid: {', '.join(OURS)}, each also with :N for micro-batches of N tokens, and "
                 "trl-N with a micro-batch of N"
             )
         if name.startswith("ours-vllm") and not vllm:
-            raise InputError(f"contender {name!r}: vLLM is not installed (make setup says why); valid: ours-hf")
+            raise UserError(f"contender {name!r}: vLLM is not installed (make setup says why); valid: ours-hf")
         if not is_ours(name) and not TRL_PYTHON.exists():
-            raise InputError(f"contender {name!r}: no .venv-trl; `make bench` makes it")
+            raise UserError(f"contender {name!r}: no .venv-trl; `make bench` makes it")
     return names
 
 
@@ -251,7 +251,7 @@ def main(argv: list[str]) -> int:
         asked.dtype = "bfloat16" if fast_bf16(torch.device(asked.device)) else "float32"
     try:
         result = bench(asked)
-    except (InputError, ContenderLost) as error:
+    except (UserError, ContenderLost) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     result["asked"]["out"] = asked.out.name  # a folder of this machine is of no use to a reader

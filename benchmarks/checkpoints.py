@@ -27,8 +27,8 @@ from benchmarks.workload import Workload, find_model_shape, parse_workload, rand
 from grpo.checkpointing.manager import Checkpoints
 from grpo.checkpointing.settings import Keeping
 from grpo.distributed.communicator import Alone
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import InputError
 
 
 def job_of(workload: Workload, folder: Path, asked: argparse.Namespace, vocabulary: int) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
                 )
         newest = max(runs.glob("step-*"), default=None)
         if newest is None:
-            raise InputError(
+            raise UserError(
                 f"{work}: no checkpoint was kept there, for what the line above says; valid: --out with room"
             )
         weight = sum(file.stat().st_size for file in newest.rglob("*") if file.is_file())
@@ -120,7 +120,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="on the disk that is to be measured; the system's temporary folder")
     try:
         print(json.dumps(measure(parser.parse_args(argv))))
-    except InputError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -23,6 +23,7 @@ import torch
 from benchmarks.machine import PeakMemory, machine, peak_flops
 from benchmarks.workload import Workload, find_model_shape, make_model, parse_workload, random_batch
 from grpo.batch import Batch
+from grpo.errors import UserError
 from grpo.losses import Objective, grpo_loss, weigh
 from grpo.model.forward import Layout
 from grpo.policy.optimizer import Optim
@@ -30,7 +31,6 @@ from grpo.policy.torch_backend import SinglePolicy, fast_bf16
 from grpo.telemetry.flops import Work, needed_flops, update_flops
 from grpo.telemetry.speed import padding, sharing
 from grpo.telemetry.throughput import Positions, synchronize
-from grpo.types import InputError
 from launch.config.model_size import Shape
 
 
@@ -137,7 +137,7 @@ def rates(shape: Shape, work: Work, seconds: float, peak: float) -> dict[str, An
 
 
 def workload_of(asked: argparse.Namespace) -> Workload:
-    """What was asked for; InputError for a group of one, which has no advantage."""
+    """What was asked for; UserError for a group of one, which has no advantage."""
     return parse_workload(f"{asked.prompts}x{asked.group}x{asked.prompt_tokens}+{asked.completion_tokens}")
 
 
@@ -161,7 +161,7 @@ def main(argv: list[str]) -> int:
     asked = parser.parse_args(argv)
     try:
         print(json.dumps(measure(asked)))
-    except InputError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

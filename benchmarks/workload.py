@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from grpo.batch import Batch
+from grpo.errors import UserError
 from grpo.telemetry.flops import Work, group_work, total
-from grpo.types import InputError, TokenIds
+from grpo.types import TokenIds
 from launch.config.model_size import Shape, read_shape
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,11 +58,11 @@ class Workload:
 
 
 def parse_workload(text: str) -> Workload:
-    """`4x8x400+48`: prompts x samples of each x (prompt + completion tokens). InputError for anything else."""
+    """`4x8x400+48`: prompts x samples of each x (prompt + completion tokens). UserError for anything else."""
     found = re.fullmatch(r"(\d+)x(\d+)x(\d+)\+(\d+)", text)
     numbers = [int(number) for number in found.groups()] if found else [0]
     if min(numbers) < 1 or numbers[1] < 2:
-        raise InputError(
+        raise UserError(
             f"shape {text!r}: expected PROMPTSxGROUPxPROMPT+COMPLETION, as in 4x8x400+48, with a group of 2 or more"
         )
     prompts, group, prompt, completion = numbers
@@ -99,7 +100,7 @@ def alternating(rows: int) -> torch.Tensor:
 def find_model_shape(name: str, *, layers: int | None = None) -> Shape:
     """The sizes of a model folder, of a name in `SHAPES`, or of a recipe in configs/models; `layers` of them if given.
 
-    InputError where there is no such name.
+    UserError where there is no such name.
     """
     recipe = ROOT / "configs" / "models" / f"{name}.toml"
     if (Path(name) / "config.json").is_file():
@@ -110,11 +111,11 @@ def find_model_shape(name: str, *, layers: int | None = None) -> Shape:
         shape = Shape(**tomllib.loads(recipe.read_text(encoding="utf-8"))["model"]["shape"])
     else:
         names = sorted({*SHAPES, *(file.stem for file in recipe.parent.glob("*.toml"))})
-        raise InputError(f"model {name!r}: no model folder and no known shape; shapes: {', '.join(names)}")
+        raise UserError(f"model {name!r}: no model folder and no known shape; shapes: {', '.join(names)}")
     if layers is None:
         return shape
     if not 1 <= layers <= shape.layers:
-        raise InputError(f"layers = {layers}: {name} has {shape.layers}; valid: 1 to {shape.layers}")
+        raise UserError(f"layers = {layers}: {name} has {shape.layers}; valid: 1 to {shape.layers}")
     return replace(shape, layers=layers)
 
 

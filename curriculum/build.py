@@ -26,8 +26,9 @@ from curriculum.retrieval import Pool, key_of
 from curriculum.truncate import cut_passage
 from curriculum.variants import Entails, Forms, Question, agreed_forms, make_forms
 from grpo.data.text import contains, normalize
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import Example, InputError, Passage
+from grpo.types import Example, Passage
 
 # Normalized characters: "7" or "us" stands in most passages by accident. A question with any spelling so short is not
 # used: looked up, the spelling would be found where it is not meant; left out, a passage that has only it would be
@@ -94,14 +95,14 @@ def build_from_qa(
     entails the question with it (Trust-Align, appendix B), above 0.5.
     """
     if passages < 1 or not _is_share(unanswerable) or (max_words is not None and max_words < 1):
-        raise InputError(
+        raise UserError(
             f"passages = {passages}, unanswerable = {unanswerable}, max_words = {max_words}; "
             "expected passages >= 1, 0 <= unanswerable <= 1 and max_words >= 1 or none"
         )
     read = _read(path, passages, max_words, seed)
     among = _pool(read.questions, pool, max_words, seed)
     if len(among.passages) < passages:
-        raise InputError(
+        raise UserError(
             f"{path}: passages = {passages}, but it has {len(among.passages)} usable ones; expected at most that"
             f"{' or a larger --pool' if pool else ' or a --pool'}"
         )
@@ -151,8 +152,8 @@ def _read(path: str | Path, passages: int, max_words: int | None, seed: int) -> 
     return _Read(questions=questions, dropped=dropped, short_answers=short_answers)
 
 
-def _nothing_left(path: str | Path, dropped: Mapping[str, int]) -> InputError:
-    return InputError(
+def _nothing_left(path: str | Path, dropped: Mapping[str, int]) -> UserError:
+    return UserError(
         f"{path}: no question can be used ({dict(dropped)}); expected an answer that its gold passage holds"
     )
 
@@ -236,7 +237,7 @@ def _choose(
     if total < 1:
         valid = "0, or a larger file" if answerable else "1, or questions whose passages hold the answer"
         short = "every passage holds an answer" if answerable else "no passage holds one"
-        raise InputError(f"unanswerable = {share}, but {short}; expected {valid}")
+        raise UserError(f"unanswerable = {share}, but {short}; expected {valid}")
     return set(rng.sample(answerable, total - refused)), set(rng.sample(refusable, refused))
 
 
@@ -259,14 +260,14 @@ def main(argv: Sequence[str]) -> int:
         beside = out.with_suffix(".report.json")
         check_free(out)
         if beside.exists():
-            raise InputError(f"{beside} is there already and is not overwritten; give another --out")
+            raise UserError(f"{beside} is there already and is not overwritten; give another --out")
         options = {name: getattr(wanted, name) for name in ("passages", "unanswerable", "max_words", "source", "seed")}
         examples, report = build_from_qa(
             wanted.questions, pool=wanted.pool, entails=_judge(wanted.nli, console), **options
         )
         write_jsonl(out, map(to_record, examples))
         beside.write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-    except InputError as error:
+    except UserError as error:
         console.line(f"error: {error}")
         return 2
     console.line(str(report))

@@ -14,8 +14,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from grpo.errors import UserError
 from grpo.kept import Kept
-from grpo.types import Example, InputError
+from grpo.types import Example
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +40,12 @@ class Tally:
 def keep_hardest(examples: Sequence[Example], tallies: Mapping[str, Tally], count: int) -> list[Example]:
     """The `count` examples with the largest p(1 - p), in their given order; of equals the earlier ones.
 
-    Those that went all alike teach nothing and are never kept, so that there may be fewer. InputError where all are so.
+    Those that went all alike teach nothing and are never kept, so that there may be fewer. UserError where all are so.
     """
     ranked = sorted(range(len(examples)), key=lambda place: -tallies[examples[place].id].variance)
     kept = [place for place in ranked[:count] if tallies[examples[place].id].variance > 0]
     if not kept:
-        raise InputError(
+        raise UserError(
             f"of {len(examples)} questions none is sometimes right and sometimes wrong; expected a stronger start "
             "model, easier questions, or more samples"
         )
@@ -82,7 +83,7 @@ class Cache:
     """Tallies on disk, by name: `grpo.kept.Kept` of what a tally has."""
 
     def __init__(self, path: Path, made_with: Mapping[str, Any]) -> None:
-        """InputError where the file is of another model, other sampling, or no cache at all."""
+        """UserError where the file is of another model, other sampling, or no cache at all."""
         self._kept = Kept(path, made_with, what="cache of this filter", instead="give another --cache")
         self.tallies: dict[str, Tally] = {}
         try:

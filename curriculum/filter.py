@@ -9,8 +9,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import InputError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,13 +26,13 @@ def main(argv: Sequence[str]) -> int:
     console = Console()
     try:
         if arguments.keep < 1 or arguments.samples < 2:
-            raise InputError(
+            raise UserError(
                 f"--keep {arguments.keep} --samples {arguments.samples}; valid: 1 or more to keep, 2 or more samples"
             )
         from launch.runs.difficulty import run_filter  # the program knows the engines; the library beside it does not
 
         run_filter(arguments, recipes, console)
-    except InputError as error:
+    except UserError as error:
         console.line(f"error: {error}")
         return 2
     return 0

@@ -5,7 +5,8 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from grpo.types import Example, InputError
+from grpo.errors import UserError
+from grpo.types import Example
 
 
 def to_record(example: Example) -> dict[str, object]:
@@ -33,16 +34,14 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         beside.rename(path)
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error.strerror}; give a file in a folder that is there"
-        ) from error
+        raise UserError(f"{path} cannot be written: {error.strerror}; give a file in a folder that is there") from error
 
 
 def check_free(path: Path) -> None:
-    """InputError unless a new .jsonl file can be written here."""
+    """UserError unless a new .jsonl file can be written here."""
     if path.suffix != ".jsonl":
-        raise InputError(f"{path}: expected a name that ends in .jsonl")
+        raise UserError(f"{path}: expected a name that ends in .jsonl")
     if path.exists():
-        raise InputError(f"{path} is there already and is not overwritten; give another name")
+        raise UserError(f"{path} is there already and is not overwritten; give another name")
     if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}; give a file in one that is there")
+        raise UserError(f"{path}: there is no folder {path.parent}; give a file in one that is there")

@@ -4,7 +4,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from grpo.types import Example, Group, InputError
+from grpo.errors import UserError
+from grpo.types import Example, Group
 
 
 class Epochs:
@@ -14,7 +15,7 @@ class Epochs:
     def __init__(self, examples: Sequence[Example], *, seed: int, in_order: bool = False) -> None:
         """`in_order` keeps the order given, in every epoch."""
         if not examples:
-            raise InputError(
+            raise UserError(
                 "no training questions are left after the split and the mix; check data.questions and data.unanswerable"
             )
         self._examples, self._seed, self._in_order, self._drawn = list(examples), seed, in_order, 0
@@ -93,7 +94,7 @@ def mix(
     wanted = {True: count - refusals, False: refusals}
     for kind, name in ((True, "answerable"), (False, "unanswerable")):
         if wanted[kind] and not kinds[kind]:
-            raise InputError(
+            raise UserError(
                 f"{key} = {unanswerable}: this takes {wanted[kind]} {name} questions of {count}, and the data has none"
                 f"{' of each source in data.mixture' if mixture else ''}"
             )
@@ -109,7 +110,7 @@ def _check_mixture(examples: Sequence[Example], mixture: Mapping[str, float] | N
     there = sorted({example.source for example in examples})
     unknown = sorted(set(mixture or {}) - set(there))
     if unknown:
-        raise InputError(f"data.mixture names {', '.join(unknown)}; the data has the sources {', '.join(there)}")
+        raise UserError(f"data.mixture names {', '.join(unknown)}; the data has the sources {', '.join(there)}")
 
 
 def _in_turn(examples: Sequence[Example], seed: int, mixture: Mapping[str, float] | None) -> list[Example]:

@@ -11,17 +11,18 @@ from dataclasses import replace
 from curriculum.datasets.world import held
 from curriculum.mixing import spread
 from grpo.data.text import normalize
-from grpo.types import Example, InputError
+from grpo.errors import UserError
+from grpo.types import Example
 
 
 def with_twins(examples: Sequence[Example], *, share: float, pool: Sequence[Example], seed: int) -> list[Example]:
     """The examples, spread, and twins right behind some of them: a share of the whole, at most one half.
 
     A twin is the same question over the passages of another question in `pool`. A closed question, which needs none,
-    gets no twin. InputError where `share` is above one half, or the pool has no passages for a question.
+    gets no twin. UserError where `share` is above one half, or the pool has no passages for a question.
     """
     if share > 0.5:
-        raise InputError(f"warmup.unanswerable = {share}: every refusal is the twin of a question; valid: 0 to 0.5")
+        raise UserError(f"warmup.unanswerable = {share}: every refusal is the twin of a question; valid: 0 to 0.5")
     rng = random.Random(f"{seed}/twins")
     per_example = share / (1 - share)
     made: list[Example] = []
@@ -36,7 +37,7 @@ def twin(example: Example, pool: Sequence[Example], rng: random.Random) -> Examp
     """The question over the passages of another one, which hold none of its answers.
 
     Preferred are passages under other titles that the question does not name either; where a pool has none, as when all
-    its titles are alike, only the answers count. InputError where every passage of the pool holds one.
+    its titles are alike, only the answers count. UserError where every passage of the pool holds one.
     """
     start = rng.randrange(len(pool))
     others = (*pool[start:], *pool[:start])
@@ -45,9 +46,7 @@ def twin(example: Example, pool: Sequence[Example], rng: random.Random) -> Examp
         for other in others:
             if rule(example, other):
                 return _over(example, other)
-    raise InputError(
-        f"no passages of another question leave {example.question!r} unanswered; more questions are needed"
-    )
+    raise UserError(f"no passages of another question leave {example.question!r} unanswered; more questions are needed")
 
 
 def _over(example: Example, other: Example) -> Example:

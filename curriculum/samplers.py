@@ -10,7 +10,8 @@ from typing import Any, Protocol, cast
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from curriculum.mixing import Epochs
-from grpo.types import Example, Group, InputError, Score
+from grpo.errors import UserError
+from grpo.types import Example, Group, Score
 
 METHODS = ("next_batch", "observe", "state_dict", "load_state_dict")
 BUILT_IN = ("epochs", "difficulty")
@@ -52,7 +53,7 @@ class OrderSettings(BaseModel):
 
 
 def make_curriculum(settings: OrderSettings, examples: Sequence[Example], *, seed: int) -> Curriculum:
-    """The curriculum that the settings name, over these examples. InputError where there are none, or where a
+    """The curriculum that the settings name, over these examples. UserError where there are none, or where a
     curriculum of the user's own cannot be had."""
     if settings.order == "epochs":
         return Epochs(examples, seed=seed)
@@ -67,11 +68,11 @@ def load_curriculum(path: str, examples: Sequence[Example], *, seed: int) -> Cur
     try:
         inspect.signature(function).bind(list(examples), seed=seed)
     except TypeError as error:
-        raise InputError(f"curriculum.order = {path!r}: {error}; valid: function(examples, *, seed)") from None
+        raise UserError(f"curriculum.order = {path!r}: {error}; valid: function(examples, *, seed)") from None
     made = function(list(examples), seed=seed)
     missing = [name for name in METHODS if not callable(getattr(made, name, None))]
     if missing:
-        raise InputError(
+        raise UserError(
             f"curriculum.order = {path!r} returned a {type(made).__name__} without {', '.join(missing)}; valid: an "
             f"object with {', '.join(METHODS)}"
         )
@@ -85,9 +86,9 @@ def find_function(path: str) -> Callable[..., Any]:
         function = getattr(importlib.import_module(module), name)
     except (Exception, SystemExit) as error:  # SystemExit: of a script without a main guard
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InputError(f"curriculum.order = {path!r} cannot be loaded: {reason}") from error
+        raise UserError(f"curriculum.order = {path!r} cannot be loaded: {reason}") from error
     if not callable(function):
-        raise InputError(f"curriculum.order = {path!r} is a {type(function).__name__}, not a function")
+        raise UserError(f"curriculum.order = {path!r} is a {type(function).__name__}, not a function")
     return function
 
 
@@ -100,7 +101,7 @@ class _Checked:
     def next_batch(self, count: int) -> list[Example]:
         batch = list(self._inner.next_batch(count))
         if len(batch) != count or not all(isinstance(example, Example) for example in batch):
-            raise InputError(f"{self._path}: next_batch({count}) returned {len(batch)}; valid: {count} examples")
+            raise UserError(f"{self._path}: next_batch({count}) returned {len(batch)}; valid: {count} examples")
         return batch
 
     def observe(self, groups: list[Group]) -> None:
@@ -111,7 +112,7 @@ class _Checked:
         try:
             return json.loads(json.dumps(state))
         except (TypeError, ValueError) as error:
-            raise InputError(f"{self._path}: state_dict() is not JSON: {error}; valid: what json.dumps takes") from None
+            raise UserError(f"{self._path}: state_dict() is not JSON: {error}; valid: what json.dumps takes") from None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._inner.load_state_dict(state)
@@ -138,7 +139,7 @@ class ByDifficulty:
 
     def __init__(self, examples: Sequence[Example], *, seed: int, floor: float = 0.05) -> None:
         if not examples:
-            raise InputError(
+            raise UserError(
                 "no training questions are left after the split and the mix; check data.questions and data.unanswerable"
             )
         self._examples, self._seed, self._floor = list(examples), seed, floor

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from grpo.types import InputError
+from grpo.errors import UserError
 
 SHARES = ("trust", "factuality")
 """Of these a step lacks what it has no question for: a share of no questions is no number."""
@@ -71,7 +71,7 @@ class Gate:
         self._without = 0  # steps that lacked the metric, since the start or since the run went on
 
     def __call__(self, values: Mapping[str, float]) -> bool:
-        """Whether the stage is over. InputError where the metric has never been among `values`, and should have been:
+        """Whether the stage is over. UserError where the metric has never been among `values`, and should have been:
         in the first step, in the first that measures held-out questions, or for SHARES in a window of steps."""
         wanted = self._settings
         if wanted.when != "plateau":
@@ -83,7 +83,7 @@ class Gate:
         if not self._values and self._is_due(values):
             logged = [name for name in values if name.partition("/")[0] in AREAS]
             near = difflib.get_close_matches(wanted.metric, logged, n=3, cutoff=0.0)
-            raise InputError(f"gate.metric = {wanted.metric!r} is not logged by this run; nearest: {', '.join(near)}")
+            raise UserError(f"gate.metric = {wanted.metric!r} is not logged by this run; nearest: {', '.join(near)}")
         return False
 
     def _is_due(self, values: Mapping[str, float]) -> bool:
@@ -115,19 +115,19 @@ class Gate:
 
 
 def check_gate(settings: GateSettings, *, steps: int, every: int) -> None:
-    """InputError where a plateau could never be seen in a stage of `steps` steps that measures held-out questions every
+    """UserError where a plateau could never be seen in a stage of `steps` steps that measures held-out questions every
     `every` steps (0: never)."""
     if settings.when != "plateau":
         return
     if settings.occasional and not every:
-        raise InputError(
+        raise UserError(
             f"gate.metric = {settings.metric!r} is never logged: eval.every = 0 measures no held-out question on the "
             "way; valid: eval.every of 1 or more, or another metric"
         )
     seen = steps // every if settings.occasional else steps
     if 2 * settings.window > seen:
         valid = f"valid: gate.window of at most {seen // 2}" if seen > 1 else "valid: a longer stage"
-        raise InputError(
+        raise UserError(
             f"gate.window = {settings.window} compares two windows, {2 * settings.window} measurements, and this stage "
             f"makes {seen}; {valid}, or gate.when = 'steps'"
         )

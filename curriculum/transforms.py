@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from grpo.data.example import with_free_id
 from grpo.data.text import contains
-from grpo.types import Example, InputError, Passage
+from grpo.errors import UserError
+from grpo.types import Example, Passage
 
 
 def transformed(
@@ -22,7 +23,7 @@ def transformed(
     `without_support`, where it has one; and all passages in a random order.
 
     Closed-book questions, which have no passages, are left alone. The same seed gives the same examples, whatever
-    others there are but for the distractors. InputError as of the single transforms.
+    others there are but for the distractors. UserError as of the single transforms.
     """
     rngs = {name: random.Random(f"{seed}/{name}") for name in ("distractors", "pool")}
     pool = list(dict.fromkeys(passage for example in examples for passage in example.passages)) if distractors else []
@@ -51,21 +52,21 @@ def shuffle_passages(example: Example, rng: random.Random) -> Example:
 
 
 def drop_support(example: Example, *, suffix: str = "-u") -> Example:
-    """Without every passage that holds an answer: a question to refuse. InputError where none would be left."""
+    """Without every passage that holds an answer: a question to refuse. UserError where none would be left."""
     keep = [place for place, row in enumerate(example.found) if not any(row)]
     if not keep:
-        raise InputError(f"example {example.id}: every passage holds an answer; expected one that holds none")
+        raise UserError(f"example {example.id}: every passage holds an answer; expected one that holds none")
     return replace(_pick(example, keep), id=f"{example.id}{suffix}")
 
 
 def add_distractors(example: Example, passages: Sequence[Passage], count: int, rng: random.Random) -> Example:
     """With the first `count` of `passages` that it has not yet and that hold no answer, at random places.
 
-    InputError where there are fewer, and for claims, which are entailed rather than spelled: only a judge can say which
+    UserError where there are fewer, and for claims, which are entailed rather than spelled: only a judge can say which
     passage holds one.
     """
     if example.style == "claims":
-        raise InputError(f"example {example.id}: claims cannot be looked up in a passage; expected prose or list")
+        raise UserError(f"example {example.id}: claims cannot be looked up in a passage; expected prose or list")
     there = {*example.passages}
     free: list[Passage] = []
     for passage in passages:
@@ -75,7 +76,7 @@ def add_distractors(example: Example, passages: Sequence[Passage], count: int, r
             there.add(passage)
             free.append(passage)
     if len(free) < count:
-        raise InputError(
+        raise UserError(
             f"example {example.id}: {count} distractors were asked for, and {len(free)} passages hold no answer; "
             "expected a larger pool, or fewer distractors"
         )

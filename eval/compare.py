@@ -22,7 +22,7 @@ from eval.bootstrap import paired
 from eval.report.paper_results import NUMBERS, PREFIX, find_rows
 from eval.sentence_splitter import PUNKT
 from eval.trust_score import COLUMNS, scores
-from grpo.types import InputError
+from grpo.errors import UserError
 
 HEADLINES = ("trust_score", "f1_gr", "f1_ac", "f1_gc", "answered_ratio")  # what every scores.json must have
 PAPER_SETTINGS = {"reading": "reference", "nli": "google/t5_xxl_true_nli_mixture", "sentence_splitter": PUNKT}
@@ -55,22 +55,22 @@ class Scored:
 
 
 def read_scores(path: Path) -> Scored:
-    """A scores.json, or the one in the folder `path`. InputError names the file and the key that is wrong."""
+    """A scores.json, or the one in the folder `path`. UserError names the file and the key that is wrong."""
     file = path / "scores.json" if path.is_dir() else path
     below = [str(entry.parent) for entry in sorted(path.glob("*/scores.json"))]
     if below and not file.exists():  # an evaluation of several styles, which are scored one by one
-        raise InputError(f"{path}: one of them is compared at a time: {', '.join(below)}")
+        raise UserError(f"{path}: one of them is compared at a time: {', '.join(below)}")
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); expected {_VALID}") from None
+        raise UserError(f"{file}: cannot be read ({error.strerror}); expected {_VALID}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not JSON ({error}); expected {_VALID}") from None
+        raise UserError(f"{file}: not JSON ({error}); expected {_VALID}") from None
     if not isinstance(stored, dict):
-        raise InputError(f"{file}: {type(stored).__name__} at the top; expected {_VALID}")
+        raise UserError(f"{file}: {type(stored).__name__} at the top; expected {_VALID}")
     for name in HEADLINES:
         if name not in stored:
-            raise InputError(f"{file}: {name} is missing; expected {', '.join(HEADLINES)} in percent")
+            raise UserError(f"{file}: {name} is missing; expected {', '.join(HEADLINES)} in percent")
         _number(file, name, stored[name])
     numbers = {name: _number(file, name, value) for name, value in stored.items() if _is_number(value)}
     return Scored(
@@ -146,10 +146,10 @@ def main(argv: Sequence[str]) -> int:
         return 0
     try:
         if len(argv) != 2:
-            raise InputError(f"{len(argv)} arguments; usage: python -m eval.compare A B, each {_VALID} or {_PAPER}")
+            raise UserError(f"{len(argv)} arguments; usage: python -m eval.compare A B, each {_VALID} or {_PAPER}")
         left, right = find(argv[0]), find(argv[1])
         if len(left) > 1 and len(right) > 1:
-            raise InputError(f"{argv[0]} and {argv[1]}: several rows each; name one configuration, as in {_PAPER}/SFT")
+            raise UserError(f"{argv[0]} and {argv[1]}: several rows each; name one configuration, as in {_PAPER}/SFT")
         terminal = Terminal(width=None if sys.stdout.isatty() else 140)
         if len(left) > 1 or len(right) > 1:
             (run,), rows = (right, left) if len(left) > 1 else (left, right)
@@ -157,7 +157,7 @@ def main(argv: Sequence[str]) -> int:
             terminal.print("\n".join(_differences(run, rows[0], "the run", "the paper")), highlight=False, markup=False)
             return 0
         _print_pair(left[0], right[0], terminal)
-    except InputError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -198,13 +198,13 @@ def _is_number(value: object) -> bool:
 
 def _number(file: Path, name: str, value: Any) -> float:
     if not _is_number(value) or not math.isfinite(value):
-        raise InputError(f"{file}: {name} is {value!r:.60}; expected a finite number")
+        raise UserError(f"{file}: {name} is {value!r:.60}; expected a finite number")
     return float(value)
 
 
 def _interval(file: Path, name: str, value: Any) -> tuple[float, float]:
     if not isinstance(value, list) or len(value) != 2:
-        raise InputError(f"{file}: intervals.{name} is {value!r:.60}; expected [low, high] in percent")
+        raise UserError(f"{file}: intervals.{name} is {value!r:.60}; expected [low, high] in percent")
     low, high = (_number(file, f"intervals.{name}", bound) for bound in value)
     return low, high
 
@@ -212,23 +212,23 @@ def _interval(file: Path, name: str, value: Any) -> tuple[float, float]:
 def _object(file: Path, key: str, stored: Mapping[str, Any]) -> dict[str, Any]:
     value = stored.get(key, {})
     if not isinstance(value, dict):
-        raise InputError(f"{file}: {key} is {type(value).__name__}; expected an object")
+        raise UserError(f"{file}: {key} is {type(value).__name__}; expected an object")
     return value
 
 
 def _rows(file: Path, value: Any) -> Rows:
     """The scores of single questions; every list is checked, since one row too few would pair the wrong questions."""
     if not isinstance(value, dict):
-        raise InputError(f"{file}: items is {type(value).__name__}; expected columns, ids and rows")
+        raise UserError(f"{file}: items is {type(value).__name__}; expected columns, ids and rows")
     for name in ("columns", "ids", "rows"):
         if not isinstance(value.get(name), list):
-            raise InputError(f"{file}: items.{name} is missing or no list; expected columns, ids and rows")
+            raise UserError(f"{file}: items.{name} is missing or no list; expected columns, ids and rows")
     columns, ids, rows = value["columns"], [str(key) for key in value["ids"]], value["rows"]
     if len(ids) != len(rows):
-        raise InputError(f"{file}: items has {len(ids)} ids and {len(rows)} rows; expected one row per id")
+        raise UserError(f"{file}: items has {len(ids)} ids and {len(rows)} rows; expected one row per id")
     for number, row in enumerate(rows, 1):
         if not isinstance(row, list) or len(row) != len(columns):
-            raise InputError(f"{file}: items.rows, row {number}: expected {len(columns)} numbers, one per column")
+            raise UserError(f"{file}: items.rows, row {number}: expected {len(columns)} numbers, one per column")
         for column, cell in zip(columns, row, strict=True):
             _number(file, f"items.rows, row {number}, {column}", cell)
     sums_IK = np.array(rows, dtype=np.float64).reshape(len(rows), len(columns))

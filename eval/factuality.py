@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from grpo.types import InputError
+from grpo.errors import UserError
 
 Outcome = Literal["correct", "not_attempted", "wrong"]
 Bucket = Literal["All Correct", "Partial Correct", "Partial NotAttempt", "All NotAttempt", "All Attempt and Wrong"]
@@ -45,10 +45,10 @@ def bucket(outcomes: Sequence[Outcome]) -> Bucket:
     'Partial NotAttempt'
     """
     if not outcomes:
-        raise InputError("a question without answers has no bucket; give at least one outcome")
+        raise UserError("a question without answers has no bucket; give at least one outcome")
     unknown = next((outcome for outcome in outcomes if outcome not in OUTCOMES), None)
     if unknown is not None:
-        raise InputError(f"outcome {unknown!r} is unknown; valid: {', '.join(OUTCOMES)}")
+        raise UserError(f"outcome {unknown!r} is unknown; valid: {', '.join(OUTCOMES)}")
     correct, not_attempted = outcomes.count("correct"), outcomes.count("not_attempted")
     if correct:
         return "All Correct" if correct == len(outcomes) else "Partial Correct"
@@ -61,21 +61,21 @@ def factuality(outcomes_QN: Sequence[Sequence[Outcome]]) -> Factuality:
     """The numbers of Q questions with N answers each.
 
     N must be the same for all: with more answers a question is more likely to be "partial", so that shares over mixed N
-    would compare nothing. InputError names the first question, from 1, that is out of line.
+    would compare nothing. UserError names the first question, from 1, that is out of line.
     """
     if not outcomes_QN:
-        raise InputError("no questions: the shares of nothing are not defined; give at least one question")
+        raise UserError("no questions: the shares of nothing are not defined; give at least one question")
     buckets: list[Bucket] = []
     for number, outcomes in enumerate(outcomes_QN, 1):
         if len(outcomes) != len(outcomes_QN[0]):
-            raise InputError(
+            raise UserError(
                 f"question {number}: {len(outcomes)} answers, and question 1 has {len(outcomes_QN[0])}; "
                 "expected equally many for every question"
             )
         try:
             buckets.append(bucket(outcomes))
-        except InputError as error:
-            raise InputError(f"question {number}: {error}") from None
+        except UserError as error:
+            raise UserError(f"question {number}: {error}") from None
     every = [outcome for outcomes in outcomes_QN for outcome in outcomes]
     attempted = len(every) - every.count("not_attempted")
     return Factuality(

@@ -20,7 +20,7 @@ from eval.answer_extraction import says
 from eval.bootstrap import Floats, intervals
 from grpo.data.example import Record, read_records, text_field
 from grpo.data.text import normalize
-from grpo.types import InputError
+from grpo.errors import UserError
 from rewards.correctness import mentioned
 
 SYSTEMS = ("fid", "gpt35", "chatgpt", "gpt4", "newbing")
@@ -64,14 +64,14 @@ def read_judged(path: str) -> tuple[list[Judged], int, int]:
             text = text_field(place, record, f"answer_{system}", empty=True)
             judged.append(Judged(number, system, text, aliases, _judgement(place, record, f"judge_{system}")))
     if not judged:
-        raise InputError(f"{path}: no judged answers; expected answer_... and judge_... of {', '.join(SYSTEMS)}")
+        raise UserError(f"{path}: no judged answers; expected answer_... and judge_... of {', '.join(SYSTEMS)}")
     return judged, improper, without
 
 
 def _judgement(place: str, record: Record, field: str) -> bool:
     value = record[field]
     if not isinstance(value, bool):
-        raise InputError(f"{place}: {field} is {value!r:.60}; expected true or false")
+        raise UserError(f"{place}: {field} is {value!r:.60}; expected true or false")
     return value
 
 
@@ -124,7 +124,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("file", help="question, golden_answer, and answer_... and judge_... of each system")
     try:
         judged, improper, without = read_judged(parser.parse_args(argv).file)
-    except InputError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     Terminal(width=150).print(table(judged))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grpo.data.example import read_example, read_records, with_free_id
-from grpo.types import Example, InputError, Style
+from grpo.errors import UserError
+from grpo.types import Example, Style
 
 STYLES: tuple[Style, ...] = ("prose", "list", "claims")
 """What can be scored: a closed-book question has no passages that could be cited."""
@@ -21,9 +22,9 @@ class Prediction:
 
 
 def read_predictions(path: str | Path, *, style: Style) -> list[Prediction]:
-    """The predictions of a .jsonl or .json file; a record that cannot be scored is an InputError with file and line."""
+    """The predictions of a .jsonl or .json file; a record that cannot be scored is an UserError with file and line."""
     if style not in STYLES:
-        raise InputError(f"style {style!r} cannot be scored; valid: {', '.join(STYLES)}")
+        raise UserError(f"style {style!r} cannot be scored; valid: {', '.join(STYLES)}")
     found: list[Prediction] = []
     seen: dict[str, str] = {}
     for number, (place, record) in enumerate(read_records(path), 1):
@@ -31,14 +32,14 @@ def read_predictions(path: str | Path, *, style: Style) -> list[Prediction]:
         output = record.get("output")
         if not isinstance(output, str):
             state = "is missing" if "output" not in record else f"is {type(output).__name__}"
-            raise InputError(f"{where}: output {state}; expected a string (it may be empty)")
+            raise UserError(f"{where}: output {state}; expected a string (it may be empty)")
         example = read_example(where, record, style=style, source="question", blank_answers=True)
         if example.style != style:
-            raise InputError(f"{where}: style is {example.style!r}; expected {style!r} in every record")
+            raise UserError(f"{where}: style is {example.style!r}; expected {style!r} in every record")
         if record.get("id") is None:  # made from question and answers: the same in every file
             example = with_free_id(example, seen)
         elif example.id in seen:
-            raise InputError(f"{where}: id {example.id!r} is taken by {seen[example.id]}; expected another")
+            raise UserError(f"{where}: id {example.id!r} is taken by {seen[example.id]}; expected another")
         seen[example.id] = place
         found.append(Prediction(example, output))
     return found
@@ -69,4 +70,4 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
         with path.open("x", encoding="utf-8") as out:
             out.writelines(prediction_line(prediction) for prediction in predictions)
     except FileExistsError:
-        raise InputError(f"{path} is there already; give another name, or move it away") from None
+        raise UserError(f"{path} is there already; give another name, or move it away") from None

@@ -22,8 +22,8 @@ from rich.table import Table
 from eval.bootstrap import Floats, intervals
 from eval.factuality import BUCKETS, Outcome, factuality
 from grpo.data.prompts import PROMPTS
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import InputError
 
 COLUMNS = ("answers", "correct", "not_attempted", "wrong", "unanswerable", "unanswerable_not_attempted")
 SHOWN = {
@@ -44,10 +44,10 @@ class Asked:
 
 
 def numbered(folder: Path) -> dict[int, Path]:
-    """The prompts of a folder by their numbers, `4.txt`; other files are none. InputError where there is none."""
+    """The prompts of a folder by their numbers, `4.txt`; other files are none. UserError where there is none."""
     found = {int(path.stem): path for path in folder.glob("*.txt") if path.stem.isdecimal()}
     if not found:
-        raise InputError(f"--prompts {folder}: holds no numbered prompts; expected files such as 1.txt and 2.txt")
+        raise UserError(f"--prompts {folder}: holds no numbered prompts; expected files such as 1.txt and 2.txt")
     return dict(sorted(found.items()))
 
 
@@ -169,11 +169,11 @@ def main(argv: Sequence[str]) -> int:
     console = Console()
     try:
         if arguments.samples < 1:
-            raise InputError(f"--samples {arguments.samples}; valid: 1 or more")
+            raise UserError(f"--samples {arguments.samples}; valid: 1 or more")
         from launch.runs.prompt_sweep import run_sweep  # the program knows the engines; the library above does not
 
         run_sweep(arguments, recipes, console)
-    except InputError as error:
+    except UserError as error:
         console.line(f"error: {error}")
         return 2
     return 0

@@ -25,7 +25,8 @@ from eval.predictions import STYLES, Prediction, read_predictions
 from eval.sentence_splitter import PUNKT, make_splitter
 from eval.trust_eval_reference import field_numbers
 from eval.trust_score import COLUMNS, confusion, scores
-from grpo.types import InputError, Style
+from grpo.errors import UserError
+from grpo.types import Style
 from rewards.judges.base import Verifier, make_verifier
 
 LEVEL = 0.95
@@ -61,9 +62,9 @@ def main(argv: Sequence[str]) -> int:
         out = options.out or options.predictions.with_name(f"{name}.scores.json")
         refuse_other_files(out)
         if options.cache and options.nli == "lexical":
-            raise InputError(f"--cache {options.cache}: the lexical judge needs no cache; leave it out")
+            raise UserError(f"--cache {options.cache}: the lexical judge needs no cache; leave it out")
         if options.resamples < 0:
-            raise InputError(f"--resamples {options.resamples}: expected 0 or more")
+            raise UserError(f"--resamples {options.resamples}: expected 0 or more")
         asked = read_predictions(options.predictions, style=options.style)
         report = score_predictions(
             asked,
@@ -74,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
             resamples=options.resamples,
         )
         write_scores(out, report)
-    except InputError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if not options.reasoning and any("</answer>" in row.output for row in asked):
@@ -107,7 +108,7 @@ def score_predictions(
     """What scores.json holds: the numbers in percent, their intervals, the settings, and the sums of each question."""
     splitter = make_splitter()
     if reference and splitter.name != PUNKT:
-        raise InputError("the reference reading splits with NLTK's punkt, whose data is not there; run `make setup`")
+        raise UserError("the reference reading splits with NLTK's punkt, whose data is not there; run `make setup`")
     reading = Field(splitter) if reference else Reader(splitter)
     items = judge(predictions, verifier, reading=reading, reasoning=reasoning)
     report: dict[str, Any] = {name: float(values[0]) for name, values in scores(items.sums_IK.sum(0)).items()}
@@ -138,17 +139,17 @@ def refuse_other_files(out: Path) -> None:
     """An earlier scores file may be written anew, since it follows from the predictions; any other file may not."""
     try:
         if not out.parent.is_dir():
-            raise InputError(f"{out}: there is no folder {out.parent}; give a file in one that is there")
+            raise UserError(f"{out}: there is no folder {out.parent}; give a file in one that is there")
         if not out.exists() or (out.is_file() and not out.stat().st_size):
             return
     except OSError as error:  # a name that is too long
-        raise InputError(f"{out}: {error.strerror}; give another --out") from error
+        raise UserError(f"{out}: {error.strerror}; give another --out") from error
     try:
         old = json.loads(out.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         old = None
     if not (isinstance(old, dict) and "trust_score" in old and "settings" in old):
-        raise InputError(f"{out} is there already and holds no scores; give another --out")
+        raise UserError(f"{out} is there already and holds no scores; give another --out")
 
 
 def write_scores(out: Path, report: Mapping[str, Any]) -> None:
@@ -158,7 +159,7 @@ def write_scores(out: Path, report: Mapping[str, Any]) -> None:
         beside.write_text(_dumped(report), encoding="utf-8")
         beside.replace(out)
     except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror}; give a file in a folder that is there") from error
+        raise UserError(f"{out} cannot be written: {error.strerror}; give a file in a folder that is there") from error
 
 
 def _dumped(report: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import tomli_w
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from grpo.types import InputError
+from grpo.errors import UserError
 
 T = TypeVar("T")
 # ValueError: a number of over 4,300 digits, too; RecursionError: thousands of brackets.
@@ -24,7 +24,7 @@ Origin = dict[tuple[str, ...], str]  # ("sampling", "group_size") -> "configs/st
 
 
 def load(cls: type[T], argv: Sequence[str]) -> T:
-    """`load(Recipe, ["configs/stage1.toml", "--run.seed=3"])`; InputError names file, line and key of what is wrong."""
+    """`load(Recipe, ["configs/stage1.toml", "--run.seed=3"])`; UserError names file, line and key of what is wrong."""
     values: dict[str, Any] = {}
     origin: Origin = {}
     for argument in argv:
@@ -35,12 +35,12 @@ def load(cls: type[T], argv: Sequence[str]) -> T:
     try:
         loaded = TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
-        raise InputError(_first(error, origin)) from None
+        raise UserError(_first(error, origin)) from None
     plain = _plain(loaded)
     for key, place in origin.items():
         found = _at(plain, key)
         if not all(map(_fits, _integers(found))):  # made of text
-            raise InputError(f"{place}: {'.'.join(key)} = {shortened(found)}: an integer of more than 64 bits")
+            raise UserError(f"{place}: {'.'.join(key)} = {shortened(found)}: an integer of more than 64 bits")
     return loaded
 
 
@@ -66,11 +66,11 @@ def _file(path: Path) -> tuple[dict[str, Any], Origin]:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.toml")], n=3, cutoff=0.3)
         hint = f"; there is {', '.join(near)}" if near else ""
         reason = error.strerror if isinstance(error, OSError) else "no path, or not UTF-8"
-        raise InputError(f"{path}: cannot read this recipe ({reason}){hint}") from None
+        raise UserError(f"{path}: cannot read this recipe ({reason}){hint}") from None
     try:
         layer = parsed(text)
     except NOT_TOML as error:
-        raise InputError(f"{path}: not TOML: {error}") from None
+        raise UserError(f"{path}: not TOML: {error}") from None
     return layer, {key: f"{path}:{_line(text, key)}" for key in _leaves(layer)}
 
 
@@ -103,7 +103,7 @@ def _integers(value: object) -> Iterator[int]:
 def _override(cls: Any, argument: str) -> tuple[dict[str, Any], Origin]:
     name, equals, raw = argument[2:].partition("=")
     if not equals or not name:
-        raise InputError(f"{argument}: an override is written --section.key=value")
+        raise UserError(f"{argument}: an override is written --section.key=value")
     try:
         value = parsed(f"value = {raw}")["value"]
     except NOT_TOML:
@@ -128,11 +128,11 @@ def _check_names(cls: Any, layer: Mapping[str, Any], path: tuple[str, ...], wher
             place = next(origin for key, origin in where.items() if key[: len(here)] == here or key == here)
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {'.'.join((*path, near[0]))}?" if near else f"valid: {', '.join(known)}"
-            raise InputError(f"{place}: unknown key {'.'.join(here)}; {hint}")
+            raise UserError(f"{place}: unknown key {'.'.join(here)}; {hint}")
         if _is_section(known[name]):
             if not isinstance(value, Mapping):
                 place = next(origin for key, origin in where.items() if key[: len(here)] == here)
-                raise InputError(f"{place}: {'.'.join(here)} is a section: write [{'.'.join(here)}] and keys below it")
+                raise UserError(f"{place}: {'.'.join(here)} is a section: write [{'.'.join(here)}] and keys below it")
             _check_names(known[name], value, here, where)
 
 

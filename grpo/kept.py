@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo.types import InputError
+from grpo.errors import UserError
 
 Row = Mapping[str, Any]
 
@@ -18,7 +18,7 @@ class Kept:
     """The rows of a .jsonl file, `rows`, and a way to add to them."""
 
     def __init__(self, path: Path, made_with: Row, *, what: str, instead: str) -> None:
-        """InputError where the file was made with anything else than this, or is not `what` ("cache of this filter")
+        """UserError where the file was made with anything else than this, or is not `what` ("cache of this filter")
         at all; `instead` says what to do then ("give another --cache")."""
         self._path, self._what, self._instead = path, what, instead
         self.rows: list[Row] = []
@@ -28,7 +28,7 @@ class Kept:
         try:
             path.write_text(json.dumps({"made_with": made_with}) + "\n", encoding="utf-8")
         except OSError as error:
-            raise InputError(f"{path} cannot be written: {error.strerror}; {instead}") from error
+            raise UserError(f"{path} cannot be written: {error.strerror}; {instead}") from error
 
     def add(self, rows: Sequence[Row]) -> None:
         """Append, and be sure that it is on disk."""
@@ -38,8 +38,8 @@ class Kept:
             os.fsync(file.fileno())
         self.rows += rows
 
-    def not_ours(self) -> InputError:
-        return InputError(f"{self._path} is no {self._what}; {self._instead}")
+    def not_ours(self) -> UserError:
+        return UserError(f"{self._path} is no {self._what}; {self._instead}")
 
     def _read(self, made_with: dict[str, Any]) -> None:
         try:
@@ -52,7 +52,7 @@ class Kept:
             raise self.not_ours() from None
         for name, value in made_with.items():
             if found.get(name) != value:
-                raise InputError(
+                raise UserError(
                     f"{self._path}: made with {name} = {found.get(name)!r}, and this is {value!r}; {self._instead}"
                 )
         if whole < len(raw):

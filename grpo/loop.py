@@ -22,11 +22,12 @@ from grpo.batch import Batch, collate
 from grpo.distributed.communicator import Comm
 from grpo.distributed.load_balancing import balanced
 from grpo.dynamic_sampling import Dynamic, taught, to_ask
+from grpo.errors import StaleWeights
 from grpo.losses import Average, Objective, Stats, average_stats, grpo_loss, weigh
 from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine, sample_groups
 from grpo.telemetry.run_logger import RunLog
-from grpo.types import Example, Group, Render, Sampling, Scorer, StaleRollout
+from grpo.types import Example, Group, Render, Sampling, Scorer
 
 
 class Curriculum(Protocol):
@@ -105,7 +106,7 @@ def train(
     save: Save = unsaved,
     start: int = 0,
 ) -> None:
-    """Run GRPO from step `start` to `cfg.steps`, or until the gate opens. Raises StaleRollout when sampler and trainer
+    """Run GRPO from step `start` to `cfg.steps`, or until the gate opens. Raises StaleWeights when sampler and trainer
     are not the same policy.
 
     What a step samples depends on the recipe, the seed and the step's number alone: with everything that was handed in
@@ -257,7 +258,7 @@ def check_same_policy(stats: Stats, *, limit: float, step: int) -> None:
     """Stop when the log-probabilities of trainer and sampler are further apart than rounding explains."""
     mismatch = stats.get("mismatch", 0.0)
     if not mismatch <= limit:
-        raise StaleRollout(
+        raise StaleWeights(
             f"step {step}: sampler and trainer differ by {mismatch:.3g} nats per token on average (limit {limit:.3g}); "
             "the rollout engine is not running the trainer's weights"
         )

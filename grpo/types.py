@@ -8,45 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from grpo.errors import UserError
+
 TokenIds = tuple[int, ...]
 Style = Literal["prose", "list", "claims", "closed"]
 STYLES: tuple[Style, ...] = ("prose", "list", "claims", "closed")
-LONGEST = 2400  # characters of an error's line
-
-
-class InputError(ValueError):
-    """Something the user gave is wrong. The message is one line: where, what, and what would be valid.
-
-    Every command prints it as `error: ...` and exits with 2; no traceback. What a line or a terminal cannot show, such
-    as a line break in somebody's file, is escaped, and of a line that nobody would read the middle is left out.
-
-    >>> print(InputError("recipe.toml: unknown key a\\nb"))
-    recipe.toml: unknown key a\\nb
-    """
-
-    def __init__(self, message: str) -> None:
-        shown = (c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in message)
-        line = "".join(shown)
-        super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}")
-
-
-class StaleRollout(RuntimeError):
-    """The rollout engine answered with other weights than it was given. Training on that would be silently wrong."""
-
-
-class EngineLost(RuntimeError):
-    """A rollout engine has died, or does not answer any more. The message is one line: which, and by what.
-
-    Raised by all ranks together."""
-
-
-class Stopped(RuntimeError):
-    """The run was asked to end and has done so. The message is one line: by what, what is kept, how to go on."""
-
-
-class BadNumbers(RuntimeError):
-    """Numbers that are not finite, in too many updates in a row or in what is sampled from. The message is one line:
-    how many, where to look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +45,10 @@ class Example:
 
     def __post_init__(self) -> None:
         if len(self.found) != len(self.passages):
-            raise InputError(f"example {self.id}: found has {len(self.found)} rows for {len(self.passages)} passages")
+            raise UserError(f"example {self.id}: found has {len(self.found)} rows for {len(self.passages)} passages")
         for number, row in enumerate(self.found, 1):
             if len(row) != len(self.answers):
-                raise InputError(
+                raise UserError(
                     f"example {self.id}: found row {number} has {len(row)} flags for {len(self.answers)} answers"
                 )
 

@@ -14,9 +14,8 @@ from types import FrameType
 from grpo.checkpointing.stop_signal import SIGNALS
 from grpo.checkpointing.store import remove_all
 from grpo.config import load
-from grpo.distributed.communicator import STOPPED
+from grpo.errors import EXIT_STOPPED, UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import InputError
 from launch.config.recipe import Recipe
 from launch.runs.resume import check_same, checkpoints_of, has_finished, set_aside
 from launch.runs.run_lock import FolderLock
@@ -43,7 +42,7 @@ def launcher(gpus: int, port: int = 0) -> tuple[str, ...]:
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     if visible and (len(visible) < gpus or not all(name.isdecimal() for name in visible)):
-        raise InputError(
+        raise UserError(
             f"{gpus} GPUs, and CUDA_VISIBLE_DEVICES = {','.join(visible)}; expected as many numbers, or more"
         )
     which = ("--include", f"localhost:{','.join(visible[:gpus])}") if visible else ("--num_gpus", str(gpus))
@@ -55,7 +54,7 @@ def folder_of(recipe: Recipe) -> Path:
 
 
 def is_finished(arguments: Sequence[str]) -> bool:
-    """Whether the run of this recipe has left its model; InputError where a run of another recipe has."""
+    """Whether the run of this recipe has left its model; UserError where a run of another recipe has."""
     recipe = load(Recipe, arguments)
     folder = folder_of(recipe)
     if not has_finished(folder):
@@ -104,7 +103,7 @@ def wait_for(command: Sequence[str]) -> int:
         for number in asked:  # before there was a child to pass it on to
             if number != signal.SIGINT:
                 child.send_signal(number)
-        return child.wait() or (STOPPED if asked else 0)
+        return child.wait() or (EXIT_STOPPED if asked else 0)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -12,8 +12,8 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # as in launch/train.py, which says why
 
 from grpo.config import describe, load
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import InputError
 from launch.config.recipe import EVALUATION_READS, EvaluationRecipe
 
 READ = {f"--{section}.{name}" for section, names in EVALUATION_READS.items() for name in names}
@@ -29,20 +29,20 @@ def main(argv: Sequence[str]) -> int:
         recipe = load(EvaluationRecipe, argv)
         refuse_unread(argv)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each of them would answer every question
-            raise InputError("an evaluation is one process; start one: python launch/evaluate.py")
+            raise UserError("an evaluation is one process; start one: python launch/evaluate.py")
         with console.alive():
             console.status("loading torch")
             from launch.runs.evaluation import run_evaluation  # only after the recipe is known to be good
 
             run_evaluation(recipe, console)
-    except InputError as error:
+    except UserError as error:
         console.line(f"error: {error}")
         return 2
     return 0
 
 
 def refuse_unread(argv: Sequence[str]) -> None:
-    """InputError for an override of what only training reads. In a model's recipe it may stand, as it serves both."""
+    """UserError for an override of what only training reads. In a model's recipe it may stand, as it serves both."""
     for argument in argv:
         if argument.startswith("--") and (name := argument.partition("=")[0]) not in READ:
             section = name[2:].partition(".")[0]
@@ -50,7 +50,7 @@ def refuse_unread(argv: Sequence[str]) -> None:
             known = (
                 f"of [{section}] it reads {', '.join(valid)}" if valid else f"it reads {', '.join(EVALUATION_READS)}"
             )
-            raise InputError(f"{argument}: an evaluation does not read this; {known}")
+            raise UserError(f"{argument}: an evaluation does not read this; {known}")
 
 
 def usage() -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from grpo.config import load
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import InputError
 from launch.chain import ROOT, RunFailed, folder_of, is_finished, launcher, run
 from launch.config.recipe import Recipe
 
@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
         from launch.runs.experiment_report import report  # only now: it loads numpy, matplotlib and a judge
 
         report(experiment.title, folders, folders[experiment.arms[0].name][0].parent / label, console)
-    except InputError as error:
+    except UserError as error:
         console.line(f"error: {error}")
         return 2
     except RunFailed as failed:
@@ -100,7 +100,7 @@ def find(name: str) -> Experiment:
     """The experiment of that name, or in that file."""
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if not path.is_file():
-        raise InputError(f"no experiment {name!r}; there are {', '.join(names())}, or give a .toml file")
+        raise UserError(f"no experiment {name!r}; there are {', '.join(names())}, or give a .toml file")
     return load(Experiment, [str(path)])
 
 
@@ -108,7 +108,7 @@ def read_seeds(text: str) -> tuple[int, ...]:
     try:
         return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        raise InputError(f"--seeds {text}: expected whole numbers with commas between them, such as 0,1,2") from None
+        raise UserError(f"--seeds {text}: expected whole numbers with commas between them, such as 0,1,2") from None
 
 
 def run_all(

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from grpo.config import load
-from grpo.types import InputError
+from grpo.errors import UserError
 from launch.builders.rollout import writes_here
 from launch.config.model_size import Shape, find_shape
 from launch.config.recipe import Recipe
@@ -69,7 +69,7 @@ def batch_plan(recipe: Recipe, *, questions: int, ranks: int = 1) -> str:
 
 
 def make_plan(recipe: Recipe, devices: Devices) -> Plan:
-    """The plan of a recipe on these devices; InputError where the combination is wrong whatever the memory."""
+    """The plan of a recipe on these devices; UserError where the combination is wrong whatever the memory."""
     shape, source = find_shape(recipe.model.name, recipe.model.shape)
     settings = plan_settings(recipe, devices)
     check(shape, settings, devices)
@@ -112,7 +112,7 @@ def devices_at_hand(*, per_node: int | None = None, nodes: int = 1) -> Devices:
     if torch.cuda.is_available():
         found = torch.cuda.device_count()
         if per_node is not None and per_node > found:
-            raise InputError(f"{per_node} ranks on a node with {found} GPUs; at most one rank a GPU")
+            raise UserError(f"{per_node} ranks on a node with {found} GPUs; at most one rank a GPU")
         memory = min(torch.cuda.get_device_properties(i).total_memory for i in range(found))
         fast = fast_bf16(torch.device("cuda"))
         return Devices(kind="gpu", per_node=per_node or found, nodes=nodes, memory=memory, host=total, fast_bf16=fast)
@@ -136,7 +136,7 @@ def _main_memory() -> tuple[float, float]:
 
 
 def announce(plan: Plan) -> None:
-    """Print the plan. InputError where it does not fit, after the table that shows why."""
+    """Print the plan. UserError where it does not fit, after the table that shows why."""
     print(heading(plan))
     Console(width=None if sys.stdout.isatty() else 120).print(show(plan))
     print(verdict(plan), flush=True)
@@ -181,12 +181,12 @@ def machine(d: Devices) -> str:
 
 
 def verdict(plan: Plan) -> str:
-    """One line on a plan that fits, and a warning where the model would not come so far. InputError, with the nearest
+    """One line on a plan that fits, and a warning where the model would not come so far. UserError, with the nearest
     setting that fits, for one that does not."""
     s, d = plan.settings, plan.devices
     short = shortage(plan.shape, s, d)
     if short is not None:
-        raise InputError(f"{short}; {advice(plan)}")
+        raise UserError(f"{short}; {advice(plan)}")
     need = peak(memory_plan(plan.shape, s, d), d) / GB
     said = f"             fits: {need:.1f} of {d.memory / GB:.1f} GB, an estimate"
     if s.rollout == "vllm":
@@ -232,7 +232,7 @@ class _Parser(argparse.ArgumentParser):
     """Errors in one line, like every other wrong input."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(message)
+        raise UserError(message)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -257,12 +257,12 @@ def devices_asked(options: Any) -> Devices:
     given = {name: value for name, value in vars(options).items() if name != "table" and value is not None}
     for name, value in given.items():
         if not 0 < value < float("inf"):
-            raise InputError(f"--{name.replace('_', '-')} {value:g}: expected a number above 0")
+            raise UserError(f"--{name.replace('_', '-')} {value:g}: expected a number above 0")
     if not given:
         return devices_at_hand()
     if "gpus" not in given or "gpu_memory" not in given:
         missing = "--gpus N" if "gpus" not in given else "--gpu-memory GB"
-        raise InputError(f"a machine one does not have is --gpus N --gpu-memory GB together; {missing} is missing")
+        raise UserError(f"a machine one does not have is --gpus N --gpu-memory GB together; {missing} is missing")
     host = options.host_memory * GB if options.host_memory else None
     return Devices(
         kind="gpu", per_node=options.gpus, nodes=options.nodes or 1, memory=options.gpu_memory * GB, host=host
@@ -274,15 +274,15 @@ def main(argv: Sequence[str]) -> int:
         options, rest = _parser().parse_known_args(argv)
         if options.table:
             if len(argv) > 1:
-                raise InputError("--table is of fixed recipes and machines; valid: --table alone")
+                raise UserError("--table is of fixed recipes and machines; valid: --table alone")
             from launch.planner.table import plans
 
             print(plans())
             return 0
         if not any(not argument.startswith("--") for argument in rest):
-            raise InputError("no recipe: python -m launch.plan configs/stage1.toml configs/models/qwen3-8b.toml ...")
+            raise UserError("no recipe: python -m launch.plan configs/stage1.toml configs/models/qwen3-8b.toml ...")
         announce(make_plan(load(Recipe, rest), devices_asked(options)))
-    except InputError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -28,6 +28,7 @@ from grpo.batch import Batch
 from grpo.checkpointing.store import DAMAGE, damaged, newest_whole, point_of, points_in
 from grpo.config import load
 from grpo.distributed.communicator import Comm
+from grpo.errors import UserError
 from grpo.losses import grpo_loss
 from grpo.model.forward import Layout, completion_logprobs, micro_batches, settle_layout
 from grpo.policy.nonfinite import load_rows, rank_of, together_hash, weights_hash
@@ -35,7 +36,6 @@ from grpo.policy.optimizer_state import COUNTS, read_piece
 from grpo.policy.torch_backend import forbid_dropout
 from grpo.telemetry.run_logger import Console
 from grpo.telemetry.throughput import Meter
-from grpo.types import InputError
 from launch.builders import assemble
 from launch.builders.models import load_model, locate
 from launch.config.recipe import Recipe
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
 
 def replay(file: Path, weights: Path | None, comm: Comm, console: Console) -> int:
     """The number of micro-batches that were not finite; of an update that is made again 1 where it leads to other
-    weights. InputError where rows, run or weights are not there."""
+    weights. UserError where rows, run or weights are not there."""
     file = _of_rank(file, comm)
     batch, about = load_rows(file)
     if "after" in about:
@@ -105,7 +105,7 @@ def _remake(
     )
     policy.load_state(begin / "policy")
     if policy.done != about["update"]:
-        raise InputError(f"{begin}: stands before update {policy.done}, the rows are of update {about['update']}")
+        raise UserError(f"{begin}: stands before update {policy.done}, the rows are of update {about['update']}")
     objective = assemble.loop_settings(recipe, steps=1).objective
     stats = policy.update(batch, partial(grpo_loss, objective=objective))
     shown = ", ".join(f"{name} {value:.6g}" for name, value in stats.items())
@@ -121,13 +121,11 @@ def _remake(
 
 
 def _of_rank(file: Path, comm: Comm) -> Path:
-    """The rows of this rank, beside those of another. InputError where the update was made by more ranks, or fewer."""
+    """The rows of this rank, beside those of another. UserError where the update was made by more ranks, or fewer."""
     ranks = load_rows(file)[1].get("ranks", 1)
     if ranks != comm.world:
         how = f"deepspeed --num_accelerators={ranks} --module" if ranks != 1 else "python -m"
-        raise InputError(
-            f"{file}: an update of {ranks} ranks, here are {comm.world}; valid: {how} launch.replay {file}"
-        )
+        raise UserError(f"{file}: an update of {ranks} ranks, here are {comm.world}; valid: {how} launch.replay {file}")
     return file.with_name(re.sub(r"-rank-\d+(?=\.)", rank_of(comm.rank, ranks), file.name)) if ranks > 1 else file
 
 
@@ -146,7 +144,7 @@ def _before(run: Path, update: int) -> Path:
                 return path
         except (OSError, *DAMAGE):
             continue  # the one that is wanted is looked at again before it is read
-    raise InputError(
+    raise UserError(
         f"{checkpoints_of(run)}: none of the checkpoints there stands before update {update}; "
         "give a copy of it: python -m launch.replay FILE FOLDER"
     )
@@ -154,13 +152,13 @@ def _before(run: Path, update: int) -> Path:
 
 def _number(file: Path, about: Mapping[str, Any], name: str) -> Any:
     if not isinstance(about.get(name), int | float):
-        raise InputError(f"{file}: does not say its {name}; expected an update that began at a checkpoint")
+        raise UserError(f"{file}: does not say its {name}; expected an update that began at a checkpoint")
     return about[name]
 
 
 def _known(file: Path, dtype: Any) -> Any:
     if dtype not in ("float32", "bfloat16"):
-        raise InputError(f"{file}: does not say in which number format the update ran; expected one of this version")
+        raise UserError(f"{file}: does not say in which number format the update ran; expected one of this version")
     return dtype
 
 
@@ -204,7 +202,7 @@ def _newest(run: Path, console: Console) -> Path:
     found = newest_whole(checkpoints_of(run), tell=console.line)
     path = found.path if found else run / "model"
     if not path.is_dir():
-        raise InputError(f"{run}: has neither a checkpoint nor a model; give one: python -m launch.replay FILE FOLDER")
+        raise UserError(f"{run}: has neither a checkpoint nor a model; give one: python -m launch.replay FILE FOLDER")
     return path
 
 
@@ -227,7 +225,7 @@ def _model(recipe: Recipe, weights: Path, console: Console) -> Any:
 def _check_whole(checkpoint: Path) -> None:
     at = point_of(checkpoint.name)
     if damage := damaged(checkpoint, at) if at else "is no folder of a checkpoint or a model":
-        raise InputError(f"{checkpoint}: {damage}")
+        raise UserError(f"{checkpoint}: {damage}")
 
 
 def _shape_of(recipe: Recipe, console: Console) -> str:

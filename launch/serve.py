@@ -13,8 +13,8 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # as in launch/train.py, which says why
 
 from grpo.config import describe, load
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import InputError
 from launch.config.recipe import Recipe
 
 MEMORY = "/dev/shm"  # a file system in memory, on Linux
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
         with console.alive(), tempfile.TemporaryDirectory(dir=MEMORY if os.path.isdir(MEMORY) else None) as folder:
             console.status("loading torch")
             run_server(recipe, Path(folder), console)
-    except InputError as error:
+    except UserError as error:
         console.line(f"error: {error}")
         return 2
     except KeyboardInterrupt:

@@ -13,8 +13,8 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # as in launch/train.py, which says why
 
 from grpo.config import load
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import InputError
 from launch.chain import RunFailed, folder_of, is_finished, launcher, run
 from launch.config.recipe import Recipe
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
             if number + 1 < len(runs) and load(Recipe, arguments).gate.when == "hand":
                 console.line(f"gate         by hand: {by_hand(runs[number + 1])}")
                 return 0
-    except InputError as error:
+    except UserError as error:
         console.line(f"error: {error}")
         return 2
     except RunFailed as failed:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def read_arguments(argv: Sequence[str]) -> tuple[int, int, list[str], list[str]]:
-    """(GPUs, port, the stages' recipes, what they share). InputError for anything else."""
+    """(GPUs, port, the stages' recipes, what they share). UserError for anything else."""
     before, shared = list(argv), []
     if "--" in before:
         cut = before.index("--")
@@ -54,11 +54,11 @@ def read_arguments(argv: Sequence[str]) -> tuple[int, int, list[str], list[str]]
         if name in numbers and equals and value.isdigit():
             numbers[name] = int(value)
         elif argument.startswith("-"):
-            raise InputError(f"{argument}: valid before --: --gpus=N, --port=N; overrides stand after it")
+            raise UserError(f"{argument}: valid before --: --gpus=N, --port=N; overrides stand after it")
         else:
             stages.append(argument)
     if not stages:
-        raise InputError("no stage is given; expected recipes such as configs/stage1.toml configs/stage2.toml")
+        raise UserError("no stage is given; expected recipes such as configs/stage1.toml configs/stage2.toml")
     return numbers["--gpus"], numbers["--port"], stages, shared
 
 
@@ -79,7 +79,7 @@ def plan(stages: Sequence[str], shared: Sequence[str]) -> list[list[str]]:
             arguments.append(f"--model.start={folder_of(load(Recipe, runs[-1]))}")
         folder = folder_of(load(Recipe, arguments))
         if folder in names:
-            raise InputError(f"{stage}: {folder} is the run of an earlier stage too; give each its own run.stage")
+            raise UserError(f"{stage}: {folder} is the run of an earlier stage too; give each its own run.stage")
         names.add(folder)
         is_finished(arguments)  # refuses the run of another recipe
         runs.append(arguments)

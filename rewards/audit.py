@@ -22,7 +22,8 @@ from rich.table import Table
 
 from grpo.config import load
 from grpo.data.text import REFUSAL, sentences, strip_citations
-from grpo.types import Completion, Example, InputError, Passage, Style
+from grpo.errors import UserError
+from grpo.types import Completion, Example, Passage, Style
 from rewards.config import RewardSettings
 from rewards.judges.base import Verifier
 from rewards.presets import PRESETS
@@ -251,7 +252,7 @@ def main(argv: Sequence[str]) -> int:
             return 0
         for name, settings in PRESETS.items():
             console.print(table(audit(settings, reasoning=True), title=name))
-    except InputError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from grpo.types import InputError
+from grpo.errors import UserError
 
 ALWAYS = ("tag_count", "format", "exact_match", "citation")
 """Parts of every recipe: Ground-GRPO's stage 1."""
@@ -61,9 +61,9 @@ class RewardSettings(BaseModel):
         return self
 
     def check_format(self, *, reasoning: bool) -> None:
-        """InputError where a part is paid that the model's format cannot have."""
+        """UserError where a part is paid that the model's format cannot have."""
         if self.process and not reasoning:
-            raise InputError(
+            raise UserError(
                 "reward.process = true pays for thinking, and model.reasoning = false has none; "
                 "valid: model.reasoning = true, or reward.process = false"
             )

@@ -26,7 +26,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, cast
 
-from grpo.types import Completion, Example, InputError, Reward
+from grpo.errors import UserError
+from grpo.types import Completion, Example, Reward
 
 Values = list[float | None]
 
@@ -90,12 +91,12 @@ class TrlReward:
 
 
 def load_reward(path: str, *, conversational: bool = False) -> Reward:
-    """The user's function at "package.module:function", as a Reward; InputError for one that cannot be had."""
+    """The user's function at "package.module:function", as a Reward; UserError for one that cannot be had."""
     function = _find(path)
     if not callable(function) or inspect.isclass(function):
-        raise InputError(f"reward {path!r} is a {type(function).__name__}, not a function")
+        raise UserError(f"reward {path!r} is a {type(function).__name__}, not a function")
     if inspect.iscoroutinefunction(function):
-        raise InputError(f"reward {path!r} is an async function; valid: a plain one, which may call asyncio.run")
+        raise UserError(f"reward {path!r} is an async function; valid: a plain one, which may call asyncio.run")
     try:
         signature = inspect.signature(function)
     except ValueError:  # a function of a C extension may have none
@@ -106,7 +107,7 @@ def load_reward(path: str, *, conversational: bool = False) -> Reward:
     try:
         signature.bind(None, None)
     except TypeError:
-        raise InputError(f"reward {path!r} takes {signature}; valid: {FORMS}") from None
+        raise UserError(f"reward {path!r} takes {signature}; valid: {FORMS}") from None
     return cast(Reward, function)
 
 
@@ -118,7 +119,7 @@ def _find(path: str) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit too, of a script without a main guard
-        raise InputError(f"reward {path!r} cannot be loaded: {type(error).__name__}: {_flat(error)}") from error
+        raise UserError(f"reward {path!r} cannot be loaded: {type(error).__name__}: {_flat(error)}") from error
 
 
 def _is_for_trl(names: Sequence[str]) -> bool:
@@ -131,7 +132,7 @@ def _wanted(path: str, parameters: Sequence[inspect.Parameter]) -> tuple[str, ..
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     unknown = [p.name for p in named if p.name not in COLUMNS and p.default is p.empty]
     if unknown:
-        raise InputError(f"reward {path!r} asks for {', '.join(unknown)}; there are the columns {', '.join(COLUMNS)}")
+        raise UserError(f"reward {path!r} asks for {', '.join(unknown)}; there are the columns {', '.join(COLUMNS)}")
     every = any(p.kind is p.VAR_KEYWORD for p in parameters)
     return COLUMNS if every else tuple(p.name for p in named if p.name in COLUMNS)
 
@@ -150,7 +151,7 @@ class Guarded:
     """A reward of the user's own: its calls are timed and checked, its failures counted.
 
     A call that raises, exceeds `timeout` seconds or returns something else than one finite number or None per
-    completion scores nothing: None for all. InputError once more than `limit` of all calls have failed (of at least
+    completion scores nothing: None for all. UserError once more than `limit` of all calls have failed (of at least
     GRACE calls, so that the default 0.1 forgives the first two failures, and 0 none).
     """
 
@@ -217,7 +218,7 @@ class Guarded:
         self._untaken += 1
         self._first = self._first or problem
         if self._failures > self._limit * max(self._calls, GRACE):
-            raise InputError(
+            raise UserError(
                 f"reward {self.path!r} failed in {self._failures} of {self._calls} calls, more than "
                 f"reward.failure_limit = {self._limit:g} allows (valid: 0 to 1); the first: {self._first}"
             )

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from grpo.types import Completion, Example, Group, InputError, Score
+from grpo.errors import UserError
+from grpo.types import Completion, Example, Group, Score
 from rewards.answer import Answer, parse
 from rewards.citations import citation_rewards
 from rewards.config import EXTRA, PARTS, RewardSettings
@@ -50,7 +51,7 @@ def compose(
     """The scorer of a recipe. `reasoning` is the model's format: <think> and <answer> tags, or plain text without any.
 
     `verifier` and `own` are what the settings name, where it is already there: a judge, and what `load_own` returned.
-    InputError where the settings and the format contradict each other, or a reward of the user's own cannot be had.
+    UserError where the settings and the format contradict each other, or a reward of the user's own cannot be had.
     """
     settings.check_format(reasoning=reasoning)
     if own is None:  # first: what the user got wrong should not be found after a model was loaded
@@ -61,11 +62,11 @@ def compose(
 
 
 def load_own(settings: RewardSettings) -> tuple[Guarded, ...]:
-    """The rewards of the user's own that the settings name; InputError for one that cannot be had."""
+    """The rewards of the user's own that the settings name; UserError for one that cannot be had."""
     form = {"timeout": settings.timeout, "limit": settings.failure_limit, "conversational": settings.trl_conversational}
     own = tuple(Guarded(name, **form) for name in settings.weights if ":" in name)
     if settings.trl_conversational and not any(guard.for_trl for guard in own):
-        raise InputError(
+        raise UserError(
             "reward.trl_conversational = true, and no function in reward.weights is written for TRL; "
             "valid: false, or name one as 'package.module:function'"
         )
@@ -88,13 +89,13 @@ class GroupScorer:
     own: tuple[Guarded, ...]
 
     def __call__(self, example: Example, completions: Sequence[Completion]) -> list[Score]:
-        """The scores of a group, in order. InputError once a reward of the user's own has failed too often."""
+        """The scores of a group, in order. UserError once a reward of the user's own has failed too often."""
         return self.step([Group(example=example, prompt_ids=(), completions=tuple(completions))])[0]
 
     def step(self, groups: Sequence[Group]) -> list[list[Score]]:
         """The scores of a step's groups: a grpo.types.Scorer. The judge is asked about all of them at once.
 
-        Beside it the rewards of the user's own are called, group after group. InputError as above.
+        Beside it the rewards of the user's own are called, group after group. UserError as above.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="own") as beside:
             own = beside.submit(lambda: [self._own(group) for group in groups])

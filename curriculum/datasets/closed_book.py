@@ -25,7 +25,8 @@ from typing import cast
 
 from grpo.data.example import Record, read_records, text_field, with_free_id
 from grpo.data.text import normalize
-from grpo.types import Example, InputError
+from grpo.errors import UserError
+from grpo.types import Example
 
 ALIASES = 'a list of accepted spellings such as ["Paris", "City of Paris"]'
 NO_ANSWER = "with only answers of punctuation and articles"
@@ -39,7 +40,7 @@ Read = tuple[str, tuple[str, ...]]
 def load_closed_book(source: str | Path) -> tuple[list[Example], Counter[str]]:
     """The questions of a file or of `hub:NAME...`, in order, and how many were dropped, by why.
 
-    Ids are the source's name and the number of the record. InputError names the record and the field that is wrong.
+    Ids are the source's name and the number of the record. UserError names the record and the field that is wrong.
     """
     examples: list[Example] = []
     dropped: Counter[str] = Counter()
@@ -88,11 +89,11 @@ def once_each(examples: Iterable[Example]) -> tuple[list[Example], int]:
 
 
 def reader_of(place: str, record: Record) -> tuple[str, Callable[[str, Record], Read]]:
-    """The source's name and how its records are read, by this one; InputError where the fields are of none of them."""
+    """The source's name and how its records are read, by this one; UserError where the fields are of none of them."""
     for name, is_one, read in SHAPES:
         if is_one(record):
             return name, read
-    raise InputError(
+    raise UserError(
         f"{place}: not a closed-book question; expected problem (SimpleQA), possible_answers (PopQA), answerable "
         "(SelfAware), answer with aliases (TriviaQA) or golden_answer (EVOUNA)"
     )
@@ -167,8 +168,8 @@ def _aliases(place: str, field: str, value: object, least: int = 1) -> tuple[str
     return tuple(cast(list[str], rows))
 
 
-def _wrong(place: str, field: str, value: object, valid: str) -> InputError:
-    return InputError(f"{place}: {field} is {value!r:.60}; expected {valid}")
+def _wrong(place: str, field: str, value: object, valid: str) -> UserError:
+    return UserError(f"{place}: {field} is {value!r:.60}; expected {valid}")
 
 
 def in_words(examples: Sequence[Example], counts: Mapping[str, int]) -> str:

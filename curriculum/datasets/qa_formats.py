@@ -6,7 +6,7 @@
 * a log of a RAG system: `question`, `passages` (title and text, or strings) and `answer`, or `answers`
 
 In a log nothing says which passage is the gold one: it is the first that holds the answer. Every complaint is an
-`InputError` of one line: where, which field, and what would be valid.
+`UserError` of one line: where, which field, and what would be valid.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +16,8 @@ from typing import cast
 
 from grpo.data.example import Record, read_records, text_field
 from grpo.data.text import contains
-from grpo.types import InputError, Passage
+from grpo.errors import UserError
+from grpo.types import Passage
 
 SPELLINGS = 'a list of accepted spellings such as ["Paris"]'
 
@@ -40,7 +41,7 @@ def read_questions(path: str | Path) -> Iterator[Asked]:
         if read is None:
             field = next((name for name in SHAPES if name in record), None)
             if field is None:
-                raise InputError(
+                raise UserError(
                     f"{place}: no passages; expected ctxs (NQ), context (HotpotQA), paragraphs (MuSiQue) or passages"
                 )
             read = SHAPES[field]
@@ -59,7 +60,7 @@ def _nq(number: int, place: str, record: Record) -> Asked:
     rows = _objects(place, record, "ctxs", "title, text and isgold")
     gold = [row for row in rows if row.get("isgold", len(rows) == 1)]
     if len(gold) != 1:
-        raise InputError(f"{place}: ctxs has {len(gold)} gold passages; expected exactly one with isgold true")
+        raise UserError(f"{place}: ctxs has {len(gold)} gold passages; expected exactly one with isgold true")
     return Asked(number=number, text=question, answers=answers, gold=(_passage(f"{place}: ctxs", gold[0]),))
 
 
@@ -69,7 +70,7 @@ def _hotpot(number: int, place: str, record: Record) -> Asked:
     passages = []
     for title, sentences in _pairs(place, record, "context", valid):
         if not isinstance(sentences, list) or not all(isinstance(s, str) for s in cast(list[object], sentences)):
-            raise InputError(f"{place}: context has {sentences!r:.60}; expected {valid}")
+            raise UserError(f"{place}: context has {sentences!r:.60}; expected {valid}")
         passages.append(Passage(title=title, text="".join(cast(list[str], sentences)).strip()))
     titles = {title for title, _ in _pairs(place, record, "supporting_facts", 'a list of pairs such as ["Title", 0]')}
     return Asked(
@@ -106,7 +107,7 @@ def _log(number: int, place: str, record: Record) -> Asked:
         answers = _strings(place, record, "answers", SPELLINGS)
     value = record.get("passages")
     if not isinstance(value, list) or not value:
-        raise InputError(f"{place}: passages is {value!r:.60}; expected a list of strings, or of title and text")
+        raise UserError(f"{place}: passages is {value!r:.60}; expected a list of strings, or of title and text")
     if all(isinstance(row, str) and row.strip() for row in cast(list[object], value)):
         passages = [Passage(title="", text=text) for text in cast(list[str], value)]
     else:
@@ -138,14 +139,14 @@ def _passage(place: str, row: Record, *, text: str = "text") -> Passage:
 def _strings(place: str, record: Record, field: str, valid: str) -> tuple[str, ...]:
     value = record.get(field)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in cast(list[object], value)):
-        raise InputError(f"{place}: {field} is {value!r:.60}; expected {valid}")
+        raise UserError(f"{place}: {field} is {value!r:.60}; expected {valid}")
     return tuple(cast(list[str], value))
 
 
 def _objects(place: str, record: Record, field: str, keys: str) -> list[Record]:
     value = record.get(field)
     if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in cast(list[object], value)):
-        raise InputError(f"{place}: {field} is {value!r:.60}; expected a list of objects with {keys}")
+        raise UserError(f"{place}: {field} is {value!r:.60}; expected a list of objects with {keys}")
     return cast(list[Record], value)
 
 
@@ -154,5 +155,5 @@ def _pairs(place: str, record: Record, field: str, valid: str) -> list[tuple[str
     rows = cast(list[object], value) if isinstance(value, list) else [None]
     for row in rows:
         if not isinstance(row, list) or len(cast(list[object], row)) != 2 or not isinstance(row[0], str):
-            raise InputError(f"{place}: {field} is {value!r:.60}; expected {valid}")
+            raise UserError(f"{place}: {field} is {value!r:.60}; expected {valid}")
     return [(row[0], row[1]) for row in cast(list[list[str]], rows)]

@@ -13,7 +13,8 @@ from curriculum.datasets import world_facts as data
 from curriculum.datasets.world_facts import Inverse, Kind, Relation
 from curriculum.datasets.world_graph import Draw, Entity, Graph
 from grpo.data.text import STOP_WORDS, normalize
-from grpo.types import STYLES, Example, InputError, Passage, Style
+from grpo.errors import UserError
+from grpo.types import STYLES, Example, Passage, Style
 
 T = TypeVar("T")
 Answers = tuple[tuple[str, ...], ...]
@@ -70,17 +71,17 @@ def _checked(
     count: int, shares: Mapping[str, float], passages: int, styles: Mapping[Style, float]
 ) -> Mapping[Style, float]:
     if count < 0:
-        raise InputError(f"world: count is {count}; give 0 or more")
+        raise UserError(f"world: count is {count}; give 0 or more")
     for name, share in shares.items():
         if not 0 <= share <= 1:
-            raise InputError(f"world: {name} is {share}; give a share from 0 to 1")
+            raise UserError(f"world: {name} is {share}; give a share from 0 to 1")
     if not 1 <= passages <= 10:
-        raise InputError(f"world: passages is {passages}; give 1 to 10")
+        raise UserError(f"world: passages is {passages}; give 1 to 10")
     unknown = [style for style in styles if style not in MIXTURE]
     if unknown:
-        raise InputError(f"world: no style {unknown[0]!r}; choose from {', '.join(MIXTURE)}")
+        raise UserError(f"world: no style {unknown[0]!r}; choose from {', '.join(MIXTURE)}")
     if not sum(styles.values()) > 0 or min(styles.values()) < 0:
-        raise InputError("world: style weights must be 0 or more, and one of them above 0")
+        raise UserError("world: style weights must be 0 or more, and one of them above 0")
     return styles
 
 

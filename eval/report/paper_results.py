@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from grpo.types import InputError
+from grpo.errors import UserError
 
 PREFIX = "paper:"
 FILE = Path(__file__).with_name("paper_results.json")
@@ -65,7 +65,7 @@ def find_rows(name: str) -> list[PaperRow]:
     """The rows of `paper:MODEL/DATASET`, or the one of `paper:MODEL/DATASET/CONFIGURATION`.
 
     Upper and lower case are the same, and `->` is the paper's arrow. A configuration that a figure repeats from a table
-    is the table's, which has a digit more. InputError with the nearest valid names where one is unknown.
+    is the table's, which has a digit more. UserError with the nearest valid names where one is unknown.
     """
     model, _, rest = name.removeprefix(PREFIX).partition("/")
     dataset, _, config = rest.partition("/")
@@ -115,7 +115,7 @@ def _named(name: str, field: str, value: str, rows: Sequence[PaperRow]) -> list[
     near = difflib.get_close_matches(value.casefold(), by_case, n=1, cutoff=0.5)
     hint = f"did you mean {by_case[near[0]]}? " if near else ""
     what = {"model": "model", "dataset": "data set", "config": "configuration"}[field]
-    raise InputError(f"{name}: the paper has no {what} {value!r}; {hint}valid: {', '.join(known)}")
+    raise UserError(f"{name}: the paper has no {what} {value!r}; {hint}valid: {', '.join(known)}")
 
 
 def _once(values: Iterable[str]) -> list[str]:

@@ -6,15 +6,15 @@ from typing import Any
 
 from grpo.checkpointing.store import flush
 from grpo.distributed.communicator import Alone, Comm
+from grpo.errors import UserError
 from grpo.policy.base import PolicyEngine
-from grpo.types import InputError
 
 
 def save_model_folder(policy: PolicyEngine, tokenizer: Any, path: Path, comm: Comm | None = None) -> None:
     """Weights, configuration and tokenizer, written beside `path`, flushed to disk, then renamed to it.
 
     The folder loads with `AutoModelForCausalLM.from_pretrained` and with vLLM. Every rank calls this and rank 0 writes.
-    InputError if `path` exists.
+    UserError if `path` exists.
     """
     comm = comm or Alone()
     building = path.with_name(f".{path.name}.writing")
@@ -25,7 +25,7 @@ def save_model_folder(policy: PolicyEngine, tokenizer: Any, path: Path, comm: Co
 
 def _make_way(path: Path, building: Path) -> None:
     if path.exists():
-        raise InputError(f"{path}: exists and is not overwritten")
+        raise UserError(f"{path}: exists and is not overwritten")
     if building.exists():
         shutil.rmtree(building)  # what an interrupted save left; only this module makes such a folder
     building.mkdir(parents=True)

@@ -19,12 +19,12 @@ from grpo.checkpointing.settings import Keeping
 from grpo.checkpointing.stop_signal import StopRequest
 from grpo.checkpointing.store import Point, Snapshot
 from grpo.checkpointing.writer import LONGEST, Mark, Writing, bytes_needed
-from grpo.distributed.communicator import HUNG, Comm
+from grpo.distributed.communicator import Comm
+from grpo.errors import EXIT_HUNG, EngineDied, NonFiniteError, Stopped, UserError
 from grpo.policy.base import PolicyEngine
 from grpo.policy.optimizer_state import Copies, Held
 from grpo.telemetry.run_logger import Console
 from grpo.telemetry.step_metrics import Around
-from grpo.types import BadNumbers, EngineLost, InputError, Stopped
 
 RESERVE = 1 << 28  # bytes that stay free: the run writes other files too
 
@@ -68,7 +68,7 @@ class Checkpoints:
     def __post_init__(self) -> None:
         self.comm.lead(lambda: self.folder.mkdir(exist_ok=True))
         if not self.folder.is_dir():
-            raise InputError(
+            raise UserError(
                 f"{self.folder}: rank {self.comm.rank} does not see it; checkpoints need a run folder that all nodes "
                 "share (run.folder)"
             )
@@ -97,7 +97,7 @@ class Checkpoints:
             raise Stopped(f"{asked}: {self._rescue(together=True)}")
 
     def restore(self, found: Snapshot) -> int:
-        """Put everything where it was; the number of steps done. InputError where the run is about something else."""
+        """Put everything where it was; the number of steps done. UserError where the run is about something else."""
         with _readable(found.path):
             self._put_back(found)
         return found.at.step
@@ -106,7 +106,7 @@ class Checkpoints:
         state = found.shared()
         for name, value in self.about.items():
             if state["about"].get(name) != value:
-                raise InputError(f"{found.path}: {name} are not those that the run began with")
+                raise UserError(f"{found.path}: {name} are not those that the run began with")
         self.policy.load_state(found.path / "policy")
         for name, part in self.shared.items():
             part.load_state_dict(state["parts"][name])
@@ -132,8 +132,8 @@ class Checkpoints:
             except Stopped:
                 raise
             except Exception as error:
-                note = self._rescue(together=self.comm.world == 1 or isinstance(error, BadNumbers | EngineLost))
-                if isinstance(error, BadNumbers | EngineLost):
+                note = self._rescue(together=self.comm.world == 1 or isinstance(error, NonFiniteError | EngineDied))
+                if isinstance(error, NonFiniteError | EngineDied):
                     raise type(error)(f"{error}; {note}") from error
                 self.console.line(f"             {note}")
                 raise
@@ -148,7 +148,7 @@ class Checkpoints:
         beside = threading.Thread(target=self._save_beside, daemon=True, name="save of a run that hangs")
         beside.start()
         beside.join(LONGEST)  # the disk, or the device that the weights are on, may be what hangs
-        self.comm.end(HUNG, f"{text}; {self._kept(self._mark.at if self._mark else Point(0))}")
+        self.comm.end(EXIT_HUNG, f"{text}; {self._kept(self._mark.at if self._mark else Point(0))}")
 
     def _save_beside(self) -> None:
         """What `_save` does, but from another thread than the one that trains, which may at any time go on."""
@@ -238,13 +238,13 @@ class Checkpoints:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """InputError where what is read in the checkpoint `path` is not what is written there."""
+    """UserError where what is read in the checkpoint `path` is not what is written there."""
     try:
         yield
-    except InputError:
+    except UserError:
         raise
     except snapshot.DAMAGE as error:
-        raise InputError(f"{path}: cannot be gone on from: {error!r}") from error
+        raise UserError(f"{path}: cannot be gone on from: {error!r}") from error
 
 
 def _states(parts: Mapping[str, Stateful]) -> dict[str, Any]:

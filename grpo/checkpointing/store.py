@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import xxhash
 
-from grpo.types import InputError
+from grpo.errors import UserError
 
 FORMAT = 2  # of the folder; counted up when an older program could not go on from it
 MANIFEST, STATE, LATEST = "manifest.json", "state.json", "latest"
@@ -157,7 +157,7 @@ def seal(folder: Path, at: Point, *, ranks: int, shared: Mapping[str, Any]) -> P
 
 def damaged(path: Path, at: Point) -> str:
     """What is wrong with the checkpoint of `at` in `path`, in a few words that begin with a file; empty where it is
-    whole. InputError for one of a newer program, which is whole as far as this one can tell."""
+    whole. UserError for one of a newer program, which is whole as far as this one can tell."""
     try:
         written = (path / MANIFEST).read_bytes()
         body = json.loads(written)
@@ -166,7 +166,7 @@ def damaged(path: Path, at: Point) -> str:
             return f"{MANIFEST}: is damaged"
         if body["format"] > FORMAT:
             wrote = f"has format {body['format']}, and this program reads {FORMAT}"
-            raise InputError(f"{path}: {wrote}; valid: the program that wrote it")
+            raise UserError(f"{path}: {wrote}; valid: the program that wrote it")
         if body["format"] != FORMAT:
             return f"{MANIFEST}: has format {body['format']}, and this program reads {FORMAT}"
         files: Digests = body["files"]
@@ -177,7 +177,7 @@ def damaged(path: Path, at: Point) -> str:
         return next((damage for damage in found if damage), "")
     except FileNotFoundError as error:
         return f"{Path(str(error.filename)).name}: is missing"
-    except InputError:
+    except UserError:
         raise
     except (OSError, *DAMAGE) as error:
         return f"{MANIFEST}: cannot be read: {error!r}"
@@ -212,7 +212,7 @@ def newest_whole(
     folder: Path, tell: Callable[[str], None] = lambda text: None, lacks: Callable[[Snapshot], str] = lambda found: ""
 ) -> Snapshot | None:
     """The newest checkpoint that is whole, or None. `tell` gets a line for every damaged one that was passed over, and
-    for those of which `lacks` says what is missing beside them. InputError where there are some and none is whole."""
+    for those of which `lacks` says what is missing beside them. UserError where there are some and none is whole."""
     passed = []
     for at, path in points_in(folder):
         damage = broken = damaged(path, at)
@@ -225,7 +225,7 @@ def newest_whole(
         passed.append(f"{path}: {damage}")
         tell(f"{'damaged     ' if broken else 'passed over '} {passed[-1]}")
     if passed:
-        raise InputError(f"{passed[0]}; no checkpoint there is whole ({len(passed)} tried), so the run cannot go on")
+        raise UserError(f"{passed[0]}; no checkpoint there is whole ({len(passed)} tried), so the run cannot go on")
     return None
 
 

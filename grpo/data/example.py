@@ -11,7 +11,7 @@ A record has the shape of Trust-Data (`declare-lab/Trust-Data`):
 
 A closed-book record has `style` "closed" and no docs; its `answers` may be `[]`, which is a question that nobody can
 answer. A field that is `null` counts as missing, since the columns of a hub data set are filled up with it. Every
-complaint is an `InputError` of one line: where, which field, what is wrong, and what would be valid.
+complaint is an `UserError` of one line: where, which field, what is wrong, and what would be valid.
 """
 
 import hashlib
@@ -24,7 +24,8 @@ from typing import Literal, cast
 
 from grpo.data.files import SUFFIXES, file_rows
 from grpo.data.text import contains, normalize
-from grpo.types import STYLES, Example, InputError, Passage, Style
+from grpo.errors import UserError
+from grpo.types import STYLES, Example, Passage, Style
 
 Record = Mapping[str, object]
 Shape = Literal["grounded", "question_answer", "closed_book"]
@@ -49,7 +50,7 @@ def load_examples(source: str | Path, *, style: Style = "prose") -> list[Example
     """The examples of a local file (`SUFFIXES`), or of `hub:NAME`, `hub:NAME:SPLIT` or `hub:NAME:CONFIG/SPLIT`.
 
     `style` is for records that state neither `style` nor `data_type`. Ids are unique within the result: a given id that
-    comes twice is an `InputError`; a made one gets `-2`, `-3` in order (Trust-Data repeats questions with other docs).
+    comes twice is an `UserError`; a made one gets `-2`, `-3` in order (Trust-Data repeats questions with other docs).
     """
     seen, examples = dict[str, str](), list[Example]()
     for place, record in read_records(source):
@@ -86,11 +87,11 @@ def read_records(source: str | Path) -> Iterator[tuple[str, Record]]:
     empty = True
     for place, row in rows:
         if not isinstance(row, Mapping):
-            raise InputError(f"{place}: a record is {type(row).__name__}; expected an object with {_FIELDS}")
+            raise UserError(f"{place}: a record is {type(row).__name__}; expected an object with {_FIELDS}")
         empty = False
         yield place, cast(Record, row)
     if empty:
-        raise InputError(f"{source}: holds no records; expected at least one with {_FIELDS}")
+        raise UserError(f"{source}: holds no records; expected at least one with {_FIELDS}")
 
 
 def split(
@@ -103,7 +104,7 @@ def split(
     side when examples are added, dropped or reordered. `held_out` is thus the expected share, hit exactly only by luck.
     """
     if not 0 <= held_out < 1:
-        raise InputError(f"held_out = {held_out} is no share; expected 0 <= held_out < 1")
+        raise UserError(f"held_out = {held_out} is no share; expected 0 <= held_out < 1")
     sides: tuple[list[Example], list[Example]] = ([], [])
     for example in examples:
         key = normalize(example.question) or example.question
@@ -119,12 +120,12 @@ def _hub_rows(source: str) -> Iterator[tuple[str, object]]:
         import datasets
         from datasets.exceptions import DatasetsError
     except ImportError as error:
-        raise InputError(f"{source}: needs the datasets package; install it, or give a local file") from error
+        raise UserError(f"{source}: needs the datasets package; install it, or give a local file") from error
     try:
         rows = datasets.load_dataset(name, config or None, split=part or "train")
     except (OSError, ValueError, DatasetsError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{source}: {reason}; expected hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIG/SPLIT") from error
+        raise UserError(f"{source}: {reason}; expected hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIG/SPLIT") from error
     for number, row in enumerate(cast(Iterable[object], rows), 1):
         yield f"{source}, record {number}", row
 
@@ -230,7 +231,7 @@ def _flags(place: str, doc: Record, text: str, answers: Sequence[tuple[str, ...]
 
 
 def text_field(place: str, record: Record, field: str, *, empty: bool = False) -> str:
-    """The string in `record[field]`; a missing, blank (unless `empty`) or other value is an `InputError` at `place`."""
+    """The string in `record[field]`; a missing, blank (unless `empty`) or other value is an `UserError` at `place`."""
     value = record.get(field)
     if not isinstance(value, str):
         raise _wrong(place, field, _state(value), "a string")
@@ -255,5 +256,5 @@ def _state(value: object) -> str:
     return "is missing" if value is None else f"is {type(value).__name__}"
 
 
-def _wrong(place: str, field: str, problem: str, valid: str) -> InputError:
-    return InputError(f"{place}: {field} {problem}; expected {valid}")
+def _wrong(place: str, field: str, problem: str, valid: str) -> UserError:
+    return UserError(f"{place}: {field} {problem}; expected {valid}")

@@ -1,6 +1,6 @@
 """What records does a local file hold? JSON, JSON Lines, CSV and TSV, gzipped or not, each record with its place.
 
-Every complaint is an `InputError` of one line: the file, the line, what is wrong, and what would be valid.
+Every complaint is an `UserError` of one line: the file, the line, what is wrong, and what would be valid.
 """
 
 import csv
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
-from grpo.types import InputError
+from grpo.errors import UserError
 
 KINDS = (".json", ".jsonl", ".csv", ".tsv")
 SUFFIXES = (*KINDS, *(f"{kind}.gz" for kind in KINDS))
@@ -34,18 +34,18 @@ def file_rows(path: Path) -> Rows:
 
 
 def _read(path: Path) -> str:
-    """The text of a local file; a missing, unreadable or oddly named one is an `InputError`."""
+    """The text of a local file; a missing, unreadable or oddly named one is an `UserError`."""
     if not path.exists():
-        raise InputError(f"{path}: no such file; {_neighbors(path)}")
+        raise UserError(f"{path}: no such file; {_neighbors(path)}")
     if path.is_dir() or not path.name.endswith(SUFFIXES):
-        raise InputError(f"{path}: {'a folder' if path.is_dir() else 'unknown ending'}; expected {_ENDINGS}")
+        raise UserError(f"{path}: {'a folder' if path.is_dir() else 'unknown ending'}; expected {_ENDINGS}")
     try:
         raw = path.read_bytes()
         return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read ({error}); expected a {path.suffix} file") from error
+        raise UserError(f"{path}: cannot be read ({error}); expected a {path.suffix} file") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is not UTF-8; expected UTF-8 text") from error
+        raise UserError(f"{path}: byte {error.start} is not UTF-8; expected UTF-8 text") from error
 
 
 def _neighbors(path: Path) -> str:
@@ -80,7 +80,7 @@ def _json_list(path: Path, text: str) -> Rows:
         lists = [value for value in cast(dict[str, object], rows).values() if _holds_records(value)]
         rows = lists[0] if len(lists) == 1 else rows
     if not isinstance(rows, list):
-        raise InputError(
+        raise UserError(
             f"{path}: {type(rows).__name__} at the top; expected a JSON list of records, or an object that holds one"
         )
     for number, row in enumerate(cast(list[object], rows), 1):
@@ -98,11 +98,11 @@ def _table(path: Path, text: str, delimiter: str) -> Rows:
         for number, row in enumerate(cast(Iterator[Mapping[str | None, object]], reader), 1):
             if None in row or None in row.values():
                 count = len(reader.fieldnames or ())
-                raise InputError(f"{path}, record {number}: fewer or more cells than the header; expected {count}")
+                raise UserError(f"{path}, record {number}: fewer or more cells than the header; expected {count}")
             yield f"{path}, record {number}", row
     except csv.Error as error:
         place = f"{path}:{reader.reader.line_num}"
-        raise InputError(f"{place}: malformed table ({error}); expected a header and records") from error
+        raise UserError(f"{place}: malformed table ({error}); expected a header and records") from error
 
 
 def _parsed(text: str) -> object:
@@ -113,6 +113,6 @@ def _parsed(text: str) -> object:
     return value
 
 
-def _malformed(path: Path, error: Exception, line: int, valid: str) -> InputError:
+def _malformed(path: Path, error: Exception, line: int, valid: str) -> UserError:
     why = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-    return InputError(f"{path}:{line}: malformed JSON ({why}); expected {valid}")
+    return UserError(f"{path}:{line}: malformed JSON ({why}); expected {valid}")

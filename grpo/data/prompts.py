@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from grpo.data.text import REFUSAL
-from grpo.types import Example, InputError, Render, Style, TokenIds
+from grpo.errors import UserError
+from grpo.types import Example, Render, Style, TokenIds
 
 PROMPTS = Path(__file__).resolve().parents[2] / "configs" / "prompts"
 HINTS: Mapping[Style, str] = {
@@ -53,10 +54,10 @@ def load_system(name: str) -> str:
     try:
         text = path.read_text(encoding="utf-8") if path.is_file() else None
     except (OSError, UnicodeDecodeError) as error:  # a name that is too long, a file that is no text
-        raise InputError(f"{path}: cannot be read as a prompt: {error}") from None
+        raise UserError(f"{path}: cannot be read as a prompt: {error}") from None
     if text is None:
         known = ", ".join(sorted(str(entry.relative_to(PROMPTS).with_suffix("")) for entry in PROMPTS.rglob("*.txt")))
-        raise InputError(f"{path}: no such prompt; expected {known}, or the path of a .txt file")
+        raise UserError(f"{path}: no such prompt; expected {known}, or the path of a .txt file")
     return text.strip()
 
 
@@ -90,12 +91,12 @@ def make_render(
 
     `filled_in` completes `system`. `reasoning` switches thinking on or off in templates that ask (`enable_thinking`). A
     template that opens `<think>` itself has that cut off, so that a completion carries all four tags, or none.
-    `chat=False` renders plain text, for models without a chat template. A prompt that is too long is an `InputError`
+    `chat=False` renders plain text, for models without a chat template. A prompt that is too long is an `UserError`
     that names the example and the nearest settings with room for it: nothing is ever cut silently.
     """
     room = context - max_tokens
     if room < 1:
-        raise InputError(
+        raise UserError(
             f"sampling.max_tokens = {max_tokens} leaves no room for a prompt in model.context = {context}; "
             f"expected sampling.max_tokens < {context} or model.context > {max_tokens}"
         )
@@ -119,7 +120,7 @@ def eos_ids(tokenizer: Tokenizer, *configs: object) -> tuple[int, ...]:
     """Every EOS id of the tokenizer and of the given model and generation configurations, once each, in that order.
 
     Some models have several (Llama 3 ends a turn with another token than a text), and one that is left out makes
-    finished completions look truncated. None anywhere is an `InputError`.
+    finished completions look truncated. None anywhere is an `UserError`.
     """
     found: list[int] = []
     for holder in (tokenizer, *configs):
@@ -128,7 +129,7 @@ def eos_ids(tokenizer: Tokenizer, *configs: object) -> tuple[int, ...]:
             ids: int | Sequence[int] | None = getattr(part, "eos_token_id", None)
             found += [] if ids is None else [ids] if isinstance(ids, int) else ids
     if not found:
-        raise InputError(f"{_folder(tokenizer)}: no EOS id; set eos_token_id in its generation_config.json")
+        raise UserError(f"{_folder(tokenizer)}: no EOS id; set eos_token_id in its generation_config.json")
     return tuple(dict.fromkeys(found))
 
 
@@ -139,7 +140,7 @@ def _plain(instruction: str) -> Callable[[str], str]:
 def _chat(tokenizer: Tokenizer, instruction: str, reasoning: bool) -> Callable[[str], str]:
     template = tokenizer.chat_template
     if not template:
-        raise InputError(
+        raise UserError(
             f"{_folder(tokenizer)}: the tokenizer has no chat template; use an instruction-tuned model, "
             "put a chat_template.jinja into the folder, or render plain text (chat = false)"
         )
@@ -165,12 +166,12 @@ def _chat(tokenizer: Tokenizer, instruction: str, reasoning: bool) -> Callable[[
         except Exception as error:  # a template is a program of the model's author and may raise whatever it likes
             failure = error
     reason = f"fails: {' '.join(str(failure).split())}" if failure else "leaves out the system and the user message"
-    raise InputError(f"{_folder(tokenizer)}: the chat template {reason}; expected one that renders a user message")
+    raise UserError(f"{_folder(tokenizer)}: the chat template {reason}; expected one that renders a user message")
 
 
 def _too_long(
     example: Example, count: int, context: int, max_tokens: int, tokens: Callable[[Example], TokenIds]
-) -> InputError:
+) -> UserError:
     room = context - max_tokens
     settings = [f"model.context = {count + max_tokens}"]
     if count < context:
@@ -180,7 +181,7 @@ def _too_long(
         if len(tokens(shorter)) <= room:
             settings.append(f"data.passages = {kept} (where this program picks the passages)")
             break
-    return InputError(
+    return UserError(
         f"example {example.id} ({example.question[:60]!r}): its prompt has {count} tokens, the limit is {room} "
         f"(model.context {context} - sampling.max_tokens {max_tokens}); room for it with {' or '.join(settings)}"
     )

@@ -5,12 +5,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import NoReturn, Protocol, TypeVar, cast
 
-from grpo.types import BadNumbers, EngineLost, InputError, StaleRollout, Stopped
+from grpo.errors import UserError
 
 T = TypeVar("T")
-
-STOPPED = 75  # exit status of a run that was asked to end: sysexits' EX_TEMPFAIL, "try again"
-HUNG = 124  # of one that hung and was ended by its watchdog; as timeout(1) says it
 
 
 class Comm(Protocol):
@@ -22,7 +19,7 @@ class Comm(Protocol):
     def shard(self, items: Sequence[T], *, even: bool = True) -> list[T]:
         """This rank's share of a list that is the same on all ranks; neighbours stay together.
 
-        The shares are equally long, or it is an InputError; with `even=False` their lengths may differ by one.
+        The shares are equally long, or it is an UserError; with `even=False` their lengths may differ by one.
         """
         ...
 
@@ -142,12 +139,12 @@ class Ranks:
 
 
 def check_shares(count: int, world: int, name: str) -> None:
-    """InputError where `count` items cannot be shared equally, naming the nearest counts and ranks that can.
+    """UserError where `count` items cannot be shared equally, naming the nearest counts and ranks that can.
 
     >>> check_shares(4, 3, "prompts")
     Traceback (most recent call last):
     ...
-    grpo.types.InputError: prompts = 4 cannot be shared equally by 3 ranks; valid: 3 or 6, or 1, 2 or 4 ranks
+    grpo.errors.UserError: prompts = 4 cannot be shared equally by 3 ranks; valid: 3 or 6, or 1, 2 or 4 ranks
     """
     if count % world == 0:
         return
@@ -155,19 +152,4 @@ def check_shares(count: int, world: int, name: str) -> None:
     counts = f"{below} or {above}" if below else f"{above}"
     *most, last = [str(ranks) for ranks in range(1, count + 1) if count % ranks == 0]
     ranks = f"{', '.join(most)} or {last} ranks" if most else "1 rank"
-    raise InputError(f"{name} = {count} cannot be shared equally by {world} ranks; valid: {counts}, or {ranks}")
-
-
-def ending(error: BaseException) -> tuple[int, str]:
-    """How a command ends by this error: exit status and the line that says so.
-
-    >>> ending(InputError("recipe.toml:3: no such key"))
-    (2, 'error: recipe.toml:3: no such key')
-    """
-    if isinstance(error, InputError):
-        return 2, f"error: {error}"
-    if isinstance(error, Stopped):
-        return STOPPED, f"stopped: {error}"
-    if isinstance(error, BadNumbers | EngineLost | StaleRollout):
-        return 1, f"stopped: {error}"
-    return 1, f"failed: {type(error).__name__}: {error}"
+    raise UserError(f"{name} = {count} cannot be shared equally by {world} ranks; valid: {counts}, or {ranks}")

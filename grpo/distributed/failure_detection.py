@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from grpo.distributed.communicator import Ranks, ending
-from grpo.types import InputError
+from grpo.distributed.communicator import Ranks
+from grpo.errors import UserError, exit_status
 
 MEET = 300.0  # seconds in which all ranks must have started
 BEAT = 1.0  # seconds between heartbeats
@@ -71,7 +71,7 @@ def joined() -> Iterator[Ranks]:
     """The ranks that a launcher started (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), together until the block ends.
 
     An exception that leaves the block ends every rank. Raises OtherRankFailed where another rank's came first, and
-    InputError where the ranks do not meet.
+    UserError where the ranks do not meet.
     """
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ.get("MASTER_PORT", "29500"))
@@ -120,7 +120,7 @@ class Watch:
     def tell(self, error: BaseException) -> Failure:
         """Make this rank's error the run's, unless there is one already; returns the first when all have heard it."""
         self._over.set()
-        code, text = ending(error)
+        code, text = exit_status(error)
         try:
             with self._in_time(Failure(self._rank, code, text)):
                 vanished = self._vanished() if _lost_connection(error) and self._first() is None else None
@@ -248,17 +248,17 @@ def _meet(host: str, port: int, rank: int, world: int) -> Any:
             master_listen_fd=None if listening is None else listening.detach(),
         )
     except dist.DistError as error:
-        raise InputError(f"rank {rank}: no rank 0 at {host}:{port} within {MEET:.0f} s: {_line(error)}") from None
+        raise UserError(f"rank {rank}: no rank 0 at {host}:{port} within {MEET:.0f} s: {_line(error)}") from None
     if rank == 0:
         store.set("world", str(world))
     others = store.get("world") != str(world).encode()
     if others or store.add(f"here/{rank}", 1) > 1:  # this run's rank 0 has found the port taken; that run is left alone
-        raise InputError(f"rank {rank}: at {host}:{port} is another run; {_another(port)}")
+        raise UserError(f"rank {rank}: at {host}:{port} is another run; {_another(port)}")
     store.add("here", 1)
     until = time.monotonic() + MEET
     while (here := store.add("here", 0)) < world:
         if time.monotonic() > until:
-            raise InputError(f"{here} of {world} ranks came to {host}:{port} within {MEET:.0f} s")
+            raise UserError(f"{here} of {world} ranks came to {host}:{port} within {MEET:.0f} s")
         time.sleep(0.05)
     return store
 
@@ -268,7 +268,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host if _is_loopback(host) else "", port))
     except OSError as error:
-        raise InputError(f"port {port} of {host} cannot be used ({error.strerror}); {_another(port)}") from None
+        raise UserError(f"port {port} of {host} cannot be used ({error.strerror}); {_another(port)}") from None
 
 
 def _another(port: int) -> str:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from grpo.batch import Batch
+from grpo.errors import UserError
 from grpo.model.attention import Span, install
 from grpo.model.lm_head import ChunkedHead
-from grpo.types import InputError
 
 Layout = Literal["shared", "padded"]
 Wanted = Literal["auto", "shared", "padded"]
@@ -157,13 +157,13 @@ def settle_layout(
     whole: Callable[[Tensor], AbstractContextManager[Any]] = nullcontext,
 ) -> Layout:
     """The layout that a model is run in. One that only `padded` serves is refused where the recipe asks for `shared`,
-    and under "auto" run padded, which `say` is told in one line. InputError as `check_model`."""
+    and under "auto" run padded, which `say` is told in one line. UserError as `check_model`."""
     check_model(model, whole=whole)
     reason = None if wanted == "padded" else why_not_shared(model)
     if reason is None:
         return "padded" if wanted == "padded" else "shared"
     if wanted == "shared":
-        raise InputError(f'policy.layout = "shared" cannot serve {reason}; valid here: policy.layout = "padded"')
+        raise UserError(f'policy.layout = "shared" cannot serve {reason}; valid here: policy.layout = "padded"')
     say(f"layout       padded: the shared prompt cannot serve {reason}; every completion repeats its prompt")
     return "padded"
 
@@ -207,7 +207,7 @@ def check_model(model: Any, *, whole: Callable[[Tensor], AbstractContextManager[
             plain = hidden @ weight_VD.T
         own = model(input_ids=ids, use_cache=False).logits
     if not torch.allclose(plain.float(), own.float(), rtol=1e-3, atol=1e-3 * float(own.abs().max())):
-        raise InputError(
+        raise UserError(
             f"model {config.model_type}: its logits are not those of a plain linear head (scaled, capped, a bias), "
             "which the chunked log-probabilities need"
         )

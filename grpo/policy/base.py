@@ -67,7 +67,7 @@ class PolicyEngine(Protocol):
         ...
 
     def load_state(self, path: Path) -> None:
-        """Go on from the state in the folder `path`, bitwise in float32. InputError for that of another model."""
+        """Go on from the state in the folder `path`, bitwise in float32. UserError for that of another model."""
         ...
 
 

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from grpo.batch import Batch
 from grpo.distributed.communicator import Comm
+from grpo.errors import NonFiniteError, UserError
 from grpo.losses import Stats
 from grpo.policy.base import Delegate, Loss, PolicyEngine
 from grpo.policy.optimizer_state import Copies, Held
-from grpo.types import BadNumbers, InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class Firsts:
 
 
 class Guarded(Delegate):
-    """`PolicyEngine` that keeps the rows of every update that was not finite in `folder`, and raises BadNumbers at the
-    `limit`-th in a row, on all ranks together. With `firsts` it also keeps those of updates that can be made again."""
+    """`PolicyEngine` that keeps the rows of every update that was not finite in `folder`, and raises NonFiniteError at
+    the `limit`-th in a row, on all ranks. With `firsts` it also keeps those of updates that can be made again."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Guarded(Delegate):
         file = save_rows(batch, self._folder, f"update-{number:06d}-rank-{self._comm.rank}", about)
         self._tell(f"not finite   update {number}: the weights stay as they are; its rows: {file}")
         if self._row >= self._limit:
-            raise BadNumbers(
+            raise NonFiniteError(
                 f"{self._row} updates in a row were not finite (checkpoint.bad_updates = {self._limit}); "
                 f"where to look: python -m launch.replay {file}"
             )
@@ -162,7 +162,7 @@ def save_rows(batch: Batch, folder: Path, name: str, about: Mapping[str, Any]) -
 
 
 def load_rows(file: Path) -> tuple[Batch, dict[str, Any]]:
-    """What `save_rows` wrote: (batch, about). InputError for anything else."""
+    """What `save_rows` wrote: (batch, about). UserError for anything else."""
     try:
         with safe_open(file, framework="pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
@@ -172,4 +172,4 @@ def load_rows(file: Path) -> tuple[Batch, dict[str, Any]]:
         prompts = tuple(tuple(ids[end - length : end]) for end, length in zip(ends, lengths, strict=True))
         return Batch(prompts=prompts, **tensors), about
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise InputError(f"{file}: cannot be read as the rows of an update: {error!r}") from None
+        raise UserError(f"{file}: cannot be read as the rows of an update: {error!r}") from None

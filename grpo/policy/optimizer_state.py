@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from grpo.types import InputError
+from grpo.errors import UserError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 COUNTS = "state.json"
@@ -98,20 +98,20 @@ def write(held: Held, path: Path, *, lead: bool = True) -> None:
 
 
 def read_counts(path: Path, *, parameters: int) -> tuple[int, int]:
-    """(updates of the schedule, steps of Adam); InputError for the state of a model with other parameters."""
+    """(updates of the schedule, steps of Adam); UserError for the state of a model with other parameters."""
     file = path / COUNTS
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
         updates, steps, found = (int(state[key]) for key in ("updates", "adam_steps", "parameters"))
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise InputError(f"{file}: cannot be read as the state of an optimizer: {error!r}") from None
+        raise UserError(f"{file}: cannot be read as the state of an optimizer: {error!r}") from None
     if found != parameters:
-        raise InputError(f"{file}: of a model with {found} tensors, this one has {parameters}")
+        raise UserError(f"{file}: of a model with {found} tensors, this one has {parameters}")
     return updates, steps
 
 
 def read_piece(path: Path, number: int, name: str, shape: tuple[int, ...]) -> Piece:
-    """Parameter `number` of the state; InputError unless it is `name` with this shape, whole."""
+    """Parameter `number` of the state; UserError unless it is `name` with this shape, whole."""
     file = path / _file(number)
     try:
         with safe_open(file, framework="pt") as opened:
@@ -119,11 +119,11 @@ def read_piece(path: Path, number: int, name: str, shape: tuple[int, ...]) -> Pi
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
             piece = Piece(tensors, int(about.get("steps", "0")))
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"{file}: cannot be read: {error}") from None
+        raise UserError(f"{file}: cannot be read: {error}") from None
     if about.get("name") != name or any(tuple(tensor.shape) != shape for tensor in tensors.values()):
-        raise InputError(f"{file}: holds {about.get('name')}, and this model has {name} {list(shape)} here")
+        raise UserError(f"{file}: holds {about.get('name')}, and this model has {name} {list(shape)} here")
     if set(tensors) != {"master", *(MOMENTS if piece.steps else ())}:
-        raise InputError(f"{file}: holds {', '.join(tensors)} of {name} after {piece.steps} steps")
+        raise UserError(f"{file}: holds {', '.join(tensors)} of {name} after {piece.steps} steps")
     return piece
 
 

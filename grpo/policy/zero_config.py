@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from grpo.errors import UserError
 from grpo.policy.optimizer import Optim
-from grpo.types import InputError
 
 Stage = Literal[1, 2, 3]
 Offload = Literal["none", "optimizer", "all"]
@@ -25,7 +25,7 @@ class Zero:
 
     def __post_init__(self) -> None:
         if self.offload == "all" and self.stage != 3:
-            raise InputError(
+            raise UserError(
                 f'policy.offload = "all" takes the weights too, which policy.stage = {self.stage} does not shard; '
                 'valid: policy.stage = 3, or policy.offload = "optimizer"'
             )

@@ -5,7 +5,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from grpo.types import Completion, Example, Group, Render, Sampling, StaleRollout, TokenIds
+from grpo.errors import StaleWeights
+from grpo.types import Completion, Example, Group, Render, Sampling, TokenIds
 
 
 class RolloutEngine(Protocol):
@@ -18,7 +19,7 @@ class RolloutEngine(Protocol):
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
         """Take new weights, forget everything computed with the old ones; completions carry `version` from now on.
 
-        Every parameter once, by name, in any order; StaleRollout where one is missing, unknown or of another shape.
+        Every parameter once, by name, in any order; StaleWeights where one is missing, unknown or of another shape.
         """
         ...
 
@@ -34,7 +35,7 @@ class RolloutEngine(Protocol):
 def checked(
     weights: Iterable[tuple[str, Tensor]], shapes: Mapping[str, tuple[int, ...]], *, version: int
 ) -> Iterator[tuple[str, Tensor]]:
-    """The weights as they come, one at a time. StaleRollout unless they are exactly the parameters in `shapes`.
+    """The weights as they come, one at a time. StaleWeights unless they are exactly the parameters in `shapes`.
 
     Two parameters of one shape under each other's names pass here; the comparison of log-probabilities sees them.
     """
@@ -42,15 +43,15 @@ def checked(
     for name, tensor in weights:
         if name not in missing:
             what = "came twice" if name in shapes else "is no parameter of the rollout engine's model"
-            raise StaleRollout(f"weights {version}: {name} {what}")
+            raise StaleWeights(f"weights {version}: {name} {what}")
         if tuple(tensor.shape) != shapes[name]:
-            raise StaleRollout(
+            raise StaleWeights(
                 f"weights {version}: {name} has the shape {tuple(tensor.shape)}, in the rollout engine {shapes[name]}"
             )
         del missing[name]
         yield name, tensor.detach()
     if missing:
-        raise StaleRollout(
+        raise StaleWeights(
             f"weights {version}: {next(iter(missing))} is missing ({len(missing)} of {len(shapes)} are); "
             "the rollout engine would mix two versions"
         )
@@ -65,12 +66,12 @@ def sample_groups(
     seed: int,
     version: int,
 ) -> list[Group]:
-    """One unscored group per example, in order. Raises StaleRollout if a completion carries another version."""
+    """One unscored group per example, in order. Raises StaleWeights if a completion carries another version."""
     prompts = [render(example) for example in examples]
     written = rollout.generate(prompts, sampling, seed=seed)
     for completion in (completion for group in written for completion in group):
         if completion.version != version:
-            raise StaleRollout(
+            raise StaleWeights(
                 f"the rollout engine wrote with weights {completion.version}, the trainer is at {version}"
             )
     return [

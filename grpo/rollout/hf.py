@@ -19,9 +19,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from grpo.errors import NonFiniteError, UserError
 from grpo.model.forward import has_sliding_windows
 from grpo.rollout.base import checked
-from grpo.types import BadNumbers, Completion, InputError, Sampling, TokenIds
+from grpo.types import Completion, Sampling, TokenIds
 
 SHRINK = 0.75
 """How much of what is being decoded must be enough before the rest is dropped: a smaller cache has to be copied."""
@@ -46,9 +47,7 @@ class HfRollout:
         if not eos_ids:
             raise ValueError("without a stop token every completion would run to the limit")
         if has_sliding_windows(model):
-            raise InputError(
-                "the hf rollout engine cannot serve models with sliding-window layers: its masks hold none"
-            )
+            raise UserError("the hf rollout engine cannot serve models with sliding-window layers: its masks hold none")
         self._model = model.eval().requires_grad_(False)
         if model.config.get_text_config()._attn_implementation == "sdpa":
             self._model.set_attn_implementation(FOLDED)
@@ -221,12 +220,12 @@ def draw(logp_PGV: Tensor, generator: torch.Generator) -> Tensor:
     """One token per row, [P, G], by where a uniform number falls in the distribution's running sum, in float64.
 
     One random number per row: `torch.multinomial` draws one per row and token of the vocabulary, one after another on a
-    CPU. A token without probability adds nothing to the sum, so none is drawn. BadNumbers where there is no sum.
+    CPU. A token without probability adds nothing to the sum, so none is drawn. NonFiniteError where there is no sum.
     """
     sum_PGV = logp_PGV.double().exp().cumsum(dim=-1)
     all_PG1 = sum_PGV[..., -1:]
     if not all_PG1.isfinite().all():
-        raise BadNumbers("rollout: the model's logits are not finite, so no token can be sampled")
+        raise NonFiniteError("rollout: the model's logits are not finite, so no token can be sampled")
     place_PG1 = all_PG1 * torch.rand(all_PG1.shape, dtype=torch.float64, device=all_PG1.device, generator=generator)
     below_PG1 = torch.minimum(place_PG1, all_PG1.nextafter(torch.zeros_like(all_PG1)))  # rounding may reach the end
     return torch.searchsorted(sum_PGV, below_PG1, right=True).squeeze(-1)

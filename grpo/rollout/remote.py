@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from grpo.distributed.communicator import Comm
+from grpo.errors import EngineDied, StaleWeights, UserError
 from grpo.rollout.base import checked
 from grpo.rollout.server import Address
 from grpo.rollout.weight_transfer import (
@@ -28,7 +29,7 @@ from grpo.rollout.weight_transfer import (
     one_line,
     reached_store,
 )
-from grpo.types import Completion, EngineLost, InputError, Sampling, StaleRollout, TokenIds
+from grpo.types import Completion, Sampling, TokenIds
 
 LONGEST_PAUSE = 10.0  # seconds between two tries to reach a server
 
@@ -53,18 +54,18 @@ class ServerRollout:
         """`shapes` are the trainer's parameters by name; `patience` is in seconds, for each request; `device` is where
         the trainer's weights are.
 
-        InputError where the server's model has other parameters, where it wants another token, and for "files" to
-        another machine; EngineLost where there is no server.
+        UserError where the server's model has other parameters, where it wants another token, and for "files" to
+        another machine; EngineDied where there is no server.
         """
         self._address, self._patience, self._comm, self._progress = address, patience, comm, progress
         self._shapes, self._at, self._carrier = shapes, "127.0.0.1", None
         if transfer == "files" and not address.here:
-            raise InputError(
+            raise UserError(
                 f'rollout.transfer = "files": {address} is another machine; valid here: "broadcast", or "auto"'
             )
         about = self._together("about")
         if about["shapes"] != {name: list(shape) for name, shape in shapes.items()}:
-            raise InputError(
+            raise UserError(
                 f"rollout.port = {address.port}: the server there has another model, {about['model']}; "
                 "valid: start it with this run's recipes, or another port"
             )
@@ -78,12 +79,12 @@ class ServerRollout:
                 for bucket in buckets(mine, device=self._carrier.device):
                     self._carrier.send(bucket, self._ask)
                 self._ask("loaded")
-            except EngineLost as error:
+            except EngineDied as error:
                 lost = str(error)
         for _ in mine:  # under ZeRO-3 each tensor is gathered by a call that all ranks make
             pass
         if lost := self._comm.lead(lambda: lost):
-            raise EngineLost(lost)
+            raise EngineDied(lost)
 
     def generate(self, prompts: Sequence[TokenIds], sampling: Sampling, *, seed: int) -> list[list[Completion]]:
         """The prompts of all ranks are one request, with the seed of rank 0; each rank gets its own answers."""
@@ -101,17 +102,17 @@ class ServerRollout:
         return self._led(lambda: self._ask(what, **body))
 
     def _led(self, call: Callable[[], Any]) -> Any:
-        """What rank 0 gets, on every rank. Where the server is lost, all of them raise EngineLost."""
+        """What rank 0 gets, on every rank. Where the server is lost, all of them raise EngineDied."""
 
         def tried() -> tuple[Any, str]:
             try:
                 return call(), ""
-            except EngineLost as error:
+            except EngineDied as error:
                 return None, str(error)
 
         answer, lost = self._comm.lead(tried)
         if lost:
-            raise EngineLost(lost)
+            raise EngineDied(lost)
         return answer
 
     def _meet(self, about: Mapping[str, Any], transfer: Transfer, device: torch.device) -> None:
@@ -127,7 +128,7 @@ class ServerRollout:
             at = device if nccl else torch.device("cpu")
             self._carrier = Broadcast(Pair(store, 0, device=at, host=self._at, patience=self._patience))
         except RuntimeError as error:  # torch's word for whatever goes wrong there
-            raise EngineLost(
+            raise EngineDied(
                 f"the rollout server at {self._address} answers, but no group could be made with it, from port {port} "
                 f"on ({one_line(error)}); valid: ports that are open between both"
             ) from None
@@ -158,18 +159,18 @@ class ServerRollout:
         finally:
             connection.close()
         if status == http.client.UNAUTHORIZED:
-            raise InputError(
+            raise UserError(
                 f"the rollout server at {self._address} wants another token; valid: the same GROUND_GRPO_TOKEN in the "
                 "environments of both"
             )
         if "lost" in answer:
-            raise EngineLost(f"the rollout server at {self._address}: {answer['lost']}")
+            raise EngineDied(f"the rollout server at {self._address}: {answer['lost']}")
         if "error" in answer:
-            raise StaleRollout(f"the rollout server at {self._address}: {answer['error']}")
+            raise StaleWeights(f"the rollout server at {self._address}: {answer['error']}")
         return answer["answer"]
 
-    def _lost(self, error: Exception) -> EngineLost:
-        return EngineLost(
+    def _lost(self, error: Exception) -> EngineDied:
+        return EngineDied(
             f"the rollout server at {self._address} is lost ({error or type(error).__name__}), waited for up to "
             f"{self._patience:.0f} s; it is started with `python launch/serve.py RECIPES`"
         )

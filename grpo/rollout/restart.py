@@ -7,8 +7,9 @@ from typing import TypeVar
 from torch import Tensor
 
 from grpo.distributed.communicator import Comm
+from grpo.errors import EngineDied, NonFiniteError
 from grpo.rollout.base import RolloutEngine
-from grpo.types import BadNumbers, Completion, EngineLost, Sampling, TokenIds
+from grpo.types import Completion, Sampling, TokenIds
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ class Restarted:
             self._restart(lost)
             groups, lost = self._together(written)
         if groups is None or lost:
-            raise EngineLost(lost)
+            raise EngineDied(lost)
         return groups
 
     def release(self) -> None:
@@ -58,7 +59,7 @@ class Restarted:
         def loaded(engine: RolloutEngine) -> None:
             try:
                 engine.load(left, version=self._version)
-            except (BadNumbers, EngineLost):
+            except (NonFiniteError, EngineDied):
                 for _ in left:  # the other ranks gather sharded weights, and wait for this one at each
                     pass
                 raise
@@ -66,16 +67,16 @@ class Restarted:
         return self._together(loaded)[1]
 
     def _together(self, call: Callable[[RolloutEngine], T]) -> tuple[T | None, str]:
-        """What this rank's engine answers, and how that of any rank was lost, which all of them are told. BadNumbers on
-        all of them where one has met any."""
+        """What this rank's engine answers, and how that of any rank was lost, which all of them are told.
+        NonFiniteError on all of them where one has met any."""
         answer, lost, bad = None, "", ""
         try:
             answer, lost = self._tried(call)
-        except BadNumbers as error:
+        except NonFiniteError as error:
             bad = str(error)
         said = self._comm.gather([(lost, bad)])
         if bad := next((each for _, each in said if each), ""):
-            raise BadNumbers(bad)
+            raise NonFiniteError(bad)
         return answer, next((each for each, _ in said if each), "")
 
     def _tried(self, call: Callable[[RolloutEngine], T]) -> tuple[T | None, str]:
@@ -84,17 +85,17 @@ class Restarted:
             return None, "the rollout engine could not be made anew"
         try:
             return call(self._engine), ""
-        except EngineLost as error:
+        except EngineDied as error:
             return None, str(error)
 
     def _restart(self, lost: str) -> None:
-        """Another engine, with the current weights. EngineLost where they have cost one already."""
+        """Another engine, with the current weights. EngineDied where they have cost one already."""
         if self._restarted == self._version:
-            raise EngineLost(lost)
+            raise EngineDied(lost)
         self._tell(f"lost         {lost}; made anew with weights {self._version}, once")
         self._restarted, self._engine = self._version, None
         gc.collect()  # there is no room for two
         self._engine = self._make()
         if lost := self._load(self._weights()):
             self._engine = None
-            raise EngineLost(lost)
+            raise EngineDied(lost)

@@ -21,9 +21,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from grpo.errors import EngineDied, StaleWeights, UserError
 from grpo.rollout.base import RolloutEngine
 from grpo.rollout.weight_transfer import Bucket, Pair, gpu, listening_store
-from grpo.types import EngineLost, InputError, Sampling, StaleRollout
+from grpo.types import Sampling
 
 LONG_TOKEN = 16  # characters
 
@@ -37,14 +38,14 @@ class Address:
     token: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        """InputError for a host that is no single IPv4 address or name, and for a token that no header can carry."""
+        """UserError for a host that is no single IPv4 address or name, and for a token that no header can carry."""
         ip = _ip(self.host)
         if ip is not None and (ip.version == 6 or ip.is_unspecified):
-            raise InputError(
+            raise UserError(
                 f"rollout.host = {self.host!r}: valid: the server's IPv4 address or name, as the trainer reaches it"
             )
         if not all("!" <= character <= "~" for character in self.token):
-            raise InputError("GROUND_GRPO_TOKEN: valid: ASCII letters, digits and signs, without spaces or line ends")
+            raise UserError("GROUND_GRPO_TOKEN: valid: ASCII letters, digits and signs, without spaces or line ends")
 
     @property
     def here(self) -> bool:
@@ -78,7 +79,7 @@ class Service:
         self._pair: Future[Pair] | None = None
 
     def answer(self, what: str, body: Mapping[str, Any]) -> Any:
-        """The answer to one request, as JSON takes it. StaleRollout, KeyError or TypeError where it makes no sense."""
+        """The answer to one request, as JSON takes it. StaleWeights, KeyError or TypeError where it makes no sense."""
         if what == "about":
             return self._about
         if what == "generate":
@@ -94,7 +95,7 @@ class Service:
             self._push = Push(self._engine, version=body["version"])
             return self._push.start()
         if self._push is None:
-            raise EngineLost(f"{what!r}, and no push of weights is under way: the server has been started anew")
+            raise EngineDied(f"{what!r}, and no push of weights is under way: the server has been started anew")
         if what == "bucket" and "file" in body:
             file = self._folder / Path(body["file"]).name  # nothing outside the folder is read
             self._push.give(lambda: load_file(file))
@@ -172,7 +173,7 @@ class Push(threading.Thread):
 
     def _raise(self) -> None:
         if self._error:
-            raise StaleRollout(str(self._error))
+            raise StaleWeights(str(self._error))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -196,10 +197,10 @@ class Handler(BaseHTTPRequestHandler):
     def _reply(self, body: bytes) -> dict[str, Any]:
         try:
             return {"answer": self.server.service.answer(self.path.strip("/"), json.loads(body))}
-        except EngineLost as error:
+        except EngineDied as error:
             return {"lost": str(error)}
         except Exception as error:  # one request that fails must not end the server; the client says what it was
-            return {"error": str(error) if isinstance(error, StaleRollout) else repr(error)}
+            return {"error": str(error) if isinstance(error, StaleWeights) else repr(error)}
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Nothing: a line a request would drown what matters."""
@@ -211,11 +212,11 @@ class Server(HTTPServer):
     service: Service
 
     def __init__(self, address: Address) -> None:
-        """InputError where the port is in use or the host is not this machine's, and for a host that others can reach
+        """UserError where the port is in use or the host is not this machine's, and for a host that others can reach
         without a token that is hard to guess."""
         self.address = address
         if not address.here and len(address.token) < LONG_TOKEN:
-            raise InputError(
+            raise UserError(
                 f"rollout.host = {address.host!r}: others can reach it, so GROUND_GRPO_TOKEN must be in the "
                 f"environment, {LONG_TOKEN} characters or more; valid without: 127.0.0.1"
             )
@@ -223,8 +224,8 @@ class Server(HTTPServer):
             super().__init__((address.host, address.port), Handler)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise InputError(f"rollout.port = {address.port}: {error.strerror}; valid: a free port") from None
-            raise InputError(
+                raise UserError(f"rollout.port = {address.port}: {error.strerror}; valid: a free port") from None
+            raise UserError(
                 f"rollout.host = {address.host!r}: {error.strerror}; valid: an address or name of this machine"
             ) from None
 

@@ -16,9 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from grpo.errors import EngineDied, StaleWeights, UserError
 from grpo.rollout.base import checked
 from grpo.rollout.vllm_shared_memory import of_its_own
-from grpo.types import Completion, EngineLost, InputError, Sampling, StaleRollout, TokenIds
+from grpo.types import Completion, Sampling, TokenIds
 
 ENVIRONMENT = {  # read by vLLM while it is imported or started; what the user has set stays
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, where the weights are
@@ -59,7 +60,7 @@ def start_vllm(
     On GPUs `memory` is its share of each (weights and KV cache) while it is awake; on a CPU `kv_cache` is the GiB of
     its KV cache. One at a time: what vLLM shares within a process goes when one of them is dropped.
 
-    InputError where vLLM refuses the model or these numbers.
+    UserError where vLLM refuses the model or these numbers.
     """
     ranks = _ranks(tensor_parallel)
     _prepare()
@@ -91,10 +92,10 @@ def start_vllm(
 
 
 def _ranks(tensor_parallel: int) -> int:
-    """How many ranks there are; InputError where engines of so many ranks each cannot be made of them."""
+    """How many ranks there are; UserError where engines of so many ranks each cannot be made of them."""
     ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     if ranks % tensor_parallel:
-        raise InputError(
+        raise UserError(
             f"rollout.tensor_parallel = {tensor_parallel} does not divide the {ranks} rank{'s' * (ranks > 1)}; valid: "
             + ", ".join(str(n) for n in range(1, ranks + 1) if ranks % n == 0)
         )
@@ -121,7 +122,7 @@ class VllmRollout:
         self._version, self._asleep, self._whole = -1, set[str](), True
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        """Wake, push, forget; StaleRollout also where the prefix cache stays. A push that fails leaves layers between
+        """Wake, push, forget; StaleWeights also where the prefix cache stays. A push that fails leaves layers between
         two versions, so that this engine is then of no more use.
 
         vLLM waits for all parts of a layer (q, k and v) before it copies any: no tensor may be a buffer that is filled
@@ -135,7 +136,7 @@ class VllmRollout:
         self._llm.collective_rpc(_pack_ties)
         self._wake("kv_cache")  # only now: the push may need the room
         if not self._llm.reset_prefix_cache():
-            raise StaleRollout(
+            raise StaleWeights(
                 f"vLLM kept its prefix cache when weights {version} came: prompts would be read with the old ones"
             )
         self._version, self._whole = version, True
@@ -145,7 +146,7 @@ class VllmRollout:
 
         self._check_whole()
         if self._asleep:
-            raise StaleRollout("vLLM has given its weights back: it writes nothing until the next load")
+            raise StaleWeights("vLLM has given its weights back: it writes nothing until the next load")
         self._progress(f"rollout: {len(prompts)} prompts x {sampling.group_size} with vLLM")
         stream = random.Random(seed)  # a seed for each prompt: what it gives does not depend on who is served beside it
         asked, first = self._gather([(tuple(prompt), stream.getrandbits(62)) for prompt in prompts])
@@ -170,7 +171,7 @@ class VllmRollout:
         except Exception as error:  # whatever vLLM ends by; of several engines the others would not hear of it
             if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
                 raise
-            raise EngineLost(f"vLLM has died: {type(error).__name__}: {_line(error)}") from error
+            raise EngineDied(f"vLLM has died: {type(error).__name__}: {_line(error)}") from error
         return [
             [self._completion(output, greedy) for output in sorted(one.outputs, key=lambda output: output.index)]
             for one in written
@@ -184,7 +185,7 @@ class VllmRollout:
 
     def _check_whole(self) -> None:
         if not self._whole:
-            raise StaleRollout(
+            raise StaleWeights(
                 f"vLLM is between two versions, since the push of weights after {self._version} was cut off; it must "
                 "be started anew (a server: stop it, and `python launch/serve.py RECIPES` again)"
             )
@@ -227,7 +228,7 @@ def _prepare() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
-        raise InputError("VLLM_ENABLE_V1_MULTIPROCESSING must be 0 or unset: weights are handed over in the process")
+        raise UserError("VLLM_ENABLE_V1_MULTIPROCESSING must be 0 or unset: weights are handed over in the process")
     # It looks at every attribute of torch.distributed while it starts, also at one that warns.
     warnings.filterwarnings("ignore", message=".*reduce_op", category=FutureWarning)
     with warnings.catch_warnings():
@@ -247,7 +248,7 @@ def _prepare() -> None:
 
 @contextmanager
 def _starting(folder: str) -> Iterator[None]:
-    """The trainer's threads stay as they are, and what vLLM refuses is an InputError.
+    """The trainer's threads stay as they are, and what vLLM refuses is an UserError.
 
     The worker forbids torch.set_num_threads on a CPU, and lowers the threads to 1 elsewhere.
     """
@@ -255,7 +256,7 @@ def _starting(folder: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:  # vLLM's own word for a model or a number that it cannot serve
-        raise InputError(f"rollout.engine = 'vllm' cannot start on {folder}: {_line(error)}") from error
+        raise UserError(f"rollout.engine = 'vllm' cannot start on {folder}: {_line(error)}") from error
     finally:
         torch.set_num_threads = set_threads
         set_threads(threads)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]  (not in its stubs)
 
-from grpo.types import EngineLost
+from grpo.errors import EngineDied
 
 Bucket = dict[str, Tensor]
 Ask = Callable[..., Any]
@@ -38,7 +38,7 @@ class Carrier(Protocol):
         ...
 
     def send(self, bucket: Bucket, ask: Ask) -> None:
-        """Bring them to the server; EngineLost where it is gone."""
+        """Bring them to the server; EngineDied where it is gone."""
         ...
 
 
@@ -73,7 +73,7 @@ class Broadcast:
         try:
             self._pair.send(bucket)
         except RuntimeError as error:
-            raise EngineLost(f"weights could not be broadcast to the rollout server: {one_line(error)}") from None
+            raise EngineDied(f"weights could not be broadcast to the rollout server: {one_line(error)}") from None
         ask("taken")
 
 

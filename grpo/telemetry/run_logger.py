@@ -15,10 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from grpo.errors import UserError
 from grpo.telemetry.speed import phases, speeds, usage
 from grpo.telemetry.step_metrics import Around, Record
 from grpo.telemetry.wandb_logger import Tracker
-from grpo.types import Completion, Example, Group, InputError
+from grpo.types import Completion, Example, Group
 
 if TYPE_CHECKING:  # torch takes seconds to load, and what only prints needs none
     from grpo.telemetry.throughput import Meter
@@ -217,19 +218,19 @@ def transcript(step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def refuse_existing(folder: Path) -> None:
-    """InputError where something is already there, with the next free name. Nothing is overwritten; an empty folder,
+    """UserError where something is already there, with the next free name. Nothing is overwritten; an empty folder,
     which is what a kill at the very beginning leaves, is nothing."""
     if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
         free = next(
             f"{folder.name}-{n}" for n in range(2, 10_000) if not folder.with_name(f"{folder.name}-{n}").exists()
         )
-        raise InputError(
+        raise UserError(
             f"{folder}: this run exists and is not overwritten; a free name: --run.name={free} (make: NAME={free})"
         )
 
 
 def make_run_folder(folder: Path) -> Path:
-    """A new folder that is its owner's alone, or InputError as `refuse_existing`."""
+    """A new folder that is its owner's alone, or UserError as `refuse_existing`."""
     refuse_existing(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from grpo.data.example import split
 from grpo.data.prompts import load_system, make_render
 from grpo.distributed.communicator import Comm, check_shares
 from grpo.dynamic_sampling import Dynamic
+from grpo.errors import UserError
 from grpo.loop import LoopSettings
 from grpo.losses import Objective
 from grpo.policy.base import PolicyEngine
@@ -23,7 +24,7 @@ from grpo.policy.optimizer import Optim
 from grpo.policy.zero_config import Zero, zero_config
 from grpo.telemetry.run_logger import Console
 from grpo.telemetry.throughput import Meter
-from grpo.types import Completion, Example, Group, InputError, Render, Sampling
+from grpo.types import Completion, Example, Group, Render, Sampling
 from launch.builders.data import all_examples
 from launch.builders.models import fingerprint, load_model, load_tokenizer
 from launch.builders.precision import device, mismatch_limit, precision
@@ -176,15 +177,15 @@ def make_policy(
 
 
 def choose_zero(recipe: Recipe, ranks: int) -> Zero | None:
-    """How the policy is sharded over so many ranks, or None: one process holds it. InputError where that cannot be."""
+    """How the policy is sharded over so many ranks, or None: one process holds it. UserError where that cannot be."""
     p = recipe.policy
     needed = f"{ranks} ranks" if ranks > 1 else f'policy.offload = "{p.offload}"' if p.offload != "none" else ""
     if p.engine == "single" and (wrong := needed or ("policy.stage = 3" if p.stage == 3 else "")):
-        raise InputError(f'policy.engine = "single" is not for {wrong}; valid: "zero" or "auto"')
+        raise UserError(f'policy.engine = "single" is not for {wrong}; valid: "zero" or "auto"')
     if p.engine != "zero" and not needed:
         return None
     if importlib.util.find_spec("deepspeed") is None:
-        raise InputError(
+        raise UserError(
             f'policy.engine = "zero"{", for " + needed if needed else ""}: DeepSpeed is not installed (make setup says '
             'why); valid without it: one rank and policy.offload = "none"'
         )
@@ -192,14 +193,14 @@ def choose_zero(recipe: Recipe, ranks: int) -> Zero | None:
 
 
 def check_ranks(recipe: Recipe, ranks: int, *, warm_up: bool) -> None:
-    """InputError, before anything heavy loads, where this recipe's batches cannot be shared by so many ranks."""
+    """UserError, before anything heavy loads, where this recipe's batches cannot be shared by so many ranks."""
     choose_zero(recipe, ranks)
     prompts, parts = recipe.sampling.prompts_per_step, recipe.loss.updates_per_step
     check_shares(prompts, ranks, "sampling.prompts_per_step")
     if warm_up:
         check_shares(recipe.warmup.examples_per_step, ranks, "warmup.examples_per_step")
     if parts > prompts // ranks:
-        raise InputError(
+        raise UserError(
             f"loss.updates_per_step = {parts} parts cannot be made of the {prompts // ranks} groups of a rank; at most "
             "that many"
         )
@@ -212,7 +213,7 @@ def make_optim(recipe: Recipe) -> Optim:
 def loop_settings(recipe: Recipe, *, steps: int) -> LoopSettings:
     s, loss = recipe.sampling, recipe.loss
     if loss.advantage == "per_reward" and s.dynamic != "off":
-        raise InputError(
+        raise UserError(
             f'sampling.dynamic = "{s.dynamic}" leaves out groups whose totals are alike, and by loss.advantage = '
             '"per_reward" their parts can teach; valid: sampling.dynamic = "off"'
         )
@@ -258,14 +259,14 @@ def start_folder(recipe: Setup) -> str | None:
     if start in STAGES:
         folder = Path(recipe.run.folder) / f"{start}-{recipe.model.label}" / "model"
         if not folder.is_dir():
-            raise InputError(
+            raise UserError(
                 f'model.start = "{start}": {folder} is not there; run `make train-{start}` first, '
                 "or give a model folder: --model.start=FOLDER (make: FROM=FOLDER)"
             )
         return str(folder)
     if not Path(start).is_dir():
         valid = ", ".join(f'"{stage}"' for stage in STAGES)
-        raise InputError(f'model.start = {start!r}: no such folder; valid: "base", {valid}, or a model or run folder')
+        raise UserError(f'model.start = {start!r}: no such folder; valid: "base", {valid}, or a model or run folder')
     is_run = (Path(start) / "model").is_dir() and not (Path(start) / "config.json").exists()
     return str(Path(start) / "model") if is_run else start
 
@@ -277,7 +278,7 @@ def save_recipe(recipe: Setup, folder: Path) -> None:
 
 
 def check_positions(recipe: Setup, model: Any, folder: str) -> None:
-    """InputError where the recipe's context is longer than the model has positions."""
+    """UserError where the recipe's context is longer than the model has positions."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", recipe.model.context)
     if recipe.model.context > limit:
-        raise InputError(f"model.context = {recipe.model.context}: {folder} has positions for {limit}; at most that")
+        raise UserError(f"model.context = {recipe.model.context}: {folder} has positions for {limit}; at most that")

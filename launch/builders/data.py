@@ -7,8 +7,9 @@ from curriculum.datasets.closed_book import in_words, load_closed_book, once_eac
 from curriculum.datasets.world import make_world
 from curriculum.transforms import transformed
 from grpo.data.example import load_examples, read_records, shape_of, stem_of
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import Example, InputError
+from grpo.types import Example
 from launch.config.recipe import TRANSFORMS, Setup
 from launch.config.values import in_stage
 
@@ -28,11 +29,11 @@ def all_examples(recipe: Setup, console: Console) -> list[Example]:
 
 
 def refuse_transformed(sources: Sequence[str], transforms: Mapping[str, int]) -> None:
-    """InputError where a file's examples were transformed before they were filtered: they are what was found hard."""
+    """UserError where a file's examples were transformed before they were filtered: they are what was found hard."""
     asked = ", ".join(f"data.{name}" for name, wanted in transforms.items() if wanted)
     for source in sources:
         if source != "world" and (done := next(read_records(source))[1].get("transformed")):
-            raise InputError(
+            raise UserError(
                 f"{source}: the recipe that it was filtered with has transformed its examples ({done}), and {asked} "
                 "would do it again; valid for this file: --data.distractors=0 --data.without_support=false "
                 "--data.shuffle=false"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo.data.prompts import eos_ids
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import InputError
 from rewards.judges.base import Verifier, make_verifier
 
 EMBEDDED = "embedded:smollm2-135m"
@@ -44,11 +44,11 @@ def locate(name: str, *, console: Console) -> str:
 
         return str(ensure_tiny_model(cache_folder()))
     if name.partition(":")[0] in ("embedded", "random") and ":" in name:
-        raise InputError(f"model.name = {name!r}: unknown; valid: {EMBEDDED}, {TINY}, a folder, or a hub name")
+        raise UserError(f"model.name = {name!r}: unknown; valid: {EMBEDDED}, {TINY}, a folder, or a hub name")
     if Path(name).is_dir():
         _check_folder(Path(name))
     elif name.startswith((".", "/")) or name.count("/") != 1:
-        raise InputError(f"model.name = {name!r}: no such folder, and not a hub name like owner/model")
+        raise UserError(f"model.name = {name!r}: no such folder, and not a hub name like owner/model")
     return name
 
 
@@ -70,7 +70,7 @@ def load_tokenizer(folder: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, **OURS)
     except Exception as error:  # the tokenizers library raises bare Exceptions for a damaged file
-        raise InputError(f"{folder}: no tokenizer can be loaded: {_line(error)}") from None
+        raise UserError(f"{folder}: no tokenizer can be loaded: {_line(error)}") from None
 
 
 def load_model(folder: str, *, device: str, bf16: bool = False, sharding: Mapping[str, Any] | None = None) -> Any:
@@ -94,7 +94,7 @@ def load_model(folder: str, *, device: str, bf16: bool = False, sharding: Mappin
                 folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, **OURS
             )
         except (OSError, ValueError, SafetensorError) as error:
-            raise InputError(f"{folder}: no causal language model can be loaded: {_line(error)}") from None
+            raise UserError(f"{folder}: no causal language model can be loaded: {_line(error)}") from None
     return model if sharding else model.to(device)
 
 
@@ -120,7 +120,7 @@ def load_shell(folder: str) -> Any:
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **OURS), **OURS)
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: not the configuration of a causal language model: {_line(error)}") from None
+        raise UserError(f"{folder}: not the configuration of a causal language model: {_line(error)}") from None
     with contextlib.suppress(OSError):  # a model folder may do without one; stop tokens are then those of config.json
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model
@@ -132,11 +132,11 @@ def stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
 
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: not a model folder: it has no config.json")
+        raise UserError(f"{folder}: not a model folder: it has no config.json")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise InputError(f"{folder}: a model folder without a tokenizer (tokenizer.json); save the tokenizer into it")
+        raise UserError(f"{folder}: a model folder without a tokenizer (tokenizer.json); save the tokenizer into it")
     if not list(folder.glob("*.safetensors")):
-        raise InputError(f"{folder}: a model folder without weights (*.safetensors); other formats are not read")
+        raise UserError(f"{folder}: a model folder without weights (*.safetensors); other formats are not read")
 
 
 def _line(error: Exception) -> str:

@@ -5,9 +5,9 @@ import os
 from typing import Any, Literal
 
 from grpo.distributed.communicator import Comm
+from grpo.errors import UserError
 from grpo.rollout.base import RolloutEngine
 from grpo.telemetry.run_logger import Console
-from grpo.types import InputError
 from launch.builders.assemble import Speech, check_positions
 from launch.builders.models import load_model, load_shell, stop_ids
 from launch.builders.precision import device, precision
@@ -17,12 +17,12 @@ from launch.config.recipe import Recipe, Setup
 def choose_rollout(recipe: Setup, folder: str, console: Console) -> str:
     """The engine for the model in `folder`, "hf", "vllm" or "server"; says which, and why it is that one.
 
-    InputError where the recipe asks for one that cannot be. No weights are loaded.
+    UserError where the recipe asks for one that cannot be. No weights are loaded.
     """
     engine = wanted = recipe.rollout.engine
     why, why_not = "as the recipe asks", "" if wanted in ("hf", "server") else _not_vllm(folder)
     if wanted == "vllm" and why_not:
-        raise InputError(f'rollout.engine = "vllm": {why_not}; valid here: "hf", or "auto"')
+        raise UserError(f'rollout.engine = "vllm": {why_not}; valid here: "hf", or "auto"')
     if not isinstance(recipe, Recipe):
         refuse_server(recipe)
     if wanted == "auto":
@@ -31,15 +31,15 @@ def choose_rollout(recipe: Setup, folder: str, console: Console) -> str:
         why = f"auto, since {why_not or 'vLLM is installed and knows the model'}"
     parallel = recipe.rollout.tensor_parallel
     if engine == "hf" and parallel > 1 and isinstance(recipe, Recipe):  # an evaluation is one process in any case
-        raise InputError(f"rollout.tensor_parallel = {parallel} is for vLLM, and {why_not}; valid: 1")
+        raise UserError(f"rollout.tensor_parallel = {parallel} is for vLLM, and {why_not}; valid: 1")
     console.line(f"rollouts     {engine}: {why}")
     return engine
 
 
 def refuse_server(recipe: Setup) -> None:
-    """InputError where the recipe's rollout engine is one that waits for weights, and nobody will send any."""
+    """UserError where the recipe's rollout engine is one that waits for weights, and nobody will send any."""
     if recipe.rollout.engine == "server":
-        raise InputError(
+        raise UserError(
             'rollout.engine = "server" is for training, which sends it weights; valid here: "auto", "hf" or "vllm"'
         )
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
-from grpo.types import InputError
+from grpo.errors import UserError
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -24,7 +24,7 @@ FAMILIES: dict[str, dict[str, bool]] = {  # model_type of a config.json -> what 
 }
 
 
-class NotCounted(InputError):
+class NotCounted(UserError):
     """No plan can be made for this model. That is no reason not to train it."""
 
 
@@ -86,7 +86,7 @@ def read_shape(file: Path) -> Shape:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{file}: cannot be read as JSON: {error}") from None
+        raise UserError(f"{file}: cannot be read as JSON: {error}") from None
     kind = config.get("model_type")
     if kind not in FAMILIES:
         raise NotCounted(
@@ -103,7 +103,7 @@ def _shape(config: Mapping[str, Any], kind: str, file: Path) -> Shape:
         value = config.get(name)
         value = default if value is None else value  # null stands for the default
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{file}: {name} = {value!r}: expected a whole number, 1 or more")
+            raise UserError(f"{file}: {name} = {value!r}: expected a whole number, 1 or more")
         return value
 
     hidden, heads = number("hidden_size"), number("num_attention_heads")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import product
 from typing import cast
 
-from grpo.types import InputError
+from grpo.errors import UserError
 from launch.config.model_size import Shape
 from launch.planner.memory import (
     GB,
@@ -67,7 +67,7 @@ def nearest(shape: Shape, s: PlanSettings, d: Devices) -> Candidate | None:
     for settings, devices in candidates(s, d):
         try:
             check(shape, settings, devices)
-        except InputError:
+        except UserError:
             continue
         if shortage(shape, settings, devices, completions=s.group_size) is None:
             return settings, devices

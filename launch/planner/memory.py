@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from grpo.types import InputError
+from grpo.errors import UserError
 from launch.config.model_size import Shape
 
 Offload = Literal["none", "optimizer", "all"]
@@ -280,23 +280,23 @@ def cache_tokens(shape: Shape, s: PlanSettings, d: Devices) -> int:
 
 
 def check(shape: Shape, s: PlanSettings, d: Devices) -> None:
-    """InputError, one line, for settings that no amount of memory would make right."""
+    """UserError, one line, for settings that no amount of memory would make right."""
     n, tp = d.ranks, s.tensor_parallel
     if s.stage == 0 and (n > 1 or s.offload != "none"):
         why = f"{n} ranks" if n > 1 else f'policy.offload = "{s.offload}"'
-        raise InputError(f'policy.engine = "single" is for one rank without offload, not for {why}; valid: "zero"')
+        raise UserError(f'policy.engine = "single" is for one rank without offload, not for {why}; valid: "zero"')
     if s.offload == "all" and s.stage != 3:
-        raise InputError(f'policy.offload = "all" needs policy.stage = 3, not {s.stage}; with {s.stage}: "optimizer"')
+        raise UserError(f'policy.offload = "all" needs policy.stage = 3, not {s.stage}; with {s.stage}: "optimizer"')
     if s.prompts % n:
         lower = max(k for k in range(1, s.prompts + 1) if s.prompts % k == 0 and k <= n)
         more = (s.prompts // n + 1) * n
-        raise InputError(
+        raise UserError(
             f"sampling.prompts_per_step = {s.prompts} cannot be shared equally by {n} ranks; valid: {more} prompts, "
             f"or {lower} ranks"
         )
     if s.rollout == "vllm" and (d.per_node % tp or shape.heads % tp or shape.kv_heads % tp):
         valid = [k for k in range(1, d.per_node + 1) if not (d.per_node % k or shape.heads % k or shape.kv_heads % k)]
-        raise InputError(
+        raise UserError(
             f"rollout.tensor_parallel = {tp} must divide {d.per_node} ranks of a node, {shape.heads} heads and "
             f"{shape.kv_heads} kv heads; valid: {', '.join(map(str, valid))}"
         )

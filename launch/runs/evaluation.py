@@ -21,9 +21,10 @@ from grpo.config import load
 from grpo.data.example import split
 from grpo.data.prompts import load_system, make_render
 from grpo.distributed.communicator import Alone
+from grpo.errors import UserError
 from grpo.rollout.base import RolloutEngine
 from grpo.telemetry.run_logger import Console, refuse_existing
-from grpo.types import Example, InputError, Sampling, Style, TokenIds
+from grpo.types import Example, Sampling, Style, TokenIds
 from launch.builders import assemble
 from launch.builders.models import fingerprint, load_tokenizer, locate, make_judge
 from launch.builders.rollout import choose_rollout, make_rollout
@@ -86,12 +87,12 @@ def choose_questions(recipe: EvaluationRecipe, data: Sequence[Example]) -> list[
     """The held-out part of the data, or all of it; of that a random sample where eval.questions asks for fewer."""
     asked = list(data) if recipe.eval.part == "all" else split(data, held_out=recipe.data.held_out)[1]
     if not asked:
-        raise InputError(
+        raise UserError(
             f"data.held_out = {recipe.data.held_out}: no question of {recipe.data.source} is held out; valid: "
             "a larger share, or --eval.part=all"
         )
     if closed := next((example for example in asked if example.style not in STYLES), None):
-        raise InputError(f"example {closed.id}: style {closed.style!r} has no passages; valid: {', '.join(STYLES)}")
+        raise UserError(f"example {closed.id}: style {closed.style!r} has no passages; valid: {', '.join(STYLES)}")
     count = recipe.eval.questions or len(asked)
     if count < len(asked):
         kept = random.Random(recipe.data.seed).sample(range(len(asked)), count)
@@ -127,7 +128,7 @@ def write_answers(
 
 
 def count_answers(path: Path, asked: Sequence[Example], console: Console) -> int:
-    """How many of `asked` the file answers. A last line that a kill has torn is cut off; InputError where the lines are
+    """How many of `asked` the file answers. A last line that a kill has torn is cut off; UserError where the lines are
     not the answers to `asked`, in order."""
     if not path.exists():
         return 0
@@ -142,9 +143,9 @@ def count_answers(path: Path, asked: Sequence[Example], console: Console) -> int
         try:
             found = json.loads(line)["id"]
         except (json.JSONDecodeError, KeyError, TypeError):
-            raise InputError(f"{path}:{number}: not an answer of this evaluation; expected {expected}") from None
+            raise UserError(f"{path}:{number}: not an answer of this evaluation; expected {expected}") from None
         if found != expected:
-            raise InputError(
+            raise UserError(
                 f"{path}:{number}: id {found!r}; expected {expected!r}: it was changed since it was written"
             )
     if lines:
@@ -207,7 +208,7 @@ def _folder(recipe: EvaluationRecipe) -> Path:
 
 
 def _check_same(folder: Path, recipe: EvaluationRecipe, digest: str) -> None:
-    """InputError where the answers in the folder are of another model, prompt, sampling or other questions."""
+    """UserError where the answers in the folder are of another model, prompt, sampling or other questions."""
     if json.loads((folder / INPUTS).read_text(encoding="utf-8"))["digest"] == digest:
         return
     there = load(EvaluationRecipe, [str(folder / "recipe.toml")])
@@ -217,7 +218,7 @@ def _check_same(folder: Path, recipe: EvaluationRecipe, digest: str) -> None:
             old, new = (getattr(getattr(side, section), name) for side in (there, recipe))
             changed += [f"{section}.{name} = {old!r} there and {new!r} now"] if old != new else []
     what = ", ".join(changed) or "the model, the prompt, the data or the rollout engine has changed since"
-    raise InputError(f"{folder}: its answers were made otherwise ({what}); valid: the same again, or another NAME=")
+    raise UserError(f"{folder}: its answers were made otherwise ({what}); valid: the same again, or another NAME=")
 
 
 def _save_inputs(folder: Path, digest: str, base: str, asked: Sequence[Example], shown: Shown) -> None:
@@ -242,14 +243,14 @@ def _digest(
 
 
 def _check_trained(recipe: EvaluationRecipe, start: str | None, console: Console) -> None:
-    """InputError where a run's model would be asked what it was trained on, or in a format that it never learned."""
+    """UserError where a run's model would be asked what it was trained on, or in a format that it never learned."""
     trained = Path(start).parent / "recipe.toml" if start else None
     if trained is None or not trained.is_file():
         return
     there = tomllib.loads(trained.read_text(encoding="utf-8"))
     data, reasoning = there.get("data", {}), there.get("model", {}).get("reasoning", recipe.model.reasoning)
     if reasoning != recipe.model.reasoning:
-        raise InputError(
+        raise UserError(
             f"{trained}: trained with model.reasoning = {reasoning}, and asked with {recipe.model.reasoning}; "
             f"valid: --model.reasoning={str(reasoning).lower()}"
         )
@@ -260,7 +261,7 @@ def _check_trained(recipe: EvaluationRecipe, start: str | None, console: Console
     for name in ("held_out", "seed"):
         was, now = data.get(name, getattr(recipe.data, name)), getattr(recipe.data, name)
         if was != now and recipe.eval.part == "held_out":
-            raise InputError(
+            raise UserError(
                 f"{trained}: trained with data.{name} = {was}; with {now} some of its training questions would "
                 f"be asked; valid: --data.{name}={was}"
             )
@@ -286,8 +287,8 @@ def _make_speech(
     def render(example: Example) -> TokenIds:
         try:
             return renders[example.style](example)
-        except InputError as error:  # the limit on answers has another name here than in training
+        except UserError as error:  # the limit on answers has another name here than in training
             fewer = f" or eval.shots below {recipe.shots}" if recipe.shots else ""
-            raise InputError(str(error).replace("sampling.max_tokens", "eval.max_tokens") + fewer) from None
+            raise UserError(str(error).replace("sampling.max_tokens", "eval.max_tokens") + fewer) from None
 
     return assemble.Speech(tokenizer=tokenizer, render=render, recipe=recipe)

@@ -24,8 +24,9 @@ from eval.predictions import Prediction
 from eval.sentence_splitter import make_splitter
 from eval.trust_score import COLUMNS, scores
 from grpo.config import load
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import Example, InputError
+from grpo.types import Example
 from launch.builders import assemble
 from launch.builders.models import make_judge
 from launch.config.recipe import Recipe
@@ -73,7 +74,7 @@ def report(title: str, folders: Mapping[str, Sequence[Path]], out: Path, console
 
 
 def common_questions(folders: Sequence[Path]) -> dict[str, Example]:
-    """The questions that all these runs hold out, by id. InputError where a run holds out others, or has other passages
+    """The questions that all these runs hold out, by id. UserError where a run holds out others, or has other passages
     for them: ids do not tell, since the invented world uses the same ones whatever its settings."""
     common: dict[str, Example] = {}
     for folder in dict.fromkeys(folders):
@@ -81,7 +82,7 @@ def common_questions(folders: Sequence[Path]) -> dict[str, Example]:
         held_out = {e.id: e for e in assemble.load_questions(recipe, Console(io.StringIO())).held_out}
         common = common or held_out
         if held_out != common:
-            raise InputError(
+            raise UserError(
                 f"{folder}: holds out other questions or passages than {folders[0]}, so the two cannot be compared; "
                 "expected what decides on them, of [data] and [eval], in the experiment's own arguments, for all arms"
             )
@@ -97,9 +98,9 @@ def sums(folder: Path, moment: str, held_out: Mapping[str, Example], console: Co
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         rows = sorted((row for row in rows if row["moment"] == moment), key=lambda row: row["id"])
     if not rows:
-        raise InputError(f"{path}: no held-out answers of {moment!r}; expected a run with eval.questions above 0")
+        raise UserError(f"{path}: no held-out answers of {moment!r}; expected a run with eval.questions above 0")
     if any(row["id"] not in held_out for row in rows):
-        raise InputError(
+        raise UserError(
             f"{path}: answers to other questions than {folder / 'recipe.toml'} holds out; was data.source changed?"
         )
     predictions = [Prediction(held_out[row["id"]], row["text"]) for row in rows]
@@ -113,9 +114,9 @@ def sums(folder: Path, moment: str, held_out: Mapping[str, Example], console: Co
 
 
 def outcome(seeds: Sequence[Floats]) -> Outcome:
-    """The seeds' answers pooled by question; InputError where they are not to the same questions."""
+    """The seeds' answers pooled by question; UserError where they are not to the same questions."""
     if len({len(one) for one in seeds}) > 1:
-        raise InputError(
+        raise UserError(
             f"the runs of an arm answered {[len(one) for one in seeds]} held-out questions; expected the same"
         )
     pooled_IK = np.sum(seeds, axis=0)

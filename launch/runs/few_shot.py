@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from curriculum.reference_answers import gold_completion_text
 from grpo.data.prompts import user_message
 from grpo.data.text import normalize
-from grpo.types import STYLES, Example, InputError, Style
+from grpo.errors import UserError
+from grpo.types import STYLES, Example, Style
 from launch.config.recipe import EvaluationRecipe
 
 Shown = Mapping[Style, Sequence[Example]]  # a question is shown those of its own style
@@ -19,7 +20,7 @@ APART = "\n\n\n"  # between demonstrations, as in the field's prompts
 
 def choose_demonstrations(recipe: EvaluationRecipe, asked: Sequence[Example], pool: Sequence[Example]) -> Shown:
     """`recipe.shots` examples of `pool` for each style that is asked, half of them refusals; no question is one that is
-    asked. The same seed chooses the same ones for every model. InputError where the pool has too few."""
+    asked. The same seed chooses the same ones for every model. UserError where the pool has too few."""
     taken = {normalize(example.question) for example in asked}
     free = [example for example in pool if normalize(example.question) not in taken]
     styles = {example.style for example in asked}
@@ -41,7 +42,7 @@ def _draw(free: Sequence[Example], style: Style, recipe: EvaluationRecipe) -> li
     for count, answerable in ((recipe.shots - refusals, True), (refusals, False)):
         kind = [example for example in free if example.style == style and example.answerable is answerable]
         if len(kind) < count:
-            raise InputError(
+            raise UserError(
                 f"eval.shots = {recipe.shots}: takes {count} {'' if answerable else 'un'}answerable {style} questions "
                 f"besides those asked, and there are {len(kind)}; valid: --eval.shots=0, or --eval.shots_from=FILE"
             )

@@ -114,7 +114,7 @@ def _watcher(held_out: HeldOut, folder: Path, score: GroupScorer) -> Watcher:
 
 
 def _checked_curriculum(recipe: Recipe, questions: assemble.Questions, steps: int, console: Console) -> Curriculum:
-    """What is asked, in its order. InputError where the starting model, what is watched or the gate does not fit."""
+    """What is asked, in its order. UserError where the starting model, what is watched or the gate does not fit."""
     check_after(recipe, assemble.start_folder(recipe))
     warn_of_other_distributions(recipe, console)
     check_best_by(recipe, questions.held_out)
@@ -123,7 +123,7 @@ def _checked_curriculum(recipe: Recipe, questions: assemble.Questions, steps: in
 
 
 def _announce_plans(recipe: Recipe, console: Console, comm: Comm, *, questions: int) -> None:
-    """The plans of batches and of memory, before anything heavy loads; InputError with the nearest that fits."""
+    """The plans of batches and of memory, before anything heavy loads; UserError with the nearest that fits."""
     console.line(batch_plan(recipe, questions=questions, ranks=comm.world))
     limit = f"{mismatch_limit(recipe):.3g} nats a token between sampler and trainer"
     console.line(f"precision    {precision(recipe)}; more than {limit}, on average, stop the run")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from grpo.checkpointing.store import flush
-from grpo.types import InputError
+from grpo.errors import UserError
 from launch.config.recipe import Setup
 
 FILE = "stages.json"
@@ -28,7 +28,7 @@ def stages_of(folder: str | Path) -> tuple[str, ...]:
             if not isinstance(stages, list) or not all(isinstance(stage, str) for stage in stages):
                 raise ValueError("not a list of names")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise InputError(f"{path}: damaged ({type(error).__name__}); expected {{'stages': ['stage1']}}") from None
+            raise UserError(f"{path}: damaged ({type(error).__name__}); expected {{'stages': ['stage1']}}") from None
         return tuple(stages)
     return ()
 
@@ -45,13 +45,13 @@ def write_stages(folder: Path, stages: tuple[str, ...]) -> None:
 def check_after(recipe: Setup, start: str | None) -> tuple[str, ...]:
     """The stages of the starting model, `start`, or None for one that has been through none (`model.start = "base"`).
 
-    InputError where `model.after` names a stage that it was not trained in.
+    UserError where `model.after` names a stage that it was not trained in.
     """
     stages = stages_of(start) if start else ()
     wanted = recipe.model.after
     if wanted and wanted not in stages:
         been = f"it was trained in {', '.join(stages)}" if stages else "nothing says that it was trained in any stage"
-        raise InputError(
+        raise UserError(
             f"model.after = {wanted!r}: {start or 'the base model'} was not trained in {wanted} ({been}); run "
             f"`make train-{wanted}` first, or say that it need not be: --model.after= (make: ARGS=--model.after=)"
         )

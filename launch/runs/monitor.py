@@ -21,10 +21,11 @@ from grpo.checkpointing.manager import RESERVE
 from grpo.checkpointing.store import no_room
 from grpo.distributed.communicator import Comm
 from grpo.dynamic_sampling import living
+from grpo.errors import UserError
 from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine
 from grpo.telemetry.run_logger import RunLog
-from grpo.types import Example, Group, InputError
+from grpo.types import Example, Group
 from launch.builders.assemble import Speech
 from launch.config.recipe import Recipe
 from rewards.judges.base import take_counts
@@ -86,17 +87,17 @@ class HeldOut:
 
 
 def check_best_by(recipe: Recipe, held_out: Sequence[Example]) -> None:
-    """InputError where the held-out questions cannot give the number by which the best model is chosen."""
+    """UserError where the held-out questions cannot give the number by which the best model is chosen."""
     wanted, every = recipe.eval.best_by, recipe.eval.every
     if not every or not wanted:
         return
     if not held_out:
-        raise InputError(f"eval.every = {every} measures held-out questions, and there are none; valid: eval.every = 0")
+        raise UserError(f"eval.every = {every} measures held-out questions, and there are none; valid: eval.every = 0")
     labelled = any(example.answerable for example in held_out)
     open_book = any(example.style in STYLES for example in held_out)
     if not (labelled if wanted in ("grounded", "right") else open_book):
         valid = "'grounded', 'right' or ''" if labelled else "a number of the Trust-Score or ''"
-        raise InputError(f"eval.best_by = {wanted!r} is not a number of these held-out questions; valid: {valid}")
+        raise UserError(f"eval.best_by = {wanted!r} is not a number of these held-out questions; valid: {valid}")
 
 
 class Watcher:

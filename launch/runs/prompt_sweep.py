@@ -13,10 +13,11 @@ from eval.closed_book import outcomes
 from eval.prompt_sweep import Asked, numbered, point, report
 from grpo.config import load
 from grpo.distributed.communicator import Alone
+from grpo.errors import UserError
 from grpo.kept import Kept, Row
 from grpo.rollout.base import RolloutEngine
 from grpo.telemetry.run_logger import Console
-from grpo.types import Example, Group, InputError
+from grpo.types import Example, Group
 from launch.builders import assemble
 from launch.builders.models import locate
 from launch.builders.rollout import choose_rollout, make_rollout, refuse_server
@@ -64,15 +65,15 @@ def run_sweep(arguments: argparse.Namespace, recipes: Sequence[str], console: Co
 
 
 def questions(recipe: Recipe, console: Console) -> list[Example]:
-    """The held-out questions; InputError where there are none, or where they are no closed-book questions."""
+    """The held-out questions; UserError where there are none, or where they are no closed-book questions."""
     examples = assemble.load_questions(recipe, console).held_out
     if not examples:
-        raise InputError(
+        raise UserError(
             f"no question is held out (data.held_out = {recipe.data.held_out}, eval.questions = "
             f"{recipe.eval.questions}); expected both above 0"
         )
     if other := next((example for example in examples if example.style != "closed"), None):
-        raise InputError(
+        raise UserError(
             f"example {other.id}: style {other.style!r}, and the prompts are for closed-book questions; expected "
             "--data.source=FILE of such (curriculum/datasets/closed_book.py has their shapes)"
         )
@@ -84,7 +85,7 @@ def chosen(paths: Mapping[int, Path], only: str | None) -> Mapping[int, Path]:
         return paths
     wanted = [part.strip() for part in only.split(",")]
     if not all(part.isdecimal() and int(part) in paths for part in wanted):
-        raise InputError(f"--only {only}: valid: numbers of {', '.join(map(str, paths))}, with commas between them")
+        raise UserError(f"--only {only}: valid: numbers of {', '.join(map(str, paths))}, with commas between them")
     return {number: paths[number] for number in sorted({int(part) for part in wanted})}
 
 
@@ -97,7 +98,7 @@ def make_prompt(recipe: Recipe, base: str, number: int, path: Path, console: Con
 def open_kept(out: Path, recipe: Recipe, base: str, samples: int) -> Kept:
     """The answers so far; the folder is made for them, and may hold nothing else than a sweep."""
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / ANSWERS).is_file()):
-        raise InputError(f"--out {out} is there already and holds no sweep; give a new folder")
+        raise UserError(f"--out {out} is there already and holds no sweep; give a new folder")
     out.mkdir(parents=True, exist_ok=True)
     about = made_with(recipe, base, samples)
     del about["prompt"]
@@ -143,7 +144,7 @@ def row_of(group: Group, prompt: Prompt, *, reasoning: bool) -> Row:
 
 
 def asked(prompt: Prompt, examples: Sequence[Example], kept: Kept) -> list[Asked]:
-    """What came of each question under this prompt; InputError for a file that is damaged."""
+    """What came of each question under this prompt; UserError for a file that is damaged."""
     try:
         rows = {row["question"]: row["outcomes"] for row in kept.rows if row["prompt"] == prompt.key}
         return [Asked(example.answerable, tuple(rows[cache_key(example)])) for example in examples]

@@ -5,9 +5,9 @@ import os
 import sys
 from collections.abc import Callable
 
-from grpo.distributed.communicator import Alone, Comm, ending
+from grpo.distributed.communicator import Alone, Comm
+from grpo.errors import EngineDied, NonFiniteError, StaleWeights, Stopped, UserError, exit_status
 from grpo.telemetry.run_logger import Console
-from grpo.types import BadNumbers, EngineLost, InputError, StaleRollout, Stopped
 
 Work = Callable[[Comm, Console], int]
 """Returns the exit status."""
@@ -17,8 +17,8 @@ def run(work: Work) -> int:
     """`work` with this process's ranks and console; its exit status, or that of the error that ended it."""
     try:
         return _together(work) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else work(Alone(), Console())
-    except (BadNumbers, EngineLost, InputError, StaleRollout, Stopped) as error:
-        code, text = ending(error)
+    except (NonFiniteError, EngineDied, UserError, StaleWeights, Stopped) as error:
+        code, text = exit_status(error)
         Console().line(text)
         return code
 
@@ -31,7 +31,7 @@ def _together(work: Work) -> int:
         with joined() as comm, open(os.devnull, "w", encoding="utf-8") as nowhere:
             return work(comm, Console() if comm.rank == 0 else Console(nowhere))
     except OtherRankFailed as other:
-        mine = ending(other.__cause__)[1] if other.__cause__ else ""
+        mine = exit_status(other.__cause__)[1] if other.__cause__ else ""
         if leads_node() and mine != other.failure.text:  # else it has been said
             print(f"stopped: {other}", file=sys.stderr)
         return other.failure.code

@@ -13,8 +13,9 @@ from grpo.checkpointing import store as snapshot
 from grpo.checkpointing.store import DAMAGE, Snapshot, flush, newest_whole, points_in
 from grpo.config import dump, parsed
 from grpo.data.prompts import load_system
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console, RunLog, refuse_existing
-from grpo.types import Example, InputError
+from grpo.types import Example
 from launch.builders.assemble import save_recipe
 from launch.config.recipe import Policy, Recipe
 from launch.runs.lineage import FILE as STAGES
@@ -51,7 +52,7 @@ def has_finished(folder: Path) -> bool:
 def find(recipe: Recipe, folder: Path, console: Console) -> Snapshot | None:
     """The checkpoint that a run goes on from, or None for a run that begins.
 
-    InputError where something is there that is not gone on with: a finished run, one of another recipe, what is no run,
+    UserError where something is there that is not gone on with: a finished run, one of another recipe, what is no run,
     or any where `checkpoint.resume = "never"`. Nothing is changed on the disk, but that the checkpoints of a finished
     run go, which was killed before it had removed them.
     """
@@ -71,7 +72,7 @@ def find(recipe: Recipe, folder: Path, console: Console) -> Snapshot | None:
 
 
 def is_cut_off(recipe: Recipe, folder: Path) -> bool:
-    """Whether a run of this recipe is there that ended before its first checkpoint, so that it begins anew. InputError
+    """Whether a run of this recipe is there that ended before its first checkpoint, so that it begins anew. UserError
     for one of another recipe."""
     ours = recipe.checkpoint.resume == "auto" and (folder / LOCK).exists()
     if not ours or has_finished(folder) or points_in(checkpoints_of(folder)):
@@ -85,13 +86,13 @@ def set_aside(folder: Path, lock: FolderLock) -> Path | None:
     """Move a run that was cut off out of the way, where it holds nothing to go on from: its new place. Nothing is
     deleted, and `lock`, which is that folder's, is let go.
 
-    InputError where it was not cut off, but another process is at it, or where nobody can tell.
+    UserError where it was not cut off, but another process is at it, or where nobody can tell.
     """
     if not folder.is_dir() or has_finished(folder) or points_in(checkpoints_of(folder)):
         return None
     lock.take(create=True)
     if not lock.held:
-        raise InputError(
+        raise UserError(
             f"{folder}: a run that was cut off, or is alive: a file system without locks does not tell; valid: move it "
             f"away by hand, or another run, --run.name={folder.name}-2 (make: NAME={folder.name}-2)"
         )
@@ -101,11 +102,11 @@ def set_aside(folder: Path, lock: FolderLock) -> Path | None:
             folder.rename(aside)
             lock.release()
             return aside
-    raise InputError(f"{folder}: 9,999 runs of this name were cut off; remove some of {folder.name}.cut-off-*")
+    raise UserError(f"{folder}: 9,999 runs of this name were cut off; remove some of {folder.name}.cut-off-*")
 
 
 def check_same(recipe: Recipe, folder: Path, *, tell: Callable[[str], None] = lambda text: None) -> None:
-    """InputError, naming a key that differs, where the run in `folder` was begun with another recipe or prompt.
+    """UserError, naming a key that differs, where the run in `folder` was begun with another recipe or prompt.
 
     A key that its recipe does not name had its default: the program of that time may not have known it. `tell` gets a
     line for every key that may differ and does.
@@ -114,18 +115,18 @@ def check_same(recipe: Recipe, folder: Path, *, tell: Callable[[str], None] = la
     try:
         was, prompt = _keys(parsed(file.read_text("utf-8"))), (folder / "prompt.txt").read_text("utf-8")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise InputError(f"{file}: cannot be read as the recipe of this run: {error}") from None
+        raise UserError(f"{file}: cannot be read as the recipe of this run: {error}") from None
     new, old = _keys(parsed(dump(recipe))), _keys(parsed(dump(Recipe()))) | was
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _is_free(key)]
     valid = f"valid: the recipe as it was, or a new run, --run.name={folder.name}-2 (make: NAME={folder.name}-2)"
     if differing:
         key, more = differing[0], f", and {len(differing) - 1} more keys differ" if len(differing) > 1 else ""
         old_value, new_value = _shown(old, key), _shown(new, key)
-        raise InputError(f"{file}: the run was begun with {key} = {old_value}, now it is {new_value}{more}; {valid}")
+        raise UserError(f"{file}: the run was begun with {key} = {old_value}, now it is {new_value}{more}; {valid}")
     for key in (key for key in {**old, **new} if old.get(key) != new.get(key)):
         tell(f"             {key} = {_shown(new, key)} from here on, {_shown(old, key)} before")
     if prompt != load_system(recipe.prompt_file) + "\n":
-        raise InputError(f"{folder / 'prompt.txt'}: the run there was begun with another system prompt; {valid}")
+        raise UserError(f"{folder / 'prompt.txt'}: the run there was begun with another system prompt; {valid}")
 
 
 def prepare_folder(recipe: Recipe, folder: Path, found: Snapshot | None) -> None:
@@ -144,9 +145,9 @@ def log_sizes(found: Snapshot) -> dict[str, int]:
     try:
         sizes = {str(name): int(size) for name, size in found.shared()["parts"]["logs"]["bytes"].items()}
     except DAMAGE as error:
-        raise InputError(f"{found.path}: the log files' lengths cannot be read: {error!r}") from None
+        raise UserError(f"{found.path}: the log files' lengths cannot be read: {error!r}") from None
     if min(sizes.values(), default=0) < 0:
-        raise InputError(f"{found.path}: a log file of {min(sizes.values())} bytes; expected 0 or more")
+        raise UserError(f"{found.path}: a log file of {min(sizes.values())} bytes; expected 0 or more")
     return sizes
 
 
@@ -176,10 +177,10 @@ def _ends_line(file: Path, size: int) -> bool:
 def cut_back(folder: Path, sizes: Mapping[str, int]) -> None:
     """The log files as they were when they had these sizes: the steps after that are made again.
 
-    InputError where a file is shorter than it was, since steps would be missing from it.
+    UserError where a file is shorter than it was, since steps would be missing from it.
     """
     if short := _too_short(folder, sizes):
-        raise InputError(short)
+        raise UserError(short)
     for name in LOGS:
         if (folder / name).exists():
             os.truncate(folder / name, sizes.get(name, 0))
@@ -214,7 +215,7 @@ def wandb_id(found: Snapshot | None) -> str:
     try:
         return str(found.shared()["parts"]["logs"]["wandb"])
     except DAMAGE as error:
-        raise InputError(f"{found.path}: wandb's run id cannot be read: {error!r}") from None
+        raise UserError(f"{found.path}: wandb's run id cannot be read: {error!r}") from None
 
 
 def digest(examples: Sequence[Example]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from grpo.types import InputError
+from grpo.errors import UserError
 
 LOCK = ".lock"
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # what a file system says that has none
@@ -32,7 +32,7 @@ class FolderLock:
         return self._held is not None
 
     def take(self, *, create: bool) -> None:
-        """Hold it until `release`; InputError names the process that does already. Without `create` a folder that is
+        """Hold it until `release`; UserError names the process that does already. Without `create` a folder that is
         not there, or has no lock file, is left as it is. Where the file system has no locks, nothing is held."""
         if self._held is not None:
             return
@@ -46,7 +46,7 @@ class FolderLock:
             who = os.read(held, 200).decode(errors="replace") or "another process"
             os.close(held)
             name = self._folder.name
-            raise InputError(
+            raise UserError(
                 f"{self._folder}: {who} writes into this run; valid: wait until it has ended, or another run, "
                 f"--run.name={name}-2 (make: NAME={name}-2)"
             ) from None

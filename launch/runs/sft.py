@@ -9,11 +9,11 @@ from curriculum.mixing import Epochs
 from grpo.checkpointing.export import save_model_folder
 from grpo.config import dump
 from grpo.distributed.communicator import Comm
+from grpo.errors import UserError
 from grpo.loop import warm_up
 from grpo.losses import sft_loss
 from grpo.policy.optimizer import Optim
 from grpo.telemetry.run_logger import Console, RunLog, refuse_existing
-from grpo.types import InputError
 from launch.builders import assemble
 from launch.builders.metering import make_meter
 from launch.builders.models import locate
@@ -25,7 +25,7 @@ from launch.runs.lineage import write_stages
 def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: assemble.Questions | None = None) -> Path:
     """The warmed-up model folder of this recipe, made if it is not there yet."""
     if not recipe.warmup.steps:
-        raise InputError(
+        raise UserError(
             "warmup.steps = 0: this model's recipe asks for no warm-up; give a number of steps, 24 for example"
         )
     questions = questions or assemble.load_questions(recipe, console)
@@ -64,11 +64,11 @@ def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: asse
 
 
 def _has_warm_up(recipe: Recipe, folder: Path) -> bool:
-    """Whether the warm-up's model is in its folder; InputError where something else is."""
+    """Whether the warm-up's model is in its folder; UserError where something else is."""
     if recipe.run.stage == "sft" and recipe.run.name:
         refuse_existing(folder)
     if folder.exists() and not (folder / "model").is_dir():
-        raise InputError(f"{folder}: a warm-up without its model; remove this folder, and it is made again")
+        raise UserError(f"{folder}: a warm-up without its model; remove this folder, and it is made again")
     return folder.exists()
 
 

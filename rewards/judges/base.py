@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from grpo.data.text import STOP_WORDS, tokens
-from grpo.types import InputError, Passage
+from grpo.errors import UserError
+from grpo.types import Passage
 
 ENTAILED = 0.5
 """A probability above this counts as entailed."""
@@ -56,7 +57,7 @@ def make_verifier(name: str, *, cache: Path | None = None, tell: Callable[[str],
     "lexical" is `Lexical`, never cached: it is faster than a look-up. A folder, or owner/model on the hub (at a
     revision, after an @), is an NLI model (`rewards/judges/nli.py`), loaded here. `tell` gets a line before each
     long wait.
-    Raises InputError for any other name, a model that is no NLI model, or a cache that is not one.
+    Raises UserError for any other name, a model that is no NLI model, or a cache that is not one.
     """
     check_name(name)
     if name == "lexical":
@@ -70,10 +71,10 @@ def make_verifier(name: str, *, cache: Path | None = None, tell: Callable[[str],
 
 
 def check_name(name: str) -> None:
-    """InputError for what cannot be the name of a verifier; loads nothing."""
+    """UserError for what cannot be the name of a verifier; loads nothing."""
     looks_like_hub = not name.startswith((".", "/", "~")) and name.partition("@")[0].count("/") == 1
     if name != "lexical" and not Path(name).is_dir() and not looks_like_hub:
-        raise InputError(f"unknown verifier {name!r}; valid: {VALID}")
+        raise UserError(f"unknown verifier {name!r}; valid: {VALID}")
 
 
 def take_counts(verifier: Verifier) -> dict[str, float]:

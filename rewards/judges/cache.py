@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 
-from grpo.types import InputError
+from grpo.errors import UserError
 from rewards.judges.base import Verifier, take_counts
 
 APPLICATION = 0x47724E4C
@@ -28,7 +28,7 @@ class Cached:
     """A `Verifier` that asks `verifier` only what `path` does not hold, and adds what it learns.
 
     `model` is the identity of the model: verdicts of another one are not found. The file is made where there is none;
-    a file that is somebody else's, or damaged from the start, is refused with its path (InputError) and left as it is.
+    a file that is somebody else's, or damaged from the start, is refused with its path (UserError) and left as it is.
     Where it fails later (a full disk, a lock that is never given back), `tell` gets one line and the run goes on
     without it. Not to be used on both sides of a fork.
     """
@@ -45,7 +45,7 @@ class Cached:
             self._database = sqlite3.connect(path, timeout=WAIT, check_same_thread=False, isolation_level=None)
             if not _is_ours(self._database):
                 self._database.close()
-                raise InputError(f"{path}: a database, but no cache of verdicts; valid: one of ours, or a new path")
+                raise UserError(f"{path}: a database, but no cache of verdicts; valid: one of ours, or a new path")
 
     def entails(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """The probability of each (premise, hypothesis); each distinct pair is looked up, or judged, once."""
@@ -112,7 +112,7 @@ class Cached:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise InputError(
+            raise UserError(
                 f"{self._path}: cannot be used as a cache of verdicts: {error}; valid: one of ours, or a new path"
             ) from error
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from grpo.types import InputError
+from grpo.errors import UserError
 
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 """What is taken of a model: configuration, vocabulary, weights; no pickle and no code."""
@@ -18,7 +18,7 @@ TOKENIZERS += ("vocab.json", "vocab.txt")
 def fetch(name: str, tell: Callable[[str], None]) -> Path:
     """The folder of that name, or of the hub's owner/model[@revision], from its cache or downloaded.
 
-    Raises InputError, one line, if there is neither, or if configuration, tokenizer or safetensors are missing.
+    Raises UserError, one line, if there is neither, or if configuration, tokenizer or safetensors are missing.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -29,14 +29,14 @@ def fetch(name: str, tell: Callable[[str], None]) -> Path:
                 owner_model, revision=revision or None, allow_patterns=list(FILES), ignore_patterns=["*/*"]
             )
         except (OSError, ValueError) as error:
-            raise InputError(f"{name}: neither a folder, nor to be had from the hub: {one_line(error)}") from None
+            raise UserError(f"{name}: neither a folder, nor to be had from the hub: {one_line(error)}") from None
         folder = Path(snapshot)
     if not (folder / "config.json").is_file():
-        raise InputError(f"{name}: not a model folder: it has no config.json")
+        raise UserError(f"{name}: not a model folder: it has no config.json")
     if not any((folder / file).is_file() for file in TOKENIZERS):
-        raise InputError(f"{name}: a model without a tokenizer; valid beside its config.json: {', '.join(TOKENIZERS)}")
+        raise UserError(f"{name}: a model without a tokenizer; valid beside its config.json: {', '.join(TOKENIZERS)}")
     if not any(folder.glob("*.safetensors")):
-        raise InputError(f"{name}: a model without weights in *.safetensors; other formats are not read")
+        raise UserError(f"{name}: a model without weights in *.safetensors; other formats are not read")
     return folder
 
 

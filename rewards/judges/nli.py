@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
-from grpo.types import InputError
+from grpo.errors import UserError
 from rewards.judges.model_folder import fetch, identity, one_line
 
 Row = Mapping[str, list[int]]
@@ -69,7 +69,7 @@ class Judge:
                 for place, p in zip(part, self._halving([rows[place] for place in part]), strict=True):
                     verdicts[place] = p
         if any(math.isnan(p) for p in verdicts):
-            raise InputError("the verifier's model gives no probability (NaN): damaged weights, or too large for bf16")
+            raise UserError("the verifier's model gives no probability (NaN): damaged weights, or too large for bf16")
         return verdicts
 
     def take_counts(self) -> dict[str, float]:
@@ -118,7 +118,7 @@ class Judge:
 class SequenceClassification(Judge):
     """Any `AutoModelForSequenceClassification`: the pair as a text pair, the softmax of the label "entailment".
 
-    Raises InputError, naming `name`, if the labels of the model's config do not say which is entailment.
+    Raises UserError, naming `name`, if the labels of the model's config do not say which is entailment.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, budget: int = TOKEN_BUDGET) -> None:
@@ -148,7 +148,7 @@ class T5(Judge):
 
     "1" must be one token of the model's own tokenizer, or the first step would not tell it from "10" or "a". "0" may be
     several, of which the first counts: in T5's own vocabulary it is the bare prefix piece and then "0". Raises
-    InputError, naming `name`, where the tokens do not tell them apart.
+    UserError, naming `name`, where the tokens do not tell them apart.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class T5(Judge):
         one, zero = (tokenizer.encode(label, add_special_tokens=False) for label in ("1", "0"))
         if len(one) != 1 or zero[:1] in ([], one) or tokenizer.unk_token_id in (one[0], zero[0]):
             pieces = ", ".join(str(tokenizer.convert_ids_to_tokens(ids)) for ids in (one, zero))
-            raise InputError(
+            raise UserError(
                 f'{name}: its tokenizer cuts "1" and "0" into {pieces}; valid: one token for "1", another first'
             )
         self._answers = [one[0], zero[0]]
@@ -186,7 +186,7 @@ class T5(Judge):
 def load_nli(name: str, *, tell: Callable[[str], None] = lambda text: None) -> tuple[Judge, str]:
     """The judge in a folder or of a hub name (owner/model, or owner/model@revision), and the identity of its verdicts.
 
-    On the GPU where there is room, else on the CPU. Raises InputError, one line, for what is not there or no NLI model.
+    On the GPU where there is room, else on the CPU. Raises UserError, one line, for what is not there or no NLI model.
     """
     folder = fetch(name, tell)
     config = _loaded(name, "configuration", AutoConfig, folder)
@@ -198,20 +198,20 @@ def load_nli(name: str, *, tell: Callable[[str], None] = lambda text: None) -> t
     logging.disable_progress_bar()
     model, report = _loaded(name, "model", head, folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
     if report["missing_keys"]:
-        raise InputError(
+        raise UserError(
             f"{name}: no weights for {sorted(report['missing_keys'])[0]}: a verifier must be trained for NLI"
         )
     return kind(model.to(device), tokenizer, name=name), identity(name, folder, f"{number} v{FORMAT}")
 
 
 def entailment_label(config: Any, *, name: str) -> int:
-    """The index of the one label called entailment, in any case, in `id2label` or `label2id`; InputError if none is."""
+    """The index of the one label called entailment, in any case, in `id2label` or `label2id`; UserError if none is."""
     named = [(label, int(index)) for index, label in (config.id2label or {}).items()]
     named += [(label, int(index)) for label, index in (config.label2id or {}).items()]
     found = {index for label, index in named if str(label).strip().lower() in ENTAILMENT}
     if len(found) != 1 or not found <= set(range(config.num_labels)):
         labels = ", ".join(dict.fromkeys(str(label) for label, _ in named))
-        raise InputError(
+        raise UserError(
             f"{name}: its labels are {labels}; valid: exactly one called entailment (id2label in its config.json)"
         )
     return found.pop()
@@ -261,7 +261,7 @@ def _kind(config: Any, *, name: str) -> tuple[Callable[..., Judge], Any]:
     if any(architecture.endswith("T5ForConditionalGeneration") for architecture in architectures):
         return T5, AutoModelForSeq2SeqLM
     is_a = ", ".join(architectures) or f"{config.model_type} without architectures"
-    raise InputError(
+    raise UserError(
         f"{name}: no NLI model, it is a {is_a}; valid: ...ForSequenceClassification or T5ForConditionalGeneration"
     )
 
@@ -282,4 +282,4 @@ def _loaded(name: str, what: str, factory: Any, folder: Path, **options: Any) ->
     try:
         return factory.from_pretrained(str(folder), trust_remote_code=False, **options)
     except Exception as error:  # the tokenizers library raises bare Exceptions for a damaged file
-        raise InputError(f"{name}: its {what} cannot be loaded: {one_line(error)}") from None
+        raise UserError(f"{name}: its {what} cannot be loaded: {one_line(error)}") from None

@@ -13,11 +13,11 @@ from transformers import (
     Qwen3Config,
 )
 
+from grpo.errors import UserError
 from grpo.losses import sft_loss, weigh
 from grpo.model.forward import completion_logprobs, settle_layout
 from grpo.policy.optimizer import Optim
 from grpo.policy.torch_backend import SinglePolicy
-from grpo.types import InputError
 from tests.helpers.toy import random_batch
 from tests.unit.grpo.test_forward import Counted, logp_and_gradient, relative
 
@@ -69,7 +69,7 @@ def test_a_family_is_served(family):
 @pytest.mark.parametrize("family", list(WINDOWS))
 def test_windows_are_run_padded_with_a_line_that_says_so(family):
     model, said, batch = tiny(*WINDOWS[family]), [], random_batch()
-    with pytest.raises(InputError, match=r'cannot serve sliding-window layers; valid here: policy.layout = "padded"'):
+    with pytest.raises(UserError, match=r'cannot serve sliding-window layers; valid here: policy.layout = "padded"'):
         settle_layout(model, "shared")
     policy = SinglePolicy(model, optim=Optim(), updates=1, token_budget=1000, dtype="float32", say=said.append)
     assert said == [
@@ -93,5 +93,5 @@ def test_layers_that_go_their_own_way_show_on_a_probe():
     assert settle_layout(model, "auto", say=said.append) == "padded"
     assert "cannot serve llama: its layers do not follow the attention function (distance" in said[0]
     model.config.layer_types = ["full_attention", "linear_attention"]
-    with pytest.raises(InputError, match="cannot serve layers of the kind 'linear_attention'"):
+    with pytest.raises(UserError, match="cannot serve layers of the kind 'linear_attention'"):
         settle_layout(model, "shared")

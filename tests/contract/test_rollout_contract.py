@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from grpo.batch import collate
+from grpo.errors import NonFiniteError, StaleWeights
 from grpo.model.forward import completion_logprobs
 from grpo.rollout.base import sample_groups
 from grpo.rollout.hf import HfRollout, _nucleus, draw
-from grpo.types import BadNumbers, Group, Sampling, StaleRollout
+from grpo.types import Group, Sampling
 from tests.helpers.installed import need, tiny_llm
 from tests.helpers.toy import EOS, ByteTokenizer, example, tiny_model
 
@@ -130,9 +131,9 @@ def test_new_weights_are_used_after_load(make):
 )
 def test_other_weights_than_the_models_are_refused(make, change, message):
     rollout = make.engine()
-    with pytest.raises(StaleRollout, match=message):
+    with pytest.raises(StaleWeights, match=message):
         rollout.load(change(list(make.model().named_parameters())), version=5)
-    with pytest.raises(StaleRollout):
+    with pytest.raises(StaleWeights):
         sample_groups(rollout, [example()], lambda e: (5, 6), Sampling(group_size=2, max_tokens=2), seed=0, version=5)
 
 
@@ -209,13 +210,13 @@ def test_tokens_are_drawn_as_often_as_they_are_likely_and_impossible_ones_never(
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_nothing_is_drawn_from_numbers_that_are_not_finite(wrong):
-    with pytest.raises(BadNumbers, match="the model's logits are not finite"):
+    with pytest.raises(NonFiniteError, match="the model's logits are not finite"):
         draw(torch.tensor([[[0.0, wrong]]]).log_softmax(-1), torch.Generator())
 
 
 def test_wrong_version_stops_the_run(make):
     sampling = Sampling(group_size=2, max_tokens=2)
-    with pytest.raises(StaleRollout, match="weights 3, the trainer is at 4"):
+    with pytest.raises(StaleWeights, match="weights 3, the trainer is at 4"):
         sample_groups(make.engine(), [example()], lambda e: (5, 6), sampling, seed=0, version=4)
 
 

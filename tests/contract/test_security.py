@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from grpo.errors import UserError
 from grpo.rollout.server import Address, Server
 from grpo.rollout.weight_transfer import listening_store
-from grpo.types import InputError
 from launch.builders.models import load_model, load_shell, load_tokenizer
 from launch.config.recipe import Rollout
 from tests.helpers.toy import tiny_model
@@ -70,7 +70,7 @@ def strange(tmp_path, monkeypatch):
 @pytest.mark.parametrize("load", [load_tokenizer, load_shell, lambda folder: load_model(folder, device="cpu")])
 def test_code_that_a_model_brings_is_never_run(strange, load):
     folder, ran = strange
-    with pytest.raises(InputError, match="strange"):
+    with pytest.raises(UserError, match="strange"):
         load(str(folder))
     assert not ran.exists()
 
@@ -83,7 +83,7 @@ def test_weights_in_a_pickle_are_not_read(tmp_path):
     model.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"no causal language model can be loaded: .*safetensors"):
+    with pytest.raises(UserError, match=r"no causal language model can be loaded: .*safetensors"):
         load_model(str(tmp_path), device="cpu")
 
 
@@ -92,7 +92,7 @@ def test_the_rollout_server_is_reached_from_this_machine_only_or_with_a_token():
     with Server(Address(0)) as server:
         assert server.server_address[0] == "127.0.0.1"
     for token in ("", "short"):
-        with pytest.raises(InputError, match=r"rollout.host = '10\.9\.8\.7': .*GROUND_GRPO_TOKEN .* 16 characters"):
+        with pytest.raises(UserError, match=r"rollout.host = '10\.9\.8\.7': .*GROUND_GRPO_TOKEN .* 16 characters"):
             Server(Address(0, "10.9.8.7", token))
     _, port = listening_store("127.0.0.1", patience=5)
     lines = [

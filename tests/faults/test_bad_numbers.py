@@ -11,13 +11,13 @@ from grpo.checkpointing import store as snapshot
 from grpo.checkpointing.store import Point
 from grpo.config import load
 from grpo.distributed.communicator import Alone
+from grpo.errors import NonFiniteError, UserError
 from grpo.losses import Objective, grpo_loss, weigh
 from grpo.policy.nonfinite import Guarded, load_rows, save_rows, weights_hash
 from grpo.policy.optimizer import Optim
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.policy.zero_config import Zero
 from grpo.telemetry.run_logger import Console
-from grpo.types import BadNumbers, InputError
 from launch import replay
 from launch.builders.assemble import save_recipe
 from launch.builders.models import load_model, locate
@@ -54,7 +54,7 @@ def test_rows_survive_their_file(tmp_path):
     assert again.ref_logp_BC is None
     assert save_rows(batch, tmp_path, "update", {}).name == "update-2.safetensors"  # nothing is overwritten
     file.write_bytes(b"half")
-    with pytest.raises(InputError, match="cannot be read as the rows of an update"):
+    with pytest.raises(UserError, match="cannot be read as the rows of an update"):
         load_rows(file)
 
 
@@ -69,7 +69,9 @@ def test_two_in_a_row_end_the_training_and_one_does_not(tmp_path):
     assert load_rows(tmp_path / "update-000000-rank-0.safetensors")[1]["weights"] == before
     assert len(said) == 2
     assert "mismatch" not in stats  # a NaN there would be taken for a stale sampler
-    with pytest.raises(BadNumbers, match=r"2 updates in a row were not finite .*launch.replay .*update-000003-rank-0"):
+    with pytest.raises(
+        NonFiniteError, match=r"2 updates in a row were not finite .*launch.replay .*update-000003-rank-0"
+    ):
         policy.update(step_batch(bad=True), loss)
     assert (policy.done, policy.moved) == (4, 1)
 

@@ -16,6 +16,7 @@ from grpo.checkpointing import store as snapshot
 from grpo.checkpointing.manager import Checkpoints
 from grpo.checkpointing.settings import Keeping
 from grpo.distributed.communicator import Alone
+from grpo.errors import EngineDied, Stopped, UserError
 from grpo.loop import LoopSettings, train
 from grpo.losses import Objective
 from grpo.policy.optimizer import Optim
@@ -23,7 +24,7 @@ from grpo.policy.optimizer_state import Held
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.rollout.hf import HfRollout
 from grpo.telemetry.run_logger import Console, RunLog
-from grpo.types import EngineLost, InputError, Sampling, Stopped
+from grpo.types import Sampling
 from launch.runs import monitor as watching
 from launch.runs import resume
 from launch.runs.monitor import Watcher
@@ -39,7 +40,7 @@ class Lost(HfRollout):
 
     def generate(self, prompts, sampling, *, seed):
         if self._version == 2:
-            raise EngineLost("the rollout server at port 8011 is lost")
+            raise EngineDied("the rollout server at port 8011 is lost")
         return super().generate(prompts, sampling, seed=seed)
 
 
@@ -120,7 +121,7 @@ def test_saved_as_often_as_wanted_and_at_the_end(straight, tmp_path, every, keep
 
 def test_a_lost_engine_ends_the_run_saved_and_it_goes_on_bitwise(straight, tmp_path):
     lost = Kept(tmp_path, every=0)
-    with pytest.raises(EngineLost, match=r"port 8011 is lost; saved after step 2, .*step-000002; the same command"):
+    with pytest.raises(EngineDied, match=r"port 8011 is lost; saved after step 2, .*step-000002; the same command"):
         lost.train(engine=Lost)
     found = snapshot.newest_whole(tmp_path / "checkpoints")
     later = Kept(tmp_path)
@@ -134,11 +135,11 @@ def test_a_reward_that_fails_too_often_ends_the_run_saved(straight, tmp_path):
     def failing(example, completions):
         calls.append(example)
         if len(calls) == 5:  # two groups a step
-            raise InputError("reward 'mine:f' failed in 3 of 20 calls")
+            raise UserError("reward 'mine:f' failed in 3 of 20 calls")
         return low_bytes(example, completions)
 
     failed = Kept(tmp_path, every=0)
-    with pytest.raises(InputError, match=r"failed in 3 of 20 calls$"):
+    with pytest.raises(UserError, match=r"failed in 3 of 20 calls$"):
         failed.train(score=failing)
     assert failed.said[-1].strip().startswith("saved after step 2, ")
     later = Kept(tmp_path)
@@ -213,7 +214,7 @@ def test_a_request_to_end_in_the_step_that_opens_the_gate_is_heard(tmp_path):
 def test_other_questions_do_not_go_on(tmp_path):
     Kept(tmp_path, steps=1).train()
     later = Kept(tmp_path, about="others")
-    with pytest.raises(InputError, match="step-000001: the questions are not those that the run began with"):
+    with pytest.raises(UserError, match="step-000001: the questions are not those that the run began with"):
         later.checkpoints.restore(snapshot.newest_whole(tmp_path / "checkpoints"))
 
 
@@ -374,7 +375,7 @@ def test_asked_to_end_while_the_last_checkpoint_is_written_it_is_finished_first(
 
 def test_asked_to_end_while_a_run_that_fails_is_saved(tmp_path, heard):
     kept = late(Kept(tmp_path, every=0))
-    with pytest.raises(EngineLost, match=r"port 8011 is lost; saved after step 2, "):
+    with pytest.raises(EngineDied, match=r"port 8011 is lost; saved after step 2, "):
         kept.train(engine=Lost)
     assert (kept.there, heard) == ([2], [])
 

@@ -6,8 +6,8 @@ import signal
 import pytest
 
 from grpo.config import load
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console, make_run_folder
-from grpo.types import InputError
 from launch.builders.assemble import save_recipe
 from launch.chain import run as run_in_chain
 from launch.config.recipe import Recipe
@@ -59,7 +59,7 @@ def test_killed_while_its_folder_was_made(tmp_path):
     assert make_run_folder(run).stat().st_mode & 0o777 == 0o700
     (run / "recipe.toml").write_text("[ru")
     for refused in (lambda: find(recipe, run, Console()), lambda: make_run_folder(run)):
-        with pytest.raises(InputError, match="run: this run exists and is not overwritten"):
+        with pytest.raises(UserError, match="run: this run exists and is not overwritten"):
             refused()
     (run / ".lock").touch()
     assert find(recipe, run, Console()) is None
@@ -77,7 +77,7 @@ def test_killed_while_it_removed_its_checkpoints_a_finished_run_is_refused_witho
     write_stages(run / "model", ("stage1",))
     there = sorted(run.iterdir())
     (run / left / "step-000002").mkdir(parents=True)
-    with pytest.raises(InputError, match="run: this run exists and is not overwritten"):
+    with pytest.raises(UserError, match="run: this run exists and is not overwritten"):
         find(recipe, run, Console())
     assert sorted(run.iterdir()) == there
     (run / left / "step-000002").mkdir(parents=True)
@@ -98,8 +98,8 @@ def test_a_key_that_the_program_of_that_time_did_not_know_has_its_default(tmp_pa
     saved.write_text(whole.replace("max_grad_norm = 1.0\n", "").replace('schedule = "cosine"\n', ""))
     assert len(saved.read_text()) < len(whole) - 20
     check_same(recipe, run)
-    with pytest.raises(InputError, match=r"begun with optim.max_grad_norm = 1.0, now it is 0.5; valid"):
+    with pytest.raises(UserError, match=r"begun with optim.max_grad_norm = 1.0, now it is 0.5; valid"):
         check_same(load(Recipe, ["--loss.clip_high=0.3", "--optim.max_grad_norm=0.5", *argv(recipe)]), run)
     saved.write_text(whole.replace("max_grad_norm = 1.0\n", "momentum = 0.9\n"))
-    with pytest.raises(InputError, match=r"begun with optim.momentum = 0.9, now it is not set; valid"):
+    with pytest.raises(UserError, match=r"begun with optim.momentum = 0.9, now it is not set; valid"):
         check_same(recipe, run)

@@ -7,11 +7,12 @@ from typing import ClassVar
 import pytest
 
 from grpo.distributed.communicator import Alone
+from grpo.errors import EngineDied, NonFiniteError
 from grpo.rollout.hf import HfRollout
 from grpo.rollout.remote import ServerRollout
 from grpo.rollout.restart import Restarted
 from grpo.rollout.server import Address, Server, Service
-from grpo.types import BadNumbers, EngineLost, Sampling
+from grpo.types import Sampling
 from tests.faults.test_checkpoints import Kept
 from tests.helpers.many_ranks import free_port, run_ranks
 from tests.helpers.toy import EOS, ByteTokenizer, tiny_model
@@ -42,9 +43,9 @@ class Mortal(HfRollout):
     def dies(self, at, version):
         if (at, version) in Mortal.deaths:
             Mortal.deaths.remove((at, version))
-            raise EngineLost(f"it died at {at} {version}")
+            raise EngineDied(f"it died at {at} {version}")
         if (at, -version) in Mortal.deaths:
-            raise BadNumbers(f"numbers went bad at {at} {version}")
+            raise NonFiniteError(f"numbers went bad at {at} {version}")
 
 
 def run(folder, deaths):
@@ -73,7 +74,7 @@ def test_a_run_whose_engine_dies_twice_is_the_run_where_it_lives(tmp_path, fault
 
 def test_weights_that_cost_a_second_engine_end_the_run_saved(tmp_path):
     kept, train = run(tmp_path, [("generate", 2), ("generate", 2)])
-    with pytest.raises(EngineLost, match=r"it died at generate 2; saved after step 2, .*step-000002; the same command"):
+    with pytest.raises(EngineDied, match=r"it died at generate 2; saved after step 2, .*step-000002; the same command"):
         train()
     assert (Mortal.made, kept.there) == (2, [2])
 
@@ -161,7 +162,7 @@ def where_one_dies(comm, deaths):
         engine.load(weights(), version=7)
         engine.load(weights(), version=8)
         return engine.generate(comm.shard(PROMPTS), SAMPLING, seed=5), told, Mortal.made
-    except (BadNumbers, EngineLost) as error:
+    except (NonFiniteError, EngineDied) as error:
         return str(error), told, Mortal.made
 
 

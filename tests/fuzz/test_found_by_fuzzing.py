@@ -14,8 +14,8 @@ from grpo.checkpointing.store import Point
 from grpo.config import load
 from grpo.data.example import load_examples
 from grpo.data.prompts import load_system
+from grpo.errors import UserError
 from grpo.policy.optimizer_state import read_counts
-from grpo.types import InputError
 from launch.config.recipe import Recipe
 from launch.runs.lineage import stages_of
 from launch.runs.resume import check_same, log_sizes
@@ -25,9 +25,9 @@ BRACKETS = "[" * 100_000
 
 
 def test_a_message_is_one_line_that_any_terminal_can_show():
-    error = InputError("data.jsonl:1: id 'a\nb\x1b[2J\u2028\ud800' is taken")
+    error = UserError("data.jsonl:1: id 'a\nb\x1b[2J\u2028\ud800' is taken")
     assert str(error) == r"data.jsonl:1: id 'a\nb\x1b[2J\u2028\ud800' is taken"
-    assert str(InputError("Zoë’s 10 €")) == "Zoë’s 10 €"
+    assert str(UserError("Zoë’s 10 €")) == "Zoë’s 10 €"
 
 
 @pytest.mark.parametrize(
@@ -41,20 +41,20 @@ def test_a_message_is_one_line_that_any_terminal_can_show():
 )
 def test_recipes(tmp_path, text, says):
     (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(UserError, match=says):
         load(Recipe, [str(tmp_path / "recipe.toml")])
 
 
 def test_overrides():
     assert load(Recipe, [f"--run.project={BRACKETS}"]).run.project == BRACKETS
-    with pytest.raises(InputError, match=r"a\\x00b: cannot read this recipe \(no path, or not UTF-8\)"):
+    with pytest.raises(UserError, match=r"a\\x00b: cannot read this recipe \(no path, or not UTF-8\)"):
         load(Recipe, ["a\0b"])
 
 
 @pytest.mark.parametrize("key", ["run.name", "run.stage", "model.label"])
 @pytest.mark.parametrize("name", ["../up", "/tmp/up", "..", "a/b", "a" * 101, "a\0b", "a\nb"])
 def test_no_name_leads_out_of_the_folder_of_runs(key, name):
-    with pytest.raises(InputError, match=rf"{key} = .*: valid: the name of one folder, without /, of at most 100"):
+    with pytest.raises(UserError, match=rf"{key} = .*: valid: the name of one folder, without /, of at most 100"):
         load(Recipe, [f"--{key}={name}"])
     assert load(Recipe, [f"--{key}=first..try-ü"])
 
@@ -64,7 +64,7 @@ def test_half_of_a_surrogate_pair_is_refused_and_a_whole_one_taken(tmp_path, fie
     record = {"question": "Q", "answers": ["109"], "docs": [{"title": "", "text": "109"}], "id": "i", "source": "s"}
     half = {**record, field: ["\ud83d"] if field == "answers" else "\ud83d"}
     (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n" + json.dumps(half), encoding="utf-8")
-    with pytest.raises(InputError, match=r"a.jsonl:2: malformed JSON \(.*surrogates not allowed"):
+    with pytest.raises(UserError, match=r"a.jsonl:2: malformed JSON \(.*surrogates not allowed"):
         load_examples(tmp_path / "a.jsonl")
     (tmp_path / "b.jsonl").write_text(json.dumps({**record, "question": "\U0001f600 \\ud83d"}), encoding="utf-8")
     assert load_examples(tmp_path / "b.jsonl")[0].question == "\U0001f600 \\ud83d"
@@ -123,21 +123,21 @@ def test_a_state_without_the_lengths_of_the_logs(tmp_path, shared):
     assert snapshot.begin(tmp_path, Point(5), needed=0, reserve=0) == ""
     snapshot.put_own(snapshot.building(tmp_path, Point(5)), 0, {}, {})
     snapshot.seal(tmp_path, Point(5), ranks=1, shared=shared)
-    with pytest.raises(InputError, match="step-000005: the log files' lengths cannot be read"):
+    with pytest.raises(UserError, match="step-000005: the log files' lengths cannot be read"):
         log_sizes(snapshot.newest_whole(tmp_path))
 
 
 @pytest.mark.parametrize("text", ['{"updates": Infinity, "adam_steps": 0, "parameters": 1}', BRACKETS, "[]"])
 def test_counts_of_an_optimizer(tmp_path, text):
     (tmp_path / "state.json").write_text(text)
-    with pytest.raises(InputError, match="cannot be read as the state of an optimizer"):
+    with pytest.raises(UserError, match="cannot be read as the state of an optimizer"):
         read_counts(tmp_path, parameters=1)
 
 
 @pytest.mark.parametrize("stages", ["null", "3", '"stage1"', "[1]", BRACKETS])
 def test_stages_that_are_no_list_of_names(tmp_path, stages):
     (tmp_path / "stages.json").write_text(f'{{"stages": {stages}}}')
-    with pytest.raises(InputError, match=r"stages.json: damaged \("):
+    with pytest.raises(UserError, match=r"stages.json: damaged \("):
         stages_of(tmp_path)
 
 
@@ -148,12 +148,12 @@ def test_stages_that_are_no_list_of_names(tmp_path, stages):
 )  # fmt: skip
 def test_a_file_that_is_no_cache(tmp_path, text):
     (tmp_path / "a.cache").write_text(text)
-    with pytest.raises(InputError, match="is no cache of this filter"):
+    with pytest.raises(UserError, match="is no cache of this filter"):
         Cache(tmp_path / "a.cache", {})
 
 
 def test_a_folder_is_no_cache(tmp_path):
-    with pytest.raises(InputError, match="is no cache of this filter"):
+    with pytest.raises(UserError, match="is no cache of this filter"):
         Cache(tmp_path, {})
 
 
@@ -161,7 +161,7 @@ def test_a_folder_is_no_cache(tmp_path):
 def test_the_recipe_of_a_run_that_is_none(tmp_path, text):
     (tmp_path / "recipe.toml").write_text(text)
     (tmp_path / "prompt.txt").write_text("")
-    with pytest.raises(InputError, match="cannot be read as the recipe of this run"):
+    with pytest.raises(UserError, match="cannot be read as the recipe of this run"):
         check_same(load(Recipe, []), tmp_path)
 
 
@@ -181,24 +181,24 @@ LARGE = f"0x{5_000 * 'f'}"  # written in tens it has more digits than Python wri
 def test_a_number_that_toml_does_not_have(tmp_path):
     """It was taken for a seed, and then could not be written into the run's recipe; as a name it could not be told."""
     (tmp_path / "a.toml").write_text(f"[run]\nseed = [{{a = {LARGE}}}]\n")
-    with pytest.raises(InputError, match=r"a\.toml: not TOML: an integer of more than 64 bits$"):
+    with pytest.raises(UserError, match=r"a\.toml: not TOML: an integer of more than 64 bits$"):
         load(Recipe, [str(tmp_path / "a.toml")])
-    with pytest.raises(InputError, match=r"run\.seed = '0xfff.*\.\.\.: Input should be a valid integer"):
+    with pytest.raises(UserError, match=r"run\.seed = '0xfff.*\.\.\.: Input should be a valid integer"):
         load(Recipe, [f"--run.seed={LARGE}"])
-    with pytest.raises(InputError, match=r"run\.seed = 9{30}: an integer of more than 64 bits$"):
+    with pytest.raises(UserError, match=r"run\.seed = 9{30}: an integer of more than 64 bits$"):
         load(Recipe, [f'--run.seed="{30 * "9"}"'])  # as text it is a number too
     assert load(Recipe, [f"--run.seed={2**62}"]).run.seed == 2**62
 
 
 def test_of_an_endless_argument_the_beginning_and_the_end_are_told():
-    with pytest.raises(InputError, match=r"^--x\.y=\[{1100,1200} \.\.\. .*unknown key x; ") as refused:
+    with pytest.raises(UserError, match=r"^--x\.y=\[{1100,1200} \.\.\. .*unknown key x; ") as refused:
         load(Recipe, [f"--x.y={100_000 * '['}"])
     assert len(str(refused.value)) == 2400 + len(" ... ")
 
 
 def test_a_prompt_whose_name_no_disk_takes_or_that_is_no_text(tmp_path):
-    with pytest.raises(InputError, match=r"cannot be read as a prompt: .*too long"):
+    with pytest.raises(UserError, match=r"cannot be read as a prompt: .*too long"):
         load_system(300 * "[")
     (tmp_path / "p.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match=r"p\.txt: cannot be read as a prompt: 'utf-8' codec"):
+    with pytest.raises(UserError, match=r"p\.txt: cannot be read as a prompt: 'utf-8' codec"):
         load_system(str(tmp_path / "p.txt"))

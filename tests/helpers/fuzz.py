@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from grpo.types import InputError
+from grpo.errors import UserError
 
 CPU_SECONDS = 30  # of one input, which takes milliseconds: more is a hang; not of a clock, since machines stand still
 LONGEST_LINE = 3000  # characters
@@ -62,11 +62,11 @@ def many(short: int) -> Any:
 
 
 def taken(call: Callable[[], Any]) -> Any:
-    """What the call returns, or None where it refuses by an InputError of one line that any terminal can show."""
+    """What the call returns, or None where it refuses by an UserError of one line that any terminal can show."""
     with no_hang():
         try:
             return call()
-        except InputError as error:
+        except UserError as error:
             line = str(error)
             assert line.strip()
             assert line.isprintable(), ascii(line)

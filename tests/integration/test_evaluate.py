@@ -14,8 +14,8 @@ from curriculum.datasets.world import make_world
 from eval.predictions import read_predictions
 from grpo.config import load
 from grpo.data.text import REFUSAL
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import InputError
 from launch.builders.tiny_model import write_tiny_model
 from launch.config.recipe import EvaluationRecipe
 from launch.runs.evaluation import choose_questions, count_answers, run_evaluation
@@ -47,7 +47,7 @@ def evaluate(home, *arguments):
 
 
 def refused(home, *arguments, match):
-    with pytest.raises(InputError, match=match) as caught:
+    with pytest.raises(UserError, match=match) as caught:
         evaluate(home, *arguments)
     assert "\n" not in str(caught.value)
 
@@ -241,7 +241,7 @@ def test_what_is_asked():
 
 def test_closed_questions_are_refused():
     closed = [replace(example, style="closed", passages=(), found=()) for example in WORLD]
-    with pytest.raises(InputError, match="style 'closed' has no passages; valid: prose, list, claims"):
+    with pytest.raises(UserError, match="style 'closed' has no passages; valid: prose, list, claims"):
         choose_questions(recipe(), closed)
 
 
@@ -263,7 +263,7 @@ def test_demonstrations_are_of_the_same_style_half_refusals_and_never_asked():
 def test_too_few_demonstrations_are_refused():
     answerable = [example for example in WORLD if example.answerable]
     with pytest.raises(
-        InputError, match=r"takes 1 unanswerable \w+ questions besides .* there are 0; valid: --eval.shots=0"
+        UserError, match=r"takes 1 unanswerable \w+ questions besides .* there are 0; valid: --eval.shots=0"
     ):
         choose_demonstrations(recipe(), WORLD[:20], answerable)
 
@@ -290,7 +290,7 @@ def test_the_text_of_demonstrations():
 def test_a_file_of_other_answers_is_refused(tmp_path, line, message):
     path = tmp_path / "predictions.jsonl"
     path.write_text(line + "\n", encoding="utf-8")
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         count_answers(path, WORLD, None)
 
 

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from eval.trust_score import COLUMNS
 from grpo.config import dump, load
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import InputError
 from launch.builders.assemble import load_questions
 from launch.config.recipe import Recipe
 from launch.experiment import Experiment, chain, find, names, read_seeds
@@ -67,7 +67,7 @@ def test_arms_with_other_passages_under_the_same_ids_are_refused(tmp_path):
         (tmp_path / name / "recipe.toml").write_text(dump(recipe))
     a, again, b = (tmp_path / name for name in shares)
     assert len(common_questions([a, again])) == 100
-    with pytest.raises(InputError, match=r"/b: holds out other questions or passages than .*/a, so the two") as no:
+    with pytest.raises(UserError, match=r"/b: holds out other questions or passages than .*/a, so the two") as no:
         report("t", {"1": [a, again], "2": [b]}, tmp_path / "out", Console(io.StringIO()))
     assert "\n" not in str(no.value)
 
@@ -150,5 +150,5 @@ def test_numbers_by_hand_and_seeds_pooled():
     low, high = both.intervals["right"]
     assert low <= 75.0 <= high
     assert high > low
-    with pytest.raises(InputError, match=r"answered \[4, 3\] held-out questions"):
+    with pytest.raises(UserError, match=r"answered \[4, 3\] held-out questions"):
         outcome([first, second[:3]])

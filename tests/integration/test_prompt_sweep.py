@@ -11,7 +11,7 @@ import pytest
 
 from eval.prompt_sweep import SHOWN, Asked, main, numbered, numbers, point, sums
 from grpo.data.prompts import PROMPTS
-from grpo.types import InputError
+from grpo.errors import UserError
 from launch.runs.prompt_sweep import chosen
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,9 +38,9 @@ def test_eight_prompts_from_the_most_eager_to_the_most_cautious():
     paths = numbered(PROMPTS / "factuality")
     assert list(paths) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert [path.name for path in chosen(paths, "8, 1").values()] == ["1.txt", "8.txt"]
-    with pytest.raises(InputError, match=r"--only 1,9: valid: numbers of 1, 2, 3, 4, 5, 6, 7, 8"):
+    with pytest.raises(UserError, match=r"--only 1,9: valid: numbers of 1, 2, 3, 4, 5, 6, 7, 8"):
         chosen(paths, "1,9")
-    with pytest.raises(InputError, match=r"holds no numbered prompts; expected files such as 1.txt"):
+    with pytest.raises(UserError, match=r"holds no numbered prompts; expected files such as 1.txt"):
         numbered(PROMPTS)
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from grpo.config import load
-from grpo.types import InputError
+from grpo.errors import UserError
 from launch import stages
 from launch.chain import folder_of, launcher, wait_for
 from launch.config.recipe import Recipe
@@ -95,12 +95,12 @@ def recipe(*arguments):
 
 def test_stage_2_refuses_a_model_that_was_never_through_stage_1(tmp_path):
     (tmp_path / "model").mkdir()
-    with pytest.raises(InputError, match=r"nothing says that it was trained in any stage.*--model.after= "):
+    with pytest.raises(UserError, match=r"nothing says that it was trained in any stage.*--model.after= "):
         check_after(recipe(), str(tmp_path / "model"))
-    with pytest.raises(InputError, match=r"model.after = 'stage1': the base model was not trained in stage1"):
+    with pytest.raises(UserError, match=r"model.after = 'stage1': the base model was not trained in stage1"):
         check_after(recipe(), None)
     write_stages(tmp_path / "model", ("sft",))
-    with pytest.raises(InputError, match=r"it was trained in sft"):
+    with pytest.raises(UserError, match=r"it was trained in sft"):
         check_after(recipe(), str(tmp_path / "model"))
     assert check_after(recipe("--model.after="), str(tmp_path / "model")) == ("sft",)
     write_stages(tmp_path / "model", ("sft", "stage1"))
@@ -115,7 +115,7 @@ def test_every_model_of_a_run_knows_its_stages(tmp_path):
     assert {stages_of(run / inner) for inner in ("model", "best-step-4", "checkpoints/step-8/model")} == {("stage1",)}
     assert stages_of("owner/model") == ()
     (run / "stages.json").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match=r"stages.json: damaged"):
+    with pytest.raises(UserError, match=r"stages.json: damaged"):
         stages_of(run)
 
 
@@ -124,22 +124,22 @@ def test_the_plan_names_runs_and_starts():
     first, second = (load(Recipe, arguments) for arguments in plan(STAGES, shared))
     assert [str(folder_of(r)) for r in (first, second)] == ["out/mine-stage1", "out/mine-stage2"]
     assert (first.model.start, second.model.start) == ("runs/x", "out/mine-stage1")
-    with pytest.raises(InputError, match=r"stage1-tiny is the run of an earlier stage too"):
+    with pytest.raises(UserError, match=r"stage1-tiny is the run of an earlier stage too"):
         plan([STAGES[0], STAGES[0]], shared[:1])
 
 
 def test_arguments_before_and_after_the_dashes(monkeypatch):
     assert read_arguments(["--gpus=4", "--port=7", "a", "b", "--", "c", "--x=1"]) == (4, 7, ["a", "b"], ["c", "--x=1"])
-    with pytest.raises(InputError, match=r"--run.seed=1: valid before --"):
+    with pytest.raises(UserError, match=r"--run.seed=1: valid before --"):
         read_arguments(["a", "--run.seed=1"])
-    with pytest.raises(InputError, match="no stage is given"):
+    with pytest.raises(UserError, match="no stage is given"):
         read_arguments(["--", "a"])
     assert launcher(1) == (sys.executable, str(ROOT / "launch/train.py"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert launcher(4, 7)[1:] == ("--quiet", "--num_gpus", "4", "--master_port", "7", str(ROOT / "launch/train.py"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,6")
     assert launcher(2)[1:] == ("--quiet", "--include", "localhost:2,5", str(ROOT / "launch/train.py"))
-    with pytest.raises(InputError, match="4 GPUs, and CUDA_VISIBLE_DEVICES = 2,5,6; expected as many numbers, or more"):
+    with pytest.raises(UserError, match="4 GPUs, and CUDA_VISIBLE_DEVICES = 2,5,6; expected as many numbers, or more"):
         launcher(4)
 
 

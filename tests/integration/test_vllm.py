@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from grpo.batch import collate
+from grpo.errors import StaleWeights
 from grpo.model.forward import completion_logprobs
-from grpo.types import Group, Sampling, StaleRollout
+from grpo.types import Group, Sampling
 from tests.helpers.installed import embedded_llm, need, need_embedded, tiny_llm
 from tests.helpers.toy import EOS, ByteTokenizer, example, tiny_model
 from tests.unit.grpo.test_loop import run
@@ -97,7 +98,7 @@ def shifted(weights):
 
 @pytest.mark.parametrize(("push", "step"), [(forgetful(), 1), (exchanged, 0), (shifted, 0)])
 def test_other_weights_than_the_trainers_stop_the_run(tmp_path, push, step):
-    with pytest.raises(StaleRollout, match=f"step {step}: sampler and trainer differ"):
+    with pytest.raises(StaleWeights, match=f"step {step}: sampler and trainer differ"):
         train(tmp_path / "run", engine(push=push))
 
 
@@ -107,7 +108,7 @@ def test_other_weights_than_the_trainers_stop_the_run(tmp_path, push, step):
 )
 def test_a_prefix_cache_that_is_not_reset_stops_the_run(tmp_path, says, message):
     tiny_llm().reset_prefix_cache()
-    with pytest.raises(StaleRollout, match=message):
+    with pytest.raises(StaleWeights, match=message):
         train(tmp_path / "run", engine(SameCache(tiny_llm(), says)))
 
 
@@ -120,18 +121,18 @@ def test_a_tied_head_that_stays_packed_stops_the_run(tmp_path, monkeypatch):
     engine().load(tiny_model(seed=5, head_dim=32).named_parameters(), version=0)
     monkeypatch.setattr("grpo.rollout.vllm._drop_packed_ties", lambda worker: None)
     monkeypatch.setattr("grpo.rollout.vllm._pack_ties", lambda worker: None)
-    with pytest.raises(StaleRollout, match="step 0: sampler and trainer differ"):
+    with pytest.raises(StaleWeights, match="step 0: sampler and trainer differ"):
         train(tmp_path / "run", engine())
 
 
 def test_an_engine_between_two_versions_serves_nothing():
     rollout = engine()
     weights = list(tiny_model(head_dim=32).named_parameters())
-    with pytest.raises(StaleRollout, match="is missing"):
+    with pytest.raises(StaleWeights, match="is missing"):
         rollout.load(weights[:-1], version=3)
     for call in (lambda: rollout.load(weights, version=4), lambda: rollout.generate([(5, 6)], SAMPLING, seed=0)):
         with pytest.raises(
-            StaleRollout, match=r"two versions, since the push of weights after -1 was cut off; .*launch/serve.py"
+            StaleWeights, match=r"two versions, since the push of weights after -1 was cut off; .*launch/serve.py"
         ):
             call()
 
@@ -162,7 +163,7 @@ def test_it_wakes_before_the_push_and_finds_room_for_its_cache_after_it(monkeypa
     rollout.load(weights, version=0)
     rollout.release()
     rollout.release()
-    with pytest.raises(StaleRollout, match="vLLM has given its weights back"):
+    with pytest.raises(StaleWeights, match="vLLM has given its weights back"):
         rollout.generate([(5, 6)], SAMPLING, seed=0)
     llm.calls.clear()
     rollout.load(weights, version=1)

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from grpo.distributed.communicator import Alone
+from grpo.errors import EngineDied, StaleWeights, UserError
 from grpo.rollout import remote as vllm_server
 from grpo.rollout import weight_transfer as carriers
 from grpo.rollout.hf import HfRollout
 from grpo.rollout.remote import ServerRollout
 from grpo.rollout.server import Address, Handler, Server, Service
 from grpo.rollout.weight_transfer import buckets
-from grpo.types import EngineLost, InputError, Sampling, StaleRollout
+from grpo.types import Sampling
 from tests.helpers.forked import run_program
 from tests.helpers.installed import need
 from tests.helpers.many_ranks import free_port, run_ranks
@@ -76,7 +77,7 @@ def test_weights_come_in_buckets_of_bounded_size():
 @pytest.mark.parametrize("transfer", ["files", "broadcast"])
 def test_half_a_push_is_refused_and_the_next_one_taken(port, transfer):
     model, there = tiny_model(), client(port, transfer=transfer)
-    with pytest.raises(StaleRollout, match=r"weights 5: model.norm.weight is missing"):
+    with pytest.raises(StaleWeights, match=r"weights 5: model.norm.weight is missing"):
         there.load(list(model.named_parameters())[:-1], version=5)
     there.load(model.named_parameters(), version=6)
     assert there.generate(PROMPTS, SAMPLING, seed=0)[0][0].version == 6
@@ -84,12 +85,12 @@ def test_half_a_push_is_refused_and_the_next_one_taken(port, transfer):
 
 def test_a_push_that_the_server_knows_nothing_of(port):
     there = client(port)
-    with pytest.raises(EngineLost, match="no push of weights is under way: the server has been started anew"):
+    with pytest.raises(EngineDied, match="no push of weights is under way: the server has been started anew"):
         there._ask("loaded")
 
 
 def test_a_server_with_another_model_is_refused(port):
-    with pytest.raises(InputError, match=f"rollout.port = {port}: the server there has another model, tiny"):
+    with pytest.raises(UserError, match=f"rollout.port = {port}: the server there has another model, tiny"):
         client(port, shapes={"w": (2, 2)})
 
 
@@ -114,7 +115,7 @@ def test_a_request_without_the_token_is_refused(tmp_path):
         thread = threading.Thread(target=server.serve, args=(service,), daemon=True)
         thread.start()
         for token in ("", "another-token-as-long"):
-            with pytest.raises(InputError, match=f"server at port {port} wants another token; .*GROUND_GRPO_TOKEN in"):
+            with pytest.raises(UserError, match=f"server at port {port} wants another token; .*GROUND_GRPO_TOKEN in"):
                 client(port, token=token)
         client(port, token="a-token-of-some-length").load(tiny_model().named_parameters(), version=1)
         server.shutdown()
@@ -123,21 +124,19 @@ def test_a_request_without_the_token_is_refused(tmp_path):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "::1", "2001:db8::1"])
 def test_an_address_that_a_trainer_cannot_reach_is_refused(host):
-    with pytest.raises(InputError, match=r"rollout.host = '.*': valid: the server's IPv4 address or name, as the tra"):
+    with pytest.raises(UserError, match=r"rollout.host = '.*': valid: the server's IPv4 address or name, as the tra"):
         Address(8011, host)
 
 
 @pytest.mark.parametrize("token", ["sixteen characters\n", "with a blank in it", "Schlüssel-des-Servers"])
 def test_a_token_that_no_header_carries_is_refused_and_not_shown(token):
-    with pytest.raises(InputError, match="GROUND_GRPO_TOKEN: valid: ASCII letters, digits and signs") as refused:
+    with pytest.raises(UserError, match="GROUND_GRPO_TOKEN: valid: ASCII letters, digits and signs") as refused:
         Address(8011, token=token)
     assert token.strip() not in str(refused.value)
 
 
 def test_a_host_of_another_machine_is_named():
-    with pytest.raises(
-        InputError, match=r"rollout.host = '192.0.2.1': Cannot assign .*valid: an address or name of th"
-    ):
+    with pytest.raises(UserError, match=r"rollout.host = '192.0.2.1': Cannot assign .*valid: an address or name of th"):
         Server(Address(0, "192.0.2.1", "a-token-of-some-length"))
 
 
@@ -146,7 +145,7 @@ def test_a_group_that_cannot_be_made_is_told_apart_from_a_server_that_is_lost(po
         raise RuntimeError("a page\nof what torch says")
 
     monkeypatch.setattr(vllm_server, "reached_store", unreachable)
-    with pytest.raises(EngineLost, match=rf"server at port {port} answers, but no .* \(a page of what torch says\)"):
+    with pytest.raises(EngineDied, match=rf"server at port {port} answers, but no .* \(a page of what torch says\)"):
         client(port, transfer="broadcast")
 
 
@@ -157,13 +156,13 @@ def test_a_connection_that_asks_nothing_holds_the_others_up_for_a_while_only(por
 
 
 def test_weights_do_not_go_to_another_machine_as_files():
-    with pytest.raises(InputError, match=r'"files": 10\.9\.8\.7:1 is another machine; valid here: "br'):
+    with pytest.raises(UserError, match=r'"files": 10\.9\.8\.7:1 is another machine; valid here: "br'):
         ServerRollout(Address(1, "10.9.8.7"), shapes=SHAPES, patience=1.0, comm=Alone(), transfer="files")
 
 
 def test_a_server_that_is_not_there_is_waited_for_and_then_named():
     told, port = [], free_port()
-    with pytest.raises(EngineLost, match=rf"server at port {port} is lost .*refused.*serve.py RECIPES"):
+    with pytest.raises(EngineDied, match=rf"server at port {port} is lost .*refused.*serve.py RECIPES"):
         ServerRollout(Address(port), shapes=SHAPES, patience=1.0, comm=Alone(), progress=told.append)
     assert len(told) >= 3  # it asked again and again
 
@@ -184,7 +183,7 @@ def test_a_server_that_comes_late_is_found(tmp_path):
 
 
 def test_a_port_in_use_is_named(port):
-    with pytest.raises(InputError, match=rf"rollout.port = {port}: Address already in use; valid: a free port"):
+    with pytest.raises(UserError, match=rf"rollout.port = {port}: Address already in use; valid: a free port"):
         Server(Address(port))
 
 

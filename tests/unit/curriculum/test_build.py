@@ -11,7 +11,8 @@ import pytest
 from curriculum.build import BuildReport, build_from_qa
 from grpo.data.example import split
 from grpo.data.text import contains
-from grpo.types import Example, InputError
+from grpo.errors import UserError
+from grpo.types import Example
 
 PLACES = ["Orvale", "Quenby", "Tarnholt", "Ysmere", "Dunlow", "Fennick", "Glaston", "Harrowby", "Ivelton", "Jarrow"]
 TRADES = ["baker", "miller", "sailor", "weaver", "potter", "tanner", "glazier", "cooper"]
@@ -178,19 +179,19 @@ BAD: list[tuple[dict[str, object], str]] = [
 
 @pytest.mark.parametrize(("bad", "message"), BAD)
 def test_bad_input_is_named(tmp_path: Path, bad: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         build(tmp_path, [bad])
 
 
 def test_bad_settings_are_named(tmp_path: Path) -> None:
     for options in ({"passages": 0}, {"unanswerable": 1.5}, {"max_words": 0}):
-        with pytest.raises(InputError, match="expected passages >= 1, 0 <= unanswerable <= 1 and max_words >= 1"):
+        with pytest.raises(UserError, match="expected passages >= 1, 0 <= unanswerable <= 1 and max_words >= 1"):
             build(tmp_path, world(), **options)
 
 
 def test_refusals_cannot_be_made_where_every_passage_answers(tmp_path: Path) -> None:
     records = [record(f"who was it in {place}", ["Ada Quill"], f"Ada Quill, in {place}.") for place in PLACES]
-    with pytest.raises(InputError, match=r"unanswerable = 0\.5, but every passage holds an answer; expected 0"):
+    with pytest.raises(UserError, match=r"unanswerable = 0\.5, but every passage holds an answer; expected 0"):
         build(tmp_path, records)
     report = build(tmp_path, records, unanswerable=0.0)[1]
     assert (report.answerable, report.without_refusal, report.distractors_with_answer) == (10, 10, 10)

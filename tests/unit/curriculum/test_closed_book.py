@@ -11,8 +11,9 @@ from curriculum.jsonl import to_record, write_jsonl
 from curriculum.mixing import mix
 from grpo.config import load
 from grpo.data.example import load_examples, read_records, shape_of
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import Example, InputError
+from grpo.types import Example
 from launch.builders.assemble import all_examples
 from launch.config.recipe import Recipe
 
@@ -119,18 +120,18 @@ def test_the_hubs_fields_come_through_datasets(tmp_path, monkeypatch):
     ],
 )
 def test_a_wrong_record_is_named_in_one_line(tmp_path, record, message):
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_closed_book(write(tmp_path, "a.json", [record]))
     assert "\n" not in str(caught.value)
 
 
 def test_a_wrong_table_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"a.csv, record 2: fewer or more cells than the header; expected 2"):
+    with pytest.raises(UserError, match=r"a.csv, record 2: fewer or more cells than the header; expected 2"):
         list(read_records(write(tmp_path, "a.csv", "problem,answer\nQ?,A\nQ?\n")))
-    with pytest.raises(InputError, match=r"b.csv:2: malformed table \(.*\); expected a header and records"):
+    with pytest.raises(UserError, match=r"b.csv:2: malformed table \(.*\); expected a header and records"):
         list(read_records(write(tmp_path, "b.csv", 'problem,answer\n"Q?"x,A\n')))
     two = {"a": [{"x": 1}], "b": [{"x": 1}]}
-    with pytest.raises(InputError, match=r"c.json: dict at the top; expected a JSON list of records, or an object"):
+    with pytest.raises(UserError, match=r"c.json: dict at the top; expected a JSON list of records, or an object"):
         list(read_records(write(tmp_path, "c.json", two)))
 
 
@@ -195,6 +196,6 @@ def test_a_question_without_an_answer_survives_a_file(tmp_path, sources):
     ],
 )
 def test_wrong_settings(argument, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         load(Recipe, [argument])
     assert load(Recipe, ['--data.source=["world"]']).data.source == "world"

@@ -16,8 +16,8 @@ from curriculum.datasets.world import make_world
 from curriculum.difficulty import Cache, Tally, cache_key, histogram, keep_hardest
 from grpo.config import load
 from grpo.data.example import load_examples
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console as Terse
-from grpo.types import InputError
 from launch.builders.assemble import load_questions
 from launch.builders.data import all_examples
 from launch.builders.models import locate
@@ -44,7 +44,7 @@ def test_the_most_varied_are_kept_in_their_order():
     assert kept == [2, 4, 5]
     assert [WORLD.index(e) for e in keep_hardest(asked, seen, 2)] == [2, 4]  # of equals the earlier
     assert [WORLD.index(e) for e in keep_hardest(asked, seen, 100)] == [1, 2, 4, 5, 6]  # never those that teach nothing
-    with pytest.raises(InputError, match="of 7 questions none is sometimes right"):
+    with pytest.raises(UserError, match="of 7 questions none is sometimes right"):
         keep_hardest(asked, tallies(0, 16, 0, 16, 0, 16, 0), 3)
 
 
@@ -79,10 +79,10 @@ def test_a_cache_goes_on_after_a_kill(tmp_path):
 )
 def test_a_cache_of_another_model_is_refused(tmp_path, made, message):
     Cache(tmp_path / "c", {"model": "a", "samples": 16})
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         Cache(tmp_path / "c", made)
     (tmp_path / "other").write_text("hello\n")
-    with pytest.raises(InputError, match="is no cache of this filter"):
+    with pytest.raises(UserError, match="is no cache of this filter"):
         Cache(tmp_path / "other", made)
 
 
@@ -93,7 +93,7 @@ def test_a_cache_of_another_way_to_think_is_another(tmp_path):
     assert {name for name in plain if plain[name] != thinking[name]} == {"reasoning", "prompt"}
     assert made_with(load(Recipe, []), "some-model", 16)["prompt"] != plain["prompt"]
     Cache(tmp_path / "c", plain)
-    with pytest.raises(InputError, match=r"made with reasoning = False, and this is True; give another --cache"):
+    with pytest.raises(UserError, match=r"made with reasoning = False, and this is True; give another --cache"):
         Cache(tmp_path / "c", thinking)
 
 
@@ -110,7 +110,7 @@ def test_what_was_filtered_is_not_transformed_again(tmp_path, monkeypatch):
     on_it = [*tiny, f"--data.source={out}"]
     assert all_examples(load(Recipe, on_it), quiet)[:3] == examples[:3]
     done = re.escape("(data.without_support = True, data.shuffle = True), and data.shuffle would do it again; valid")
-    with pytest.raises(InputError, match=done):
+    with pytest.raises(UserError, match=done):
         all_examples(load(Recipe, [*on_it, "--data.shuffle=true"]), quiet)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from curriculum.datasets.world import make_world
 from curriculum.mixing import Epochs, first_holder, mix
-from grpo.types import InputError
+from grpo.errors import UserError
 
 WORLD = make_world(60, seed=3, unanswerable=0.5)
 
@@ -57,9 +57,9 @@ def test_where_a_kind_runs_short_the_share_holds():
 
 
 def test_a_kind_that_is_not_there_is_named():
-    with pytest.raises(InputError, match=r"data.unanswerable = 0.5: .* 5 unanswerable questions of 10"):
+    with pytest.raises(UserError, match=r"data.unanswerable = 0.5: .* 5 unanswerable questions of 10"):
         mix([e for e in WORLD if e.answerable], count=10, unanswerable=0.5, seed=0, key="data.unanswerable")
-    with pytest.raises(InputError, match="no training questions"):
+    with pytest.raises(UserError, match="no training questions"):
         Epochs([], seed=0)
 
 
@@ -90,8 +90,8 @@ def test_sources_are_mixed_as_asked(mixture, counts, expected):
 
 
 def test_a_mixture_of_what_is_not_there():
-    with pytest.raises(InputError, match=r"data.mixture names asqa; the data has the sources a, b"):
+    with pytest.raises(UserError, match=r"data.mixture names asqa; the data has the sources a, b"):
         mix(sourced(a=3, b=3), count=4, unanswerable=0.5, seed=0, key="k", mixture={"asqa": 1.0, "a": 1.0})
     only = [e for e in sourced(a=3, b=3) if e.source == "a" or e.answerable]
-    with pytest.raises(InputError, match="takes 2 unanswerable questions of 4, and the data has none of each source"):
+    with pytest.raises(UserError, match="takes 2 unanswerable questions of 4, and the data has none of each source"):
         mix(only, count=4, unanswerable=0.5, seed=0, key="k", mixture={"a": 1.0, "b": 1.0})

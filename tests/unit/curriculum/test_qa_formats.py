@@ -14,8 +14,9 @@ from curriculum.truncate import cut_passage
 from grpo.config import load
 from grpo.data.example import load_examples, shape_of
 from grpo.data.text import contains
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import InputError, Passage
+from grpo.types import Passage
 from launch.builders.assemble import load_questions
 from launch.builders.data import all_examples
 from launch.config.recipe import Recipe
@@ -100,7 +101,7 @@ def test_a_log_is_labelled_by_what_its_passages_say(tmp_path, pool):
     assert "Quenby was led by Bo Marsh." in {p.text for p in without.passages}
     assert "Not known." in {p.text for p in natural.passages}
     assert all(map(true_to_text, examples))
-    with pytest.raises(InputError, match=r"unanswerable = 0.0, but no passage holds one; expected 1, or questions"):
+    with pytest.raises(UserError, match=r"unanswerable = 0.0, but no passage holds one; expected 1, or questions"):
         build_from_qa(write(tmp_path / "l.json", [lost]), passages=3, pool=pool, unanswerable=0.0)
 
 
@@ -112,7 +113,7 @@ def test_a_question_without_any_form_is_dropped_and_counted(tmp_path):
     assert (report.read, report.kept, report.dropped) == (2, 1, {"with too few passages for either form": 1})
     assert (len(examples), report.answerable, report.without_refusal) == (1, 1, 1)
     others = write(tmp_path / "others.json", [{"title": "T", "text": text} for text in LOG["passages"][1:]])
-    with pytest.raises(InputError, match=r"no question can be used \(\{'with too few passages for either form': 1\}\)"):
+    with pytest.raises(UserError, match=r"no question can be used \(\{'with too few passages for either form': 1\}\)"):
         build_from_qa(write(tmp_path / "r.json", [lost]), passages=2, pool=others)
 
 
@@ -127,7 +128,7 @@ def test_duplicates_and_too_much_support_are_dropped_and_counted(tmp_path, pool)
     again = {**HOTPOT, "question": HOTPOT["question"].lower().rstrip("?")}
     path = write(tmp_path / "q.json", [HOTPOT, again])
     assert build_from_qa(path, passages=4, pool=pool)[1].dropped == {"asked before": 1}
-    with pytest.raises(InputError, match="'that take more passages than an example has': 1"):
+    with pytest.raises(UserError, match="'that take more passages than an example has': 1"):
         build_from_qa(write(tmp_path / "r.json", [HOTPOT]), passages=1, pool=pool)
 
 
@@ -165,7 +166,7 @@ def test_passages_without_an_answer_are_cut_anywhere():
     ],
 )
 def test_records_of_the_wrong_shape(tmp_path, record, message):
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         build_from_qa(write(tmp_path / "q.json", [record]))
     assert "\n" not in str(caught.value)
 

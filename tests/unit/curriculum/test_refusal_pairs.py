@@ -10,7 +10,7 @@ from curriculum.mixing import Epochs
 from curriculum.reference_answers import gold_answer
 from curriculum.refusal_pairs import twin, with_twins
 from grpo.data.text import REFUSAL, normalize
-from grpo.types import InputError
+from grpo.errors import UserError
 
 POOL = make_world(300, seed=4, unanswerable=0.0)
 
@@ -60,7 +60,7 @@ def test_where_titles_tell_nothing_only_the_answers_count(title: str):
 
 
 def test_what_cannot_be_made_is_refused():
-    with pytest.raises(InputError, match=r"warmup.unanswerable = 0.6: .* valid: 0 to 0.5"):
+    with pytest.raises(UserError, match=r"warmup.unanswerable = 0.6: .* valid: 0 to 0.5"):
         with_twins(POOL, share=0.6, pool=POOL, seed=0)
-    with pytest.raises(InputError, match="more questions are needed"):
+    with pytest.raises(UserError, match="more questions are needed"):
         twin(POOL[0], POOL[:1], random.Random(0))

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from curriculum.datasets.world import make_world
 from curriculum.samplers import ByDifficulty, OrderSettings, make_curriculum, passed
-from grpo.types import Completion, Group, InputError, Score
+from grpo.errors import UserError
+from grpo.types import Completion, Group, Score
 
 WORLD = make_world(60, seed=3, unanswerable=0.5)
 ANSWERABLE = [example for example in WORLD if example.answerable]
@@ -137,20 +138,20 @@ def test_a_curriculum_of_the_users_own_is_asked():
     ],
 )
 def test_a_curriculum_that_cannot_be_had_is_one_line(name, message):
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load(name)
     assert "\n" not in str(caught.value)
 
 
 def test_what_a_curriculum_returns_is_looked_at():
-    with pytest.raises(InputError, match=r"next_batch\(4\) returned 3; valid: 4 examples"):
+    with pytest.raises(UserError, match=r"next_batch\(4\) returned 3; valid: 4 examples"):
         load("short").next_batch(4)
-    with pytest.raises(InputError, match=r"state_dict\(\) is not JSON"):
+    with pytest.raises(UserError, match=r"state_dict\(\) is not JSON"):
         load("not_json").state_dict()
-    with pytest.raises(InputError, match="cannot be loaded: ModuleNotFoundError"):
+    with pytest.raises(UserError, match="cannot be loaded: ModuleNotFoundError"):
         make_curriculum(OrderSettings(order="nowhere.at_all:f"), ANSWERABLE, seed=0)
     with pytest.raises(ValidationError, match=r"curriculum.order = 'epoch'; valid: epochs, difficulty, or 'package"):
         OrderSettings(order="epoch")
     for order in ("epochs", "difficulty"):
-        with pytest.raises(InputError, match="no training questions are left"):
+        with pytest.raises(UserError, match="no training questions are left"):
             make_curriculum(OrderSettings(order=order), [], seed=0)

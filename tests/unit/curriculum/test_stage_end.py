@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from curriculum.stage_end import Gate, GateSettings, check_gate, flat
-from grpo.types import InputError
+from grpo.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_metrics_of_some_steps_are_waited_for():
 def test_a_held_out_metric_is_missed_where_others_were_measured():
     gate = Gate(GateSettings(when="plateau", metric="held_out/trustscore", window=1))
     assert not gate({"reward/total": 1.0})
-    with pytest.raises(InputError, match=r"'held_out/trustscore' is not logged by this run; nearest: held_out/trust_s"):
+    with pytest.raises(UserError, match=r"'held_out/trustscore' is not logged by this run; nearest: held_out/trust_s"):
         gate({"reward/total": 1.0, "held_out/trust_score": 40.0})
 
 
@@ -79,13 +79,13 @@ def test_a_share_of_some_questions_is_waited_for_a_window_of_steps(metric):
     assert seen == [False] * 12 + [True]
     never = Gate(GateSettings(when="plateau", metric=metric, window=3))
     assert [never(without), never(without)] == [False, False]
-    with pytest.raises(InputError, match=rf"gate.metric = '{metric}' is not logged by this run; nearest: "):
+    with pytest.raises(UserError, match=rf"gate.metric = '{metric}' is not logged by this run; nearest: "):
         never(without)
 
 
 def test_a_metric_that_is_never_logged_is_one_line():
     gate = Gate(GateSettings(when="plateau", metric="reward/totl"))
-    with pytest.raises(InputError, match=r"gate.metric = 'reward/totl' is not logged by this run; nearest: reward/tot"):
+    with pytest.raises(UserError, match=r"gate.metric = 'reward/totl' is not logged by this run; nearest: reward/tot"):
         gate({"reward/total": 1.0, "time/rollout": 2.0, "group/dead": 0.0})
     for metric in ("total", "rewards/total", "time/step", "reward/"):
         with pytest.raises(ValidationError, match=r"gate.metric = .* is never logged; valid: reward/..., group/..."):
@@ -95,12 +95,12 @@ def test_a_metric_that_is_never_logged_is_one_line():
 def test_a_plateau_that_could_never_be_seen():
     plateau = GateSettings(when="plateau", window=10)
     check_gate(plateau, steps=20, every=0)
-    with pytest.raises(InputError, match=r"window = 10 .* 20 measurements, and this stage makes 19; .* at most 9"):
+    with pytest.raises(UserError, match=r"window = 10 .* 20 measurements, and this stage makes 19; .* at most 9"):
         check_gate(plateau, steps=19, every=0)
     held_out = GateSettings(when="plateau", window=2, metric="held_out/f1_gr")
     check_gate(held_out, steps=8, every=2)
-    with pytest.raises(InputError, match=r"makes 3; valid: gate.window of at most 1"):
+    with pytest.raises(UserError, match=r"makes 3; valid: gate.window of at most 1"):
         check_gate(held_out, steps=6, every=2)
-    with pytest.raises(InputError, match=r"eval.every = 0 measures no held-out question"):
+    with pytest.raises(UserError, match=r"eval.every = 0 measures no held-out question"):
         check_gate(held_out, steps=100, every=0)
     check_gate(GateSettings(when="hand", metric="held_out/f1_gr"), steps=1, every=0)

@@ -14,8 +14,9 @@ from curriculum.transforms import add_distractors, drop_support, shuffle_passage
 from grpo.config import load
 from grpo.data.example import load_examples
 from grpo.data.text import contains
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import Example, InputError, Passage
+from grpo.types import Example, Passage
 from launch.builders.data import all_examples
 from launch.config.recipe import Recipe
 
@@ -50,7 +51,7 @@ def test_shuffling_keeps_found_true(example, seed):
 @settings(max_examples=150, deadline=None)
 def test_without_support_nothing_is_found(example):
     if all(any(row) for row in example.found):
-        with pytest.raises(InputError, match="every passage holds an answer"):
+        with pytest.raises(UserError, match="every passage holds an answer"):
             drop_support(example)
         return
     without = drop_support(example)
@@ -65,7 +66,7 @@ def test_distractors_keep_found_true_and_hold_no_answer(example, pool, count, se
     shown = {p for p in pool if not any(contains(f"{p.title}\n{p.text}", a) for a in example.answers)}
     free = shown - set(example.passages)
     if len(free) < count:
-        with pytest.raises(InputError, match=rf"{count} distractors were asked for, and {len(free)} passages hold no"):
+        with pytest.raises(UserError, match=rf"{count} distractors were asked for, and {len(free)} passages hold no"):
             add_distractors(example, pool, count, random.Random(seed))
         return
     more = add_distractors(example, pool, count, random.Random(seed))
@@ -107,13 +108,13 @@ def test_transforms_of_a_recipe_reach_the_run(tmp_path):
     chosen = mix(found, count=20, unanswerable=0.5, seed=0, key="data.unanswerable")
     assert sum(not example.answerable for example in chosen) == 10
     short = load(Recipe, [f"--data.source={tmp_path / 'all.jsonl'}", "--data.distractors=500"])
-    with pytest.raises(InputError, match=r"500 distractors were asked for, and \d+ passages hold no answer"):
+    with pytest.raises(UserError, match=r"500 distractors were asked for, and \d+ passages hold no answer"):
         all_examples(short, Console())
 
 
 def test_claims_are_not_looked_up():
     claims = make_world(20, seed=0, unanswerable=0.0, styles={"claims": 1.0})[0]
-    with pytest.raises(InputError, match="claims cannot be looked up"):
+    with pytest.raises(UserError, match="claims cannot be looked up"):
         add_distractors(claims, [], 1, random.Random(0))
 
 
@@ -140,6 +141,6 @@ def test_written_examples_are_read_back_as_they_were(tmp_path):
         ("a.json", "ends in .jsonl"),
         ("x/a.jsonl", "no folder"),
     ]:
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(UserError, match=message):
             write_jsonl(tmp_path / name, [])
     assert [path.name for path in tmp_path.iterdir()] == ["all.jsonl"]

@@ -15,7 +15,8 @@ from curriculum.datasets.world import make_world
 from curriculum.datasets.world_facts import FILLERS, INVERSES, RELATIONS, TRADES
 from curriculum.reference_answers import gold_answer
 from grpo.data.text import CITATION, REFUSAL, STOP_WORDS, contains, normalize, sentences, strip_citations
-from grpo.types import Example, InputError, Passage
+from grpo.errors import UserError
+from grpo.types import Example, Passage
 
 COUNT = 10_000
 NAME = re.compile(r"\{[a-z]\}")
@@ -310,7 +311,7 @@ def test_no_gold_answer_is_entailed_by_the_other_passages():
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict, message: str):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         make_world(**{"count": 5, "seed": 1, "unanswerable": 0.5, **arguments})
 
 

@@ -10,7 +10,7 @@ from eval.compare import HEADLINES, find, main, paired_differences, read_scores,
 from eval.predictions import Prediction
 from eval.score import score_predictions, write_scores
 from grpo.data.text import REFUSAL
-from grpo.types import InputError
+from grpo.errors import UserError
 from rewards.judges.base import Lexical
 
 EXAMPLES = make_world(40, seed=1, unanswerable=0.5, styles={"prose": 1.0})
@@ -166,7 +166,7 @@ def test_wrong_arguments(arguments, part, capsys):
 def test_an_evaluation_of_several_styles_names_them(runs, tmp_path):
     (tmp_path / "mixed").mkdir()
     (tmp_path / "mixed" / "list").symlink_to(runs[0])
-    with pytest.raises(InputError, match=r"one of them is compared at a time: .*mixed/list"):
+    with pytest.raises(UserError, match=r"one of them is compared at a time: .*mixed/list"):
         read_scores(tmp_path / "mixed")
 
 

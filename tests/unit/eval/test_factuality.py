@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from eval.factuality import BUCKETS, OUTCOMES, bucket, factuality
-from grpo.types import InputError
+from grpo.errors import UserError
 
 C, N, W = OUTCOMES
 
@@ -72,6 +72,6 @@ def test_nothing_attempted_has_no_accuracy():
     ],
 )
 def test_bad_outcomes(outcomes, message):
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         factuality(outcomes)
     assert "\n" not in str(caught.value)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from eval.report.paper_results import find_rows, markdown, paper_rows
-from grpo.types import InputError
+from grpo.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -66,7 +66,7 @@ def test_a_repeated_configuration_differs_by_rounding_only():
     ],
 )
 def test_unknown_names_get_the_valid_ones(name, parts):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         find_rows(name)
     assert all(part in str(caught.value) for part in parts), caught.value
     assert "\n" not in str(caught.value)

@@ -14,7 +14,8 @@ from eval.score import main, score_predictions
 from eval.sentence_splitter import Splitter, make_splitter, rule_based
 from eval.trust_score import COLUMNS, confusion, scores
 from grpo.data.text import normalize
-from grpo.types import InputError, Passage
+from grpo.errors import UserError
+from grpo.types import Passage
 from rewards.judges.base import Lexical
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "data/trust_score_golden.json").read_text())
@@ -315,13 +316,13 @@ def test_made_ids_are_the_same_in_every_file_and_no_two_alike(tmp_path: Path) ->
     assert a == b
     assert len(set(a)) == 3
     (tmp_path / "c.jsonl").write_text("".join(json.dumps({**item("x"), "id": "q"}) + "\n" for _ in range(2)))
-    with pytest.raises(InputError, match=r"c.jsonl:2: record 2: id 'q' is taken by .*c.jsonl:1"):
+    with pytest.raises(UserError, match=r"c.jsonl:2: record 2: id 'q' is taken by .*c.jsonl:1"):
         read_predictions(tmp_path / "c.jsonl", style="prose")
 
 
 def test_a_line_of_brackets_is_malformed_and_a_huge_number_no_passage(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("[" * 100_000)
-    with pytest.raises(InputError, match=r"a.jsonl:1: malformed JSON"):
+    with pytest.raises(UserError, match=r"a.jsonl:1: malformed JSON"):
         read_predictions(tmp_path / "a.jsonl", style="prose")
     for reference in (False, True):
         numbers = report([item(f"Daei scored 109 goals [{'9' * 5000}].")], "prose", tmp_path, reference=reference)
@@ -332,7 +333,7 @@ def test_the_reference_needs_punkt(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     import nltk
 
     monkeypatch.setattr(nltk.data, "path", [])
-    with pytest.raises(InputError, match="run `make setup`"):
+    with pytest.raises(UserError, match="run `make setup`"):
         report([item("x")], "prose", tmp_path, reference=True)
 
 
@@ -379,5 +380,5 @@ def test_predictions_survive_a_round_trip(tmp_path: Path) -> None:
         **{name: getattr(asked[0].example, name) for name in asked[0].example.__slots__}
     )
     assert again[0].example.passages[1] == Passage(title="More", text="manga Ikegami Crying Freeman Strain")
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(UserError, match="is there already"):
         write_predictions(tmp_path / "again.jsonl", asked)

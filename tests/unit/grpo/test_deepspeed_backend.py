@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from grpo.distributed.communicator import Alone
+from grpo.errors import UserError
 from grpo.losses import Objective, grpo_loss, weigh
 from grpo.policy.optimizer import Optim
 from grpo.policy.optimizer_state import write
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.policy.zero_config import Zero, reference_config, zero_config
-from grpo.types import InputError
 from launch.builders.models import load_model
 from tests.helpers.installed import need
 from tests.helpers.many_ranks import run_ranks
@@ -216,20 +216,20 @@ def test_a_model_that_no_rank_has_room_for(tmp_path):
 def test_a_state_that_is_damaged_or_of_another_model(tmp_path):
     need("deepspeed")
     policy = zero_policy(Zero(stage=2), Alone())
-    with pytest.raises(InputError, match=r"state.json: cannot be read as the state of an optimizer: FileNotFoundError"):
+    with pytest.raises(UserError, match=r"state.json: cannot be read as the state of an optimizer: FileNotFoundError"):
         policy.load_state(tmp_path)
     policy.update(step_batch(0), loss)
     write(policy.hold(), tmp_path / "state")
     (tmp_path / "state" / "00003.safetensors").write_bytes(b"half")
-    with pytest.raises(InputError, match=r"00003.safetensors: cannot be read"):
+    with pytest.raises(UserError, match=r"00003.safetensors: cannot be read"):
         policy.load_state(tmp_path / "state")
     assert set(load_file(tmp_path / "state" / "00000.safetensors")) == {"master", "exp_avg", "exp_avg_sq"}
     from grpo.policy.deepspeed_backend import ZeroPolicy
 
     other = {"optim": OPTIM, "updates": 6, "token_budget": 9, "dtype": "float32", "comm": Alone()}
-    with pytest.raises(InputError, match="of a model with 20 tensors, this one has 11"):
+    with pytest.raises(UserError, match="of a model with 20 tensors, this one has 11"):
         ZeroPolicy(tiny_model(layers=1), zero=Zero(stage=2), **other).load_state(tmp_path / "state")
-    with pytest.raises(InputError, match=r"holds .*, and this model has model.embed_tokens.weight \[256, 64\]"):
+    with pytest.raises(UserError, match=r"holds .*, and this model has model.embed_tokens.weight \[256, 64\]"):
         ZeroPolicy(tiny_model(width=64), zero=Zero(stage=2), **other).load_state(tmp_path / "state")
 
 
@@ -253,6 +253,6 @@ def test_the_configuration_written_out():
 
 
 def test_weights_that_are_not_sharded_cannot_be_offloaded():
-    with pytest.raises(InputError, match=r"policy.stage = 2 does not shard; valid: policy.stage = 3"):
+    with pytest.raises(UserError, match=r"policy.stage = 2 does not shard; valid: policy.stage = 3"):
         Zero(stage=2, offload="all")
     assert replace(Zero(stage=3), offload="all").offload == "all"

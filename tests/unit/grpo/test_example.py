@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from grpo.data.example import load_examples, shape_of, split
-from grpo.types import Example, InputError
+from grpo.errors import UserError
+from grpo.types import Example
 
 DOC = {"title": "Ali Daei", "text": "Ali Daei scored 109 goals.", "answers_found": [1, 0]}
 GOOD = {"question": "Who scored?", "answers": [["Daei", "Ali Daei"], ["Bican"]], "docs": [DOC]}
@@ -125,7 +126,7 @@ def test_a_bad_record_is_named_with_its_place(tmp_path: Path, record: object, pa
     lines = write(tmp_path / "bad.jsonl", GOOD, record)
     listed = write(tmp_path / "bad.json", GOOD, record)
     for path, place in ((lines, f"{lines}:2: "), (listed, f"{listed}, record 2: ")):
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(UserError) as caught:
             load_examples(path)
         message = str(caught.value)
         assert message.startswith(place)
@@ -137,15 +138,15 @@ def test_a_bad_record_is_named_with_its_place(tmp_path: Path, record: object, pa
 
 def test_duplicate_ids_name_both_places(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", {**GOOD, "id": "q"}, GOOD, {**GOOD, "id": "q"})
-    with pytest.raises(InputError, match=rf"{path}:3: id 'q' is taken by {path}:1; expected another id"):
+    with pytest.raises(UserError, match=rf"{path}:3: id 'q' is taken by {path}:1; expected another id"):
         load_examples(path)
 
 
 def test_a_missing_file_names_its_neighbors(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", GOOD)
-    with pytest.raises(InputError, match=r"trian\.jsonl: no such file; nearest in .*: train\.jsonl"):
+    with pytest.raises(UserError, match=r"trian\.jsonl: no such file; nearest in .*: train\.jsonl"):
         load_examples(tmp_path / "trian.jsonl")
-    with pytest.raises(InputError, match="there is no folder"):
+    with pytest.raises(UserError, match="there is no folder"):
         load_examples(tmp_path / "no" / "train.jsonl")
 
 
@@ -170,20 +171,20 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
 @pytest.mark.parametrize(("name", "content", "message"), BAD_FILES)
 def test_a_bad_file_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_examples(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a folder; expected"):
+    with pytest.raises(UserError, match="a folder; expected"):
         load_examples(tmp_path)
 
 
 def test_shape_tells_question_answer_pairs_apart(tmp_path: Path) -> None:
     pair = {"question": "Who?", "answers": ["Daei"], "ctxs": [{"title": "", "text": "Daei"}]}
     assert shape_of(write(tmp_path / "a.jsonl", pair)) == "question_answer"
-    with pytest.raises(InputError, match=r"b\.jsonl:1: docs is missing; expected docs .* or ctxs .* closed-book"):
+    with pytest.raises(UserError, match=r"b\.jsonl:1: docs is missing; expected docs .* or ctxs .* closed-book"):
         shape_of(write(tmp_path / "b.jsonl", {"question": "Who?"}))
 
 
@@ -199,13 +200,13 @@ def test_hub_data_sets_load_through_datasets(tmp_path: Path, monkeypatch: pytest
     assert first.found == ((True, False),)
     assert second.found == ((False, True),)
     assert shape_of(f"hub:{folder}") == "grounded"
-    with pytest.raises(InputError, match=r"test.*expected hub:NAME, hub:NAME:SPLIT"):
+    with pytest.raises(UserError, match=r"test.*expected hub:NAME, hub:NAME:SPLIT"):
         load_examples(f"hub:{folder}:test")
 
 
 def test_the_hub_without_datasets_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match="hub:x/y: needs the datasets package"):
+    with pytest.raises(UserError, match="hub:x/y: needs the datasets package"):
         load_examples("hub:x/y")
 
 
@@ -235,5 +236,5 @@ def test_all_copies_of_a_question_land_on_one_side() -> None:
 
 
 def test_a_split_needs_a_share() -> None:
-    with pytest.raises(InputError, match="held_out = 1 is no share; expected 0 <= held_out < 1"):
+    with pytest.raises(UserError, match="held_out = 1 is no share; expected 0 <= held_out < 1"):
         split([], held_out=1)

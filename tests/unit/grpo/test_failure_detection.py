@@ -11,7 +11,7 @@ import pytest
 from grpo.distributed import failure_detection as ranks
 from grpo.distributed.communicator import Alone, check_shares
 from grpo.distributed.failure_detection import Failure, OtherRankFailed, ranks_of_node
-from grpo.types import InputError
+from grpo.errors import UserError
 from tests.helpers.many_ranks import free_port, run_ranks
 
 
@@ -51,7 +51,7 @@ def test_a_batch_that_cannot_be_shared():
     for rank in run_ranks(share_seven):
         assert "7 cannot be shared equally by 2 ranks; valid: 6 or 8, or 1 or 7 ranks" in str(rank.value) + rank.said
     check_shares(8, 2, "x")
-    with pytest.raises(InputError, match=r"x = 1 cannot be shared equally by 2 ranks; valid: 2, or 1 rank$"):
+    with pytest.raises(UserError, match=r"x = 1 cannot be shared equally by 2 ranks; valid: 2, or 1 rank$"):
         check_shares(1, 2, "x")
 
 
@@ -59,7 +59,7 @@ def one_fails(comm, how, bad=1):
     ranks.SILENT, ranks.TOLD = 3.0, 1.0
     comm.wait()
     if comm.rank == bad and how == "raises":
-        raise InputError("data.jsonl:7: answers is missing")
+        raise UserError("data.jsonl:7: answers is missing")
     if comm.rank == bad:
         os.kill(os.getpid(), signal.SIGKILL if how == "is killed" else signal.SIGSTOP)
     comm.wait()
@@ -68,14 +68,14 @@ def one_fails(comm, how, bad=1):
 def test_a_rank_that_fails_ends_the_others_with_its_own_error():
     """Rank 0 waits in a collective call that would last for hours: it is ended, with the status of the first error."""
     waiting, failed = run_ranks(one_fails, "raises")
-    assert isinstance(failed.value, InputError)
+    assert isinstance(failed.value, UserError)
     text = "rank 1: error: data.jsonl:7: answers is missing"
     assert (waiting.code, waiting.said.count(text)) == (2, 1) or str(waiting.value) == text
 
 
 def test_rank_0_fails_and_the_other_ends_with_its_error():
     failed, waiting = run_ranks(one_fails, "raises", 0)
-    assert isinstance(failed.value, InputError)
+    assert isinstance(failed.value, UserError)
     assert waiting.code == 2 or str(waiting.value) == "rank 0: error: data.jsonl:7: answers is missing"
 
 
@@ -102,7 +102,7 @@ def the_last_work_is_long(comm):
     comm.before_end(lambda: time.sleep(9.0))
     comm.wait()
     if comm.rank == 1:
-        raise InputError("data.jsonl:7: answers is missing")
+        raise UserError("data.jsonl:7: answers is missing")
     comm.wait()
 
 
@@ -119,7 +119,7 @@ def rank_1_fails_while_rank_0_is_stopped(comm):
     if comm.rank == 0:
         os.kill(os.getpid(), signal.SIGSTOP)
     time.sleep(0.5)
-    raise InputError("data.jsonl:7: answers is missing")
+    raise UserError("data.jsonl:7: answers is missing")
 
 
 def test_a_rank_that_fails_while_rank_0_is_stopped_ends_all_the_same():
@@ -158,7 +158,7 @@ def test_a_port_in_use(monkeypatch):
         for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": str(port)}.items():
             monkeypatch.setenv(name, value)
         message = rf"port {port} of 127.0.0.1 cannot be used .*--master_port={port + 1}"
-        with pytest.raises(InputError, match=message), ranks.joined():
+        with pytest.raises(UserError, match=message), ranks.joined():
             pass
 
 
@@ -166,7 +166,7 @@ def a_stranger_comes(comm, world):
     port = int(os.environ["MASTER_PORT"])
     if comm.rank == 1:
         message = rf"rank 1: at 127.0.0.1:{port} is another run; .*--master_port={port + 1}"
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(UserError, match=message):
             ranks._meet("127.0.0.1", port, 1, world)
     return comm.sum([1.0])
 
@@ -180,7 +180,7 @@ def test_ranks_that_do_not_come(monkeypatch):
     monkeypatch.setattr(ranks, "MEET", 1.0)
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": str(free_port())}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match=r"1 of 2 ranks came to 127.0.0.1:\d+ within 1 s"), ranks.joined():
+    with pytest.raises(UserError, match=r"1 of 2 ranks came to 127.0.0.1:\d+ within 1 s"), ranks.joined():
         pass
 
 

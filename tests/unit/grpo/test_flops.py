@@ -8,6 +8,7 @@ import torch
 from benchmarks.update import LOSS, weighed
 from benchmarks.workload import alternating, find_model_shape, make_model, parse_workload, random_batch
 from grpo.batch import Batch, collate
+from grpo.errors import UserError
 from grpo.loop import spread
 from grpo.policy.optimizer import Optim
 from grpo.policy.torch_backend import SinglePolicy
@@ -15,7 +16,7 @@ from grpo.telemetry.flops import Work, batch_work, group_work, needed_flops, upd
 from grpo.telemetry.run_logger import Console, RunLog
 from grpo.telemetry.speed import padding, phases, sharing, usage
 from grpo.telemetry.throughput import Meter, Positions, matmul_peak
-from grpo.types import Completion, Group, InputError, Score
+from grpo.types import Completion, Group, Score
 from launch.config.model_size import Shape
 from tests.helpers import toy
 
@@ -67,7 +68,7 @@ def test_the_default_shape_has_4_6_times_fewer_distinct_tokens():
 
 @pytest.mark.parametrize("text", ["4x8x400", "4x1x400+48", "0x8x400+48", "4x8x400+0", "4x8x-1+48"])
 def test_another_shape_is_refused_in_one_line(text):
-    with pytest.raises(InputError, match="expected PROMPTSxGROUPxPROMPT"):
+    with pytest.raises(UserError, match="expected PROMPTSxGROUPxPROMPT"):
         parse_workload(text)
 
 
@@ -145,9 +146,9 @@ def test_named_shapes_are_built_as_they_are_counted():
     assert find_model_shape("qwen3-0.6b").parameters == 596_049_920
     assert find_model_shape("qwen3-1.7b").parameters == 1_720_574_976
     assert find_model_shape("qwen3-8b", layers=4).parameters < find_model_shape("qwen3-8b").parameters
-    with pytest.raises(InputError, match=r"qwen3-0\.6b, qwen3-1\.7b"):
+    with pytest.raises(UserError, match=r"qwen3-0\.6b, qwen3-1\.7b"):
         find_model_shape("qwen9")
-    with pytest.raises(InputError, match="valid: 1 to 36"):
+    with pytest.raises(UserError, match="valid: 1 to 36"):
         find_model_shape("qwen3-8b", layers=37)
 
 

@@ -7,10 +7,10 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from grpo.errors import UserError
 from grpo.model import attention, forward
 from grpo.model.attention import Span
 from grpo.model.forward import completion_logprobs, micro_batches, settle_layout, shared_rows
-from grpo.types import InputError
 from tests.helpers.toy import random_batch, tiny_model
 
 
@@ -196,5 +196,5 @@ def test_groups_are_packed_up_to_the_budget():
 def test_models_that_would_be_computed_wrongly_are_refused():
     scaled = tiny_model()
     scaled.lm_head.register_forward_hook(lambda module, inputs, logits: 30 * (logits / 30).tanh())  # as Gemma 2 does
-    with pytest.raises(InputError, match="not those of a plain linear head"):
+    with pytest.raises(UserError, match="not those of a plain linear head"):
         settle_layout(scaled, "padded")

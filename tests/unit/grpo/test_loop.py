@@ -12,13 +12,14 @@ from grpo.advantages import gdpo_advantages, group_advantages
 from grpo.config import load
 from grpo.distributed.communicator import Alone
 from grpo.dynamic_sampling import Dynamic
+from grpo.errors import StaleWeights, UserError
 from grpo.loop import LoopSettings, check_same_policy, closed, compare, parts, train
 from grpo.losses import Objective
 from grpo.policy.optimizer import Optim
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.rollout.hf import HfRollout
 from grpo.telemetry.run_logger import Console, RunLog
-from grpo.types import Group, InputError, Sampling, Score, StaleRollout
+from grpo.types import Group, Sampling, Score
 from launch.builders.assemble import loop_settings
 from launch.config.recipe import Recipe
 from tests.helpers.many_ranks import run_ranks
@@ -211,7 +212,7 @@ def test_a_recipe_that_compares_part_by_part():
     recipe = ["--loss.advantage=per_reward", "--reward.weights={citation=2.0}"]
     cfg = loop_settings(load(Recipe, recipe), steps=1)
     assert (cfg.advantage, cfg.weights, cfg.dead_are_free) == ("per_reward", {"citation": 2.0}, False)
-    with pytest.raises(InputError, match=r'sampling.dynamic = "drop" leaves out groups'):
+    with pytest.raises(UserError, match=r'sampling.dynamic = "drop" leaves out groups'):
         loop_settings(load(Recipe, [*recipe, "--sampling.dynamic=drop"]), steps=1)
 
 
@@ -224,7 +225,7 @@ def test_transcripts_hold_every_completion(tmp_path):
 
 def test_an_engine_that_forgets_to_load_stops_the_run(tmp_path):
     """With a step large enough to show, the next rollout is caught: step 1, before anything else happens."""
-    with pytest.raises(StaleRollout, match="step 1: sampler and trainer differ"):
+    with pytest.raises(StaleWeights, match="step 1: sampler and trainer differ"):
         run(tmp_path / "run", steps=5, rollout=hf(Forgetful), lr=3e-2)
 
 
@@ -236,7 +237,7 @@ def test_an_engine_that_forgets_to_load_is_seen_where_no_group_teaches(tmp_path)
         asked.append(example.id)
         return low_bytes(example, completions) if len(asked) <= 4 else [Score(total=0.0, parts={}) for _ in completions]
 
-    with pytest.raises(StaleRollout, match="step 1: sampler and trainer differ"):
+    with pytest.raises(StaleWeights, match="step 1: sampler and trainer differ"):
         run(tmp_path / "run", steps=5, rollout=hf(Forgetful), lr=3e-2, score=first_four)
 
 
@@ -248,15 +249,15 @@ def test_a_stale_head_that_the_limit_of_bfloat16_lets_pass_stops_a_run_in_float3
         tmp_path / "a", rollout=hf(StaleHead, tied=False), model=tiny_model(tied=False), limit=loose, **settings
     )
     assert 0.005 < metrics[1]["policy/mismatch"] < 0.05
-    with pytest.raises(StaleRollout, match=r"step 1: sampler and trainer differ by 0.0\d+ .*limit 0.005"):
+    with pytest.raises(StaleWeights, match=r"step 1: sampler and trainer differ by 0.0\d+ .*limit 0.005"):
         run(tmp_path / "b", rollout=hf(StaleHead, tied=False), model=tiny_model(tied=False), limit=strict, **settings)
-    with pytest.raises(StaleRollout, match=r"differ by 0.029 nats .*limit 0.005"):
+    with pytest.raises(StaleWeights, match=r"differ by 0.029 nats .*limit 0.005"):
         check_same_policy({"mismatch": 0.029}, limit=strict, step=1)  # what the embedded model's stale head gave
     check_same_policy({"mismatch": 0.029}, limit=loose, step=1)
 
 
 def test_an_engine_that_lags_stops_the_run(tmp_path):
-    with pytest.raises(StaleRollout, match="weights 0, the trainer is at 1"):
+    with pytest.raises(StaleWeights, match="weights 0, the trainer is at 1"):
         run(tmp_path / "run", steps=5, rollout=hf(Lagging))
 
 

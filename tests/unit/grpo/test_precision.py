@@ -7,10 +7,10 @@ import pytest
 
 from grpo.config import load
 from grpo.distributed.communicator import Alone
+from grpo.errors import UserError
 from grpo.policy.optimizer import Optim
 from grpo.telemetry.run_logger import Console
 from grpo.telemetry.throughput import Meter
-from grpo.types import InputError
 from launch.builders.assemble import loop_settings, make_policy
 from launch.builders.precision import precision
 from launch.builders.tiny_model import write_tiny_model
@@ -46,5 +46,5 @@ def test_auto_is_what_the_policy_runs_in(fast, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("wrong", ["0", "-0.1", "true", "inf", "strict"])
 def test_no_other_limit(wrong):
-    with pytest.raises(InputError, match=r'mismatch_limit.* = .*: valid: a number above 0, or "auto" \(0.05 in bf'):
+    with pytest.raises(UserError, match=r'mismatch_limit.* = .*: valid: a number above 0, or "auto" \(0.05 in bf'):
         limit(f"--loss.mismatch_limit={wrong}")

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from grpo.data.prompts import PROMPTS, eos_ids, load_system, make_render, user_message
 from grpo.data.text import REFUSAL
-from grpo.types import Example, InputError, Passage, Style
+from grpo.errors import UserError
+from grpo.types import Example, Passage, Style
 
 CHATML = (
     "<|bos|>{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -93,11 +94,11 @@ def test_plain_text_needs_no_template() -> None:
 
 
 def test_a_missing_or_broken_template_names_the_model() -> None:
-    with pytest.raises(InputError, match=r"models/tiny: the tokenizer has no chat template; use an instruction-tuned"):
+    with pytest.raises(UserError, match=r"models/tiny: the tokenizer has no chat template; use an instruction-tuned"):
         rendered(None)
-    with pytest.raises(InputError, match=r"models/tiny: the chat template fails: no roles; expected one"):
+    with pytest.raises(UserError, match=r"models/tiny: the chat template fails: no roles; expected one"):
         rendered("{{ raise_exception('no roles') }}")
-    with pytest.raises(InputError, match=r"models/tiny: the chat template leaves out the system and the user message"):
+    with pytest.raises(UserError, match=r"models/tiny: the chat template leaves out the system and the user message"):
         rendered("hello")
 
 
@@ -116,7 +117,7 @@ def test_a_prompt_too_long_names_the_nearest_settings() -> None:
 
     count, less = render(full, 1000, 10), render(one, 1000, 10)
     assert render(full, count + 10, 10) == count  # exactly full
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         render(full, count + 9, 10)
     assert str(caught.value) == (
         f"example q7 ('Who?'): its prompt has {count} tokens, the limit is {count - 1} (model.context {count + 9} - "
@@ -126,12 +127,12 @@ def test_a_prompt_too_long_names_the_nearest_settings() -> None:
     # each setting that it names does make room
     assert render(full, count + 9, 9) == count
     assert render(one, count + 9, 10) == less
-    with pytest.raises(InputError, match=rf"room for it with model.context = {count + 10}$"):
+    with pytest.raises(UserError, match=rf"room for it with model.context = {count + 10}$"):
         render(full, less, 10)
 
 
 def test_answers_need_room_beside_the_prompt() -> None:
-    with pytest.raises(InputError, match=r"max_tokens = 64 leaves no room .* expected sampling.max_tokens < 64 or"):
+    with pytest.raises(UserError, match=r"max_tokens = 64 leaves no room .* expected sampling.max_tokens < 64 or"):
         make_render(tokenizer(), system="Hi", reasoning=False, context=64, max_tokens=64)
 
 
@@ -146,7 +147,7 @@ def test_prompt_files_state_the_rules(tmp_path: Path) -> None:
     assert all(tag in reasoning for tag in ("<think>", "</think>", "<answer>", "</answer>"))
     (tmp_path / "mine.txt").write_text("Mine.\n")
     assert load_system(str(tmp_path / "mine.txt")) == "Mine."
-    with pytest.raises(InputError, match=rf"{PROMPTS}/plian.txt: no such prompt; .*/8, plain, reasoning, or the path"):
+    with pytest.raises(UserError, match=rf"{PROMPTS}/plian.txt: no such prompt; .*/8, plain, reasoning, or the path"):
         load_system("plian")
 
 
@@ -173,5 +174,5 @@ def test_all_eos_ids_once_each() -> None:
     assert eos_ids(made, SimpleNamespace(eos_token_id=3), several, SimpleNamespace()) == (own, 3, 5)
     assert eos_ids(made, SimpleNamespace(text_config=SimpleNamespace(eos_token_id=8))) == (own, 8)
     made.eos_token = None
-    with pytest.raises(InputError, match=r"models/tiny: no EOS id; set eos_token_id in its generation_config"):
+    with pytest.raises(UserError, match=r"models/tiny: no EOS id; set eos_token_id in its generation_config"):
         eos_ids(made, SimpleNamespace(eos_token_id=None))

@@ -11,7 +11,7 @@ import torch
 from grpo.checkpointing import store as snapshot
 from grpo.checkpointing.rng_state import random_states, set_random_states
 from grpo.checkpointing.store import Point
-from grpo.types import InputError
+from grpo.errors import UserError
 
 
 def write(folder, step, ranks=2, size=300):
@@ -90,7 +90,7 @@ def test_a_damaged_one_is_named_and_the_one_before_it_used(folder):
     assert snapshot.newest_whole(folder).at.step == 10
     for step in (5, 10):
         (folder / f"step-{step:06d}" / "manifest.json").write_text("{}")
-    with pytest.raises(InputError, match=r"step-000010: manifest.json: .* no checkpoint there is whole \(2 tried\)"):
+    with pytest.raises(UserError, match=r"step-000010: manifest.json: .* no checkpoint there is whole \(2 tried\)"):
         snapshot.newest_whole(folder)
 
 
@@ -111,7 +111,7 @@ def test_one_of_a_newer_program_is_refused_and_not_called_damaged(folder):
     body["format"] = snapshot.FORMAT + 1
     newer = snapshot._json({**body, "hash": snapshot._hash(snapshot._json(body))})
     (path / "manifest.json").write_bytes(newer)
-    with pytest.raises(InputError, match=r"step-000010: has format 3, and this program reads 2; valid: the program"):
+    with pytest.raises(UserError, match=r"step-000010: has format 3, and this program reads 2; valid: the program"):
         snapshot.newest_whole(folder)
     assert [at.step for at, _ in snapshot.points_in(folder)] == [10, 5]
     (path / "manifest.json").write_bytes(snapshot._json({**body, "hash": told}))

@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grpo.types import InputError
+from grpo.errors import UserError
 from launch.builders import assets as embedded_model
 from launch.builders.assets import MANIFEST, ensure_embedded_model, find_damage
 from tests.helpers.installed import need_embedded
@@ -63,6 +63,6 @@ def test_damage_is_named(cache):
 def test_another_file_than_the_pinned_one_is_refused(tmp_path, monkeypatch):
     (tmp_path / "other.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr(embedded_model, "find_gguf", lambda: tmp_path / "other.gguf")
-    with pytest.raises(InputError, match="its SHA-256 differs"):
+    with pytest.raises(UserError, match="its SHA-256 differs"):
         ensure_embedded_model(tmp_path / "cache")
     assert not (tmp_path / "cache").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = ("grpo", "rewards", "curriculum", "eval", "launch")
-LIGHT = {"grpo.types", "grpo.data.text", "grpo.data.example", "grpo.kept"}
+LIGHT = {"grpo.types", "grpo.errors", "grpo.data.text", "grpo.data.example", "grpo.kept"}
 PROGRAMS = {  # what a file's own command line needs, to read recipes or to load a model
     "rewards/audit.py": {"grpo.config", "launch.config.recipe"},
     "curriculum/filter.py": {"grpo.telemetry.run_logger", "launch.runs.difficulty"},
@@ -32,6 +32,7 @@ ONLY_IN = {  # heavy package: where it may be imported
 }
 HEAVY = {"vllm", "deepspeed", "wandb", "datasets", "transformers"}
 WITHOUT_THEM = [
+    "grpo.errors",
     "grpo.types",
     "grpo.data.text",
     "grpo.config",

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from grpo.config import load
-from grpo.types import InputError
+from grpo.errors import UserError
 from launch.config.model_size import NotCounted, Shape, find_shape, read_shape
 from launch.config.recipe import Recipe
 
@@ -104,7 +104,7 @@ def test_the_recipes_shape_serves_where_no_config_is_on_disk():
 )
 def test_a_config_that_cannot_be_counted(change, message, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **SMALL} | change), encoding="utf-8")
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_shape(tmp_path / "config.json")
     assert "\n" not in str(caught.value)
 
@@ -118,21 +118,21 @@ def test_the_recipes_shape_serves_where_the_family_is_not_counted(tmp_path):
 
 def test_a_config_that_is_no_json_and_a_model_of_unknown_size(tmp_path):
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match=r"config.json: cannot be read as JSON"):
+    with pytest.raises(UserError, match=r"config.json: cannot be read as JSON"):
         read_shape(tmp_path / "config.json")
-    with pytest.raises(InputError, match=r"model.name = 'nobody/no-such-model-1': neither its config.json"):
+    with pytest.raises(UserError, match=r"model.name = 'nobody/no-such-model-1': neither its config.json"):
         find_shape("nobody/no-such-model-1", None)
 
 
 def test_a_shape_in_a_recipe_is_checked(tmp_path):
     (tmp_path / "m.toml").write_text("[model.shape]\nlayers = 0\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"m.toml:2: model.shape.layers = 0: .*greater than or equal to 1"):
+    with pytest.raises(UserError, match=r"m.toml:2: model.shape.layers = 0: .*greater than or equal to 1"):
         load(Recipe, [str(tmp_path / "m.toml")])
     (tmp_path / "m.toml").write_text("[model.shape]\n\nlayer = 3\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"m.toml:3: unknown key model.shape.layer; did you mean model.shape.layers\?"):
+    with pytest.raises(UserError, match=r"m.toml:3: unknown key model.shape.layer; did you mean model.shape.layers\?"):
         load(Recipe, [str(tmp_path / "m.toml")])
     (tmp_path / "m.toml").write_text("[model.shape]\nlayers = 3\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"m.toml:2: model.shape.hidden: Field required"):
+    with pytest.raises(UserError, match=r"m.toml:2: model.shape.hidden: Field required"):
         load(Recipe, [str(tmp_path / "m.toml")])
     whole = load(Recipe, [str(ROOT / "configs/models/qwen3-8b.toml"), "--model.shape.layers=3"])
     assert whole.model.shape is not None

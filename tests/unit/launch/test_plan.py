@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from grpo.config import load
-from grpo.types import InputError
+from grpo.errors import UserError
 from launch.config.model_size import Shape
 from launch.config.recipe import Recipe
 from launch.plan import advice, devices_at_hand, main, make_plan, plan_settings, show, verdict
@@ -172,7 +172,7 @@ def test_a_refusal_names_the_nearest_setting_that_fits(devices, overrides, wante
     def fails(candidate: tuple[PlanSettings, Devices]) -> bool:
         try:
             check(shape, *candidate)
-        except InputError:
+        except UserError:
             return True
         return shortage(shape, *candidate, completions=s.group_size) is not None
 
@@ -180,7 +180,7 @@ def test_a_refusal_names_the_nearest_setting_that_fits(devices, overrides, wante
     assert cheaper
     assert all(fails(candidate) for candidate in cheaper)
     plan = make_plan(recipe("qwen3-8b", *overrides), devices)
-    with pytest.raises(InputError, match=r"phase needs \d+\.\d GB a rank.*; nearest that fits: ") as caught:
+    with pytest.raises(UserError, match=r"phase needs \d+\.\d GB a rank.*; nearest that fits: ") as caught:
         verdict(plan)
     assert "\n" not in str(caught.value)
 
@@ -217,7 +217,7 @@ def test_main_memory_and_the_cache_can_be_what_is_short():
 def test_a_cache_of_another_size_is_named_on_a_cpu(cache, short, fits):
     overrides = ["--rollout.engine=vllm", f"--rollout.kv_cache={cache}", "--policy.token_budget=2048"]
     plan = make_plan(recipe("smollm2-135m", *overrides), CPU)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         verdict(plan)
     assert short in str(caught.value)
     assert f"; nearest that fits: rollout.kv_cache = {fits} (" in str(caught.value)
@@ -242,7 +242,7 @@ def test_a_cache_of_another_size_is_named_on_a_cpu(cache, short, fits):
     ],
 )
 def test_combinations_that_no_memory_makes_right(devices, overrides, message):
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         make_plan(recipe("qwen3-8b", *overrides), devices)
     assert "\n" not in str(caught.value)
 

@@ -11,8 +11,8 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from grpo.config import load
+from grpo.errors import UserError
 from grpo.policy.zero_config import Zero
-from grpo.types import InputError
 from launch.builders.assemble import check_ranks, choose_zero
 from launch.config.recipe import Recipe
 from tests.helpers.installed import need
@@ -92,7 +92,7 @@ def test_what_two_ranks_cannot_do_is_said_once(tmp_path):
 def test_combinations_that_ranks_refuse(ranks, arguments, message):
     need("deepspeed")
     recipe = load(Recipe, ["--sampling.prompts_per_step=4", *arguments])
-    with pytest.raises(InputError, match=re.escape(message)):
+    with pytest.raises(UserError, match=re.escape(message)):
         check_ranks(recipe, ranks, warm_up=True)
 
 

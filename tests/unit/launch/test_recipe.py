@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from grpo.config import describe, dump, load
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import InputError
 from launch.builders.data import examples_of
 from launch.config.recipe import Recipe
 from launch.plan import batch_plan
@@ -46,15 +46,13 @@ def test_steps_by_stage():
     assert [recipe.steps(1000) for recipe in recipes.values()] == [30, 45]
     assert load(Recipe, ["--run.steps={default=30,stage2=45}", "--run.steps=7", "--run.stage=stage2"]).steps(1000) == 7
     for wrong in ("{stage2=45}", "{default=-1}", "-1", "true", "1.5"):
-        with pytest.raises(
-            InputError, match=r"run.steps = .*: valid: a whole number, 0 or more, or one for each stage"
-        ):
+        with pytest.raises(UserError, match=r"run.steps = .*: valid: a whole number, 0 or more, or one for each stage"):
             load(Recipe, [f"--run.steps={wrong}"])
 
 
 def test_a_share_by_stage():
     for wrong in ("{stage2=1.0}", "{default=1.5}", "-0.1", "true"):
-        with pytest.raises(InputError, match=r"data.unrelated = .*: valid: a share from 0 to 1, or one for each stage"):
+        with pytest.raises(UserError, match=r"data.unrelated = .*: valid: a share from 0 to 1, or one for each stage"):
             load(Recipe, [f"--data.unrelated={wrong}"])
     questions = {
         (stage, share): examples_of(
@@ -108,19 +106,19 @@ def test_later_wins_and_overrides_are_typed(tmp_path):
 )
 def test_bad_recipes(tmp_path, text, message):
     (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load(Recipe, [str(tmp_path / "recipe.toml")])
     assert "\n" not in str(caught.value)
 
 
 def test_bad_arguments(tmp_path):
-    with pytest.raises(InputError, match=r"--run.seed: an override is written --section.key=value"):
+    with pytest.raises(UserError, match=r"--run.seed: an override is written --section.key=value"):
         load(Recipe, ["--run.seed"])
-    with pytest.raises(InputError, match=r"--run.sead=1: unknown key run.sead; did you mean run.seed\?"):
+    with pytest.raises(UserError, match=r"--run.sead=1: unknown key run.sead; did you mean run.seed\?"):
         load(Recipe, ["--run.sead=1"])
-    with pytest.raises(InputError, match=r"--sampling.group_size=1: sampling.group_size = 1"):
+    with pytest.raises(UserError, match=r"--sampling.group_size=1: sampling.group_size = 1"):
         load(Recipe, ["--sampling.group_size=1"])
-    with pytest.raises(InputError, match=r"stage3.toml: cannot read this recipe .*; there is .*stage1.toml"):
+    with pytest.raises(UserError, match=r"stage3.toml: cannot read this recipe .*; there is .*stage1.toml"):
         load(Recipe, [str(ROOT / "configs/stage3.toml")])
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from grpo.config import load
+from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import InputError
 from launch.builders.models import load_model, load_shell
 from launch.builders.rollout import choose_rollout
 from launch.builders.tiny_model import write_tiny_model
@@ -74,7 +74,7 @@ def test_hf_where_vllm_does_not_know_the_model(folder, values, why):
     need("vllm")
     change(folder, **values)
     assert choose(folder) == ("hf", f"rollouts     hf: auto, since {why}\n")
-    with pytest.raises(InputError, match=f'rollout.engine = "vllm": {why}; valid here: "hf"'):
+    with pytest.raises(UserError, match=f'rollout.engine = "vllm": {why}; valid here: "hf"'):
         choose(folder, "vllm")
 
 
@@ -92,9 +92,9 @@ def test_hf_where_vllm_is_not_installed(folder, monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "vllm" else real(name, *a))
     assert choose(folder) == ("hf", "rollouts     hf: auto, since vLLM is not installed\n")
-    with pytest.raises(InputError, match="vLLM is not installed"):
+    with pytest.raises(UserError, match="vLLM is not installed"):
         choose(folder, "vllm")
-    with pytest.raises(InputError, match="tensor_parallel = 2 is for vLLM, and vLLM is not installed; valid: 1"):
+    with pytest.raises(UserError, match="tensor_parallel = 2 is for vLLM, and vLLM is not installed; valid: 1"):
         choose(folder, "auto", "--rollout.tensor_parallel=2")
 
 
@@ -105,19 +105,19 @@ def test_a_shell_is_the_model_without_its_weights(folder):
     assert shapes[0] == shapes[1]
     assert shell.generation_config.eos_token_id == model.generation_config.eos_token_id == 0
     (folder / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="not the configuration of a causal language model"):
+    with pytest.raises(UserError, match="not the configuration of a causal language model"):
         load_shell(str(folder))
 
 
 def test_several_ranks_for_one_engine_are_vllms_business():
-    with pytest.raises(InputError, match=r"rollout.tensor_parallel = 2 is for vLLM"):
+    with pytest.raises(UserError, match=r"rollout.tensor_parallel = 2 is for vLLM"):
         load(Recipe, ["--rollout.engine=hf", "--rollout.tensor_parallel=2"])
 
 
 def test_a_server_is_for_training(folder):
     assert choose(folder, "server") == ("server", "rollouts     server: as the recipe asks\n")
     evaluation = load(EvaluationRecipe, ["--rollout.engine=server"])
-    with pytest.raises(InputError, match='"server" is for training, which sends it weights'):
+    with pytest.raises(UserError, match='"server" is for training, which sends it weights'):
         choose_rollout(evaluation, str(folder), Console(io.StringIO()))
 
 
@@ -125,7 +125,7 @@ def test_ranks_that_cannot_be_shared_are_refused(folder):
     need("vllm")
     from grpo.rollout.vllm import start_vllm
 
-    with pytest.raises(InputError, match="tensor_parallel = 2 does not divide the 1 rank; valid: 1"):
+    with pytest.raises(UserError, match="tensor_parallel = 2 does not divide the 1 rank; valid: 1"):
         start_vllm(str(folder), context=64, rows=4, dtype="float32", memory=0.4, kv_cache=0.1, tensor_parallel=2)
 
 

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from grpo.types import InputError
+from grpo.errors import UserError
 from launch.runs.resume import set_aside
 from launch.runs.run_lock import FolderLock
 from tests.helpers.forked import forked
@@ -36,9 +36,9 @@ def other(tmp_path):
 def test_the_process_that_is_at_it_is_named(tmp_path, other):
     wanted = rf"{tmp_path}: process {other.pid} on \S+ writes into this run; valid: .* --run.name={tmp_path.name}-2 "
     for _ in range(2):  # asking does not take it away
-        with pytest.raises(InputError, match=wanted), FolderLock(tmp_path) as lock:
+        with pytest.raises(UserError, match=wanted), FolderLock(tmp_path) as lock:
             lock.take(create=False)
-    with pytest.raises(InputError, match=wanted):
+    with pytest.raises(UserError, match=wanted):
         set_aside(tmp_path, FolderLock(tmp_path))  # not cut off: still at it
     os.kill(other.pid, signal.SIGKILL)
     other.join()
@@ -66,7 +66,7 @@ def test_the_run_that_follows_one_that_was_set_aside_is_locked_too(tmp_path):
         assert not lock.held
         run.mkdir()
         lock.take(create=True)
-        with pytest.raises(InputError, match=f"{run}: process {os.getpid()} on "):
+        with pytest.raises(UserError, match=f"{run}: process {os.getpid()} on "):
             FolderLock(run).take(create=False)
         FolderLock(tmp_path / "run.cut-off-1").take(create=False)  # nobody's
 
@@ -86,7 +86,7 @@ def test_a_file_system_without_locks_is_told_of_once(tmp_path, monkeypatch):
         for _ in range(2):
             lock.take(create=True)
         assert not lock.held
-        with pytest.raises(InputError, match="a file system without locks does not tell; valid: move it away"):
+        with pytest.raises(UserError, match="a file system without locks does not tell; valid: move it away"):
             set_aside(tmp_path, lock)
     assert said == [f"not locked   {tmp_path}: No locks available; nothing keeps a second run of this name out of it"]
     monkeypatch.setattr(fcntl, "flock", without_locks(errno.EIO))

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo.data.text import STOP_WORDS, normalize
-from grpo.types import InputError, Passage
+from grpo.errors import UserError
+from grpo.types import Passage
 from rewards.judges.base import Lexical, make_verifier, premise
 
 DAEI = Passage(title="Ali Daei", text="Ali Daei scored 109 international goals.")
@@ -57,7 +58,7 @@ def test_premise_is_the_fields_document_text() -> None:
 
 def test_an_unknown_verifier_is_refused_with_the_valid_ones() -> None:
     assert isinstance(make_verifier("lexical"), Lexical)
-    with pytest.raises(InputError, match=r"unknown verifier 'lexcal'; valid: .*lexical"):
+    with pytest.raises(UserError, match=r"unknown verifier 'lexcal'; valid: .*lexical"):
         make_verifier("lexcal")
 
 

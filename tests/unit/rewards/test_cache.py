@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo.types import InputError
+from grpo.errors import UserError
 from rewards.judges.base import Lexical, Verifier, take_counts
 from rewards.judges.cache import APPLICATION, WRITE, Cached
 
@@ -112,7 +112,7 @@ def test_a_cache_that_another_process_is_just_making_is_waited_for_and_shared(tm
     def make() -> None:
         try:
             made.append(Cached(Lexical(), path, model="m@1").entails([RIGHT]))
-        except InputError as error:
+        except UserError as error:
             made.append(str(error))
 
     thread = threading.Thread(target=make)
@@ -207,7 +207,7 @@ def test_a_damaged_or_foreign_file_is_named_and_left_as_it_is(tmp_path: Path, wh
     path = tmp_path / "verdicts.sqlite"
     write_foreign(path, what)
     before = path.read_bytes() if path.is_file() else None
-    with pytest.raises(InputError, match=rf"^{path}: {says}.*; valid: one of ours, or a new path$"):
+    with pytest.raises(UserError, match=rf"^{path}: {says}.*; valid: one of ours, or a new path$"):
         Cached(Lexical(), path, model="m@1").entails([(f"text {n}", f"text {n}") for n in range(3000)])
     assert (path.read_bytes() if path.is_file() else None) == before
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from grpo.data.text import REFUSAL
-from grpo.types import Completion, Example, InputError, Passage
+from grpo.errors import UserError
+from grpo.types import Completion, Example, Passage
 from rewards.judges.base import Lexical, Verifier
 from rewards.scorer import RewardSettings, compose
 
@@ -99,7 +100,5 @@ def test_its_weight_is_one_and_can_be_set() -> None:
 
 
 def test_a_model_that_does_not_think_cannot_be_paid_for_it() -> None:
-    with pytest.raises(
-        InputError, match=r"process = true .* model.reasoning = false .*; valid: model.reasoning = true"
-    ):
+    with pytest.raises(UserError, match=r"process = true .* model.reasoning = false .*; valid: model.reasoning = true"):
         compose(SETTINGS, reasoning=False)

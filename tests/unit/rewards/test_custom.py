@@ -11,7 +11,8 @@ import numpy
 import pytest
 import torch
 
-from grpo.types import Completion, Example, InputError, Passage, Score
+from grpo.errors import UserError
+from grpo.types import Completion, Example, Passage, Score
 from rewards.custom import COLUMNS, BadValues, Guarded, checked, load_reward, per_answer, trl_columns
 from rewards.scorer import GroupScorer, RewardSettings, compose
 
@@ -139,15 +140,15 @@ def talks(prompts: list[Any], completions: list[Any], **columns: Any) -> list[fl
 def test_a_function_for_conversations_gets_messages_where_the_recipe_says_so(own: types.ModuleType) -> None:
     scores = scorer(own, talks, trl_conversational=True)(EXAMPLE, completions())
     assert [score.parts[NAME] for score in scores] == [1.0, 0.0, 0.0]
-    with pytest.raises(InputError, match=r"TypeError: .* \(it was given plain strings; .*trl_conversational = true\)"):
+    with pytest.raises(UserError, match=r"TypeError: .* \(it was given plain strings; .*trl_conversational = true\)"):
         scorer(own, talks, failure_limit=0)(EXAMPLE, completions())
     plain = lambda completions, **columns: [len(text.split()) for text in completions]  # noqa: E731
-    with pytest.raises(InputError, match=r"it was given conversations; the other form: .*trl_conversational = false"):
+    with pytest.raises(UserError, match=r"it was given conversations; the other form: .*trl_conversational = false"):
         scorer(own, plain, failure_limit=0, trl_conversational=True)(EXAMPLE, completions())
 
 
 def test_a_switch_for_trl_without_a_function_for_trl_is_refused(own: types.ModuleType) -> None:
-    with pytest.raises(InputError, match=r"trl_conversational = true, and no function in reward.weights is written"):
+    with pytest.raises(UserError, match=r"trl_conversational = true, and no function in reward.weights is written"):
         scorer(own, lambda example, completions: [0.0] * 3, trl_conversational=True)
 
 
@@ -165,7 +166,7 @@ def test_whatever_a_module_raises_while_it_is_imported_is_one_line(
 ) -> None:
     (tmp_path / "broken_rewards.py").write_text(source + "\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(InputError, match=rf"reward 'broken_rewards:f' cannot be loaded: {says}") as caught:
+    with pytest.raises(UserError, match=rf"reward 'broken_rewards:f' cannot be loaded: {says}") as caught:
         load_reward("broken_rewards:f")
     assert "\n" not in str(caught.value)
 
@@ -209,7 +210,7 @@ def test_a_reward_that_cannot_be_called_is_refused_before_the_run(
     own: types.ModuleType, name: str, value: object, message: str
 ) -> None:
     vars(own)["f"] = value
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_reward(name)
     assert "\n" not in str(caught.value)
 
@@ -239,7 +240,7 @@ def test_a_failure_is_not_scored_counted_and_named(own: types.ModuleType, functi
     assert forgiving.take_counts() == {"reward_failures/own_rewards:f": 1.0}
     assert forgiving.take_counts() == {"reward_failures/own_rewards:f": 0.0}
     with pytest.raises(
-        InputError, match=f"'own_rewards:f' failed in 1 of 1 calls.*question asqa-1: {message}"
+        UserError, match=f"'own_rewards:f' failed in 1 of 1 calls.*question asqa-1: {message}"
     ) as caught:
         scorer(own, function, failure_limit=0.0)(EXAMPLE, completions())
     assert "\n" not in str(caught.value)
@@ -258,7 +259,7 @@ def test_the_run_stops_above_the_share(own: types.ModuleType) -> None:
     for _ in range(19):
         strict(EXAMPLE, completions())
     assert strict.take_counts() == {"reward_failures/own_rewards:f": 3.0}  # 3 of 20 is not above 0.15
-    with pytest.raises(InputError, match=r"failed in 4 of 20 calls, more than reward.failure_limit = 0.15 .* call 5$"):
+    with pytest.raises(UserError, match=r"failed in 4 of 20 calls, more than reward.failure_limit = 0.15 .* call 5$"):
         strict(EXAMPLE, completions())
     assert len(calls) == 20
 
@@ -278,7 +279,7 @@ def test_a_call_that_hangs_is_abandoned_and_counted(
     left = [thread for thread in threading.enumerate() if thread.name == NAME]
     assert len(left) == 1
     assert left[0].daemon  # the program can end without it
-    with pytest.raises(InputError, match=r"no result within reward.timeout = 0.05 s"):
+    with pytest.raises(UserError, match=r"no result within reward.timeout = 0.05 s"):
         scorer(own, hangs, timeout=0.05, failure_limit=0.0)(EXAMPLE, completions())
 
 
@@ -286,7 +287,7 @@ def test_a_timeout_of_its_own_is_an_error_and_not_ours(own: types.ModuleType) ->
     def service(example: Example, completions: Sequence[Completion]) -> list[float]:
         raise TimeoutError("the judge is busy")
 
-    with pytest.raises(InputError, match="TimeoutError: the judge is busy"):
+    with pytest.raises(UserError, match="TimeoutError: the judge is busy"):
         scorer(own, service, failure_limit=0.0)(EXAMPLE, completions())
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import BertForMaskedLM, RobertaConfig, RobertaForSequenceClassification
 
-from grpo.types import InputError
+from grpo.errors import UserError
 from rewards.judges.base import make_verifier, take_counts
 from rewards.judges.cache import Cached
 from rewards.judges.model_folder import identity
@@ -84,7 +84,7 @@ def test_spellings_of_the_entailment_label(labels: tuple[str, ...]) -> None:
     ],
 )
 def test_labels_that_do_not_tell_are_refused_by_name(labels: tuple[str, ...], named: str) -> None:
-    with pytest.raises(InputError, match=rf"^tiny: its labels are {named}; valid: exactly one called entailment"):
+    with pytest.raises(UserError, match=rf"^tiny: its labels are {named}; valid: exactly one called entailment"):
         classifier(labels)
 
 
@@ -182,7 +182,7 @@ def test_t5_needs_a_token_for_one(answers: tuple[str, ...], valid: bool) -> None
     if valid:
         T5(t5(tokenizer), tokenizer, name="tiny")
         return
-    with pytest.raises(InputError, match=r'^tiny: its tokenizer cuts "1" and "0" into \[.*valid: one token for "1"'):
+    with pytest.raises(UserError, match=r'^tiny: its tokenizer cuts "1" and "0" into \[.*valid: one token for "1"'):
         T5(t5(t5_tokenizer()), tokenizer, name="tiny")
 
 
@@ -287,7 +287,7 @@ def test_a_model_that_gives_no_probability_ends_the_run_in_one_line() -> None:
     judge = classifier()
     with torch.no_grad():
         judge._model.classifier.bias.fill_(math.nan)
-    with pytest.raises(InputError, match=r"gives no probability \(NaN\)"):
+    with pytest.raises(UserError, match=r"gives no probability \(NaN\)"):
         judge.entails([("a", "b")])
 
 
@@ -328,7 +328,7 @@ def broken(folders, tmp_path: Path, what: str) -> Path:
 )
 def test_a_folder_that_is_no_nli_model_is_refused_in_one_line(folders, tmp_path: Path, what: str, says: str) -> None:
     folder = broken(folders, tmp_path, what)
-    with pytest.raises(InputError, match=rf"^{folder}: .*{says}") as refusal:
+    with pytest.raises(UserError, match=rf"^{folder}: .*{says}") as refusal:
         load_nli(str(folder))
     assert "\n" not in str(refusal.value)
 
@@ -347,7 +347,7 @@ def test_a_hub_name_is_found_in_the_cache_and_known_by_its_commit(folders, tmp_p
     assert identity == f"owner/nli@{commit} float32 v{FORMAT}"
     assert load_nli(f"owner/nli@{commit}")[1] == identity
     for name in ("owner/other", "owner/nli@refs/pr/7"):
-        with pytest.raises(InputError, match=rf"^{name}: neither a folder, nor to be had from the hub: ") as refusal:
+        with pytest.raises(UserError, match=rf"^{name}: neither a folder, nor to be had from the hub: ") as refusal:
             load_nli(name)
         assert "\n" not in str(refusal.value)
 
