@@ -22,9 +22,9 @@ from typing import Literal
 
 from curriculum.datasets.qa_formats import Asked, read_pool, read_questions
 from curriculum.jsonl import check_free, to_record, write_jsonl
-from curriculum.retrieval import Pool, key_of
-from curriculum.truncate import cut_passage
-from curriculum.variants import Entails, Forms, Question, agreed_forms, make_forms
+from curriculum.retrieval import BM25Index, passage_key
+from curriculum.truncate import truncate_passage
+from curriculum.variants import Entails, Question, Variants, entailed_variants, make_variants
 from grpo.data.text import contains, normalize
 from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
@@ -106,9 +106,9 @@ def build_from_qa(
             f"{path}: passages = {passages}, but it has {len(among.passages)} usable ones; expected at most that"
             f"{' or a larger --pool' if pool else ' or a --pool'}"
         )
-    forms = [make_forms(among, question, passages, source, seed) for question in read.questions]
+    forms = [make_variants(among, question, passages, source, seed) for question in read.questions]
     if entails:
-        forms, unsupported = agreed_forms(forms, entails)
+        forms, unsupported = entailed_variants(forms, entails)
         read.dropped.update({NOT_ENTAILED: unsupported} if unsupported else {})
     made = [pair for pair in forms if pair != (None, None)]
     if len(made) < len(forms):
@@ -169,9 +169,9 @@ def _usable(asked: Asked, passages: int, max_words: int | None, rng: random.Rand
         return GOLD_WITHOUT_ANSWER
     seen: dict[str, tuple[Passage, Passage | None]] = {}  # a log may hold a passage twice
     for whole in (*asked.gold, *asked.others):
-        if key_of(whole) not in seen:
-            seen[key_of(whole)] = (whole, cut_passage(whole, answers, max_words, rng))
-    needed = {key_of(passage) for passage in asked.gold}
+        if passage_key(whole) not in seen:
+            seen[passage_key(whole)] = (whole, truncate_passage(whole, answers, max_words, rng))
+    needed = {passage_key(passage) for passage in asked.gold}
     gold = [(whole, shown) for key, (whole, shown) in seen.items() if key in needed and shown]
     others = [(whole, shown) for key, (whole, shown) in seen.items() if key not in needed and shown]
     if len(gold) < len(needed) or not (gold or others):
@@ -184,7 +184,7 @@ def _usable(asked: Asked, passages: int, max_words: int | None, rng: random.Rand
     )
 
 
-def _pool(questions: Sequence[Question], path: str | Path | None, max_words: int | None, seed: int) -> Pool:
+def _pool(questions: Sequence[Question], path: str | Path | None, max_words: int | None, seed: int) -> BM25Index:
     """Every passage of the questions, gold ones first, then those of a file."""
     pairs: list[tuple[Passage, Passage]] = []
     for question in questions:
@@ -193,13 +193,13 @@ def _pool(questions: Sequence[Question], path: str | Path | None, max_words: int
         pairs += zip(question.asked.others, question.others, strict=True)
     rng = random.Random(f"{seed} pool")
     for passage in read_pool(path) if path else ():
-        shown = cut_passage(passage, (), max_words, rng)
+        shown = truncate_passage(passage, (), max_words, rng)
         pairs.append((passage, shown or passage))
-    return Pool(pairs)
+    return BM25Index(pairs)
 
 
 def _chosen(
-    forms: Sequence[Forms], share: float | Literal["any"], seed: int, read: _Read, pool: Pool
+    forms: Sequence[Variants], share: float | Literal["any"], seed: int, read: _Read, pool: BM25Index
 ) -> tuple[list[Example], BuildReport]:
     answerable = [place for place, (with_gold, _) in enumerate(forms) if with_gold]
     refusable = [place for place, (_, without) in enumerate(forms) if without]
@@ -218,7 +218,7 @@ def _chosen(
         answerable=len(answered),
         unanswerable=len(refused),
         without_refusal=len(forms) - len(refusable),
-        distractors_with_answer=sum(len(e.holders(0)) > 1 for e in examples if e.answerable),
+        distractors_with_answer=sum(len(e.passages_with(0)) > 1 for e in examples if e.answerable),
     )
 
 

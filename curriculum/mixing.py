@@ -5,46 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from grpo.errors import UserError
-from grpo.types import Example, Group
+from grpo.types import Example
 
 
-class Epochs:
-    """A curriculum over one list of examples. The same batches on every rank, and after `load_state_dict` the same
-    stream as if there had been no break."""
-
-    def __init__(self, examples: Sequence[Example], *, seed: int, in_order: bool = False) -> None:
-        """`in_order` keeps the order given, in every epoch."""
-        if not examples:
-            raise UserError(
-                "no training questions are left after the split and the mix; check data.questions and data.unanswerable"
-            )
-        self._examples, self._seed, self._in_order, self._drawn = list(examples), seed, in_order, 0
-        self._epoch, self._order = -1, self._examples
-
-    def next_batch(self, count: int) -> list[Example]:
-        batch = [self._at(place) for place in range(self._drawn, self._drawn + count)]
-        self._drawn += count
-        return batch
-
-    def observe(self, groups: Sequence[Group]) -> None:
-        """The order does not depend on how the questions went."""
-
-    def state_dict(self) -> dict[str, int]:
-        return {"drawn": self._drawn}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self._drawn = state["drawn"]
-
-    def _at(self, place: int) -> Example:
-        epoch, offset = divmod(place, len(self._examples))
-        if epoch != self._epoch:
-            self._epoch = epoch
-            if not self._in_order:
-                self._order = spread(self._examples, random.Random(f"{self._seed}/{epoch}"))
-        return self._order[offset]
-
-
-def spread(examples: Sequence[Example], rng: random.Random) -> list[Example]:
+def spread_evenly(examples: Sequence[Example], rng: random.Random) -> list[Example]:
     """A random order in which every stretch holds each kind in proportion: the kind is where the answer stands.
 
     With four questions a step, a few steps in a row in which passage 3 happens to hold no answer teach a small model
@@ -52,7 +16,7 @@ def spread(examples: Sequence[Example], rng: random.Random) -> list[Example]:
     """
     kinds: dict[int, list[Example]] = {}
     for example in examples:
-        kinds.setdefault(first_holder(example), []).append(example)
+        kinds.setdefault(first_supporting_passage(example), []).append(example)
     placed: list[tuple[float, Example]] = []
     for _, members in sorted(kinds.items()):
         rng.shuffle(members)
@@ -61,7 +25,7 @@ def spread(examples: Sequence[Example], rng: random.Random) -> list[Example]:
     return [example for _, example in sorted(placed, key=lambda pair: pair[0])]
 
 
-def first_holder(example: Example) -> int:
+def first_supporting_passage(example: Example) -> int:
     """The number of the first passage that holds an answer, from 1; 0 where none does."""
     return next((number for number, row in enumerate(example.found, 1) if any(row)), 0)
 

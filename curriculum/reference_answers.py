@@ -12,7 +12,7 @@ MOST_SENTENCES = 3
 _FULL_STOP = re.compile(r"[.!?]+[\"')\u201d\u2019]*$")
 
 
-def gold_answer(example: Example) -> str:
+def reference_answer(example: Example) -> str:
     """The supervised target: the refusal sentence, or every supported answer with a citation that holds it.
 
     Prose and claims copy at most three sentences ("Mara Fenwick was born in Port Alder [2]."), lists name the answers
@@ -24,16 +24,16 @@ def gold_answer(example: Example) -> str:
     if not example.answerable:
         return REFUSAL
     if example.style == "list":
-        return ", ".join(_list_item(example, answer) for answer in example.supported) + "."
+        return ", ".join(_list_item(example, answer) for answer in example.answerable_indices) + "."
     choose = _claim_sentence if example.style == "claims" else _prose_sentence
-    chosen = [choose(example, answer) for answer in example.supported]
+    chosen = [choose(example, answer) for answer in example.answerable_indices]
     once = list(dict.fromkeys(chosen))[:MOST_SENTENCES]
     return " ".join(_cite(sentence, number) for number, sentence in once)
 
 
-def gold_completion_text(example: Example, *, reasoning: bool) -> str:
+def reference_completion(example: Example, *, reasoning: bool) -> str:
     """What the model should write: the gold answer, for reasoning models inside `<answer>` and after a `<think>`."""
-    answer = gold_answer(example)
+    answer = reference_answer(example)
     return f"<think>\n{_thought(example)}\n</think>\n<answer>\n{answer}\n</answer>" if reasoning else answer
 
 
@@ -43,7 +43,7 @@ def _thought(example: Example) -> str:
         return f"The question has no documents. {known}"
     if not example.answerable:
         return "None of the documents holds the answer. I should say so."
-    numbers = sorted({_source(example, answer) for answer in example.supported})
+    numbers = sorted({_source(example, answer) for answer in example.answerable_indices})
     if len(numbers) == 1:
         return f"Document {numbers[0]} holds the answer. I cite it."
     listed = ", ".join(str(number) for number in numbers[:-1])
@@ -53,7 +53,7 @@ def _thought(example: Example) -> str:
 def _source(example: Example, answer: int) -> int:
     """The passage number that the gold answer cites for an answer."""
     if example.style == "list":
-        return min(example.holders(answer))
+        return min(example.passages_with(answer))
     return (_claim_sentence if example.style == "claims" else _prose_sentence)(example, answer)[0]
 
 
@@ -61,7 +61,7 @@ def _candidates(example: Example, answer: int) -> list[tuple[int, str]]:
     """(passage number, sentence) of all passages that hold an answer, without the citation marks of the source."""
     return [
         (number, plain)
-        for number in sorted(example.holders(answer))
+        for number in sorted(example.passages_with(answer))
         for sentence in sentences(example.passages[number - 1].text)
         if (plain := strip_citations(sentence))
     ]
@@ -72,7 +72,7 @@ def _prose_sentence(example: Example, answer: int) -> tuple[int, str]:
     aliases = example.answers[answer]
     matching = [(number, text) for number, text in _candidates(example, answer) if contains(text, aliases)]
     if not matching:
-        return min(example.holders(answer)), aliases[0]
+        return min(example.passages_with(answer)), aliases[0]
     return min(matching, key=lambda found: (len(found[1].split()), found[0]))
 
 
@@ -85,11 +85,11 @@ def _claim_sentence(example: Example, answer: int) -> tuple[int, str]:
         return -len(claim & frozenset(normalize(text).split())), len(text.split()), number
 
     candidates = _candidates(example, answer)
-    return min(candidates, key=rank) if candidates else (min(example.holders(answer)), example.answers[answer][0])
+    return min(candidates, key=rank) if candidates else (min(example.passages_with(answer)), example.answers[answer][0])
 
 
 def _list_item(example: Example, answer: int) -> str:
-    number = min(example.holders(answer))
+    number = min(example.passages_with(answer))
     aliases = sorted(example.answers[answer], key=lambda alias: "," in alias)  # a comma would end the item
     written = next((alias for alias in aliases if alias in example.passages[number - 1].text), aliases[0])
     return f"{written} [{number}]"

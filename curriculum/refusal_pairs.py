@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from curriculum.datasets.world import held
-from curriculum.mixing import spread
+from curriculum.mixing import spread_evenly
 from grpo.data.text import normalize
 from grpo.errors import UserError
 from grpo.types import Example
 
 
-def with_twins(examples: Sequence[Example], *, share: float, pool: Sequence[Example], seed: int) -> list[Example]:
+def add_unanswerable_twins(
+    examples: Sequence[Example], *, share: float, pool: Sequence[Example], seed: int
+) -> list[Example]:
     """The examples, spread, and twins right behind some of them: a share of the whole, at most one half.
 
     A twin is the same question over the passages of another question in `pool`. A closed question, which needs none,
@@ -26,14 +28,14 @@ def with_twins(examples: Sequence[Example], *, share: float, pool: Sequence[Exam
     rng = random.Random(f"{seed}/twins")
     per_example = share / (1 - share)
     made: list[Example] = []
-    for place, example in enumerate(spread(examples, rng)):
+    for place, example in enumerate(spread_evenly(examples, rng)):
         made.append(example)
         if example.style != "closed" and int((place + 1) * per_example + 1e-9) > int(place * per_example + 1e-9):
-            made.append(twin(example, pool, rng))
+            made.append(unanswerable_twin(example, pool, rng))
     return made
 
 
-def twin(example: Example, pool: Sequence[Example], rng: random.Random) -> Example:
+def unanswerable_twin(example: Example, pool: Sequence[Example], rng: random.Random) -> Example:
     """The question over the passages of another one, which hold none of its answers.
 
     Preferred are passages under other titles that the question does not name either; where a pool has none, as when all

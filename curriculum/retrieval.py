@@ -10,7 +10,7 @@ from grpo.data.text import normalize
 from grpo.types import Passage
 
 
-class Pool:
+class BM25Index:
     """Passages by what they say: two whose whole texts normalize to the same are one, the first of them.
 
     A passage is given whole, which is what tells it from others, and as the model will be shown it, which is what is
@@ -21,7 +21,7 @@ class Pool:
         first: dict[str, Passage] = {}
         self.duplicates = 0
         for whole, shown in pairs:
-            key = key_of(whole)
+            key = passage_key(whole)
             self.duplicates += key in first
             first.setdefault(key, shown)
         self.keys = tuple(first)
@@ -30,7 +30,7 @@ class Pool:
         self._index = bm25s.BM25()
         self._index.index(_tokens([shown_text(passage) for passage in self.passages]), show_progress=False)
 
-    def near(self, question: str, *, without: Collection[str]) -> Iterator[int]:
+    def search(self, question: str, *, without: Collection[str]) -> Iterator[int]:
         """The places of all passages but those of these keys, the nearest first."""
         words = _tokens([question])[0]
         scores = self._index.get_scores(words) if words else np.zeros(len(self.keys))  # get_scores fails on no words
@@ -43,7 +43,7 @@ class Pool:
         return any(answer in self._bodies[place] for answer in answers)
 
 
-def key_of(passage: Passage) -> str:
+def passage_key(passage: Passage) -> str:
     """What a passage says, whatever its title and punctuation."""
     return normalize(passage.text)
 

@@ -1,4 +1,4 @@
-"""In which order are the questions asked? Epochs, by difficulty as it shows in training, or a curriculum of yours."""
+"""Samplers of training questions: by epochs, by difficulty as seen in training, or a class of the user's own."""
 
 import importlib
 import inspect
@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from curriculum.mixing import Epochs
+from curriculum.mixing import spread_evenly
 from grpo.errors import UserError
 from grpo.types import Example, Group, Score
 
@@ -56,9 +56,9 @@ def make_curriculum(settings: OrderSettings, examples: Sequence[Example], *, see
     """The curriculum that the settings name, over these examples. UserError where there are none, or where a
     curriculum of the user's own cannot be had."""
     if settings.order == "epochs":
-        return Epochs(examples, seed=seed)
+        return EpochSampler(examples, seed=seed)
     if settings.order == "difficulty":
-        return ByDifficulty(examples, seed=seed, floor=settings.floor)
+        return DifficultySampler(examples, seed=seed, floor=settings.floor)
     return load_curriculum(settings.order, examples, seed=seed)
 
 
@@ -129,7 +129,43 @@ def passed(example: Example, score: Score) -> bool:
     return max(score.parts.get("refusal", 0.0), score.parts.get("caution", 0.0)) > 0
 
 
-class ByDifficulty:
+class EpochSampler:
+    """A curriculum over one list of examples. The same batches on every rank, and after `load_state_dict` the same
+    stream as if there had been no break."""
+
+    def __init__(self, examples: Sequence[Example], *, seed: int, in_order: bool = False) -> None:
+        """`in_order` keeps the order given, in every epoch."""
+        if not examples:
+            raise UserError(
+                "no training questions are left after the split and the mix; check data.questions and data.unanswerable"
+            )
+        self._examples, self._seed, self._in_order, self._drawn = list(examples), seed, in_order, 0
+        self._epoch, self._order = -1, self._examples
+
+    def next_batch(self, count: int) -> list[Example]:
+        batch = [self._at(place) for place in range(self._drawn, self._drawn + count)]
+        self._drawn += count
+        return batch
+
+    def observe(self, groups: Sequence[Group]) -> None:
+        """The order does not depend on how the questions went."""
+
+    def state_dict(self) -> dict[str, int]:
+        return {"drawn": self._drawn}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._drawn = state["drawn"]
+
+    def _at(self, place: int) -> Example:
+        epoch, offset = divmod(place, len(self._examples))
+        if epoch != self._epoch:
+            self._epoch = epoch
+            if not self._in_order:
+                self._order = spread_evenly(self._examples, random.Random(f"{self._seed}/{epoch}"))
+        return self._order[offset]
+
+
+class DifficultySampler:
     """A curriculum that asks most often what the model sometimes gets right.
 
     A question's weight is p(1 - p), p the share of its completions that passed the last time it was asked, at least

@@ -45,16 +45,16 @@ class GateSettings(BaseModel):
         return self.metric.startswith("held_out/")
 
 
-def flat(values: Sequence[float], *, window: int, tolerance: float) -> bool:
+def has_plateaued(values: Sequence[float], *, window: int, tolerance: float) -> bool:
     """Whether the mean of the last `window` values is within `tolerance` of the mean of the `window` before them.
 
     A steady climb of s a step moves that mean by s * window. A falling metric is as little flat as a rising one, and
     one that is not finite never is.
 
-    >>> flat([0.0, 1.0, 2.0, 2.0, 2.1, 1.9], window=2, tolerance=0.05)
+    >>> has_plateaued([0.0, 1.0, 2.0, 2.0, 2.1, 1.9], window=2, tolerance=0.05)
     True
-    >>> flat([0.0, 1.0, 2.0, 3.0], window=2, tolerance=0.05), flat([2.0, 2.0, 2.0], window=2, tolerance=0.05)
-    (False, False)
+    >>> has_plateaued([0.0, 1.0, 2.0, 3.0], window=2, tolerance=0.05)
+    False
     """
     if len(values) < 2 * window:
         return False
@@ -62,7 +62,7 @@ def flat(values: Sequence[float], *, window: int, tolerance: float) -> bool:
     return abs(sum(last) - sum(before)) <= tolerance * window
 
 
-class Gate:
+class StageEnd:
     """Told every step's metrics, says when the stage is over before its last step."""
 
     def __init__(self, settings: GateSettings) -> None:
@@ -78,7 +78,7 @@ class Gate:
             return False
         if wanted.metric in values:
             self._values.append(values[wanted.metric])
-            return self.is_open
+            return self.is_reached
         self._without += 1
         if not self._values and self._is_due(values):
             logged = [name for name in values if name.partition("/")[0] in AREAS]
@@ -96,10 +96,12 @@ class Gate:
         return not values.get("policy/skipped")  # such an update, of dead groups for example, has fewer numbers
 
     @property
-    def is_open(self) -> bool:
+    def is_reached(self) -> bool:
         """Whether the stage was over at the last measurement: also of a gate that goes on from a saved state."""
         wanted = self._settings
-        return wanted.when == "plateau" and flat(self._values, window=wanted.window, tolerance=wanted.tolerance)
+        return wanted.when == "plateau" and has_plateaued(
+            self._values, window=wanted.window, tolerance=wanted.tolerance
+        )
 
     @property
     def reason(self) -> str:
@@ -114,7 +116,7 @@ class Gate:
         self._values = list(state["values"])
 
 
-def check_gate(settings: GateSettings, *, steps: int, every: int) -> None:
+def check_stage_end(settings: GateSettings, *, steps: int, every: int) -> None:
     """UserError where a plateau could never be seen in a stage of `steps` steps that measures held-out questions every
     `every` steps (0: never)."""
     if settings.when != "plateau":

@@ -10,13 +10,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from grpo.data.example import with_free_id
+from grpo.data.example import with_unique_id
 from grpo.data.text import contains
 from grpo.errors import UserError
 from grpo.types import Example, Passage
 
 
-def transformed(
+def apply_transforms(
     examples: Sequence[Example], *, distractors: int, without_support: bool, shuffle: bool, seed: int
 ) -> list[Example]:
     """The examples with `distractors` more passages each, from other questions, at random places; behind each its form
@@ -40,7 +40,7 @@ def transformed(
             example = add_distractors(given, pool[start:] + pool[:start], distractors, rngs["distractors"])
         made.append(example)
         if without_support and example.answerable and not all(any(row) for row in example.found):
-            made.append(with_free_id(drop_support(example), ids))
+            made.append(with_unique_id(drop_support(example), ids))
     return [shuffle_passages(e, random.Random(f"{seed}/{e.id}")) if shuffle else e for e in made]
 
 
@@ -72,7 +72,7 @@ def add_distractors(example: Example, passages: Sequence[Passage], count: int, r
     for passage in passages:
         if len(free) == count:
             break
-        if passage not in there and not any(looked_up(passage, example.answers)):
+        if passage not in there and not any(answers_in(passage, example.answers)):
             there.add(passage)
             free.append(passage)
     if len(free) < count:
@@ -86,7 +86,7 @@ def add_distractors(example: Example, passages: Sequence[Passage], count: int, r
     return replace(example, passages=tuple(p for p, _ in pairs), found=tuple(row for _, row in pairs))
 
 
-def looked_up(passage: Passage, answers: Sequence[tuple[str, ...]]) -> tuple[bool, ...]:
+def answers_in(passage: Passage, answers: Sequence[tuple[str, ...]]) -> tuple[bool, ...]:
     """Which answers stand in a passage's title or text: stricter than `found`, since a title may give one away."""
     shown = f"{passage.title}\n{passage.text}"
     return tuple(contains(shown, spellings) for spellings in answers)

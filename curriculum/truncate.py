@@ -7,7 +7,7 @@ from grpo.data.text import contains, normalize
 from grpo.types import Passage
 
 
-def cut_passage(
+def truncate_passage(
     passage: Passage, answers: tuple[str, ...], max_words: int | None, rng: random.Random
 ) -> Passage | None:
     """The passage within `max_words` words that hold its answer, anywhere among them; None if the answer is longer.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from curriculum.datasets.qa_formats import Asked
-from curriculum.retrieval import Pool, key_of, shown_text
+from curriculum.retrieval import BM25Index, passage_key, shown_text
 from grpo.data.text import contains, normalize
 from grpo.types import Example, Passage
 
@@ -23,11 +23,11 @@ class Question:
     others: tuple[Passage, ...]
 
 
-Forms = tuple[Example | None, Example | None]
+Variants = tuple[Example | None, Example | None]
 """With the gold passages, and without any answer."""
 
 
-def make_forms(pool: Pool, question: Question, count: int, source: str, seed: int) -> Forms:
+def make_variants(pool: BM25Index, question: Question, count: int, source: str, seed: int) -> Variants:
     """The question with its gold passages, and without any answer; None where it has none, or where too few passages
     are free of the answer."""
     asked = question.asked
@@ -37,8 +37,8 @@ def make_forms(pool: Pool, question: Question, count: int, source: str, seed: in
     room = count - len(question.gold)
     shown = list(question.others[:room])
     free = [p for p in question.others if not contains(shown_text(p), question.answers)][:count]
-    own = {key_of(passage) for passage in (*asked.gold, *asked.others, *question.others)}
-    for place in pool.near(asked.text, without=own):
+    own = {passage_key(passage) for passage in (*asked.gold, *asked.others, *question.others)}
+    for place in pool.search(asked.text, without=own):
         if len(shown) >= room and len(free) >= count:
             break
         if len(shown) < room:
@@ -66,14 +66,14 @@ def _example(key: str, question: Question, passages: Sequence[Passage], source: 
     )
 
 
-def agreed_forms(forms: Sequence[Forms], entails: Entails) -> tuple[list[Forms], int]:
+def entailed_variants(forms: Sequence[Variants], entails: Entails) -> tuple[list[Variants], int]:
     """The forms with `found` only where the judge agrees, without the questions that no passage answers any more, and
     how many those were."""
     pairs: dict[tuple[str, str], float] = {}
     for with_gold, _ in forms:
         pairs |= dict.fromkeys(_claims(with_gold).values(), 0.0) if with_gold else {}
     pairs = dict(zip(pairs, entails(list(pairs)), strict=True))
-    judged: list[Forms] = []
+    judged: list[Variants] = []
     for with_gold, without in forms:
         if with_gold is None:
             judged.append((None, without))

@@ -197,7 +197,7 @@ def answer_correctness(one: Judged) -> float:
     For lists it is the F1 of precision (entries that are a gold answer) and top-5 recall (five right entries are all
     that anyone asks for).
     """
-    supported = one.example.supported
+    supported = one.example.answerable_indices
     if one.refused_bare or not supported:
         return 0.0
     said = sum(one.hits[a] for a in supported)

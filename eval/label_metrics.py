@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from eval.closed_book import outcome
 from grpo.data.text import contains
 from grpo.rollout.base import RolloutEngine, sample_groups
-from grpo.types import Completion, Example, Render, Sampling
+from grpo.types import Completion, Example, PromptRenderer, Sampling
 from rewards.answer import Statement, parse
 from rewards.judges.base import Lexical
 
@@ -45,7 +45,7 @@ def grade(example: Example, completion: Completion, *, reasoning: bool) -> Grade
     answer = parse(completion.text, style=example.style, reasoning=reasoning, finished=finished)
     if example.style == "closed":
         return _graded_closed(example, completion, reasoning=reasoning, well_formed=answer.well_formed)
-    supported = example.supported
+    supported = example.answerable_indices
     said = [] if answer.refused else [(s, _answers_in(s, example)) for s in answer.statements]
     right = {a for _, stated in said for a in stated}
     grounded = {a for statement, stated in said for a in stated if _well_cited(statement, a, stated, example)}
@@ -77,7 +77,7 @@ def summarize(grades: Sequence[Grade]) -> dict[str, float]:
 def evaluate(
     rollout: RolloutEngine,
     examples: Sequence[Example],
-    render: Render,
+    render: PromptRenderer,
     *,
     max_tokens: int,
     reasoning: bool,
@@ -90,9 +90,9 @@ def evaluate(
 
 
 def _answers_in(statement: Statement, example: Example) -> set[int]:
-    stated = {a for a in example.supported if contains(statement.text, example.answers[a])}
+    stated = {a for a in example.answerable_indices if contains(statement.text, example.answers[a])}
     if example.style == "claims":
-        for a in example.supported:
+        for a in example.answerable_indices:
             if any(Lexical().entails([(statement.text, claim) for claim in example.answers[a]])):
                 stated.add(a)
     return stated
@@ -111,8 +111,8 @@ def _graded_closed(example: Example, completion: Completion, *, reasoning: bool,
 
 
 def _well_cited(statement: Statement, answer: int, stated: set[int], example: Example) -> bool:
-    cites, holders = set(statement.cites), example.holders(answer)
-    all_holders = frozenset().union(*(example.holders(a) for a in stated))
+    cites, holders = set(statement.cites), example.passages_with(answer)
+    all_holders = frozenset().union(*(example.passages_with(a) for a in stated))
     return bool(cites & holders) and cites <= all_holders
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from grpo.data.example import read_example, read_records, with_free_id
+from grpo.data.example import read_example, read_records, with_unique_id
 from grpo.errors import UserError
 from grpo.types import Example, Style
 
@@ -37,7 +37,7 @@ def read_predictions(path: str | Path, *, style: Style) -> list[Prediction]:
         if example.style != style:
             raise UserError(f"{where}: style is {example.style!r}; expected {style!r} in every record")
         if record.get("id") is None:  # made from question and answers: the same in every file
-            example = with_free_id(example, seen)
+            example = with_unique_id(example, seen)
         elif example.id in seen:
             raise UserError(f"{where}: id {example.id!r} is taken by {seen[example.id]}; expected another")
         seen[example.id] = place

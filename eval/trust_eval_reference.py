@@ -60,7 +60,7 @@ def _exact_match(judged: Some, answered: Some, answerable: Some) -> dict[str, fl
         return sum(one.hits) / max(len(one.hits), 1)
 
     def held(one: Judged) -> float:
-        return _counted(one) / max(len(one.example.supported), 1)
+        return _counted(one) / max(len(one.example.answerable_indices), 1)
 
     def parametric(one: Judged) -> float:
         return _counted(one) / max(len(one.hits), 1)
@@ -84,7 +84,7 @@ def _claims(judged: Some, answered: Some, answerable: Some) -> dict[str, float]:
         return sum(one.hits) / max(len(one.hits), 1)
 
     def held(one: Judged) -> float:
-        return _counted(one) / max(len(one.example.supported), 1)
+        return _counted(one) / max(len(one.example.answerable_indices), 1)
 
     p, r = 100 * _mean(given, held), 100 * _mean(answerable, held)
     return {
@@ -129,7 +129,7 @@ def _lists(judged: Some, answered: Some, answerable: Some) -> dict[str, float]:
 
 def _list_scores(one: Judged, calib: bool) -> tuple[float, float, float]:
     """(precision, recall, recall of at most five)."""
-    answers = one.example.supported if calib else range(len(one.hits))
+    answers = one.example.answerable_indices if calib else range(len(one.hits))
     if not answers or (calib and one.refused_bare):
         return 0.0, 0.0, 0.0
     said = sum(one.hits[a] for a in answers)
@@ -143,7 +143,7 @@ def _wrong_entries(answered: Some) -> dict[str, float]:
     shares = []
     for one in answered:
         example = one.example
-        golds = [example.answers[a] for a in example.supported]
+        golds = [example.answers[a] for a in example.answerable_indices]
         entries = [piece.strip() for piece in one.bare.rstrip().rstrip(".").rstrip(",").split(",")]
         wrong = [e for e in entries if e and not any(_says(e, gold) for gold in golds)]
         if wrong:
@@ -162,7 +162,7 @@ def _says(text: str, spellings: Sequence[str]) -> bool:
 
 def _counted(one: Judged) -> float:
     """Gold answers said that the passages hold; none in a refusal."""
-    return 0.0 if one.refused_bare else sum(one.hits[a] for a in one.example.supported)
+    return 0.0 if one.refused_bare else sum(one.hits[a] for a in one.example.answerable_indices)
 
 
 def _mean(ones: Some, value: Value) -> float:

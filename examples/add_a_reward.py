@@ -15,7 +15,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout, so that this file runs uninstalled
 
 from curriculum.datasets.world import make_world
-from curriculum.reference_answers import gold_answer
+from curriculum.reference_answers import reference_answer
 from grpo.data.text import REFUSAL, strip_citations
 from grpo.types import Completion, Example
 from rewards.custom import per_answer
@@ -48,7 +48,7 @@ def main() -> None:
     example = next(
         e for e in make_world(40, seed=0, unanswerable=0.0, passages=3, styles={"prose": 1.0}) if e.answerable
     )
-    gold = gold_answer(example)
+    gold = reference_answer(example)
     texts = [gold, strip_citations(gold), f"Let me read all of the passages before I answer. {gold} " * 3, REFUSAL]
     group = [Completion(text=t, token_ids=(), logprobs=(), finish="stop", version=0) for t in texts]
     print(example.question)

@@ -27,7 +27,7 @@ from grpo.losses import Average, Objective, Stats, average_stats, grpo_loss, wei
 from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine, sample_groups
 from grpo.telemetry.run_logger import RunLog
-from grpo.types import Example, Group, Render, Sampling, Scorer
+from grpo.types import Example, Group, PromptRenderer, Sampling, Scorer
 
 
 class Curriculum(Protocol):
@@ -98,7 +98,7 @@ def train(
     rollout: RolloutEngine,
     curriculum: Curriculum,
     score: Scorer,
-    render: Render,
+    render: PromptRenderer,
     comm: Comm,
     log: RunLog,
     watch: Watch = unwatched,

@@ -60,11 +60,11 @@ class Example:
         return any(any(row) for row in self.found)
 
     @property
-    def supported(self) -> tuple[int, ...]:
+    def answerable_indices(self) -> tuple[int, ...]:
         """Indices, from 0, of the answers that some passage holds."""
         return tuple(a for a in range(len(self.answers)) if any(row[a] for row in self.found))
 
-    def holders(self, answer: int) -> frozenset[int]:
+    def passages_with(self, answer: int) -> frozenset[int]:
         """Numbers, from 1, of the passages that hold answer `answer` (an index from 0)."""
         return frozenset(number for number, row in enumerate(self.found, 1) if row[answer])
 
@@ -97,7 +97,7 @@ class Completion:
             raise ValueError(f"{len(self.logprobs)} logprobs for {len(self.token_ids)} tokens")
 
     @classmethod
-    def of_plain(cls, plain: Mapping[str, Any]) -> "Completion":
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Completion":
         """Its fields by name, as they come back from JSON."""
         fields: dict[str, Any] = {**plain, "token_ids": tuple(plain["token_ids"]), "logprobs": tuple(plain["logprobs"])}
         return cls(**fields)
@@ -121,6 +121,6 @@ class Group:
     scores: tuple[Score, ...] = ()
 
 
-Render = Callable[[Example], TokenIds]
+PromptRenderer = Callable[[Example], TokenIds]
 Reward = Callable[[Example, Sequence[Completion]], Sequence[float | None]]  # one group at a time; None is "not scored"
 Scorer = Callable[[Sequence[Group]], Sequence[Sequence[Score]]]  # all groups of a step, so that a judge is asked once

@@ -42,7 +42,7 @@ def gold(example: Example) -> dict[int, dict[str, str]]:
     Only answers that the passages support: what no passage holds was not answered from the passages. (The paper does
     not say.) A closed question has no passages, so there every answer counts.
     """
-    indices = range(len(example.answers)) if example.style == "closed" else example.supported
+    indices = range(len(example.answers)) if example.style == "closed" else example.answerable_indices
     spellings = {index: {normalize(alias): alias for alias in example.answers[index]} for index in indices}
     return {index: {key: alias for key, alias in aliases.items() if key} for index, aliases in spellings.items()}
 

@@ -50,9 +50,9 @@ def right(example: Example, answer: Answer) -> bool:
     if answer.refused or not example.answerable:
         return answer.refused and not example.answerable
     if example.style == "claims":
-        pairs = [(answer.answer_text, claim) for a in example.supported for claim in example.answers[a]]
+        pairs = [(answer.answer_text, claim) for a in example.answerable_indices for claim in example.answers[a]]
         return any(p > ENTAILED for p in Lexical().entails(pairs))
-    return any(contains(answer.answer_text, example.answers[a]) for a in example.supported)
+    return any(contains(answer.answer_text, example.answers[a]) for a in example.answerable_indices)
 
 
 def _silent(example: Example, answer: Answer) -> bool:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from grpo.data.example import Record, read_records, text_field, with_free_id
+from grpo.data.example import Record, read_records, text_field, with_unique_id
 from grpo.data.text import normalize
 from grpo.errors import UserError
 from grpo.types import Example
@@ -70,7 +70,7 @@ def load_closed_book(source: str | Path) -> tuple[list[Example], Counter[str]]:
     return examples, dropped
 
 
-def once_each(examples: Iterable[Example]) -> tuple[list[Example], int]:
+def drop_repeated(examples: Iterable[Example]) -> tuple[list[Example], int]:
     """The examples with ids of their own and without closed-book questions that were asked before, and how many those
     were: SelfAware took some of its questions from TriviaQA."""
     kept: list[Example] = []
@@ -83,7 +83,7 @@ def once_each(examples: Iterable[Example]) -> tuple[list[Example], int]:
             again += 1
             continue
         asked.add(key)
-        kept.append(with_free_id(example, ids))
+        kept.append(with_unique_id(example, ids))
         ids.add(kept[-1].id)
     return kept, again
 
@@ -172,7 +172,7 @@ def _wrong(place: str, field: str, value: object, valid: str) -> UserError:
     return UserError(f"{place}: {field} is {value!r:.60}; expected {valid}")
 
 
-def in_words(examples: Sequence[Example], counts: Mapping[str, int]) -> str:
+def describe_counts(examples: Sequence[Example], counts: Mapping[str, int]) -> str:
     """What was loaded, in words: "4,326 of simpleqa, 3,369 of selfaware; dropped 62 marked as improper"."""
     found = Counter(example.source for example in examples)
     kept = ", ".join(f"{count:,} of {name}" for name, count in found.items())

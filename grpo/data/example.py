@@ -30,7 +30,16 @@ from grpo.types import STYLES, Example, Passage, Style
 Record = Mapping[str, object]
 Shape = Literal["grounded", "question_answer", "closed_book"]
 
-__all__ = ["SUFFIXES", "Record", "load_examples", "read_example", "read_records", "shape_of", "split", "text_field"]
+__all__ = [
+    "SUFFIXES",
+    "Record",
+    "detect_format",
+    "load_examples",
+    "read_example",
+    "read_records",
+    "text_field",
+    "train_heldout_split",
+]
 
 HUB = "hub:"
 PASSAGES_OF_PAIRS = {"ctxs", "context", "paragraphs", "passages"}  # see curriculum.datasets.qa_formats
@@ -54,9 +63,9 @@ def load_examples(source: str | Path, *, style: Style = "prose") -> list[Example
     """
     seen, examples = dict[str, str](), list[Example]()
     for place, record in read_records(source):
-        example = read_example(place, record, style=style, source=stem_of(source))
+        example = read_example(place, record, style=style, source=source_name(source))
         if record.get("id") is None:
-            example = with_free_id(example, seen)
+            example = with_unique_id(example, seen)
         elif example.id in seen:
             raise _wrong(place, "id", f"{example.id!r} is taken by {seen[example.id]}", "another id in each record")
         seen[example.id] = place
@@ -64,7 +73,7 @@ def load_examples(source: str | Path, *, style: Style = "prose") -> list[Example
     return examples
 
 
-def shape_of(source: str | Path) -> Shape:
+def detect_format(source: str | Path) -> Shape:
     """What reads the records, by the first of them: `load_examples` ("grounded"), `curriculum.build`
     ("question_answer") or `curriculum.datasets.closed_book`."""
     place, record = next(read_records(source))
@@ -94,7 +103,7 @@ def read_records(source: str | Path) -> Iterator[tuple[str, Record]]:
         raise UserError(f"{source}: holds no records; expected at least one with {_FIELDS}")
 
 
-def split(
+def train_heldout_split(
     examples: Iterable[Example], *, held_out: float = 0.1, salt: str = "held-out"
 ) -> tuple[list[Example], list[Example]]:
     """(training, held-out) examples, each in the given order.
@@ -240,13 +249,13 @@ def text_field(place: str, record: Record, field: str, *, empty: bool = False) -
     return value
 
 
-def with_free_id(example: Example, seen: Container[str]) -> Example:
+def with_unique_id(example: Example, seen: Container[str]) -> Example:
     """The example, with -2, -3 and so on behind its id where that is taken."""
     copies = (f"{example.id}-{copy}" for copy in itertools.count(2))
     return replace(example, id=next(key for key in itertools.chain([example.id], copies) if key not in seen))
 
 
-def stem_of(source: str | Path) -> str:
+def source_name(source: str | Path) -> str:
     """What a source is called where its records do not say: `hub:NAME` is NAME, `data/musique.jsonl.gz` "musique"."""
     text = str(source)
     return text.removeprefix(HUB) if text.startswith(HUB) else Path(text).name.partition(".")[0]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from grpo.data.text import REFUSAL
 from grpo.errors import UserError
-from grpo.types import Example, Render, Style, TokenIds
+from grpo.types import Example, PromptRenderer, Style, TokenIds
 
 PROMPTS = Path(__file__).resolve().parents[2] / "configs" / "prompts"
 HINTS: Mapping[Style, str] = {
@@ -48,7 +48,7 @@ class Tokenizer(Protocol):
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> object: ...
 
 
-def load_system(name: str) -> str:
+def load_system_prompt(name: str) -> str:
     """The system message in `configs/prompts/NAME.txt`, or in the file at the path `name`, without outer blanks."""
     path = Path(name) if name.endswith(".txt") else PROMPTS / f"{name}.txt"
     try:
@@ -61,10 +61,10 @@ def load_system(name: str) -> str:
     return text.strip()
 
 
-def filled_in(system: str, *, reasoning: bool) -> str:
+def fill_template(system: str, *, reasoning: bool) -> str:
     """The system message as the model reads it: `{refusal}` is the refusal sentence, `{thinking}` what `THINKING` says.
 
-    >>> filled_in("Be brief. {thinking}", reasoning=False)
+    >>> fill_template("Be brief. {thinking}", reasoning=False)
     'Be brief. Think step by step, then give the final answer.'
     """
     return system.replace("{refusal}", REFUSAL).replace("{thinking}", THINKING[reasoning])  # a prompt may show braces
@@ -84,12 +84,12 @@ def user_message(example: Example) -> str:
     return "\n\n".join(part for part in (documents, "\n".join(filter(None, (asked, HINTS[example.style])))) if part)
 
 
-def make_render(
+def make_prompt_renderer(
     tokenizer: Tokenizer, *, system: str, reasoning: bool, context: int, max_tokens: int, chat: bool = True
-) -> Render:
+) -> PromptRenderer:
     """The function from an example to its prompt, of at most `context - max_tokens` tokens.
 
-    `filled_in` completes `system`. `reasoning` switches thinking on or off in templates that ask (`enable_thinking`). A
+    `fill_template` completes `system`. `reasoning` switches thinking on or off (`enable_thinking`). A
     template that opens `<think>` itself has that cut off, so that a completion carries all four tags, or none.
     `chat=False` renders plain text, for models without a chat template. A prompt that is too long is an `UserError`
     that names the example and the nearest settings with room for it: nothing is ever cut silently.
@@ -100,7 +100,7 @@ def make_render(
             f"sampling.max_tokens = {max_tokens} leaves no room for a prompt in model.context = {context}; "
             f"expected sampling.max_tokens < {context} or model.context > {max_tokens}"
         )
-    instruction = filled_in(system, reasoning=reasoning)
+    instruction = fill_template(system, reasoning=reasoning)
     to_text = _chat(tokenizer, instruction, reasoning) if chat else _plain(instruction)
 
     def tokens(example: Example) -> TokenIds:

@@ -33,13 +33,13 @@ def normalize(text: str) -> str:
     return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def tokens(text: str) -> frozenset[str]:
-    """The distinct tokens of the normalized text: frozenset(normalize(text).split()).
+def content_words(text: str) -> frozenset[str]:
+    """The distinct content_words of the normalized text: frozenset(normalize(text).split()).
 
     Faster than that: a word of letters and digits is an article as a whole or not at all, so that only other words,
     such as "a–b", need the pattern.
 
-    >>> sorted(tokens("The U.S. won, an A-team; it's the–best"))
+    >>> sorted(content_words("The U.S. won, an A-team; it's the–best"))
     ['ateam', 'its', 'us', 'won', '–best']
     """
     words = set(text.lower().translate(_PUNCTUATION).split())

@@ -6,7 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from grpo.errors import StaleWeights
-from grpo.types import Completion, Example, Group, Render, Sampling, TokenIds
+from grpo.types import Completion, Example, Group, PromptRenderer, Sampling, TokenIds
 
 
 class RolloutEngine(Protocol):
@@ -60,7 +60,7 @@ def checked(
 def sample_groups(
     rollout: RolloutEngine,
     examples: Sequence[Example],
-    render: Render,
+    render: PromptRenderer,
     sampling: Sampling,
     *,
     seed: int,

@@ -93,7 +93,7 @@ class ServerRollout:
         self._progress(f"rollout: {len(everyones)} prompts x {sampling.group_size} at the server")
         request = {"prompts": everyones, "sampling": asdict(sampling), "seed": seed}
         written = self._together("generate", **request)
-        return [[Completion.of_plain(one) for one in group] for group in written[first : first + len(prompts)]]
+        return [[Completion.from_dict(one) for one in group] for group in written[first : first + len(prompts)]]
 
     def release(self) -> None:
         self._together("release")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from curriculum.mixing import mix
-from curriculum.reference_answers import gold_completion_text
-from curriculum.refusal_pairs import with_twins
+from curriculum.reference_answers import reference_completion
+from curriculum.refusal_pairs import add_unanswerable_twins
 from grpo.config import dump
-from grpo.data.example import split
-from grpo.data.prompts import load_system, make_render
+from grpo.data.example import train_heldout_split
+from grpo.data.prompts import load_system_prompt, make_prompt_renderer
 from grpo.distributed.communicator import Comm, check_shares
 from grpo.dynamic_sampling import Dynamic
 from grpo.errors import UserError
@@ -24,7 +24,7 @@ from grpo.policy.optimizer import Optim
 from grpo.policy.zero_config import Zero, zero_config
 from grpo.telemetry.run_logger import Console
 from grpo.telemetry.throughput import Meter
-from grpo.types import Completion, Example, Group, Render, Sampling
+from grpo.types import Completion, Example, Group, PromptRenderer, Sampling
 from launch.builders.data import all_examples
 from launch.builders.models import fingerprint, load_model, load_tokenizer
 from launch.builders.precision import device, mismatch_limit, precision
@@ -46,7 +46,7 @@ class Questions:
 def load_questions(recipe: Recipe, console: Console) -> Questions:
     """Load or build the examples, split them by question, and mix answerable and unanswerable as the recipe asks."""
     data = recipe.data
-    train, held_out = split(all_examples(recipe, console), held_out=data.held_out)
+    train, held_out = train_heldout_split(all_examples(recipe, console), held_out=data.held_out)
     questions = Questions(
         train=mix(
             train,
@@ -77,7 +77,7 @@ def _warm_up_questions(recipe: Recipe, train: Sequence[Example], console: Consol
         console.line("             the questions have no passages, so the warm-up shows no refusal")
     count = warm.steps * warm.examples_per_step
     answerable = mix(train, count=count - int(count * share), unanswerable=0.0, seed=warm.seed, key="warmup.steps")
-    return with_twins(answerable, share=share, pool=train, seed=warm.seed)
+    return add_unanswerable_twins(answerable, share=share, pool=train, seed=warm.seed)
 
 
 def _held_out_questions(recipe: Recipe, held_out: Sequence[Example], console: Console) -> list[Example]:
@@ -102,7 +102,7 @@ class Speech:
     """How examples become token ids and completions become text, for one tokenizer."""
 
     tokenizer: Any
-    render: Render
+    render: PromptRenderer
     recipe: Setup
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -111,7 +111,7 @@ class Speech:
 
     def gold(self, example: Example) -> Group:
         """The example with its gold answer as the one completion, for the supervised warm-up."""
-        text = gold_completion_text(example, reasoning=self.recipe.model.reasoning)
+        text = reference_completion(example, reasoning=self.recipe.model.reasoning)
         ids = (*self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id)
         completion = Completion(text=text, token_ids=ids, logprobs=(0.0,) * len(ids), finish="stop", version=-1)
         return Group(example=example, prompt_ids=self.render(example), completions=(completion,))
@@ -120,9 +120,9 @@ class Speech:
 def make_speech(recipe: Recipe, folder: str, console: Console) -> Speech:
     console.status("rendering the prompts")
     tokenizer = load_tokenizer(folder)
-    render = make_render(
+    render = make_prompt_renderer(
         tokenizer,
-        system=load_system(recipe.prompt_file),
+        system=load_system_prompt(recipe.prompt_file),
         reasoning=recipe.model.reasoning,
         context=recipe.model.context,
         max_tokens=recipe.sampling.max_tokens,
@@ -245,7 +245,7 @@ def warm_up_folder(recipe: Recipe, questions: Questions) -> Path:
     if recipe.run.stage == "sft" and recipe.run.name:
         return Path(recipe.run.folder) / recipe.run.name
     w, p = recipe.warmup, recipe.policy
-    parts = [fingerprint(recipe.model.name), load_system(recipe.prompt_file), recipe.model.reasoning]
+    parts = [fingerprint(recipe.model.name), load_system_prompt(recipe.prompt_file), recipe.model.reasoning]
     parts += [asdict(w), p.dtype, p.layout, p.token_budget, [asdict(example) for example in questions.warm_up]]
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
     return Path(recipe.run.folder) / f"sft-{recipe.model.label}-{digest}"
@@ -274,7 +274,7 @@ def start_folder(recipe: Setup) -> str | None:
 def save_recipe(recipe: Setup, folder: Path) -> None:
     """The whole recipe, and the system prompt that it names: the file may change, the run was made with this one."""
     (folder / "recipe.toml").write_text(dump(recipe), encoding="utf-8")
-    (folder / "prompt.txt").write_text(load_system(recipe.prompt_file) + "\n", encoding="utf-8")
+    (folder / "prompt.txt").write_text(load_system_prompt(recipe.prompt_file) + "\n", encoding="utf-8")
 
 
 def check_positions(recipe: Setup, model: Any, folder: str) -> None:

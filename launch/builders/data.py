@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from curriculum.build import build_from_qa
-from curriculum.datasets.closed_book import in_words, load_closed_book, once_each
+from curriculum.datasets.closed_book import describe_counts, drop_repeated, load_closed_book
 from curriculum.datasets.world import make_world
-from curriculum.transforms import transformed
-from grpo.data.example import load_examples, read_records, shape_of, stem_of
+from curriculum.transforms import apply_transforms
+from grpo.data.example import detect_format, load_examples, read_records, source_name
 from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
 from grpo.types import Example
@@ -22,10 +22,10 @@ def all_examples(recipe: Setup, console: Console) -> list[Example]:
     if isinstance(source, str):
         kept = examples_of(source, recipe, console)
     else:
-        kept, again = once_each(example for one in source for example in examples_of(one, recipe, console))
+        kept, again = drop_repeated(example for one in source for example in examples_of(one, recipe, console))
         if again:
             console.line(f"             {again} questions are in several sources; the first one counts")
-    return transformed(kept, **transforms, seed=recipe.data.seed) if any(transforms.values()) else kept
+    return apply_transforms(kept, **transforms, seed=recipe.data.seed) if any(transforms.values()) else kept
 
 
 def refuse_transformed(sources: Sequence[str], transforms: Mapping[str, int]) -> None:
@@ -55,7 +55,7 @@ def examples_of(source: str, recipe: Setup, console: Console) -> list[Example]:
             passages=data.passages,
             styles=data.styles,
         )
-    shape = shape_of(source)
+    shape = detect_format(source)
     if shape == "question_answer":
         console.status(f"{source}: finding distractors")
         examples, report = build_from_qa(
@@ -64,13 +64,13 @@ def examples_of(source: str, recipe: Setup, console: Console) -> list[Example]:
             unanswerable="any",  # every form that there is: the recipe's shares are drawn from them on either side
             seed=data.seed,
             max_words=data.max_words or None,
-            source=stem_of(source),
+            source=source_name(source),
         )
         console.line(f"             {report}")
         return examples
     if shape == "closed_book":
         examples, dropped = load_closed_book(source)
-        kept, again = once_each(examples)
-        console.line(f"             {source}: {in_words(kept, {**dropped, 'asked before': again})}")
+        kept, again = drop_repeated(examples)
+        console.line(f"             {source}: {describe_counts(kept, {**dropped, 'asked before': again})}")
         return kept
     return load_examples(source)

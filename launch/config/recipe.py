@@ -217,7 +217,7 @@ class Setup:
 
     @property
     def prompt_file(self) -> str:
-        """What `grpo.data.prompts.load_system` takes: a file, or the name of one of ours."""
+        """What `grpo.data.prompts.load_system_prompt` takes: a file, or the name of one of ours."""
         return self.model.prompt or ("reasoning" if self.model.reasoning else "plain")
 
 

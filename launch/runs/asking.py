@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 from grpo.rollout.base import RolloutEngine, sample_groups
-from grpo.types import Example, Group, Render, Sampling
+from grpo.types import Example, Group, PromptRenderer, Sampling
 from launch.config.recipe import Recipe
 
 STARTED = -1
@@ -12,7 +12,13 @@ STARTED = -1
 
 
 def sampled(
-    rollout: RolloutEngine, left: Sequence[Example], render: Render, recipe: Recipe, *, samples: int, stream: str
+    rollout: RolloutEngine,
+    left: Sequence[Example],
+    render: PromptRenderer,
+    recipe: Recipe,
+    *,
+    samples: int,
+    stream: str,
 ) -> Iterator[list[Group]]:
     """The groups of `left` in order, as many at once as the engine decodes.
 

@@ -12,8 +12,8 @@ from rich.console import Console as Terminal
 from curriculum.difficulty import Cache, Tally, cache_key, histogram, keep_hardest
 from curriculum.jsonl import check_free, to_record, write_jsonl
 from grpo.config import load
-from grpo.data.example import split
-from grpo.data.prompts import filled_in, load_system
+from grpo.data.example import train_heldout_split
+from grpo.data.prompts import fill_template, load_system_prompt
 from grpo.distributed.communicator import Alone
 from grpo.telemetry.run_logger import Console
 from grpo.types import Example, Group
@@ -36,7 +36,7 @@ def filter_questions(arguments: argparse.Namespace, recipe: Recipe, console: Con
     check_free(out)
     refuse_server(recipe)
     examples = assemble.load_questions(recipe, console).train
-    _, held_out = split(assemble.all_examples(recipe, console), held_out=recipe.data.held_out)
+    _, held_out = train_heldout_split(assemble.all_examples(recipe, console), held_out=recipe.data.held_out)
     tallies = sample_all(recipe, examples, arguments, console)
     kept = keep_hardest(examples, tallies, arguments.keep)
     ids = frozenset(example.id for example in kept)
@@ -89,7 +89,7 @@ def tally(group: Group, *, reasoning: bool) -> Tally:
 def made_with(recipe: Recipe, base: str, samples: int) -> dict[str, object]:
     """What a tally depends on, by the names that a complaint about another cache gives."""
     s, reasoning = recipe.sampling, recipe.model.reasoning
-    system = filled_in(load_system(recipe.prompt_file), reasoning=reasoning)
+    system = fill_template(load_system_prompt(recipe.prompt_file), reasoning=reasoning)
     prompt = hashlib.sha256(system.encode()).hexdigest()[:12]
     model = hashlib.sha256(json.dumps(fingerprint(base)).encode()).hexdigest()[:12]
     return {

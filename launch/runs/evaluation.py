@@ -18,8 +18,8 @@ from rich.console import Console as Terminal
 from eval.predictions import STYLES, Prediction, prediction_line
 from eval.score import score_file, table
 from grpo.config import load
-from grpo.data.example import split
-from grpo.data.prompts import load_system, make_render
+from grpo.data.example import train_heldout_split
+from grpo.data.prompts import load_system_prompt, make_prompt_renderer
 from grpo.distributed.communicator import Alone
 from grpo.errors import UserError
 from grpo.rollout.base import RolloutEngine
@@ -54,7 +54,7 @@ def run_evaluation(recipe: EvaluationRecipe, console: Console) -> Path:
     console.line(f"data         {recipe.data.source}: {len(asked)} questions ({refusals} unanswerable)")
     shown = choose_demonstrations(recipe, asked, _unasked(recipe, data, console))
     base = locate(start or recipe.model.name, console=console)
-    instruction = load_system(recipe.prompt_file)
+    instruction = load_system_prompt(recipe.prompt_file)
     systems: dict[Style, str] = {
         style: with_demonstrations(instruction, examples, reasoning=recipe.model.reasoning)
         for style, examples in shown.items()
@@ -85,7 +85,7 @@ def run_evaluation(recipe: EvaluationRecipe, console: Console) -> Path:
 
 def choose_questions(recipe: EvaluationRecipe, data: Sequence[Example]) -> list[Example]:
     """The held-out part of the data, or all of it; of that a random sample where eval.questions asks for fewer."""
-    asked = list(data) if recipe.eval.part == "all" else split(data, held_out=recipe.data.held_out)[1]
+    asked = list(data) if recipe.eval.part == "all" else train_heldout_split(data, held_out=recipe.data.held_out)[1]
     if not asked:
         raise UserError(
             f"data.held_out = {recipe.data.held_out}: no question of {recipe.data.source} is held out; valid: "
@@ -158,7 +158,7 @@ def _unasked(recipe: EvaluationRecipe, data: Sequence[Example], console: Console
     if not recipe.shots:
         return []
     if not recipe.eval.shots_from:
-        return split(data, held_out=recipe.data.held_out)[0]
+        return train_heldout_split(data, held_out=recipe.data.held_out)[0]
     return assemble.all_examples(replace(recipe, data=replace(recipe.data, source=recipe.eval.shots_from)), console)
 
 
@@ -282,7 +282,7 @@ def _make_speech(
     console.status("rendering the prompts")
     tokenizer = load_tokenizer(base)
     settings = {"reasoning": recipe.model.reasoning, "context": recipe.model.context, "max_tokens": recipe.max_tokens}
-    renders = {style: make_render(tokenizer, system=system, **settings) for style, system in systems.items()}
+    renders = {style: make_prompt_renderer(tokenizer, system=system, **settings) for style, system in systems.items()}
 
     def render(example: Example) -> TokenIds:
         try:

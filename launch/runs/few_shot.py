@@ -7,7 +7,7 @@ style.
 import random
 from collections.abc import Mapping, Sequence
 
-from curriculum.reference_answers import gold_completion_text
+from curriculum.reference_answers import reference_completion
 from grpo.data.prompts import user_message
 from grpo.data.text import normalize
 from grpo.errors import UserError
@@ -30,7 +30,7 @@ def choose_demonstrations(recipe: EvaluationRecipe, asked: Sequence[Example], po
 def with_demonstrations(instruction: str, shown: Sequence[Example], *, reasoning: bool) -> str:
     """The instruction, and below it each question with its documents and gold answer; for reasoning models in tags."""
     shots = [
-        f"{user_message(example)}\nAnswer: {gold_completion_text(example, reasoning=reasoning)}" for example in shown
+        f"{user_message(example)}\nAnswer: {reference_completion(example, reasoning=reasoning)}" for example in shown
     ]
     return APART.join([instruction, *shots])
 

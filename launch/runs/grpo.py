@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console as Terminal
 
 from curriculum.samplers import Curriculum, make_curriculum
-from curriculum.stage_end import Gate, check_gate
+from curriculum.stage_end import StageEnd, check_stage_end
 from eval.online_metrics import Live
 from grpo.checkpointing.export import save_model_folder
 from grpo.checkpointing.manager import Checkpoints
@@ -66,7 +66,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
         who: dict[str, Any] = {"policy": policy, "rollout": rollout, "comm": comm, "log": log}
         live = Live(judge, reasoning=recipe.model.reasoning)
         held_out = HeldOut(recipe=recipe, examples=questions.held_out, speech=speech, live=live, **who)
-        watcher, gate, logs = _watcher(held_out, folder, score), Gate(recipe.gate), resume.Logs(folder, log)
+        watcher, gate, logs = _watcher(held_out, folder, score), StageEnd(recipe.gate), resume.Logs(folder, log)
         checkpoints = Checkpoints(
             folder=resume.checkpoints_of(folder),
             settings=recipe.checkpoint,
@@ -84,7 +84,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
         seed_random_states(recipe.run.seed, rank=comm.rank)  # of what draws beside the steps: a reward of one's own
         with log, dog.watching(end=checkpoints.hung):
             start = checkpoints.restore(found) if found else watcher.begin()
-            start = steps if gate.is_open else start  # it was asked to end in the very step that opened the gate
+            start = steps if gate.is_reached else start  # it was asked to end in the very step that opened the gate
             with checkpoints.kept():
                 train(cfg, **who, score=score.step, curriculum=curriculum, render=speech.render, **ends, start=start)
             return _finish(held_out, watcher, folder, steps)
@@ -118,7 +118,7 @@ def _checked_curriculum(recipe: Recipe, questions: assemble.Questions, steps: in
     check_after(recipe, assemble.start_folder(recipe))
     warn_of_other_distributions(recipe, console)
     check_best_by(recipe, questions.held_out)
-    check_gate(recipe.gate, steps=steps, every=recipe.eval.every)
+    check_stage_end(recipe.gate, steps=steps, every=recipe.eval.every)
     return make_curriculum(recipe.curriculum, questions.train, seed=recipe.run.seed)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console as Terminal
 from rich.table import Table
 
-from curriculum.stage_end import Gate
+from curriculum.stage_end import StageEnd
 from eval.alarms import Alarms
 from eval.closed_book import live_numbers
 from eval.label_metrics import WORDS, evaluate, summarize
@@ -203,7 +203,7 @@ class Watcher:
         self.clear()
 
 
-def watched_gate(gate: Gate, log: RunLog, comm: Comm) -> Callable[[Mapping[str, float]], bool]:
+def watched_gate(gate: StageEnd, log: RunLog, comm: Comm) -> Callable[[Mapping[str, float]], bool]:
     """The stage's gate for `grpo.loop.train`: rank 0 decides for all, and what opened it is said and noted."""
 
     def over(values: Mapping[str, float]) -> bool:

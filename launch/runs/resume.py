@@ -12,7 +12,7 @@ from typing import Any
 from grpo.checkpointing import store as snapshot
 from grpo.checkpointing.store import DAMAGE, Snapshot, flush, newest_whole, points_in
 from grpo.config import dump, parsed
-from grpo.data.prompts import load_system
+from grpo.data.prompts import load_system_prompt
 from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console, RunLog, refuse_existing
 from grpo.types import Example
@@ -125,7 +125,7 @@ def check_same(recipe: Recipe, folder: Path, *, tell: Callable[[str], None] = la
         raise UserError(f"{file}: the run was begun with {key} = {old_value}, now it is {new_value}{more}; {valid}")
     for key in (key for key in {**old, **new} if old.get(key) != new.get(key)):
         tell(f"             {key} = {_shown(new, key)} from here on, {_shown(old, key)} before")
-    if prompt != load_system(recipe.prompt_file) + "\n":
+    if prompt != load_system_prompt(recipe.prompt_file) + "\n":
         raise UserError(f"{folder / 'prompt.txt'}: the run there was begun with another system prompt; {valid}")
 
 

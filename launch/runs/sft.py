@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from curriculum.mixing import Epochs
+from curriculum.samplers import EpochSampler
 from grpo.checkpointing.export import save_model_folder
 from grpo.config import dump
 from grpo.distributed.communicator import Comm
@@ -51,7 +51,7 @@ def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: asse
                 steps=w.steps,
                 examples_per_step=w.examples_per_step,
                 policy=policy,
-                curriculum=Epochs(questions.warm_up, seed=w.seed, in_order=True),
+                curriculum=EpochSampler(questions.warm_up, seed=w.seed, in_order=True),
                 gold=speech.gold,
                 loss=sft_loss,
                 comm=comm,

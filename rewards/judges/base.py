@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from grpo.data.text import STOP_WORDS, tokens
+from grpo.data.text import STOP_WORDS, content_words
 from grpo.errors import UserError
 from grpo.types import Passage
 
@@ -15,7 +15,7 @@ ENTAILED = 0.5
 VALID = "lexical, a folder with an NLI model, or a hub name like owner/model or owner/model@revision"
 """What a verifier may be called."""
 
-_tokens = lru_cache(maxsize=4096)(tokens)  # a passage is asked about many times, within a call and over calls
+_tokens = lru_cache(maxsize=4096)(content_words)  # a passage is asked about many times, within a call and over calls
 
 
 class Verifier(Protocol):

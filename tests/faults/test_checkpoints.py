@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from curriculum.mixing import Epochs
+from curriculum.samplers import EpochSampler
 from grpo.checkpointing import store as snapshot
 from grpo.checkpointing.manager import Checkpoints
 from grpo.checkpointing.settings import Keeping
@@ -60,7 +60,7 @@ class Kept:
             token_budget=512,
             dtype="float32",
         )
-        self.curriculum = Epochs([example(i) for i in range(6)], seed=0)
+        self.curriculum = EpochSampler([example(i) for i in range(6)], seed=0)
         self.log = RunLog(folder, name="toy", steps=steps, console=console, project="test", settings={})
         logs = Logs(folder, self.log)
         self.checkpoints = Checkpoints(

@@ -13,7 +13,7 @@ from grpo.checkpointing.rng_state import random_states, set_random_states
 from grpo.checkpointing.store import Point
 from grpo.config import load
 from grpo.data.example import load_examples
-from grpo.data.prompts import load_system
+from grpo.data.prompts import load_system_prompt
 from grpo.errors import UserError
 from grpo.policy.optimizer_state import read_counts
 from launch.config.recipe import Recipe
@@ -198,7 +198,7 @@ def test_of_an_endless_argument_the_beginning_and_the_end_are_told():
 
 def test_a_prompt_whose_name_no_disk_takes_or_that_is_no_text(tmp_path):
     with pytest.raises(UserError, match=r"cannot be read as a prompt: .*too long"):
-        load_system(300 * "[")
+        load_system_prompt(300 * "[")
     (tmp_path / "p.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"p\.txt: cannot be read as a prompt: 'utf-8' codec"):
-        load_system(str(tmp_path / "p.txt"))
+        load_system_prompt(str(tmp_path / "p.txt"))

@@ -27,7 +27,7 @@ from eval.sentence_splitter import make_splitter, rule_based
 from eval.trust_score import scores
 from grpo.checkpointing import store as snapshot
 from grpo.config import dump, load
-from grpo.data.example import load_examples, shape_of, split
+from grpo.data.example import detect_format, load_examples, train_heldout_split
 from grpo.policy.optimizer_state import read_counts, read_piece
 from grpo.telemetry.run_logger import make_run_folder
 from grpo.types import STYLES, Completion, Example, Passage
@@ -168,9 +168,9 @@ def files(draw):
 
 
 READERS = (
-    lambda path: split(load_examples(path, style="list")),
-    lambda path: split(load_examples(path)),
-    shape_of,
+    lambda path: train_heldout_split(load_examples(path, style="list")),
+    lambda path: train_heldout_split(load_examples(path)),
+    detect_format,
     lambda path: list(read_questions(path)),
     lambda path: list(read_pool(path)),
     lambda path: build_from_qa(path, passages=2, max_words=5),

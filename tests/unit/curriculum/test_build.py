@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from curriculum.build import BuildReport, build_from_qa
-from grpo.data.example import split
+from grpo.data.example import train_heldout_split
 from grpo.data.text import contains
 from grpo.errors import UserError
 from grpo.types import Example
@@ -74,7 +74,7 @@ def test_the_gold_place_is_uniform(tmp_path: Path) -> None:
     places: Counter[int] = Counter()
     for seed in range(10):
         examples, _ = build(tmp_path, world(), passages=4, unanswerable=0.0, seed=seed)
-        places.update(min(example.holders(0)) for example in examples)
+        places.update(min(example.passages_with(0)) for example in examples)
     assert sorted(places) == [1, 2, 3, 4]
     chi_squared = sum((count - 200) ** 2 / 200 for count in places.values())
     assert chi_squared < 16.3  # 3 degrees of freedom, p = 0.001
@@ -96,7 +96,7 @@ def test_labels_are_looked_up_and_answer_bearing_distractors_counted(tmp_path: P
     titled = record("which house was sold", ["the mill"], "The mill of the baker in Orvale was sold.", f"{name} house")
     examples, report = build(tmp_path, [*records, twin, titled], passages=5)
     with_gold, without = examples[:2]
-    assert len(with_gold.holders(0)) == 2
+    assert len(with_gold.passages_with(0)) == 2
     assert report.distractors_with_answer >= 1
     shown = " ".join(f"{passage.title} {passage.text}" for passage in without.passages)
     assert name not in shown
@@ -135,7 +135,9 @@ def test_cut_passages_keep_the_answer_and_look_alike(tmp_path: Path) -> None:
     assert {len(passage.text.split()) for example in examples for passage in example.passages} == {12}
     # a distractor is cut around the answer to its own question, so every passage tells of some name
     assert all("son" in passage.text for example in examples for passage in example.passages)
-    gold = [example.passages[min(example.holders(0)) - 1].text.split() for example in examples if example.answerable]
+    gold = [
+        example.passages[min(example.passages_with(0)) - 1].text.split() for example in examples if example.answerable
+    ]
     assert len({next(n for n, word in enumerate(words) if "son" in word) for words in gold}) > 5
 
 
@@ -143,7 +145,7 @@ def test_a_cut_prefers_the_answer_as_words_of_its_own(tmp_path: Path) -> None:
     hidden = record("how many", ["one"], f"Someone, {' '.join(['word'] * 40)} but one was left.")
     examples, _ = build(tmp_path, [*world(), hidden], max_words=6, unanswerable=0.0)
     (example,) = [example for example in examples if example.id == "nq-000081"]
-    assert "one" in example.passages[min(example.holders(0)) - 1].text.split()
+    assert "one" in example.passages[min(example.passages_with(0)) - 1].text.split()
     inside = record("what year", ["193"], f"{' '.join(['word'] * 40)} in 1938 it ended {' '.join(['word'] * 40)}.")
     assert build(tmp_path, [*world(), inside], max_words=6)[1].kept == 81
     long = record("what", ["a b c d e f g h"], f"{' '.join(['word'] * 9)} a b c d e f g h.")
@@ -152,7 +154,7 @@ def test_a_cut_prefers_the_answer_as_words_of_its_own(tmp_path: Path) -> None:
 
 def test_both_forms_land_on_one_side_of_the_split(tmp_path: Path) -> None:
     examples, _ = build(tmp_path, world())
-    train, held = split(examples, held_out=0.3)
+    train, held = train_heldout_split(examples, held_out=0.3)
     assert held
     assert train
     sides = [{example.id.removesuffix("-u") for example in side} for side in (train, held)]

@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
-from curriculum.datasets.closed_book import in_words, load_closed_book, once_each
+from curriculum.datasets.closed_book import describe_counts, drop_repeated, load_closed_book
 from curriculum.jsonl import to_record, write_jsonl
 from curriculum.mixing import mix
 from grpo.config import load
-from grpo.data.example import load_examples, read_records, shape_of
+from grpo.data.example import detect_format, load_examples, read_records
 from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
 from grpo.types import Example
@@ -76,7 +76,7 @@ def tsv(rows):
 )
 def test_each_source_is_read_by_its_fields(tmp_path, name, content, source, expected):
     path = write(tmp_path, name, content)
-    assert shape_of(path) == "closed_book"
+    assert detect_format(path) == "closed_book"
     examples, dropped = load_closed_book(path)
     assert [(e.question, e.answers[0] if e.answers else None) for e in examples] == expected
     assert {(e.style, e.source, e.passages) for e in examples} == {("closed", source, ())}
@@ -96,7 +96,7 @@ def test_the_hubs_fields_come_through_datasets(tmp_path, monkeypatch):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / name / "test.jsonl").write_text(lines, encoding="utf-8")
         source = f"hub:{tmp_path / name}:test"
-        assert shape_of(source) == "closed_book"
+        assert detect_format(source) == "closed_book"
         found[name] = [(e.question, e.answers) for e in load_closed_book(source)[0]]
     assert found["trivia"] == [("Who won?", (("Ada Moss", "Moss, Ada"),))]
     assert found["self"][1:] == [("Why is there luck?", ()), ("Is time kind?", ())]
@@ -137,9 +137,11 @@ def test_a_wrong_table_is_named(tmp_path):
 
 def test_what_another_source_asked_before_is_left_out():
     loaded = [asked_by(name) for name in ("a", "b")]
-    kept, again = once_each([*loaded[0], *loaded[1]])
+    kept, again = drop_repeated([*loaded[0], *loaded[1]])
     assert ([e.question for e in kept], again) == (["Who won?", "Why?"], 1)
-    assert in_words(kept, {"asked before": 1, "marked as improper": 0}) == "1 of a, 1 of b; dropped 1 asked before"
+    assert (
+        describe_counts(kept, {"asked before": 1, "marked as improper": 0}) == "1 of a, 1 of b; dropped 1 asked before"
+    )
 
 
 def asked_by(source):
@@ -182,7 +184,7 @@ def test_sources_are_mixed_evenly_and_give_what_they_have(sources, capsys):
 def test_a_question_without_an_answer_survives_a_file(tmp_path, sources):
     examples = load_closed_book(sources[2])[0]
     write_jsonl(tmp_path / "kept.jsonl", map(to_record, examples))
-    assert shape_of(tmp_path / "kept.jsonl") == "grounded"
+    assert detect_format(tmp_path / "kept.jsonl") == "grounded"
     assert load_examples(tmp_path / "kept.jsonl") == examples
 
 

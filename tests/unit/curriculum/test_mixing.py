@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from curriculum.datasets.world import make_world
-from curriculum.mixing import Epochs, first_holder, mix
+from curriculum.mixing import first_supporting_passage, mix
+from curriculum.samplers import EpochSampler
 from grpo.errors import UserError
 
 WORLD = make_world(60, seed=3, unanswerable=0.5)
@@ -16,7 +17,7 @@ def ids(examples):
 
 
 def test_an_epoch_asks_every_question_once():
-    curriculum = Epochs(WORLD[:10], seed=1)
+    curriculum = EpochSampler(WORLD[:10], seed=1)
     epochs = [ids(curriculum.next_batch(10)) for _ in range(3)]
     assert all(sorted(epoch) == sorted(ids(WORLD[:10])) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
@@ -25,8 +26,8 @@ def test_an_epoch_asks_every_question_once():
 def test_every_stretch_has_the_answer_in_every_place():
     """Of any nine questions in a row each place holds its share of the answers, give or take two."""
     answerable = make_world(400, seed=5, unanswerable=0.0)
-    stream = Epochs(answerable, seed=0).next_batch(400)
-    places = [first_holder(example) for example in stream]
+    stream = EpochSampler(answerable, seed=0).next_batch(400)
+    places = [first_supporting_passage(example) for example in stream]
     shares = [places.count(n) / 400 for n in (1, 2, 3)]
     for start in range(390):
         for number, share in zip((1, 2, 3), shares, strict=True):
@@ -34,10 +35,10 @@ def test_every_stretch_has_the_answer_in_every_place():
 
 
 def test_the_stream_depends_on_the_seed_and_goes_on_after_a_break():
-    one, two, other = Epochs(WORLD, seed=1), Epochs(WORLD, seed=1), Epochs(WORLD, seed=2)
+    one, two, other = EpochSampler(WORLD, seed=1), EpochSampler(WORLD, seed=1), EpochSampler(WORLD, seed=2)
     first = ids(one.next_batch(50))
     assert ids(two.next_batch(50)) == first != ids(other.next_batch(50))
-    late = Epochs(WORLD, seed=1)
+    late = EpochSampler(WORLD, seed=1)
     late.load_state_dict(one.state_dict())
     assert ids(late.next_batch(40)) == ids(one.next_batch(40))  # over the end of the epoch
 
@@ -60,7 +61,7 @@ def test_a_kind_that_is_not_there_is_named():
     with pytest.raises(UserError, match=r"data.unanswerable = 0.5: .* 5 unanswerable questions of 10"):
         mix([e for e in WORLD if e.answerable], count=10, unanswerable=0.5, seed=0, key="data.unanswerable")
     with pytest.raises(UserError, match="no training questions"):
-        Epochs([], seed=0)
+        EpochSampler([], seed=0)
 
 
 def sourced(**counts):

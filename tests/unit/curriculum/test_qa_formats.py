@@ -10,9 +10,9 @@ import pytest
 
 from curriculum.build import build_from_qa, main
 from curriculum.datasets.qa_formats import read_questions
-from curriculum.truncate import cut_passage
+from curriculum.truncate import truncate_passage
 from grpo.config import load
-from grpo.data.example import load_examples, shape_of
+from grpo.data.example import detect_format, load_examples
 from grpo.data.text import contains
 from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
@@ -68,7 +68,7 @@ def true_to_text(example):
 @pytest.mark.parametrize("record", [HOTPOT, MUSIQUE], ids=["hotpot", "musique"])
 def test_all_of_the_support_is_shown_and_none_of_it_where_it_is_to_be_refused(tmp_path, pool, record):
     path = write(tmp_path / "q.json", [record])
-    assert shape_of(path) == "question_answer"
+    assert detect_format(path) == "question_answer"
     (with_gold, without), report = build_from_qa(path, passages=4, pool=pool, source="hop")
     titles = [{p.title for p in e.passages} for e in (with_gold, without)]
     assert titles[0] == {"Low Tide", "Orvale", "Quenby", "High Tide"}  # its own distractors come first
@@ -78,7 +78,7 @@ def test_all_of_the_support_is_shown_and_none_of_it_where_it_is_to_be_refused(tm
     assert true_to_text(with_gold)
     assert true_to_text(without)
     assert (report.pool, report.duplicate_passages, with_gold.id) == (10, 0, "hop-000001")
-    assert contains(with_gold.passages[min(with_gold.holders(0)) - 1].text, ("Ada Quill",))
+    assert contains(with_gold.passages[min(with_gold.passages_with(0)) - 1].text, ("Ada Quill",))
 
 
 def test_spellings_of_musique_and_its_own_mark(tmp_path, pool):
@@ -96,7 +96,7 @@ def test_a_log_is_labelled_by_what_its_passages_say(tmp_path, pool):
     assert [e.id for e in examples] == ["nq-000001", "nq-000001-u", "nq-000002-u"]
     with_gold, without, natural = examples
     assert {p.text for p in with_gold.passages} == set(LOG["passages"])
-    assert len(with_gold.holders(0)) == 2
+    assert len(with_gold.passages_with(0)) == 2
     assert report.distractors_with_answer == 1
     assert "Quenby was led by Bo Marsh." in {p.text for p in without.passages}
     assert "Not known." in {p.text for p in natural.passages}
@@ -138,17 +138,17 @@ def test_a_judge_must_agree_with_what_is_spelled(tmp_path, pool):
     examples, report = build_from_qa(path, passages=3, pool=pool, entails=Lexical().entails)
     assert report.dropped == {"with an answer that no passage entails": 1}
     with_gold, without = examples
-    held = [with_gold.passages[n - 1].text for n in with_gold.holders(0)]
+    held = [with_gold.passages[n - 1].text for n in with_gold.passages_with(0)]
     assert held == ["Orvale was led by Ada Quill."]
     assert not without.answerable
 
 
 def test_passages_without_an_answer_are_cut_anywhere():
     passage = Passage(title="", text=" ".join(map(str, range(100))))
-    starts = {cut_passage(passage, ("Ada",), 10, random.Random(n)).text.split()[0] for n in range(50)}
+    starts = {truncate_passage(passage, ("Ada",), 10, random.Random(n)).text.split()[0] for n in range(50)}
     assert len(starts) > 20
-    assert all(len(cut_passage(passage, ("55",), 10, random.Random(n)).text.split()) == 10 for n in range(50))
-    assert all("55" in cut_passage(passage, ("55",), 10, random.Random(n)).text.split() for n in range(50))
+    assert all(len(truncate_passage(passage, ("55",), 10, random.Random(n)).text.split()) == 10 for n in range(50))
+    assert all("55" in truncate_passage(passage, ("55",), 10, random.Random(n)).text.split() for n in range(50))
 
 
 @pytest.mark.parametrize(

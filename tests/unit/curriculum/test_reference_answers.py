@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from curriculum.reference_answers import gold_answer, gold_completion_text
+from curriculum.reference_answers import reference_answer, reference_completion
 from grpo.data.text import REFUSAL, contains, normalize
 from grpo.types import Example, Passage, Style
 
@@ -92,18 +92,18 @@ FENWICK = "Mara Fenwick kept bees. Mara Fenwick was born in Port Alder. She move
     ],
 )
 def test_prose(texts: list[str], answers: list[tuple[str, ...]], expected: str):
-    assert gold_answer(example("where?", texts, answers)) == expected
+    assert reference_answer(example("where?", texts, answers)) == expected
 
 
 def test_lists_write_the_alias_that_stands_in_the_passage():
     texts = ["Fenwick wrote Low Water, a novel.", "The Glass Orchard is by Fenwick, like Low Water."]
     answers = [("Glass Orchard, The", "The Glass Orchard"), ("low water", "Low Water"), ("Absent",)]
     expected = "The Glass Orchard [2], Low Water [1]."
-    assert gold_answer(example("which books?", texts, answers, "list")) == expected
+    assert reference_answer(example("which books?", texts, answers, "list")) == expected
 
 
 def test_lists_fall_back_on_the_first_alias():
-    assert gold_answer(example("which?", ["the U.S. won"], [("us", "USA")], "list")) == "us [1]."
+    assert reference_answer(example("which?", ["the U.S. won"], [("us", "USA")], "list")) == "us [1]."
 
 
 def test_claims_choose_the_sentence_that_shares_most_of_their_content():
@@ -120,23 +120,23 @@ def test_claims_choose_the_sentence_that_shares_most_of_their_content():
         source="eli5",
     )
     expected = "Air scatters blue light more than red light [1]. At dusk, light takes a longer path [2]."
-    assert gold_answer(claims) == expected
+    assert reference_answer(claims) == expected
 
 
 def test_closed_questions_get_their_first_answer():
     closed = Example(
         id="c-1", question="Who?", passages=(), answers=(("Ali Daei", "Daei"),), found=(), style="closed", source="c"
     )
-    assert gold_answer(closed) == "boxed[Ali Daei]"
-    assert "no documents. I answer from what I know" in gold_completion_text(closed, reasoning=True)
+    assert reference_answer(closed) == "boxed[Ali Daei]"
+    assert "no documents. I answer from what I know" in reference_completion(closed, reasoning=True)
     nobody_knows = replace(closed, answers=())
-    assert gold_answer(nobody_knows) == "boxed[Unknown]"
-    assert "I do not know the answer" in gold_completion_text(nobody_knows, reasoning=True)
+    assert reference_answer(nobody_knows) == "boxed[Unknown]"
+    assert "I do not know the answer" in reference_completion(nobody_knows, reasoning=True)
 
 
 def test_plain_completions_are_the_answer():
     one = example("where?", ["No.", FENWICK], [("Port Alder",)])
-    assert gold_completion_text(one, reasoning=False) == gold_answer(one)
+    assert reference_completion(one, reasoning=False) == reference_answer(one)
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ def test_plain_completions_are_the_answer():
 )
 def test_reasoning_names_the_documents(texts: list[str], thought: str):
     one = example("where?", texts, [("Port Alder",), ("Low Water",)])
-    expected = f"<think>\n{thought}\n</think>\n<answer>\n{gold_answer(one)}\n</answer>"
-    assert gold_completion_text(one, reasoning=True) == expected
+    expected = f"<think>\n{thought}\n</think>\n<answer>\n{reference_answer(one)}\n</answer>"
+    assert reference_completion(one, reasoning=True) == expected
 
 
 def test_a_sentence_is_matched_as_containment_matches():
@@ -158,4 +158,4 @@ def test_a_sentence_is_matched_as_containment_matches():
         "how many?", ["He won in Paris. He scored 109 goals, a record."], [("one hundred nine", "109 goals record")]
     )
     assert normalize("109 goals, a record") == "109 goals record"
-    assert gold_answer(one) == "He scored 109 goals, a record [1]."
+    assert reference_answer(one) == "He scored 109 goals, a record [1]."

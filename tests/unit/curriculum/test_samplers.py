@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from curriculum.datasets.world import make_world
-from curriculum.samplers import ByDifficulty, OrderSettings, make_curriculum, passed
+from curriculum.samplers import DifficultySampler, OrderSettings, make_curriculum, passed
 from grpo.errors import UserError
 from grpo.types import Completion, Group, Score
 
@@ -63,7 +63,7 @@ def test_a_question_passes_by_what_it_is_for():
 
 
 def test_weights_are_p_times_one_minus_p():
-    curriculum = ByDifficulty(ANSWERABLE, seed=0, floor=0.05)
+    curriculum = DifficultySampler(ANSWERABLE, seed=0, floor=0.05)
     one, two, three, *rest = ANSWERABLE
     curriculum.observe([group(one, 2), group(two, 8), group(three, 4)])
     assert [curriculum.weight(e) for e in (one, two, three, rest[0])] == [0.25 * 0.75, 0.05, 0.25, 0.25]
@@ -73,7 +73,7 @@ def test_weights_are_p_times_one_minus_p():
 
 def test_what_is_sometimes_right_is_asked_most_often():
     ten = ANSWERABLE[:10]
-    curriculum = ByDifficulty(ten, seed=0, floor=0.05)
+    curriculum = DifficultySampler(ten, seed=0, floor=0.05)
     curriculum.observe([group(e, passes=8 * (n % 2) if n > 4 else 4) for n, e in enumerate(ten)])
     asked = Counter(e.id for _ in range(1000) for e in curriculum.next_batch(1))
     share = sum(asked[e.id] for e in ten[:5]) / 1000
@@ -81,22 +81,22 @@ def test_what_is_sometimes_right_is_asked_most_often():
 
 
 def test_a_batch_repeats_no_question_while_there_are_others():
-    curriculum = ByDifficulty(ANSWERABLE[:10], seed=0)
+    curriculum = DifficultySampler(ANSWERABLE[:10], seed=0)
     assert len({e.id for e in curriculum.next_batch(10)}) == 10
     assert Counter(Counter(e.id for e in curriculum.next_batch(25)).values()) == Counter({3: 5, 2: 5})
 
 
 def own(examples, *, seed):
     """The hardest last: a curriculum as a user would write it."""
-    return ByDifficulty(examples, seed=seed)
+    return DifficultySampler(examples, seed=seed)
 
 
-class Short(ByDifficulty):
+class Short(DifficultySampler):
     def next_batch(self, count):
         return super().next_batch(count)[:-1]
 
 
-class NotJson(ByDifficulty):
+class NotJson(DifficultySampler):
     def state_dict(self):
         return {"rng": object()}
 
@@ -125,7 +125,7 @@ def load(name):
 
 
 def test_a_curriculum_of_the_users_own_is_asked():
-    assert stream(load("own"), 5) == stream(ByDifficulty(ANSWERABLE, seed=1), 5)
+    assert stream(load("own"), 5) == stream(DifficultySampler(ANSWERABLE, seed=1), 5)
 
 
 @pytest.mark.parametrize(

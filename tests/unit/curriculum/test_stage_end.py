@@ -5,7 +5,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from curriculum.stage_end import Gate, GateSettings, check_gate, flat
+from curriculum.stage_end import GateSettings, StageEnd, check_stage_end, has_plateaued
 from grpo.errors import UserError
 
 
@@ -27,7 +27,7 @@ from grpo.errors import UserError
     ],
 )
 def test_flat_worked_by_hand(values, window, tolerance, expected):
-    assert flat(values, window=window, tolerance=tolerance) is expected
+    assert has_plateaued(values, window=window, tolerance=tolerance) is expected
 
 
 def opened(gate, rewards):
@@ -38,33 +38,33 @@ def opened(gate, rewards):
 def test_a_plateau_opens_the_gate_once_the_climb_is_over():
     climb = [0.1 * step for step in range(10)] + [1.0] * 10
     plateau = {"when": "plateau", "window": 3, "tolerance": 0.05}
-    assert opened(Gate(GateSettings(**plateau)), climb) == 15  # 0.9, 1, 1 is 0.03 below 1, 1, 1; 0.8, 0.9, 1 is 0.1
-    assert opened(Gate(GateSettings(**{**plateau, "tolerance": 0.02})), climb) == 16
-    assert opened(Gate(GateSettings(when="steps", window=1)), climb) == 0
-    assert opened(Gate(GateSettings(when="hand", window=1)), climb) == 0
+    assert opened(StageEnd(GateSettings(**plateau)), climb) == 15  # 0.9, 1, 1 is 0.03 below 1, 1, 1; 0.8, 0.9, 1 is 0.1
+    assert opened(StageEnd(GateSettings(**{**plateau, "tolerance": 0.02})), climb) == 16
+    assert opened(StageEnd(GateSettings(when="steps", window=1)), climb) == 0
+    assert opened(StageEnd(GateSettings(when="hand", window=1)), climb) == 0
 
 
 def test_a_gate_goes_on_where_it_was_saved():
     climb = [0.1 * step for step in range(10)] + [1.0] * 10
     settings = GateSettings(when="plateau", window=3, tolerance=0.05)
-    first, second = Gate(settings), Gate(settings)
+    first, second = StageEnd(settings), StageEnd(settings)
     assert opened(first, climb[:12]) == 0
     second.load_state_dict(first.state_dict())
     assert opened(second, climb[12:]) == 3
-    third = Gate(settings)
-    assert (second.is_open, third.is_open) == (True, False)
+    third = StageEnd(settings)
+    assert (second.is_reached, third.is_reached) == (True, False)
     third.load_state_dict(second.state_dict())
-    assert third.is_open
+    assert third.is_reached
 
 
 def test_metrics_of_some_steps_are_waited_for():
-    gate = Gate(GateSettings(when="plateau", metric="held_out/f1_gr", window=1, tolerance=0.0))
+    gate = StageEnd(GateSettings(when="plateau", metric="held_out/f1_gr", window=1, tolerance=0.0))
     rows = [{"reward/total": 1.0}, {"held_out/f1_gr": 5.0}, {"reward/total": 1.0}, {"held_out/f1_gr": 5.0}]
     assert [gate(row) for row in rows] == [False, False, False, True]
 
 
 def test_a_held_out_metric_is_missed_where_others_were_measured():
-    gate = Gate(GateSettings(when="plateau", metric="held_out/trustscore", window=1))
+    gate = StageEnd(GateSettings(when="plateau", metric="held_out/trustscore", window=1))
     assert not gate({"reward/total": 1.0})
     with pytest.raises(UserError, match=r"'held_out/trustscore' is not logged by this run; nearest: held_out/trust_s"):
         gate({"reward/total": 1.0, "held_out/trust_score": 40.0})
@@ -73,18 +73,18 @@ def test_a_held_out_metric_is_missed_where_others_were_measured():
 @pytest.mark.parametrize("metric", ["trust/over_refusal", "factuality/not_attempted"])
 def test_a_share_of_some_questions_is_waited_for_a_window_of_steps(metric):
     """A step may have no answerable question, or no closed-book one; three in a row at the start are not believed."""
-    gate = Gate(GateSettings(when="plateau", metric=metric, window=3, tolerance=0.0))
+    gate = StageEnd(GateSettings(when="plateau", metric=metric, window=3, tolerance=0.0))
     without = {"reward/total": 1.0, "trust/answerable": 0.0}
     seen = [gate(row) for row in [without, without, *[{metric: 5.0}] * 5, *[without] * 5, {metric: 5.0}]]
     assert seen == [False] * 12 + [True]
-    never = Gate(GateSettings(when="plateau", metric=metric, window=3))
+    never = StageEnd(GateSettings(when="plateau", metric=metric, window=3))
     assert [never(without), never(without)] == [False, False]
     with pytest.raises(UserError, match=rf"gate.metric = '{metric}' is not logged by this run; nearest: "):
         never(without)
 
 
 def test_a_metric_that_is_never_logged_is_one_line():
-    gate = Gate(GateSettings(when="plateau", metric="reward/totl"))
+    gate = StageEnd(GateSettings(when="plateau", metric="reward/totl"))
     with pytest.raises(UserError, match=r"gate.metric = 'reward/totl' is not logged by this run; nearest: reward/tot"):
         gate({"reward/total": 1.0, "time/rollout": 2.0, "group/dead": 0.0})
     for metric in ("total", "rewards/total", "time/step", "reward/"):
@@ -94,13 +94,13 @@ def test_a_metric_that_is_never_logged_is_one_line():
 
 def test_a_plateau_that_could_never_be_seen():
     plateau = GateSettings(when="plateau", window=10)
-    check_gate(plateau, steps=20, every=0)
+    check_stage_end(plateau, steps=20, every=0)
     with pytest.raises(UserError, match=r"window = 10 .* 20 measurements, and this stage makes 19; .* at most 9"):
-        check_gate(plateau, steps=19, every=0)
+        check_stage_end(plateau, steps=19, every=0)
     held_out = GateSettings(when="plateau", window=2, metric="held_out/f1_gr")
-    check_gate(held_out, steps=8, every=2)
+    check_stage_end(held_out, steps=8, every=2)
     with pytest.raises(UserError, match=r"makes 3; valid: gate.window of at most 1"):
-        check_gate(held_out, steps=6, every=2)
+        check_stage_end(held_out, steps=6, every=2)
     with pytest.raises(UserError, match=r"eval.every = 0 measures no held-out question"):
-        check_gate(held_out, steps=100, every=0)
-    check_gate(GateSettings(when="hand", metric="held_out/f1_gr"), steps=1, every=0)
+        check_stage_end(held_out, steps=100, every=0)
+    check_stage_end(GateSettings(when="hand", metric="held_out/f1_gr"), steps=1, every=0)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from curriculum.datasets.world import make_world
 from curriculum.jsonl import to_record, write_jsonl
 from curriculum.mixing import mix
-from curriculum.transforms import add_distractors, drop_support, shuffle_passages, transformed
+from curriculum.transforms import add_distractors, apply_transforms, drop_support, shuffle_passages
 from grpo.config import load
 from grpo.data.example import load_examples
 from grpo.data.text import contains
@@ -81,8 +81,8 @@ ASKED = make_world(60, seed=5, unanswerable=0.5, passages=3, styles={"prose": 1.
 
 def test_a_recipe_transforms_what_it_asks(tmp_path):
     """All three at once: two distractors more, a form to refuse behind each answerable question, another order."""
-    made = transformed(ASKED, distractors=2, without_support=True, shuffle=True, seed=1)
-    assert transformed(ASKED, distractors=2, without_support=True, shuffle=True, seed=1) == made
+    made = apply_transforms(ASKED, distractors=2, without_support=True, shuffle=True, seed=1)
+    assert apply_transforms(ASKED, distractors=2, without_support=True, shuffle=True, seed=1) == made
     answerable = sum(example.answerable for example in ASKED)
     assert len(made) == len(ASKED) + answerable
     assert sum(example.answerable for example in made) == answerable
@@ -94,10 +94,10 @@ def test_a_recipe_transforms_what_it_asks(tmp_path):
     assert all(set(originals[example.id].passages) < set(example.passages) for example in whole)
     moved = [e.passages.index(originals[e.id].passages[0]) for e in whole]
     assert len(set(moved)) == 5
-    again = transformed(made, distractors=0, without_support=True, shuffle=False, seed=1)
+    again = apply_transforms(made, distractors=0, without_support=True, shuffle=False, seed=1)
     assert len({example.id for example in again}) == len(again)  # "q-u" is taken
     closed = replace(ASKED[0], passages=(), found=(), style="closed")
-    assert transformed([closed], distractors=0, without_support=True, shuffle=True, seed=1) == [closed]
+    assert apply_transforms([closed], distractors=0, without_support=True, shuffle=True, seed=1) == [closed]
 
 
 def test_transforms_of_a_recipe_reach_the_run(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 
 from curriculum.datasets.world import make_world
 from curriculum.datasets.world_facts import FILLERS, INVERSES, RELATIONS, TRADES
-from curriculum.reference_answers import gold_answer
+from curriculum.reference_answers import reference_answer
 from grpo.data.text import CITATION, REFUSAL, STOP_WORDS, contains, normalize, sentences, strip_citations
 from grpo.errors import UserError
 from grpo.types import Example, Passage
@@ -162,7 +162,7 @@ def test_found_is_what_the_passages_say():
 
 def test_every_answer_of_an_answerable_example_is_supported():
     for example in world():
-        assert len(example.supported) == (len(example.answers) if example.answerable else 0), example.id
+        assert len(example.answerable_indices) == (len(example.answers) if example.answerable else 0), example.id
 
 
 def test_each_relation_is_asked_and_each_wording_used():
@@ -209,7 +209,7 @@ def test_no_filler_states_a_fact():
 def test_the_support_stands_anywhere():
     answerable = [example for example in world() if example.style == "prose" and example.answerable]
     assert all(sum(any(row) for row in example.found) == 1 for example in answerable)
-    places = Counter(min(example.holders(0)) for example in answerable)
+    places = Counter(min(example.passages_with(0)) for example in answerable)
     for number in (1, 2, 3):
         assert 900 < places[number] < 1100  # 1,000 expected, standard deviation 26
 
@@ -269,13 +269,13 @@ def test_names_are_shared():
 def test_the_trade_tells_two_people_of_one_name_apart():
     for example in world():
         if asked := re.search(rf"the ({'|'.join(TRADES)}) ([A-Z]\w+ [A-Z]\w+)", example.question):
-            for number in sorted(set().union(*(example.holders(a) for a in example.supported))):
+            for number in sorted(set().union(*(example.passages_with(a) for a in example.answerable_indices))):
                 assert example.passages[number - 1].title == f"{asked[2]} ({asked[1]})"
 
 
 def test_gold_answers_hold_every_answer_and_are_entailed_by_what_they_cite():
     for example in world():
-        gold = gold_answer(example)
+        gold = reference_answer(example)
         if not example.answerable:
             assert gold == REFUSAL
             continue
@@ -284,7 +284,7 @@ def test_gold_answers_hold_every_answer_and_are_entailed_by_what_they_cite():
             numbers = citations(statement)
             assert len(numbers) == 1, gold
             assert entails(premise(example.passages[numbers[0] - 1]), strip_citations(statement)), gold
-        for answer in example.supported:
+        for answer in example.answerable_indices:
             if example.style == "claims":
                 assert any(entails(strip_citations(s), example.answers[answer][0]) for s in statements), gold
             else:
@@ -294,7 +294,7 @@ def test_gold_answers_hold_every_answer_and_are_entailed_by_what_they_cite():
 def test_no_gold_answer_is_entailed_by_the_other_passages():
     """Citing a wrong passage must cost: the rewards could not tell otherwise."""
     for example in (e for e in world() if e.style == "prose" and e.answerable):
-        gold = gold_answer(example)
+        gold = reference_answer(example)
         for number, passage in enumerate(example.passages, 1):
             assert entails(premise(passage), strip_citations(gold)) == (number in citations(gold)), example.id
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from curriculum.datasets.world import make_world
-from curriculum.reference_answers import gold_answer
+from curriculum.reference_answers import reference_answer
 from eval.compare import HEADLINES, find, main, paired_differences, read_scores, why_unpaired
 from eval.predictions import Prediction
 from eval.score import score_predictions, write_scores
@@ -28,7 +28,7 @@ def run(folder, outputs, examples=EXAMPLES):
 def runs(tmp_path_factory):
     """gold answers everything rightly; shy refuses every question, half of which have an answer."""
     home = tmp_path_factory.mktemp("runs")
-    return run(home / "gold", map(gold_answer, EXAMPLES)), run(home / "shy", [REFUSAL] * 40)
+    return run(home / "gold", map(reference_answer, EXAMPLES)), run(home / "shy", [REFUSAL] * 40)
 
 
 def changed(folder, target, change):
@@ -59,7 +59,7 @@ def test_questions_are_paired_by_id_and_not_by_place(runs, tmp_path):
         stored["items"]["rows"].reverse()
 
     # one answer of 40 is wrong, so that pairing by place would move the p-value
-    outputs = [gold_answer(example) for example in EXAMPLES]
+    outputs = [reference_answer(example) for example in EXAMPLES]
     outputs[3] = "Nobody knows [1]."
     near = run(tmp_path / "near", outputs)
     turned = changed(near, tmp_path / "turned.json", backwards)

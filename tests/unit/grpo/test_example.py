@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo.data.example import load_examples, shape_of, split
+from grpo.data.example import detect_format, load_examples, train_heldout_split
 from grpo.errors import UserError
 from grpo.types import Example
 
@@ -28,7 +28,7 @@ def test_every_ending_gives_the_same_examples(tmp_path: Path, name: str) -> None
     assert example.found == ((True, False),)
     assert example.style == "prose"
     assert (example.id, example.source) == ("a-7e218bf7c536", "a")
-    assert shape_of(tmp_path / name) == "grounded"
+    assert detect_format(tmp_path / name) == "grounded"
 
 
 def test_labels_are_computed_only_where_they_are_missing(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_closed_questions_need_no_docs(tmp_path: Path) -> None:
     (example,) = load_examples(path)
     assert example.passages == ()
     assert example.answerable
-    assert shape_of(path) == "grounded"
+    assert detect_format(path) == "grounded"
 
 
 def test_a_question_over_other_docs_gets_a_numbered_id(tmp_path: Path) -> None:
@@ -183,9 +183,9 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 
 def test_shape_tells_question_answer_pairs_apart(tmp_path: Path) -> None:
     pair = {"question": "Who?", "answers": ["Daei"], "ctxs": [{"title": "", "text": "Daei"}]}
-    assert shape_of(write(tmp_path / "a.jsonl", pair)) == "question_answer"
+    assert detect_format(write(tmp_path / "a.jsonl", pair)) == "question_answer"
     with pytest.raises(UserError, match=r"b\.jsonl:1: docs is missing; expected docs .* or ctxs .* closed-book"):
-        shape_of(write(tmp_path / "b.jsonl", {"question": "Who?"}))
+        detect_format(write(tmp_path / "b.jsonl", {"question": "Who?"}))
 
 
 def test_hub_data_sets_load_through_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ def test_hub_data_sets_load_through_datasets(tmp_path: Path, monkeypatch: pytest
     assert first.id == "q"
     assert first.found == ((True, False),)
     assert second.found == ((False, True),)
-    assert shape_of(f"hub:{folder}") == "grounded"
+    assert detect_format(f"hub:{folder}") == "grounded"
     with pytest.raises(UserError, match=r"test.*expected hub:NAME, hub:NAME:SPLIT"):
         load_examples(f"hub:{folder}:test")
 
@@ -216,25 +216,25 @@ def question(key: str, text: str) -> Example:
 
 def test_the_split_is_disjoint_stable_and_in_order() -> None:
     examples = [question(f"q{number}", f"Question number {number}?") for number in range(1000)]
-    train, held = split(examples)
+    train, held = train_heldout_split(examples)
     assert (len(train), len(held)) == (909, 91)  # pinned: a change would leak held-out questions into training
     assert [example.id for example in held[:5]] == ["q4", "q17", "q24", "q43", "q48"]
     assert sorted([*train, *held], key=examples.index) == examples
     assert train == [example for example in examples if example in train]
     # neither other examples nor their order move a question to the other side
-    assert split(examples[::-7])[1] == [example for example in examples[::-7] if example in held]
-    assert set(held) < set(split(examples, held_out=0.3)[1])
-    assert split(examples, salt="other")[1] != held
-    assert split(examples, held_out=0)[1] == []
+    assert train_heldout_split(examples[::-7])[1] == [example for example in examples[::-7] if example in held]
+    assert set(held) < set(train_heldout_split(examples, held_out=0.3)[1])
+    assert train_heldout_split(examples, salt="other")[1] != held
+    assert train_heldout_split(examples, held_out=0)[1] == []
 
 
 def test_all_copies_of_a_question_land_on_one_side() -> None:
     variants = ("Who won in {}?", "who won in  {}", "WHO won, in the {}?")
     for number in range(200):
         copies = [question(f"{number}-{place}", text.format(number)) for place, text in enumerate(variants)]
-        assert sorted(map(len, split(copies, held_out=0.5))) == [0, 3]
+        assert sorted(map(len, train_heldout_split(copies, held_out=0.5))) == [0, 3]
 
 
 def test_a_split_needs_a_share() -> None:
     with pytest.raises(UserError, match="held_out = 1 is no share; expected 0 <= held_out < 1"):
-        split([], held_out=1)
+        train_heldout_split([], held_out=1)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from curriculum.mixing import Epochs
+from curriculum.samplers import EpochSampler
 from grpo.advantages import gdpo_advantages, group_advantages
 from grpo.config import load
 from grpo.distributed.communicator import Alone
@@ -107,7 +107,7 @@ def run(
         cfg,
         policy=policy,
         rollout=rollout or hf(),
-        curriculum=Epochs([example(i) for i in range(6)], seed=seed),
+        curriculum=EpochSampler([example(i) for i in range(6)], seed=seed),
         score=per_group(score),
         gate=gate,
         render=lambda e: tuple(prompt.format(e.id).encode()),

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from grpo.data.prompts import PROMPTS, eos_ids, load_system, make_render, user_message
+from grpo.data.prompts import PROMPTS, eos_ids, load_system_prompt, make_prompt_renderer, user_message
 from grpo.data.text import REFUSAL
 from grpo.errors import UserError
 from grpo.types import Example, Passage, Style
@@ -49,13 +49,13 @@ USER = "Document [1](Title: T1): Text 1, café.\nDocument [2](Title: T2): Text 2
 
 def rendered(template: str | None, *, reasoning: bool = False, chat: bool = True, system: str = "Be {brief}.") -> str:
     made = tokenizer(template)
-    render = make_render(made, system=system, reasoning=reasoning, context=1000, max_tokens=10, chat=chat)
+    render = make_prompt_renderer(made, system=system, reasoning=reasoning, context=1000, max_tokens=10, chat=chat)
     return str(made.decode(list(render(example()))))
 
 
 def test_the_prompt_is_what_the_chat_template_says() -> None:
     made = tokenizer()
-    render = make_render(made, system="Or: {refusal}", reasoning=False, context=1000, max_tokens=10)
+    render = make_prompt_renderer(made, system="Or: {refusal}", reasoning=False, context=1000, max_tokens=10)
     messages = [{"role": "system", "content": f"Or: {REFUSAL}"}, {"role": "user", "content": USER}]
     expected = made.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert list(render(example())) == expected
@@ -105,7 +105,7 @@ def test_a_missing_or_broken_template_names_the_model() -> None:
 def test_named_templates_are_looked_into() -> None:
     made = tokenizer()
     made.chat_template = {"default": QWEN3}  # type: ignore[assignment]
-    render = make_render(made, system="Hi", reasoning=False, context=1000, max_tokens=10)
+    render = make_prompt_renderer(made, system="Hi", reasoning=False, context=1000, max_tokens=10)
     assert str(made.decode(list(render(example())))).endswith("</think>\n\n")
 
 
@@ -113,7 +113,9 @@ def test_a_prompt_too_long_names_the_nearest_settings() -> None:
     made, full, one = tokenizer(), example(), example(count=1)
 
     def render(item: Example, context: int, max_tokens: int) -> int:
-        return len(make_render(made, system="Hi", reasoning=False, context=context, max_tokens=max_tokens)(item))
+        return len(
+            make_prompt_renderer(made, system="Hi", reasoning=False, context=context, max_tokens=max_tokens)(item)
+        )
 
     count, less = render(full, 1000, 10), render(one, 1000, 10)
     assert render(full, count + 10, 10) == count  # exactly full
@@ -133,11 +135,11 @@ def test_a_prompt_too_long_names_the_nearest_settings() -> None:
 
 def test_answers_need_room_beside_the_prompt() -> None:
     with pytest.raises(UserError, match=r"max_tokens = 64 leaves no room .* expected sampling.max_tokens < 64 or"):
-        make_render(tokenizer(), system="Hi", reasoning=False, context=64, max_tokens=64)
+        make_prompt_renderer(tokenizer(), system="Hi", reasoning=False, context=64, max_tokens=64)
 
 
 def test_prompt_files_state_the_rules(tmp_path: Path) -> None:
-    plain, reasoning = load_system("plain"), load_system("reasoning")
+    plain, reasoning = load_system_prompt("plain"), load_system_prompt("reasoning")
     for system in (plain, reasoning):
         assert "only" in system
         assert "documents" in system
@@ -146,20 +148,20 @@ def test_prompt_files_state_the_rules(tmp_path: Path) -> None:
     assert len(plain.replace("{refusal}", REFUSAL).split()) <= 40  # every token costs time on a CPU
     assert all(tag in reasoning for tag in ("<think>", "</think>", "<answer>", "</answer>"))
     (tmp_path / "mine.txt").write_text("Mine.\n")
-    assert load_system(str(tmp_path / "mine.txt")) == "Mine."
+    assert load_system_prompt(str(tmp_path / "mine.txt")) == "Mine."
     with pytest.raises(UserError, match=rf"{PROMPTS}/plian.txt: no such prompt; .*/8, plain, reasoning, or the path"):
-        load_system("plian")
+        load_system_prompt("plian")
 
 
 def test_numbered_prompts_ask_for_a_box_in_either_format() -> None:
     example = Example(id="c", question="Who?", passages=(), answers=(), found=(), style="closed", source="c")
     for number in range(1, 9):
-        system = load_system(f"factuality/{number}")
+        system = load_system_prompt(f"factuality/{number}")
         assert "boxed[Paris]" in system
         assert "boxed[Unknown]" in system
         said = {}
         for reasoning in (True, False):
-            render = make_render(tokenizer(), system=system, reasoning=reasoning, context=2048, max_tokens=64)
+            render = make_prompt_renderer(tokenizer(), system=system, reasoning=reasoning, context=2048, max_tokens=64)
             said[reasoning] = str(tokenizer().decode(list(render(example))))
         assert "inside <answer> and </answer>" in said[True]
         assert "step by step" in said[False]
