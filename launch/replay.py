@@ -4,20 +4,12 @@ Micro-batch by micro-batch: loss, log-probabilities, gradient, and which of them
 the update. The weights are those of the run's newest checkpoint, or of a checkpoint or model folder given as a second
 argument; whether they are the ones that the update ran with is said.
 
-runs/NAME/checkpoints/updates/update-000012.safetensors is an update that began at a checkpoint. It is made again from
-there, optimizer and all, and the hash of the weights that it leads to is compared. One of several ranks has a file of
-each, and takes as many: `deepspeed --num_accelerators=2 --module launch.replay .../update-000012-rank-0.safetensors`.
-
-Nothing is written. Exit status 1 where a number was not finite again, or where an update that was made again has led
-to other weights.
+Nothing is written. Exit status 1 where a number was not finite again.
 """
 
-import json
 import math
-import re
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,22 +17,20 @@ from typing import Any
 import torch
 
 from grpo.batch import Batch
-from grpo.checkpointing.store import DAMAGE, damaged, newest_whole, point_of, points_in
+from grpo.checkpointing.store import damaged, newest_whole, point_of
 from grpo.config import load
-from grpo.distributed.communicator import Comm
 from grpo.errors import UserError
 from grpo.losses import grpo_loss
 from grpo.model.forward import Layout, completion_logprobs, micro_batches, settle_layout
-from grpo.policy.nonfinite import load_rows, rank_of, together_hash, weights_hash
-from grpo.policy.optimizer_state import COUNTS, read_piece
+from grpo.policy.nonfinite import load_rows, weights_hash
+from grpo.policy.optimizer_state import read_piece
 from grpo.policy.torch_backend import forbid_dropout
 from grpo.telemetry.run_logger import Console
-from grpo.telemetry.throughput import Meter
 from launch.builders import assemble
 from launch.builders.models import load_model, locate
 from launch.config.recipe import Recipe
 from launch.runs.ranks import run
-from launch.runs.resume import HOW, checkpoints_of
+from launch.runs.resume import checkpoints_of
 
 
 def main(argv: list[str]) -> int:
@@ -49,16 +39,12 @@ def main(argv: list[str]) -> int:
         print(__doc__)
         return 0 if argv and argv[0] in ("-h", "--help") else 2
     weights = Path(argv[1]) if len(argv) > 1 else None
-    return run(lambda comm, console: min(replay(Path(argv[0]).resolve(), weights, comm, console), 1))
+    return run(lambda comm, console: min(replay(Path(argv[0]).resolve(), weights, console), 1))
 
 
-def replay(file: Path, weights: Path | None, comm: Comm, console: Console) -> int:
-    """The number of micro-batches that were not finite; of an update that is made again 1 where it leads to other
-    weights. UserError where rows, run or weights are not there."""
-    file = _of_rank(file, comm)
+def replay(file: Path, weights: Path | None, console: Console) -> int:
+    """The number of micro-batches that were not finite. UserError where rows, run or weights are not there."""
     batch, about = load_rows(file)
-    if "after" in about:
-        return _remake(file, batch, about, weights, comm, console)
     recipe = load(Recipe, [str(file.parent.parent / "recipe.toml")])
     held, autocast = _formats(file, about)
     model = _model(recipe, weights or _newest(file.parent.parent, console), console).to(held)
@@ -80,80 +66,6 @@ def replay(file: Path, weights: Path | None, comm: Comm, console: Console) -> in
                 console.line(f"  row {row}: {what} is not finite as it was given")
     console.line(f"{bad} of {len(parts)} micro-batches are not finite")
     return bad
-
-
-def _remake(
-    file: Path, batch: Batch, about: Mapping[str, Any], checkpoint: Path | None, comm: Comm, console: Console
-) -> int:
-    """1 where the update, made again from its checkpoint, leads to other weights than it did; 0 where to the same, bit
-    by bit."""
-    run = file.parent.parent.parent
-    recipe = _as_it_was(load(Recipe, [str(run / "recipe.toml")]), file, about)
-    begin = checkpoint or _before(run, _number(file, about, "update"))
-    console.line(f"weights      {begin}")
-    _check_whole(begin)
-    policy = assemble.make_policy(
-        recipe,
-        comm.first(lambda: _shape_of(recipe, console)),
-        # The schedule has come to this rate.
-        optim=replace(assemble.make_optim(recipe), lr=float(_number(file, about, "lr")), schedule="constant", warmup=0),
-        updates=1,
-        console=console,
-        comm=comm,
-        meter=Meter(shared=False, sizes=None, peak=None),
-        temperature=recipe.sampling.temperature,
-    )
-    policy.load_state(begin / "policy")
-    if policy.done != about["update"]:
-        raise UserError(f"{begin}: stands before update {policy.done}, the rows are of update {about['update']}")
-    objective = assemble.loop_settings(recipe, steps=1).objective
-    stats = policy.update(batch, partial(grpo_loss, objective=objective))
-    shown = ", ".join(f"{name} {value:.6g}" for name, value in stats.items())
-    rows, prompts = (int(count) for count in comm.sum([len(batch.group_B), len(batch.prompts)]))
-    console.line(f"update {about['update']}: {rows} rows, {prompts} prompts: {shown}")
-    same = together_hash(policy.weights(), comm) == about.get("after")
-    if not same and about.get("threads") != torch.get_num_threads():
-        console.line(
-            f"it was made by {about.get('threads')} threads and now by {torch.get_num_threads()}: OMP_NUM_THREADS"
-        )
-    console.line(f"the weights after it are {'the same, bit by bit' if same else 'OTHERS than those of the run'}")
-    return 0 if same else 1
-
-
-def _of_rank(file: Path, comm: Comm) -> Path:
-    """The rows of this rank, beside those of another. UserError where the update was made by more ranks, or fewer."""
-    ranks = load_rows(file)[1].get("ranks", 1)
-    if ranks != comm.world:
-        how = f"deepspeed --num_accelerators={ranks} --module" if ranks != 1 else "python -m"
-        raise UserError(f"{file}: an update of {ranks} ranks, here are {comm.world}; valid: {how} launch.replay {file}")
-    return file.with_name(re.sub(r"-rank-\d+(?=\.)", rank_of(comm.rank, ranks), file.name)) if ranks > 1 else file
-
-
-def _as_it_was(recipe: Recipe, file: Path, about: Mapping[str, Any]) -> Recipe:
-    """The recipe with what may have changed since the update."""
-    how = {name: about[name] for name in HOW if name in about}
-    dtype = _known(file, about.get("dtype"))
-    return replace(recipe, policy=replace(recipe.policy, **how, dtype=dtype))
-
-
-def _before(run: Path, update: int) -> Path:
-    """The checkpoint that an update began at."""
-    for _, path in points_in(checkpoints_of(run)):
-        try:
-            if json.loads((path / "policy" / COUNTS).read_text(encoding="utf-8"))["updates"] == update:
-                return path
-        except (OSError, *DAMAGE):
-            continue  # the one that is wanted is looked at again before it is read
-    raise UserError(
-        f"{checkpoints_of(run)}: none of the checkpoints there stands before update {update}; "
-        "give a copy of it: python -m launch.replay FILE FOLDER"
-    )
-
-
-def _number(file: Path, about: Mapping[str, Any], name: str) -> Any:
-    if not isinstance(about.get(name), int | float):
-        raise UserError(f"{file}: does not say its {name}; expected an update that began at a checkpoint")
-    return about[name]
 
 
 def _known(file: Path, dtype: Any) -> Any:

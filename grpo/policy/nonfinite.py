@@ -1,16 +1,12 @@
 """A policy engine around another one: counts the updates that were not finite, and keeps their rows.
 
 The engines leave the weights alone where a loss, a log-probability or a gradient is not finite. Here the rows of such
-an update are kept for `python -m launch.replay`, and several in a row end the training. Of the updates that are fine,
-those that begin where a checkpoint was taken can be kept too, with a hash of the weights that they led to: so they can
-be made again and compared.
+an update are kept for `python -m launch.replay`, and several in a row end the training.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +21,11 @@ from grpo.distributed.communicator import Comm
 from grpo.errors import NonFiniteError, UserError
 from grpo.losses import Stats
 from grpo.policy.base import Delegate, Loss, PolicyEngine
-from grpo.policy.optimizer_state import Copies, Held
-
-
-@dataclass(frozen=True, slots=True)
-class Firsts:
-    """Where the rows of the newest `count` updates are kept that begin at a checkpoint; `how` the recipe computes them,
-    which a run that goes on may change."""
-
-    folder: Path
-    count: int
-    how: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Guarded(Delegate):
-    """`PolicyEngine` that keeps the rows of every update that was not finite in `folder`, and raises NonFiniteError at
-    the `limit`-th in a row, on all ranks. With `firsts` it also keeps those of updates that can be made again."""
+    """`PolicyEngine` that keeps the rows of every update that was not finite in `folder`, and raises NonFiniteError at the
+    `limit`-th in a row, on all ranks together."""
 
     def __init__(
         self,
@@ -51,22 +36,17 @@ class Guarded(Delegate):
         comm: Comm,
         tell: Callable[[str], None],
         dtype: str = "float32",
-        firsts: Firsts | None = None,
     ) -> None:
         """`dtype` is that of the policy's products, which its weights need not have."""
         super().__init__(policy)
         self._folder, self._limit, self._comm, self._tell = folder, limit, comm, tell
         self._dtype, self._row = dtype, 0
-        self._firsts, self._at_checkpoint = firsts, False
 
     def update(self, batch: Batch, loss: Loss) -> Stats:
-        number, first = self._policy.done, self._at_checkpoint
-        self._at_checkpoint = False
+        number = self._policy.done
         stats = self._policy.update(batch, loss)
         if not stats.get("nonfinite"):
             self._row = 0
-            if first and self._firsts and not stats["skipped"]:
-                self._keep_first(batch, self._firsts, number, lr=stats["lr"])
             return stats
         self._row += 1
         weights = weights_hash(self._policy.weights())
@@ -80,38 +60,12 @@ class Guarded(Delegate):
             )
         return stats
 
-    def hold(self, copies: Copies | None = None) -> Held:
-        self._at_checkpoint = True
-        return super().hold(copies)
-
-    def load_state(self, path: Path) -> None:
-        super().load_state(path)
-        self._at_checkpoint = True
-
     def state_dict(self) -> dict[str, int]:
         """How many updates in a row were not finite."""
         return {"row": self._row}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         self._row = state["row"]
-
-    def _keep_first(self, batch: Batch, firsts: Firsts, number: int, *, lr: float) -> None:
-        """In place of what a run that was killed since has left of the same update. Nothing that a run needs: where the
-        disk is full it is left out."""
-        rank, world = self._comm.rank, self._comm.world
-        about = {"update": number, "rank": rank, "ranks": world, "dtype": self._dtype, "lr": lr, **firsts.how}
-        about |= {"threads": torch.get_num_threads(), "after": together_hash(self._policy.weights(), self._comm)}
-        half = firsts.folder / f".update{rank_of(rank, world)}.safetensors"
-        whole = half.with_name(f"update-{number:06d}{rank_of(rank, world)}.safetensors")
-        try:
-            half.unlink(missing_ok=True)
-            os.replace(save_rows(batch, firsts.folder, half.stem, about), whole)
-            for file in sorted(firsts.folder.glob(f"update-*{rank_of(rank, world)}.safetensors"))[: -firsts.count]:
-                file.unlink()
-        except (OSError, SafetensorError) as error:
-            self._tell(f"not kept     the rows of update {number}: {error}; the run goes on")
-            with suppress(OSError):
-                half.unlink(missing_ok=True)
 
 
 def poisoned(loss: Tensor, logp_BC: Tensor) -> Tensor:
@@ -132,20 +86,6 @@ def weights_hash(weights: Iterator[tuple[str, Tensor]]) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return f"{dtype}-{digest.hexdigest()}"
-
-
-def together_hash(weights: Iterator[tuple[str, Tensor]], comm: Comm) -> str:
-    """`weights_hash` on every rank, made by one; all help it to gather."""
-    if comm.rank == 0:
-        return comm.gather([weights_hash(weights)])[0]
-    for _ in weights:
-        pass
-    return comm.gather([])[0]
-
-
-def rank_of(rank: int, world: int) -> str:
-    """What tells a rank's file from the others' where there are some: "-rank-1"."""
-    return f"-rank-{rank}" if world > 1 else ""
 
 
 def save_rows(batch: Batch, folder: Path, name: str, about: Mapping[str, Any]) -> Path:

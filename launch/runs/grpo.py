@@ -19,7 +19,7 @@ from grpo.distributed.communicator import Comm
 from grpo.distributed.failure_detection import ranks_of_node
 from grpo.distributed.watchdog import Watchdog
 from grpo.loop import train
-from grpo.policy.nonfinite import Firsts, Guarded
+from grpo.policy.nonfinite import Guarded
 from grpo.rollout.base import RolloutEngine
 from grpo.rollout.restart import Restarted
 from grpo.telemetry.run_logger import Console, make_run_folder
@@ -198,9 +198,8 @@ def _policy(
         kl=recipe.loss.kl,
     )
     wanted = recipe.checkpoint
-    firsts = Firsts(resume.updates_of(folder), wanted.keep, resume.how_computed(recipe.policy))
     kept = {"folder": folder / "bad", "limit": wanted.bad_updates, "dtype": precision(recipe)}
-    return Guarded(policy, **kept, comm=comm, tell=console.line, firsts=firsts)
+    return Guarded(policy, **kept, comm=comm, tell=console.line)
 
 
 def _audited_judges(recipe: Recipe, console: Console, comm: Comm) -> tuple[GroupScorer, Verifier]:

@@ -17,7 +17,7 @@ from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console, RunLog, refuse_existing
 from grpo.types import Example
 from launch.builders.assemble import save_recipe
-from launch.config.recipe import Policy, Recipe
+from launch.config.recipe import Recipe
 from launch.runs.lineage import FILE as STAGES
 from launch.runs.run_lock import LOCK, FolderLock
 
@@ -32,16 +32,6 @@ FREE_SECTIONS = ("checkpoint.", "rollout.")
 def checkpoints_of(folder: Path) -> Path:
     """Where a run's checkpoints are."""
     return folder / "checkpoints"
-
-
-def updates_of(folder: Path) -> Path:
-    """Where the updates are that begin at a run's checkpoints, for `launch.replay`; they go when those go."""
-    return checkpoints_of(folder) / "updates"
-
-
-def how_computed(policy: Policy) -> dict[str, Any]:
-    """What of a recipe's [policy] may change when a run goes on, as it is now."""
-    return {name: getattr(policy, name) for name in HOW}
 
 
 def has_finished(folder: Path) -> bool:

@@ -130,29 +130,6 @@ def test_rows_are_replayed_in_the_formats_of_their_update(tmp_path, capsys, monk
     assert "the weights are OTHERS than those of the update" in capsys.readouterr().out
 
 
-def test_the_update_after_a_checkpoint_is_made_again_bit_by_bit(tmp_path, capsys, monkeypatch):
-    """Of the last two checkpoints that a run leaves when it is asked to end. With an advantage changed by 0.001 it
-    leads to other weights, and from another checkpoint it is refused."""
-    asked = train(tmp_path, "--checkpoint.keep=2", fault="SIGTERM:7")  # in the fourth step
-    assert asked.code == 75, asked.said
-    made = sorted((tmp_path / "run" / "checkpoints" / "updates").iterdir())
-    assert [file.name for file in made] == ["update-000002.safetensors", "update-000003.safetensors"]
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert replay.main([str(made[1])]) == 0
-    said = capsys.readouterr().out
-    assert f"weights      {tmp_path / 'run' / 'checkpoints' / 'step-000003'}" in said
-    assert "the weights after it are the same, bit by bit" in said
-    assert replay.main([str(made[0])]) == 2
-    assert "none of the checkpoints there stands before update 2" in capsys.readouterr().out
-    assert replay.main([str(made[1]), str(tmp_path / "run" / "checkpoints" / "step-000004")]) == 2
-    assert "stands before update 4, the rows are of update 3" in capsys.readouterr().out
-    batch, about = load_rows(made[1])
-    batch.advantage_B[0] += 1e-3
-    other = save_rows(batch, made[1].parent, "update-of-another", about)
-    assert replay.main([str(other)]) == 1
-    assert "the weights after it are OTHERS than those of the run" in capsys.readouterr().out
-
-
 def test_a_run_that_goes_bad_ends_saved_and_is_replayed(tmp_path, capsys, monkeypatch, fault):
     """Weights of a user's reward at 1e200: advantages without division are beyond float32, every update is infinite."""
     fault("updates that are not finite", steps=0)

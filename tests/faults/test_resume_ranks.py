@@ -6,8 +6,6 @@ import time
 
 import pytest
 
-from grpo.policy.nonfinite import load_rows, save_rows
-from launch.replay import main
 from tests.helpers.faults import argv, armed, checkpoints, left, seconds_until, steps_to_make_again, train, what_is_left
 from tests.helpers.installed import need
 from tests.helpers.kills import Kill, kill_at, named, random_kills
@@ -106,35 +104,6 @@ def test_one_rank_is_asked_to_end_and_both_do(tmp_path, fault):
     assert again.code == 0, again.said
     assert "written by 2 ranks" in again.said
     assert [row["step"] for row in left(tmp_path)["metrics"]] == [0, 1, 2, 3]
-
-
-def remade(comm, file):
-    """One rank of `deepspeed --module launch.replay`; its exit status."""
-    from grpo.telemetry.run_logger import Console
-    from launch.replay import replay
-
-    return replay(file, None, comm, Console())
-
-
-@pytest.mark.parametrize("zero", [2, 3])
-def test_an_update_of_two_ranks_is_made_again_bit_by_bit(tmp_path, monkeypatch, capsys, zero):
-    """By two ranks. With an advantage of one of them changed by 0.001 it leads to other weights, on both."""
-    need("deepspeed")
-    train_on_two(tmp_path, f"--policy.stage={zero}", fault="SIGTERM:3")  # in the third step, after a checkpoint of two
-    made = tmp_path / "run" / "checkpoints" / "updates"
-    names = [f"update-{number:06d}-rank-{rank}.safetensors" for number in (1, 2) for rank in (0, 1)]
-    assert sorted(file.name for file in made.iterdir()) == names
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    ranks = run_ranks(remade, made / names[3])
-    assert [rank.value for rank in ranks] == [0, 0], [rank.said for rank in ranks]
-    assert "the weights after it are the same, bit by bit" in ranks[0].said
-    assert main([str(made / names[2])]) == 2
-    assert "an update of 2 ranks, here are 1; valid: deepspeed --num_accelerators=2 --module" in capsys.readouterr().out
-    batch, about = load_rows(made / names[3])
-    batch.advantage_B[0] += 1e-3
-    (made / names[3]).unlink()
-    save_rows(batch, made, names[3].removesuffix(".safetensors"), about)
-    assert [rank.value for rank in run_ranks(remade, made / names[2])] == [1, 1]
 
 
 def test_sampler_and_trainer_are_compared_where_no_group_teaches(tmp_path):
