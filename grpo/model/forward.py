@@ -104,7 +104,7 @@ def completion_logprobs(
     head = ChunkedHead(model.get_output_embeddings().weight) if head is None else head
     logp_T, entropy_T = head(hidden_TD, ids_T, temperature)
     zeros_BC = torch.zeros(learn_BC.shape, dtype=logp_T.dtype, device=device)
-    return zeros_BC.masked_scatter(learn_BC, logp_T), zeros_BC.masked_scatter(learn_BC, entropy_T.detach())
+    return zeros_BC.masked_scatter(learn_BC, logp_T), zeros_BC.masked_scatter(learn_BC, entropy_T)
 
 
 def _hidden_states(model: Any, rows: Rows) -> Tensor:

@@ -45,34 +45,28 @@ class _ChunkedLogprobs(torch.autograd.Function):
             kept = e_nV, sum_n
         # The last chunk is in memory anyway: kept, it is one product less in the backward pass.
         ctx.kept = kept if any(ctx.needs_input_grad) else None
-        ctx.save_for_backward(hidden_ND, weight_VD, ids_N, logz_N, entropy_N)
-        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(hidden_ND, weight_VD, ids_N, logz_N)
+        ctx.mark_non_differentiable(entropy_N)
         ctx.temperature, ctx.chunk = temperature, chunk
         return logp_N, entropy_N
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        hidden_ND, weight_VD, ids_N, logz_N, entropy_N = ctx.saved_tensors
-        d_logp_N, d_entropy_N = (None if d is None else d / ctx.temperature for d in grads)
-        d_logp_N = torch.zeros_like(logz_N) if d_logp_N is None else d_logp_N
+    def backward(ctx: Any, d_logp_N: Tensor, _: None) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        hidden_ND, weight_VD, ids_N, logz_N = ctx.saved_tensors
+        d_logp_N = d_logp_N / ctx.temperature
         weight_f_VD = weight_VD.to(_compute_dtype(hidden_ND))
         d_hidden_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
         d_weight_VD = torch.zeros_like(weight_f_VD) if ctx.needs_input_grad[1] else None
         kept, ctx.kept = ctx.kept, None  # used up here: a second backward pass computes it again
         for part in reversed(_chunks(len(ids_N), ctx.chunk)):
             hidden_nD = hidden_ND[part].to(weight_f_VD.dtype)
-            # d logp / d logit_v = [v = id] - p_v;  d entropy / d logit_v = -p_v (log p_v + entropy)
-            if kept is not None and d_entropy_N is None:
+            # d logp / d logit_v = [v = id] - p_v
+            if kept is not None:
                 e_nV, sum_n = kept
                 d_logits_nV = e_nV.mul_((-d_logp_N[part] / sum_n)[:, None])
             else:
                 d_logits_nV = torch.addmm(-logz_N[part, None], hidden_nD / ctx.temperature, weight_f_VD.T)
-                if d_entropy_N is None:
-                    d_logits_nV.exp_().mul_(-d_logp_N[part, None])
-                else:
-                    p_nV = d_logits_nV.exp()
-                    d_logits_nV.add_(entropy_N[part, None]).mul_(d_entropy_N[part, None]).add_(d_logp_N[part, None])
-                    d_logits_nV.mul_(p_nV).neg_()
+                d_logits_nV.exp_().mul_(-d_logp_N[part, None])
             kept = None
             d_logits_nV.scatter_add_(1, ids_N[part, None], d_logp_N[part, None])
             if d_hidden_ND is not None:
@@ -95,7 +89,7 @@ def chunked_logprobs(
 
     Args: hidden_ND any float dtype; weight_VD the output embedding; ids_N int64; temperature divides the logits;
     chunk tokens at a time (default: what fits `CHUNK_BYTES`).
-    Returns: (logp_N, entropy_N), float32, nats; both carry gradients to hidden_ND and weight_VD.
+    Returns: (logp_N, entropy_N), float32, nats; logp_N alone carries a gradient to hidden_ND and weight_VD.
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
