@@ -24,8 +24,8 @@ from grpo.policy.base import Delegate, Loss, PolicyEngine
 
 
 class Guarded(Delegate):
-    """`PolicyEngine` that keeps the rows of every update that was not finite in `folder`, and raises NonFiniteError at the
-    `limit`-th in a row, on all ranks together."""
+    """`PolicyEngine` that keeps the rows of every update that was not finite in `folder`, and raises NonFiniteError at
+    the `limit`-th in a row, on all ranks together."""
 
     def __init__(
         self,
