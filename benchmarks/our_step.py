@@ -22,13 +22,14 @@ from benchmarks.machine import PeakMemory, machine, peak_flops
 from benchmarks.update import rates, weighed
 from benchmarks.workload import Workload, alternating, parse_workload
 from grpo.batch import collate
+from grpo.data.example import Example
 from grpo.losses import Objective, grpo_loss
 from grpo.policy.optimizer import Optim
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.rollout.base import RolloutEngine
 from grpo.rollout.hf import HfRollout
 from grpo.telemetry.throughput import Positions, synchronize
-from grpo.types import Completion, Example, Group, Sampling, TokenIds
+from grpo.types import Completion, Group, Sampling, TokenIds
 from launch.builders.models import load_model
 from launch.config.model_size import read_shape
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout, so that this file runs uninstalled
 
-from grpo.types import Completion, Example, Passage
+from grpo.data.example import Example, Passage
+from grpo.types import Completion
 from rewards.scorer import RewardSettings, compose
 
 GROUPS, SIZE, PASSAGES, WORDS, SENTENCES, REPEATS = 48, 8, 5, 100, 5, 5

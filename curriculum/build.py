@@ -25,10 +25,10 @@ from curriculum.jsonl import check_free, to_record, write_jsonl
 from curriculum.retrieval import BM25Index, passage_key
 from curriculum.truncate import truncate_passage
 from curriculum.variants import Entails, Question, Variants, entailed_variants, make_variants
+from grpo.data.example import Example, Passage
 from grpo.data.text import contains, normalize
 from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import Example, Passage
 
 # Normalized characters: "7" or "us" stands in most passages by accident. A question with any spelling so short is not
 # used: looked up, the spelling would be found where it is not meant; left out, a passage that has only it would be

@@ -14,9 +14,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from grpo.data.example import Example
 from grpo.errors import UserError
 from grpo.kept import Kept
-from grpo.types import Example
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from grpo.data.example import Example
 from grpo.errors import UserError
-from grpo.types import Example
 
 
 def to_record(example: Example) -> dict[str, object]:

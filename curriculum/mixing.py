@@ -4,8 +4,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from grpo.data.example import Example
 from grpo.errors import UserError
-from grpo.types import Example
 
 
 def spread_evenly(examples: Sequence[Example], rng: random.Random) -> list[Example]:

@@ -5,8 +5,8 @@ Works for invented and for real data alike: it copies sentences of the passages 
 
 import re
 
+from grpo.data.example import Example
 from grpo.data.text import REFUSAL, STOP_WORDS, contains, normalize, sentences, strip_citations
-from grpo.types import Example
 
 MOST_SENTENCES = 3
 _FULL_STOP = re.compile(r"[.!?]+[\"')\u201d\u2019]*$")

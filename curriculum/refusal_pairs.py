@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from curriculum.datasets.world import held
 from curriculum.mixing import spread_evenly
+from grpo.data.example import Example
 from grpo.data.text import normalize
 from grpo.errors import UserError
-from grpo.types import Example
 
 
 def add_unanswerable_twins(

@@ -6,8 +6,8 @@ from typing import cast
 import bm25s
 import numpy as np
 
+from grpo.data.example import Passage
 from grpo.data.text import normalize
-from grpo.types import Passage
 
 
 class BM25Index:

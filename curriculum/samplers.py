@@ -10,8 +10,9 @@ from typing import Any, Protocol, cast
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from curriculum.mixing import spread_evenly
+from grpo.data.example import Example
 from grpo.errors import UserError
-from grpo.types import Example, Group, Score
+from grpo.types import Group, Score
 
 METHODS = ("next_batch", "observe", "state_dict", "load_state_dict")
 BUILT_IN = ("epochs", "difficulty")

@@ -10,10 +10,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from grpo.data.example import with_unique_id
+from grpo.data.example import Example, Passage, with_unique_id
 from grpo.data.text import contains
 from grpo.errors import UserError
-from grpo.types import Example, Passage
 
 
 def apply_transforms(

@@ -3,8 +3,8 @@
 import random
 from collections.abc import Sequence
 
+from grpo.data.example import Passage
 from grpo.data.text import contains, normalize
-from grpo.types import Passage
 
 
 def truncate_passage(

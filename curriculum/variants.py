@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from curriculum.datasets.qa_formats import Asked
 from curriculum.retrieval import BM25Index, passage_key, shown_text
+from grpo.data.example import Example, Passage
 from grpo.data.text import contains, normalize
-from grpo.types import Example, Passage
 
 Entails = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
 """A judge: pairs of premise and hypothesis -> probabilities."""

@@ -13,8 +13,8 @@ from typing import Protocol
 from rapidfuzz.distance import Indel, Levenshtein
 
 from eval.sentence_splitter import Splitter
+from grpo.data.example import Example
 from grpo.data.text import CITATION, normalize, strip_citations
-from grpo.types import Example
 from rewards.answer import parse
 
 MOST_CITATIONS = 3

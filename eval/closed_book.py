@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from eval.answer_extraction import says
 from eval.factuality import Outcome, factuality
+from grpo.data.example import Example
 from grpo.data.text import strip_citations
-from grpo.types import Completion, Example, Group
+from grpo.types import Completion, Group
 from rewards.answer import parse
 from rewards.boxed import final_answer, is_silent
 

@@ -15,8 +15,8 @@ import numpy as np
 from eval.answer_extraction import Reading, Statement
 from eval.predictions import Prediction
 from eval.trust_score import COLUMNS, Floats
+from grpo.data.example import Example
 from grpo.data.text import normalize
-from grpo.types import Example
 from rewards.answer import parse
 from rewards.judges.base import ENTAILED, Verifier, premise
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eval.closed_book import outcome
+from grpo.data.example import Example
 from grpo.data.text import contains
 from grpo.rollout.base import RolloutEngine, sample_groups
-from grpo.types import Completion, Example, PromptRenderer, Sampling
+from grpo.types import Completion, PromptRenderer, Sampling
 from rewards.answer import Statement, parse
 from rewards.judges.base import Lexical
 

@@ -7,7 +7,8 @@ from eval.judging import judge
 from eval.predictions import STYLES, Prediction
 from eval.sentence_splitter import make_splitter
 from eval.trust_score import COLUMNS, scores
-from grpo.types import Completion, Example
+from grpo.data.example import Example
+from grpo.types import Completion
 from rewards.judges.base import Verifier
 
 

@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from grpo.data.example import read_example, read_records, with_unique_id
+from grpo.data.example import Example, Style, read_example, read_records, with_unique_id
 from grpo.errors import UserError
-from grpo.types import Example, Style
 
 STYLES: tuple[Style, ...] = ("prose", "list", "claims")
 """What can be scored: a closed-book question has no passages that could be cited."""

@@ -25,8 +25,8 @@ from eval.predictions import STYLES, Prediction, read_predictions
 from eval.sentence_splitter import PUNKT, make_splitter
 from eval.trust_eval_reference import field_numbers
 from eval.trust_score import COLUMNS, confusion, scores
+from grpo.data.example import Style
 from grpo.errors import UserError
-from grpo.types import Style
 from rewards.judges.base import Verifier, make_verifier
 
 LEVEL = 0.95

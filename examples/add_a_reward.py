@@ -16,8 +16,9 @@ if __name__ == "__main__":
 
 from curriculum.datasets.world import make_world
 from curriculum.reference_answers import reference_answer
+from grpo.data.example import Example
 from grpo.data.text import REFUSAL, strip_citations
-from grpo.types import Completion, Example
+from grpo.types import Completion
 from rewards.custom import per_answer
 from rewards.scorer import RewardSettings, compose
 

@@ -19,7 +19,8 @@ if __name__ == "__main__":
 
 from curriculum.datasets.world import make_world
 from curriculum.samplers import OrderSettings, make_curriculum
-from grpo.types import Example, Group
+from grpo.data.example import Example
+from grpo.types import Group
 
 
 class ShortFirst:

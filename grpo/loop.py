@@ -19,6 +19,7 @@ from torch import Tensor
 
 from grpo.advantages import Mode, alive, filled, gdpo_advantages, group_advantages
 from grpo.batch import Batch, collate
+from grpo.data.example import Example
 from grpo.distributed.communicator import Comm
 from grpo.distributed.load_balancing import balanced
 from grpo.dynamic_sampling import Dynamic, taught, to_ask
@@ -27,7 +28,7 @@ from grpo.losses import Average, Objective, Stats, average_stats, grpo_loss, wei
 from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine, sample_groups
 from grpo.telemetry.run_logger import RunLog
-from grpo.types import Example, Group, PromptRenderer, Sampling, Scorer
+from grpo.types import Group, PromptRenderer, Sampling, Scorer
 
 
 class Curriculum(Protocol):

@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from grpo.data.example import Style
 from grpo.data.text import CITATION, normalize, sentences, strip_citations
-from grpo.types import Style
 from rewards.refusal import is_refusal, rscore
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")

@@ -21,9 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from grpo.config import load
+from grpo.data.example import Example, Passage, Style
 from grpo.data.text import REFUSAL, sentences, strip_citations
 from grpo.errors import UserError
-from grpo.types import Completion, Example, Passage, Style
+from grpo.types import Completion
 from rewards.config import RewardSettings
 from rewards.judges.base import Verifier
 from rewards.presets import PRESETS

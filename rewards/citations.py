@@ -17,8 +17,8 @@ word for word.
 
 from collections.abc import Iterator, Sequence
 
+from grpo.data.example import Example
 from grpo.data.text import STOP_WORDS, normalize
-from grpo.types import Example
 from rewards.answer import Statement
 from rewards.judges.base import ENTAILED, Verifier, premise
 

@@ -14,8 +14,8 @@ what it earns (`brevity`).
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from grpo.data.example import Example
 from grpo.data.text import STOP_WORDS, normalize
-from grpo.types import Example
 from rewards.answer import Statement
 from rewards.judges.base import ENTAILED, Verifier
 

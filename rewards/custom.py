@@ -26,8 +26,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, cast
 
+from grpo.data.example import Example
 from grpo.errors import UserError
-from grpo.types import Completion, Example, Reward
+from grpo.types import Completion, Reward
 
 Values = list[float | None]
 

@@ -16,7 +16,7 @@ of them is; with several gold answers, one is enough, as in the slides' data.
 from collections.abc import Sequence
 from typing import Literal
 
-from grpo.types import Example
+from grpo.data.example import Example
 from rewards.answer import Answer, Statement
 from rewards.boxed import final_answer, is_silent
 from rewards.correctness import said

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from rapidfuzz import fuzz
 
+from grpo.data.example import Example
 from grpo.data.text import normalize, strip_citations
-from grpo.types import Example
 from rewards.answer import Answer
 from rewards.correctness import gold
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from grpo.data.example import Example
 from grpo.errors import UserError
-from grpo.types import Completion, Example, Group, Score
+from grpo.types import Completion, Group, Score
 from rewards.answer import Answer, parse
 from rewards.citations import citation_rewards
 from rewards.config import EXTRA, PARTS, RewardSettings

@@ -5,8 +5,9 @@ Read from the answers and their labels, not from the rewards, so that it holds f
 
 from collections.abc import Sequence
 
+from grpo.data.example import Example
 from grpo.data.text import contains
-from grpo.types import Example, Group
+from grpo.types import Group
 from rewards.answer import Answer, parse
 from rewards.boxed import final_answer, is_silent
 from rewards.factuality import verdicts

@@ -23,10 +23,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from grpo.data.example import Record, read_records, text_field, with_unique_id
+from grpo.data.example import Example, Record, read_records, text_field, with_unique_id
 from grpo.data.text import normalize
 from grpo.errors import UserError
-from grpo.types import Example
 
 ALIASES = 'a list of accepted spellings such as ["Paris", "City of Paris"]'
 NO_ANSWER = "with only answers of punctuation and articles"

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from grpo.data.example import Record, read_records, text_field
+from grpo.data.example import Passage, Record, read_records, text_field
 from grpo.data.text import contains
 from grpo.errors import UserError
-from grpo.types import Passage
 
 SPELLINGS = 'a list of accepted spellings such as ["Paris"]'
 

@@ -12,9 +12,9 @@ from typing import Literal, TypeVar
 from curriculum.datasets import world_facts as data
 from curriculum.datasets.world_facts import Inverse, Kind, Relation
 from curriculum.datasets.world_graph import Draw, Entity, Graph
+from grpo.data.example import STYLES, Example, Passage, Style
 from grpo.data.text import STOP_WORDS, normalize
 from grpo.errors import UserError
-from grpo.types import STYLES, Example, Passage, Style
 
 T = TypeVar("T")
 Answers = tuple[tuple[str, ...], ...]

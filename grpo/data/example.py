@@ -18,14 +18,71 @@ import hashlib
 import itertools
 import json
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
 from grpo.data.files import SUFFIXES, file_rows
 from grpo.data.text import contains, normalize
 from grpo.errors import UserError
-from grpo.types import STYLES, Example, Passage, Style
+
+Style = Literal["prose", "list", "claims", "closed"]
+STYLES: tuple[Style, ...] = ("prose", "list", "claims", "closed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A source, `Passage(title="Ali Daei", text="Ali Daei scored 109 goals.")`; its number is its place, from 1."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A question with the passages it may be answered from.
+
+    >>> daei = Passage(title="Ali Daei", text="Ali Daei scored 109 goals.")
+    >>> Example(id="q1", question="How many goals did Daei score?", passages=(daei,), answers=(("109", "109 goals"),),
+    ...         found=((True,),), style="prose", source="asqa").answerable
+    True
+    """
+
+    id: str  # unique within its source: "asqa-17"
+    question: str
+    passages: tuple[Passage, ...]
+    answers: tuple[
+        tuple[str, ...], ...
+    ]  # one tuple of accepted spellings per answer; several answers for lists and claims
+    found: tuple[tuple[bool, ...], ...]  # found[p][a]: passage p holds answer a
+    style: Style
+    source: str  # data set of origin, for metrics by source: "asqa"
+
+    def __post_init__(self) -> None:
+        if len(self.found) != len(self.passages):
+            raise UserError(f"example {self.id}: found has {len(self.found)} rows for {len(self.passages)} passages")
+        for number, row in enumerate(self.found, 1):
+            if len(row) != len(self.answers):
+                raise UserError(
+                    f"example {self.id}: found row {number} has {len(row)} flags for {len(self.answers)} answers"
+                )
+
+    @property
+    def answerable(self) -> bool:
+        """Whether any passage holds any answer (Trust-Align, section 3); a closed-book question with answers is."""
+        if self.style == "closed":
+            return bool(self.answers)
+        return any(any(row) for row in self.found)
+
+    @property
+    def answerable_indices(self) -> tuple[int, ...]:
+        """Indices, from 0, of the answers that some passage holds."""
+        return tuple(a for a in range(len(self.answers)) if any(row[a] for row in self.found))
+
+    def passages_with(self, answer: int) -> frozenset[int]:
+        """Numbers, from 1, of the passages that hold answer `answer` (an index from 0)."""
+        return frozenset(number for number, row in enumerate(self.found, 1) if row[answer])
+
 
 Record = Mapping[str, object]
 Shape = Literal["grounded", "question_answer", "closed_book"]

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from grpo.data.example import Example, Style
 from grpo.data.text import REFUSAL
 from grpo.errors import UserError
-from grpo.types import Example, PromptRenderer, Style, TokenIds
+from grpo.types import PromptRenderer, TokenIds
 
 PROMPTS = Path(__file__).resolve().parents[2] / "configs" / "prompts"
 HINTS: Mapping[Style, str] = {

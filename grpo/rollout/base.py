@@ -5,8 +5,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+from grpo.data.example import Example
 from grpo.errors import StaleWeights
-from grpo.types import Completion, Example, Group, PromptRenderer, Sampling, TokenIds
+from grpo.types import Completion, Group, PromptRenderer, Sampling, TokenIds
 
 
 class RolloutEngine(Protocol):

@@ -15,11 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from grpo.data.example import Example
 from grpo.errors import UserError
 from grpo.telemetry.speed import phases, speeds, usage
 from grpo.telemetry.step_metrics import Around, Record
 from grpo.telemetry.wandb_logger import Tracker
-from grpo.types import Completion, Example, Group
+from grpo.types import Completion, Group
 
 if TYPE_CHECKING:  # torch takes seconds to load, and what only prints needs none
     from grpo.telemetry.throughput import Meter

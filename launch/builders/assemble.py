@@ -12,7 +12,7 @@ from curriculum.mixing import mix
 from curriculum.reference_answers import reference_completion
 from curriculum.refusal_pairs import add_unanswerable_twins
 from grpo.config import dump
-from grpo.data.example import train_heldout_split
+from grpo.data.example import Example, train_heldout_split
 from grpo.data.prompts import load_system_prompt, make_prompt_renderer
 from grpo.distributed.communicator import Comm, check_shares
 from grpo.dynamic_sampling import Dynamic
@@ -24,7 +24,7 @@ from grpo.policy.optimizer import Optim
 from grpo.policy.zero_config import Zero, zero_config
 from grpo.telemetry.run_logger import Console
 from grpo.telemetry.throughput import Meter
-from grpo.types import Completion, Example, Group, PromptRenderer, Sampling
+from grpo.types import Completion, Group, PromptRenderer, Sampling
 from launch.builders.data import all_examples
 from launch.builders.models import fingerprint, load_model, load_tokenizer
 from launch.builders.precision import device, mismatch_limit, precision

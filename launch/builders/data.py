@@ -6,10 +6,9 @@ from curriculum.build import build_from_qa
 from curriculum.datasets.closed_book import describe_counts, drop_repeated, load_closed_book
 from curriculum.datasets.world import make_world
 from curriculum.transforms import apply_transforms
-from grpo.data.example import detect_format, load_examples, read_records, source_name
+from grpo.data.example import Example, detect_format, load_examples, read_records, source_name
 from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import Example
 from launch.config.recipe import TRANSFORMS, Setup
 from launch.config.values import in_stage
 

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass as checked
 from curriculum.samplers import OrderSettings
 from curriculum.stage_end import GateSettings
 from grpo.checkpointing.settings import Keeping
-from grpo.types import Style
+from grpo.data.example import Style
 from launch.config.model_size import Shape
 from launch.config.values import MEASURED, Limit, Name, Shots, Sources, StageShare, Steps, Unanswerable, in_stage
 from rewards.scorer import RewardSettings

@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 
+from grpo.data.example import Example
 from grpo.rollout.base import RolloutEngine, sample_groups
-from grpo.types import Example, Group, PromptRenderer, Sampling
+from grpo.types import Group, PromptRenderer, Sampling
 from launch.config.recipe import Recipe
 
 STARTED = -1

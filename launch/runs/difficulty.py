@@ -12,11 +12,11 @@ from rich.console import Console as Terminal
 from curriculum.difficulty import Cache, Tally, cache_key, histogram, keep_hardest
 from curriculum.jsonl import check_free, to_record, write_jsonl
 from grpo.config import load
-from grpo.data.example import train_heldout_split
+from grpo.data.example import Example, train_heldout_split
 from grpo.data.prompts import fill_template, load_system_prompt
 from grpo.distributed.communicator import Alone
 from grpo.telemetry.run_logger import Console
-from grpo.types import Example, Group
+from grpo.types import Group
 from launch.builders import assemble
 from launch.builders.models import fingerprint, locate
 from launch.builders.rollout import choose_rollout, make_rollout, refuse_server

@@ -18,13 +18,13 @@ from rich.console import Console as Terminal
 from eval.predictions import STYLES, Prediction, prediction_line
 from eval.score import score_file, table
 from grpo.config import load
-from grpo.data.example import train_heldout_split
+from grpo.data.example import Example, Style, train_heldout_split
 from grpo.data.prompts import load_system_prompt, make_prompt_renderer
 from grpo.distributed.communicator import Alone
 from grpo.errors import UserError
 from grpo.rollout.base import RolloutEngine
 from grpo.telemetry.run_logger import Console, refuse_existing
-from grpo.types import Example, Sampling, Style, TokenIds
+from grpo.types import Sampling, TokenIds
 from launch.builders import assemble
 from launch.builders.models import fingerprint, load_tokenizer, locate, make_judge
 from launch.builders.rollout import choose_rollout, make_rollout

@@ -24,9 +24,9 @@ from eval.predictions import Prediction
 from eval.sentence_splitter import make_splitter
 from eval.trust_score import COLUMNS, scores
 from grpo.config import load
+from grpo.data.example import Example
 from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import Example
 from launch.builders import assemble
 from launch.builders.models import make_judge
 from launch.config.recipe import Recipe

@@ -8,10 +8,10 @@ import random
 from collections.abc import Mapping, Sequence
 
 from curriculum.reference_answers import reference_completion
+from grpo.data.example import STYLES, Example, Style
 from grpo.data.prompts import user_message
 from grpo.data.text import normalize
 from grpo.errors import UserError
-from grpo.types import STYLES, Example, Style
 from launch.config.recipe import EvaluationRecipe
 
 Shown = Mapping[Style, Sequence[Example]]  # a question is shown those of its own style

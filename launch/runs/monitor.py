@@ -19,13 +19,14 @@ from eval.predictions import STYLES
 from grpo.checkpointing.export import save_model_folder
 from grpo.checkpointing.manager import RESERVE
 from grpo.checkpointing.store import no_room
+from grpo.data.example import Example
 from grpo.distributed.communicator import Comm
 from grpo.dynamic_sampling import living
 from grpo.errors import UserError
 from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine
 from grpo.telemetry.run_logger import RunLog
-from grpo.types import Example, Group
+from grpo.types import Group
 from launch.builders.assemble import Speech
 from launch.config.recipe import Recipe
 from rewards.judges.base import take_counts

@@ -12,12 +12,13 @@ from curriculum.difficulty import cache_key
 from eval.closed_book import outcomes
 from eval.prompt_sweep import Asked, numbered, point, report
 from grpo.config import load
+from grpo.data.example import Example
 from grpo.distributed.communicator import Alone
 from grpo.errors import UserError
 from grpo.kept import Kept, Row
 from grpo.rollout.base import RolloutEngine
 from grpo.telemetry.run_logger import Console
-from grpo.types import Example, Group
+from grpo.types import Group
 from launch.builders import assemble
 from launch.builders.models import locate
 from launch.builders.rollout import choose_rollout, make_rollout, refuse_server

@@ -12,10 +12,10 @@ from typing import Any
 from grpo.checkpointing import store as snapshot
 from grpo.checkpointing.store import DAMAGE, Snapshot, flush, newest_whole, points_in
 from grpo.config import dump, parsed
+from grpo.data.example import Example
 from grpo.data.prompts import load_system_prompt
 from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console, RunLog, refuse_existing
-from grpo.types import Example
 from launch.builders.assemble import save_recipe
 from launch.config.recipe import Recipe
 from launch.runs.lineage import FILE as STAGES

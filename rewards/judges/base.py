@@ -5,9 +5,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from grpo.data.example import Passage
 from grpo.data.text import STOP_WORDS, content_words
 from grpo.errors import UserError
-from grpo.types import Passage
 
 ENTAILED = 0.5
 """A probability above this counts as entailed."""

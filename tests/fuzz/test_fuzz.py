@@ -27,10 +27,10 @@ from eval.sentence_splitter import make_splitter, rule_based
 from eval.trust_score import scores
 from grpo.checkpointing import store as snapshot
 from grpo.config import dump, load
-from grpo.data.example import detect_format, load_examples, train_heldout_split
+from grpo.data.example import STYLES, Example, Passage, detect_format, load_examples, train_heldout_split
 from grpo.policy.optimizer_state import read_counts, read_piece
 from grpo.telemetry.run_logger import make_run_folder
-from grpo.types import STYLES, Completion, Example, Passage
+from grpo.types import Completion
 from launch.config.recipe import EvaluationRecipe, Recipe
 from launch.runs.lineage import stages_of
 from launch.runs.resume import cut_back, log_sizes, prepare_folder

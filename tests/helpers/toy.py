@@ -6,7 +6,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from grpo.batch import Batch, collate
-from grpo.types import Completion, Example, Group, Passage, TokenIds
+from grpo.data.example import Example, Passage
+from grpo.types import Completion, Group, TokenIds
 
 EOS = 0
 

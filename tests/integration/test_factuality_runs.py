@@ -11,8 +11,9 @@ import pytest
 from curriculum.samplers import passed
 from eval.closed_book import live_numbers, outcome
 from grpo.config import load
+from grpo.data.example import Example
 from grpo.data.text import REFUSAL
-from grpo.types import Completion, Example, Group, Score
+from grpo.types import Completion, Group, Score
 from launch.config.recipe import Recipe
 from launch.runs.difficulty import tally
 from launch.runs.lineage import stages_of

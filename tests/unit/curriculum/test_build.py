@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from curriculum.build import BuildReport, build_from_qa
-from grpo.data.example import train_heldout_split
+from grpo.data.example import Example, train_heldout_split
 from grpo.data.text import contains
 from grpo.errors import UserError
-from grpo.types import Example
 
 PLACES = ["Orvale", "Quenby", "Tarnholt", "Ysmere", "Dunlow", "Fennick", "Glaston", "Harrowby", "Ivelton", "Jarrow"]
 TRADES = ["baker", "miller", "sailor", "weaver", "potter", "tanner", "glazier", "cooper"]

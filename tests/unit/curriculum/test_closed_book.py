@@ -10,10 +10,9 @@ from curriculum.datasets.closed_book import describe_counts, drop_repeated, load
 from curriculum.jsonl import to_record, write_jsonl
 from curriculum.mixing import mix
 from grpo.config import load
-from grpo.data.example import detect_format, load_examples, read_records
+from grpo.data.example import Example, detect_format, load_examples, read_records
 from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import Example
 from launch.builders.assemble import all_examples
 from launch.config.recipe import Recipe
 

@@ -12,11 +12,10 @@ from curriculum.build import build_from_qa, main
 from curriculum.datasets.qa_formats import read_questions
 from curriculum.truncate import truncate_passage
 from grpo.config import load
-from grpo.data.example import detect_format, load_examples
+from grpo.data.example import Passage, detect_format, load_examples
 from grpo.data.text import contains
 from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import Passage
 from launch.builders.assemble import load_questions
 from launch.builders.data import all_examples
 from launch.config.recipe import Recipe

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from curriculum.reference_answers import reference_answer, reference_completion
+from grpo.data.example import Example, Passage, Style
 from grpo.data.text import REFUSAL, contains, normalize
-from grpo.types import Example, Passage, Style
 
 
 def example(question: str, texts: list[str], answers: list[tuple[str, ...]], style: Style = "prose") -> Example:

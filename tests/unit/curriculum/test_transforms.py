@@ -12,11 +12,10 @@ from curriculum.jsonl import to_record, write_jsonl
 from curriculum.mixing import mix
 from curriculum.transforms import add_distractors, apply_transforms, drop_support, shuffle_passages
 from grpo.config import load
-from grpo.data.example import load_examples
+from grpo.data.example import Example, Passage, load_examples
 from grpo.data.text import contains
 from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from grpo.types import Example, Passage
 from launch.builders.data import all_examples
 from launch.config.recipe import Recipe
 

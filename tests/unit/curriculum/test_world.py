@@ -14,9 +14,9 @@ import pytest
 from curriculum.datasets.world import make_world
 from curriculum.datasets.world_facts import FILLERS, INVERSES, RELATIONS, TRADES
 from curriculum.reference_answers import reference_answer
+from grpo.data.example import Example, Passage
 from grpo.data.text import CITATION, REFUSAL, STOP_WORDS, contains, normalize, sentences, strip_citations
 from grpo.errors import UserError
-from grpo.types import Example, Passage
 
 COUNT = 10_000
 NAME = re.compile(r"\{[a-z]\}")

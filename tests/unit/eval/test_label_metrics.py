@@ -3,8 +3,9 @@
 import pytest
 
 from eval.label_metrics import grade, summarize
+from grpo.data.example import Example, Passage
 from grpo.data.text import REFUSAL
-from grpo.types import Completion, Example, Passage
+from grpo.types import Completion
 
 
 def example(style="prose", answerable=True, answers=(("109", "one hundred nine"),)):

@@ -3,7 +3,8 @@
 import pytest
 
 from eval.online_metrics import Live
-from grpo.types import Completion, Example, Passage
+from grpo.data.example import Example, Passage
+from grpo.types import Completion
 from rewards.judges.base import Lexical
 
 REFUSAL = "I apologize, but I couldn't find an answer to your question in the search results."

@@ -13,9 +13,9 @@ from eval.predictions import Prediction, read_predictions, write_predictions
 from eval.score import main, score_predictions
 from eval.sentence_splitter import Splitter, make_splitter, rule_based
 from eval.trust_score import COLUMNS, confusion, scores
+from grpo.data.example import Passage
 from grpo.data.text import normalize
 from grpo.errors import UserError
-from grpo.types import Passage
 from rewards.judges.base import Lexical
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "data/trust_score_golden.json").read_text())

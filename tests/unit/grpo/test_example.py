@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from grpo.data.example import detect_format, load_examples, train_heldout_split
+from grpo.data.example import Example, detect_format, load_examples, train_heldout_split
 from grpo.errors import UserError
-from grpo.types import Example
 
 DOC = {"title": "Ali Daei", "text": "Ali Daei scored 109 goals.", "answers_found": [1, 0]}
 GOOD = {"question": "Who scored?", "answers": [["Daei", "Ali Daei"], ["Bican"]], "docs": [DOC]}

@@ -7,10 +7,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from grpo.data.example import Example, Passage, Style
 from grpo.data.prompts import PROMPTS, eos_ids, load_system_prompt, make_prompt_renderer, user_message
 from grpo.data.text import REFUSAL
 from grpo.errors import UserError
-from grpo.types import Example, Passage, Style
 
 CHATML = (
     "<|bos|>{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

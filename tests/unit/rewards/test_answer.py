@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grpo.data.example import STYLES, Style
 from grpo.data.text import REFUSAL, normalize
-from grpo.types import STYLES, Style
 from rewards.answer import NO_PASSAGE, TAGS, Answer, Statement, parse
 from rewards.refusal import FLAG, refusal_reward, rscore
 

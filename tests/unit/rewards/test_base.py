@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grpo.data.example import Passage
 from grpo.data.text import STOP_WORDS, normalize
 from grpo.errors import UserError
-from grpo.types import Passage
 from rewards.judges.base import Lexical, make_verifier, premise
 
 DAEI = Passage(title="Ali Daei", text="Ali Daei scored 109 international goals.")

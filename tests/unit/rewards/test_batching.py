@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from grpo.types import Completion, Example, Group, Passage
+from grpo.data.example import Example, Passage
+from grpo.types import Completion, Group
 from rewards.judges.base import Lexical
 from rewards.judges.batching import ask_together
 from rewards.scorer import RewardSettings, compose

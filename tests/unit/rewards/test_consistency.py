@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from grpo.data.example import Example, Passage
 from grpo.data.text import REFUSAL
 from grpo.errors import UserError
-from grpo.types import Completion, Example, Passage
+from grpo.types import Completion
 from rewards.judges.base import Lexical, Verifier
 from rewards.scorer import RewardSettings, compose
 

@@ -11,8 +11,9 @@ import numpy
 import pytest
 import torch
 
+from grpo.data.example import Example, Passage
 from grpo.errors import UserError
-from grpo.types import Completion, Example, Passage, Score
+from grpo.types import Completion, Score
 from rewards.custom import COLUMNS, BadValues, Guarded, checked, load_reward, per_answer, trl_columns
 from rewards.scorer import GroupScorer, RewardSettings, compose
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grpo.data.example import Example, Passage
 from grpo.data.text import REFUSAL
-from grpo.types import Completion, Example, Passage
+from grpo.types import Completion
 from rewards.answer import parse
 from rewards.factuality import is_silent, verdicts
 from rewards.judges.base import Lexical

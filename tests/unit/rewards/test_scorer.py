@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grpo.data.example import Example, Passage, Style
 from grpo.data.text import REFUSAL
-from grpo.types import Completion, Example, Passage, Score, Style
+from grpo.types import Completion, Score
 from rewards.judges.base import Lexical
 from rewards.scorer import RewardSettings, compose
 

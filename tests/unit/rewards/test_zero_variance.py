@@ -2,8 +2,9 @@
 
 import pytest
 
+from grpo.data.example import Example, Passage
 from grpo.data.text import REFUSAL
-from grpo.types import Completion, Example, Group, Passage
+from grpo.types import Completion, Group
 from rewards.zero_variance import CAUSES, cause, count_causes
 
 DAEI = Example(
