@@ -2,27 +2,11 @@
 # adding a file, and a misspelt one stops at once.
 
 MODEL  ?= smollm2-135m
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY     := .venv/bin/python
 STAMP  := .venv/.stamp
 JOBS   ?= 2
-comma  := ,
-space  := $(subst ,, )
-# CUDA_VISIBLE_DEVICES is heard: neither nvidia-smi nor, beside a number of GPUs, DeepSpeed's launcher looks at it.
-SEEN   := $(subst $(comma), ,$(CUDA_VISIBLE_DEVICES))
-GPUS   ?= $(if $(filter undefined,$(origin CUDA_VISIBLE_DEVICES)),$(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU '),$(words $(SEEN)))
-ifneq (,$(and $(SEEN),$(filter-out 0 1,$(GPUS))))
-ifeq (,$(word $(GPUS),$(SEEN)))
-$(error GPUS=$(GPUS), and CUDA_VISIBLE_DEVICES=$(CUDA_VISIBLE_DEVICES) shows $(words $(SEEN)))
-endif
-ifneq (,$(filter-out $(shell seq 0 127),$(SEEN)))
-$(error CUDA_VISIBLE_DEVICES=$(CUDA_VISIBLE_DEVICES): DeepSpeed's launcher takes numbers only, such as 0,1; or GPUS=1)
-endif
-endif
-WHICH   = $(if $(SEEN),--include localhost:$(subst $(space),$(comma),$(wordlist 1,$(GPUS),$(SEEN))),--num_gpus $(GPUS))
-# One process where there is one GPU or none; else DeepSpeed starts one per GPU. PORT= is where they meet, 29500.
-TRAIN   = $(if $(filter-out 0 1,$(GPUS)),.venv/bin/deepspeed --quiet $(WHICH) \
-          $(if $(PORT),--master_port $(PORT)) launch/train.py,$(PY) launch/train.py)
+# GPUS= ranks, one a GPU, that meet at PORT=: scripts/train.sh, in whose environment make puts both.
+export GPUS PORT
 MODELS  = $(sort $(patsubst configs/models/%.toml,%,$(wildcard configs/models/*.toml)))
 STAGES  = $(sort $(patsubst configs/%.toml,train-%,$(wildcard configs/stage*.toml configs/factuality-*.toml)))
 
@@ -62,29 +46,26 @@ help:  ## List the commands
 	@echo 'stages: $(STAGES)'
 	@echo 'models: $(MODELS)'
 
-setup:  ## Make .venv with what this machine can use; also tries parts again that were missing
-	$(PYTHON) launch/environment.py
+setup:  ## Make .venv with what this machine can use; tries again what was missing
+	scripts/setup.sh
 
-$(STAMP): pyproject.toml requirements.lock launch/environment.py launch/installing.py launch/packages.py
-	$(PYTHON) launch/environment.py
+$(STAMP): scripts/setup.sh $(wildcard requirements/*.txt)
+	scripts/setup.sh
 
-# Without $(STAMP): what is pinned and what is locked may differ here, and set-up would stop at that.
-lock:  ## Resolve what pyproject.toml pins into requirements.lock again, with hashes
-	$(PY) -m launch.lock
+lock:  ## Resolve what pyproject.toml pins into requirements/*.txt, with hashes: make lock ARGS=--upgrade
+	scripts/lock.sh $(ARGS)
 
 sft: configs/sft.toml configs/models/$(MODEL).toml $(STAMP)  ## Warm up by supervised steps: make sft
-	$(TRAIN) $(filter %.toml,$^) $(OVERRIDES)
+	scripts/train.sh $(filter %.toml,$^) $(OVERRIDES)
 
 train-%: configs/%.toml configs/models/$(MODEL).toml $(STAMP)  ## Train a stage: make train-stage1 MODEL=qwen3-8b
-	$(TRAIN) $(filter %.toml,$^) $(OVERRIDES)
+	scripts/train.sh $(filter %.toml,$^) $(OVERRIDES)
 
 train: configs/stage1.toml configs/stage2.toml configs/models/$(MODEL).toml $(STAMP)  ## Stage 1, then stage 2 from its model; goes on after a kill
-	$(PY) launch/stages.py $(if $(filter-out 0 1,$(GPUS)),--gpus=$(GPUS)) $(if $(PORT),--port=$(PORT)) \
-	  $(filter configs/stage%,$^) -- $(filter configs/models/%,$^) $(OVERRIDES)
+	$(PY) launch/stages.py $(filter configs/stage%,$^) -- $(filter configs/models/%,$^) $(OVERRIDES)
 
 train-factuality: configs/factuality-fact.toml configs/factuality-fact-then-caution.toml configs/models/$(MODEL).toml $(STAMP)  ## First fact, then caution, on closed-book questions (docs/factuality.md)
-	$(PY) launch/stages.py $(if $(filter-out 0 1,$(GPUS)),--gpus=$(GPUS)) $(if $(PORT),--port=$(PORT)) \
-	  $(filter configs/factuality-%,$^) -- $(filter configs/models/%,$^) $(OVERRIDES)
+	$(PY) launch/stages.py $(filter configs/factuality-%,$^) -- $(filter configs/models/%,$^) $(OVERRIDES)
 
 eval: configs/models/$(MODEL).toml $(STAMP)  ## Trust-Score on held-out questions: make eval CHECKPOINT=runs/stage1-smollm2-135m
 	$(PY) launch/evaluate.py $(filter %.toml,$^) $(EVAL_OVERRIDES)
@@ -117,11 +98,10 @@ test-fuzz: $(STAMP)  ## Try FUZZ=10000 damaged recipes, data files, checkpoints 
 bench: .venv-trl/.stamp  ## Our step and TRL's, interleaved, with the ratios: make bench ARGS="--rounds 5"
 	$(PY) -m benchmarks.bench $(ARGS)
 
-lint: $(STAMP)  ## Check style, formatting, types and, where a database is within reach, known weaknesses
+lint: $(STAMP)  ## Check style, formatting and types
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m pyright
-	$(PY) -m launch.advisories
 
 format: $(STAMP)  ## Format the code and fix what can be fixed by itself
 	$(PY) -m ruff check --fix

@@ -3,10 +3,8 @@
 A run that is finished is not run again, so that the same command goes on after a kill.
 """
 
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -14,15 +12,14 @@ from types import FrameType
 from grpo.checkpointing.stop_signal import SIGNALS
 from grpo.checkpointing.store import remove_all
 from grpo.config import load
-from grpo.errors import EXIT_STOPPED, UserError
+from grpo.errors import EXIT_STOPPED
 from grpo.telemetry.run_logger import Console
 from launch.config.recipe import Recipe
 from launch.runs.resume import check_same, checkpoints_of, has_finished, set_aside
 from launch.runs.run_lock import FolderLock
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = str(ROOT / "launch" / "train.py")
-TRAIN = (sys.executable, SCRIPT)
+TRAIN = str(ROOT / "scripts" / "train.sh")
 
 
 class RunFailed(RuntimeError):
@@ -33,20 +30,10 @@ class RunFailed(RuntimeError):
         self.code = code
 
 
-def launcher(gpus: int, port: int = 0) -> tuple[str, ...]:
-    """The command that training begins with: one process, or DeepSpeed's, with a rank on each of several GPUs: the
-    first of CUDA_VISIBLE_DEVICES, which its launcher would not look at beside a number of them."""
-    if gpus < 2:
-        return TRAIN
-    meeting = ("--master_port", str(port)) if port else ()
-    deepspeed = str(Path(sys.executable).with_name("deepspeed"))
-    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    if visible and (len(visible) < gpus or not all(name.isdecimal() for name in visible)):
-        raise UserError(
-            f"{gpus} GPUs, and CUDA_VISIBLE_DEVICES = {','.join(visible)}; expected as many numbers, or more"
-        )
-    which = ("--include", f"localhost:{','.join(visible[:gpus])}") if visible else ("--num_gpus", str(gpus))
-    return (deepspeed, "--quiet", *which, *meeting, SCRIPT)
+def launcher(gpus: int = 0, port: int = 0) -> tuple[str, ...]:
+    """The command that trains: one process, or a rank on each of several GPUs. 0: what the environment says."""
+    numbers = {"GPUS": gpus, "PORT": port}
+    return ("env", *(f"{name}={number}" for name, number in numbers.items() if number), TRAIN)
 
 
 def folder_of(recipe: Recipe) -> Path:
@@ -63,7 +50,7 @@ def is_finished(arguments: Sequence[str]) -> bool:
     return True
 
 
-def run(arguments: Sequence[str], *, command: Sequence[str] = TRAIN, console: Console) -> Path:
+def run(arguments: Sequence[str], *, command: Sequence[str] = (TRAIN,), console: Console) -> Path:
     """The folder of the finished run of this recipe: as it is, or after training it now. RunFailed where it fails."""
     folder = folder_of(load(Recipe, arguments))
     if is_finished(arguments):

@@ -128,19 +128,15 @@ def test_the_plan_names_runs_and_starts():
         plan([STAGES[0], STAGES[0]], shared[:1])
 
 
-def test_arguments_before_and_after_the_dashes(monkeypatch):
+def test_arguments_before_and_after_the_dashes():
     assert read_arguments(["--gpus=4", "--port=7", "a", "b", "--", "c", "--x=1"]) == (4, 7, ["a", "b"], ["c", "--x=1"])
     with pytest.raises(UserError, match=r"--run.seed=1: valid before --"):
         read_arguments(["a", "--run.seed=1"])
     with pytest.raises(UserError, match="no stage is given"):
         read_arguments(["--", "a"])
-    assert launcher(1) == (sys.executable, str(ROOT / "launch/train.py"))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert launcher(4, 7)[1:] == ("--quiet", "--num_gpus", "4", "--master_port", "7", str(ROOT / "launch/train.py"))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,6")
-    assert launcher(2)[1:] == ("--quiet", "--include", "localhost:2,5", str(ROOT / "launch/train.py"))
-    with pytest.raises(UserError, match="4 GPUs, and CUDA_VISIBLE_DEVICES = 2,5,6; expected as many numbers, or more"):
-        launcher(4)
+    script = str(ROOT / "scripts/train.sh")
+    assert launcher() == ("env", script)
+    assert launcher(4, 7) == ("env", "GPUS=4", "PORT=7", script)
 
 
 @pytest.mark.parametrize(("ends", "code"), [("0", 75), ("3", 3)])
