@@ -1,8 +1,8 @@
-"""Is the run going wrong in one of the known ways? Rules over the last few steps' metrics, each a line for the console.
+"""Alarms for known failures of training: rules over the metrics of the last steps, each with a line for the console.
 
-A rule speaks when it becomes true and is silent until it was false again. Its numbers are ours; the signs are those of
-Ground-GRPO (AR 100 without the bad-citation penalty, figure 6; %Align, figure 5) and of GRPO for Factuality (the drift
-to not attempting).
+A rule is reported when it becomes true, and again only after it was false. The signs are those of Ground-GRPO (AR 100 %
+without the bad-citation penalty, figure 6; %Align, figure 5) and of "GRPO for Factuality" (drift to not attempting).
+The thresholds are ours.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ WATCHED = ("trust/answered_ratio", "trust/answerable", "trust/over_refusal", "tr
 
 
 def answers_everything(steps: Steps) -> str:
-    """AR 100 % over the window though at least one question in twenty was unanswerable."""
+    """AR is 100 % over the window, though at least one question in twenty was unanswerable."""
     ratio, answerable = _last(steps, "trust/answered_ratio"), _last(steps, "trust/answerable")
     if not ratio or min(ratio) < 99.9 or _mean(answerable) > 95:
         return ""
@@ -22,7 +22,7 @@ def answers_everything(steps: Steps) -> str:
 
 
 def refuses_everything(steps: Steps) -> str:
-    """AR 0 % over the window though something was answerable."""
+    """AR is 0 % over the window, though some questions were answerable."""
     ratio, answerable = _last(steps, "trust/answered_ratio"), _last(steps, "trust/answerable")
     if not ratio or max(ratio) > 0.1 or not _mean(answerable):
         return ""
@@ -30,7 +30,7 @@ def refuses_everything(steps: Steps) -> str:
 
 
 def never_formatted(steps: Steps) -> str:
-    """No completion of the window has the format, so none is paid for anything else."""
+    """No completion of the window has the format, so that no other reward is paid."""
     formats = _last(steps, "reward/format")
     if not formats or max(formats) > 0:
         return ""
@@ -38,7 +38,7 @@ def never_formatted(steps: Steps) -> str:
 
 
 def refusals_flood(steps: Steps) -> str:
-    """Half of the answerable questions are refused, and 20 points more than in the first window."""
+    """At least half of the answerable questions are refused, and 20 points more than in the first window."""
     now, first = _last(steps, "trust/over_refusal"), _first(steps, "trust/over_refusal")
     if not now or _mean(now) < 50 or _mean(now) < _mean(first) + 20:
         return ""
@@ -46,7 +46,7 @@ def refusals_flood(steps: Steps) -> str:
 
 
 def alignment_falls(steps: Steps) -> str:
-    """%Align 15 points below the best window so far."""
+    """%Align is 15 points below its best window so far."""
     now = _last(steps, "trust/align")
     if not now:
         return ""
@@ -67,31 +67,31 @@ RULES: tuple[Callable[[Steps], str], ...] = (
 
 
 class Alarms:
-    """Remembers the steps of a run, and which rules have spoken."""
+    """The recent steps of a run and the rules that are true at the moment."""
 
     def __init__(self) -> None:
         self._steps: list[Mapping[str, float]] = []
-        self._spoken: set[Callable[[Steps], str]] = set()
+        self._active: set[Callable[[Steps], str]] = set()
 
-    def look(self, values: Mapping[str, float]) -> list[str]:
-        """Take in a step's metrics (`area/what`) and return what there is to say now."""
+    def check(self, values: Mapping[str, float]) -> list[str]:
+        """Add a step's metrics (`area/name`) and return the texts of new alarms."""
         self._steps.append({name: values[name] for name in WATCHED if name in values})
-        said = {rule: rule(self._steps) for rule in RULES}
-        new = [text for rule, text in said.items() if text and rule not in self._spoken]
-        self._spoken = {rule for rule, text in said.items() if text}
+        texts = {rule: rule(self._steps) for rule in RULES}
+        new = [text for rule, text in texts.items() if text and rule not in self._active]
+        self._active = {rule for rule, text in texts.items() if text}
         return new
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` goes on from, as JSON takes it."""
-        return {"steps": [dict(step) for step in self._steps], "spoken": sorted(rule.__name__ for rule in self._spoken)}
+        """The state for a checkpoint, in JSON types."""
+        return {"steps": [dict(step) for step in self._steps], "active": sorted(rule.__name__ for rule in self._active)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._steps = list(state["steps"])
-        self._spoken = {rule for rule in RULES if rule.__name__ in state["spoken"]}
+        self._active = {rule for rule in RULES if rule.__name__ in state["active"]}
 
 
 def _last(steps: Steps, name: str) -> list[float]:
-    """The values of the last WINDOW steps; nothing unless each of them has one."""
+    """The values of the last WINDOW steps, or [] where a step has none."""
     window = [step[name] for step in steps[-WINDOW:] if name in step]
     return window if len(window) == WINDOW else []
 

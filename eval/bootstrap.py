@@ -1,7 +1,7 @@
-"""How sure are the numbers? Percentile bootstrap over questions, paired where two runs answered the same ones.
+"""Percentile bootstrap over questions: intervals of one run, and paired differences of two runs.
 
-I questions, K columns of sums, R resamples. A resample is a row of multinomial counts, so that all of them together are
-one product [R, I] @ [I, K].
+I questions, K columns of sums, R resamples. A resample is a row of multinomial counts, so that all resamples are one
+product [R, I] @ [I, K].
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Scores = Callable[[Floats], Mapping[str, Floats]]
 
-_AT_ONCE = 4_000_000  # counts held at a time: 32 MB
+_AT_ONCE = 4_000_000  # counts in memory at a time: 32 MB
 
 
 def intervals(
     sums_IK: Floats, scores: Scores, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, tuple[float, float]]:
-    """{name: (low, high)}: the middle `level` of each number over resamples of the questions."""
+    """{name: (low, high)}: the central `level` of each metric over resamples of the questions."""
     parts = [scores(counts_RI @ sums_IK) for counts_RI in _counts(len(sums_IK), resamples, seed)]
     tail = 100 * (1 - level) / 2
     found = {}
@@ -31,10 +31,10 @@ def intervals(
 def paired(
     sums_a_IK: Floats, sums_b_IK: Floats, scores: Scores, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """{name: (b - a, p)} for two runs over the same questions in the same order.
+    """{name: (b - a, p)} for two runs on the same questions in the same order.
 
-    p is two-sided: twice the smaller share of resamples in which the difference is not above, or not below, 0; with one
-    added to both counts, so that it is never 0.
+    p is two-sided: twice the smaller share of resamples whose difference is <= 0, or >= 0. One is added to both
+    counts, so that p is never 0.
     """
     if sums_a_IK.shape != sums_b_IK.shape:
         raise ValueError(f"paired sums of {sums_a_IK.shape} and {sums_b_IK.shape}")
@@ -56,7 +56,7 @@ def paired(
 
 
 def _counts(questions: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each question is drawn, [R, I] in parts that fit into memory; the same for the same seed."""
+    """Multinomial counts [R, I], in parts that fit into memory; the same seed gives the same counts."""
     rng = np.random.default_rng(seed)
     step = max(1, _AT_ONCE // max(questions, 1))
     for start in range(0, resamples, step):

@@ -1,87 +1,109 @@
-"""Does the model know when it knows? Five buckets of questions, by what n sampled answers to each came to.
+"""Factuality of closed-book answers: correct, not attempted or wrong, and the five buckets of questions.
 
-From the slides "GRPO for Factuality" (Wenbo Pan, 11 March 2025), whose table has these five shares. The slides do not
-define them; here they are a partition, so that every question is in exactly one:
+From the slides "GRPO for Factuality" (Wenbo Pan, 11 March 2025), whose table has the shares of the buckets. The slides
+do not define the buckets. Here they are a partition of the questions by the outcomes of n answers to each:
 
-* All Correct: all n answers are correct;
-* Partial Correct: some are, but not all;
-* none is correct, and
-  * All NotAttempt: all n say that they do not know,
-  * Partial NotAttempt: some do, the others are wrong,
-  * All Attempt and Wrong: none does.
+* all_correct: all n answers are correct;
+* partial_correct: some answers are correct;
+* all_not_attempted: all n answers say that they do not know;
+* partial_not_attempted: some answers say so, the others are wrong;
+* all_wrong: every answer is an attempt and wrong.
 
-Whether one answer is correct is decided elsewhere: this file is given outcomes.
+An answer is correct when its box, or its text without one, contains an accepted answer as whole words
+(`eval.answer_extraction.contains_answer`). `python -m benchmarks.human_agreement` compares this rule with human judges.
+
+I questions, R rows of sums, K columns of `COLUMNS`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
+import numpy as np
+
+from eval.answer_extraction import contains_answer
+from eval.report.table import BUCKETS, FACTUALITY_METRICS
+from eval.trust_score import Floats, percent
+from grpo.data.example import Example
+from grpo.data.text import strip_citations
 from grpo.errors import UserError
+from grpo.types import Group
+from rewards.answer import parse
+from rewards.boxed import final_answer, is_silent
 
 Outcome = Literal["correct", "not_attempted", "wrong"]
-Bucket = Literal["All Correct", "Partial Correct", "Partial NotAttempt", "All NotAttempt", "All Attempt and Wrong"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
-BUCKETS: tuple[Bucket, ...] = get_args(Bucket)
+COLUMNS = ("questions", "answers", *OUTCOMES, "unanswerable", "unanswerable_not_attempted", *BUCKETS)
+NAMES = (*FACTUALITY_METRICS, *BUCKETS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Factuality:
-    """Percentages over questions (`shares`, which sum to 100) and over all answers (the others)."""
+def outcome(example: Example, text: str, *, reasoning: bool, finished: bool = True) -> Outcome:
+    """The outcome of one answer; a malformed one is wrong, and so is a refusal that also answers.
 
-    shares: dict[Bucket, float]
-    correct: float
-    not_attempted: float
-    wrong: float
-    correct_given_attempted: float | None  # None where no answer attempts the question
-
-
-def bucket(outcomes: Sequence[Outcome]) -> Bucket:
-    """The bucket of one question from the outcomes of its answers, at least one.
-
-    >>> bucket(["wrong", "correct", "not_attempted"])
-    'Partial Correct'
-    >>> bucket(["wrong", "not_attempted"])
-    'Partial NotAttempt'
+    A question without accepted answers can only be wrong or not attempted.
     """
-    if not outcomes:
-        raise UserError("a question without answers has no bucket; give at least one outcome")
-    unknown = next((outcome for outcome in outcomes if outcome not in OUTCOMES), None)
-    if unknown is not None:
-        raise UserError(f"outcome {unknown!r} is unknown; valid: {', '.join(OUTCOMES)}")
+    answer = parse(text, style="closed", reasoning=reasoning, finished=finished)
+    final = final_answer(answer)[1]
+    if not answer.well_formed:
+        return "wrong"
+    if is_silent(final):
+        return "not_attempted"
+    correct = any(contains_answer(strip_citations(final), spellings) for spellings in example.answers)
+    return "correct" if correct and not parse(final, style="closed", reasoning=False).refused else "wrong"
+
+
+def outcomes(group: Group, *, reasoning: bool) -> list[Outcome]:
+    """The outcome of every completion of a group."""
+    return [outcome(group.example, c.text, reasoning=reasoning, finished=c.finish == "stop") for c in group.completions]
+
+
+def bucket(outcomes: Sequence[str]) -> str:
+    """The bucket of one question from the outcomes of its answers.
+
+    >>> bucket(["wrong", "correct", "not_attempted"]), bucket(["wrong", "not_attempted"])
+    ('partial_correct', 'partial_not_attempted')
+    """
     correct, not_attempted = outcomes.count("correct"), outcomes.count("not_attempted")
     if correct:
-        return "All Correct" if correct == len(outcomes) else "Partial Correct"
+        return "all_correct" if correct == len(outcomes) else "partial_correct"
     if not_attempted:
-        return "All NotAttempt" if not_attempted == len(outcomes) else "Partial NotAttempt"
-    return "All Attempt and Wrong"
+        return "all_not_attempted" if not_attempted == len(outcomes) else "partial_not_attempted"
+    return "all_wrong"
 
 
-def factuality(outcomes_QN: Sequence[Sequence[Outcome]]) -> Factuality:
-    """The numbers of Q questions with N answers each.
+def factuality_sums(questions: Sequence[tuple[Example, Sequence[str]]]) -> Floats:
+    """[I, K]: the row of COLUMNS of each question.
 
-    N must be the same for all: with more answers a question is more likely to be "partial", so that shares over mixed N
-    would compare nothing. UserError names the first question, from 1, that is out of line.
+    UserError where questions have different numbers of answers: with more answers "partial" is more likely, so that
+    shares over mixed numbers compare nothing.
     """
-    if not outcomes_QN:
-        raise UserError("no questions: the shares of nothing are not defined; give at least one question")
-    buckets: list[Bucket] = []
-    for number, outcomes in enumerate(outcomes_QN, 1):
-        if len(outcomes) != len(outcomes_QN[0]):
+    rows = []
+    for example, found in questions:
+        if len(found) != len(questions[0][1]):
             raise UserError(
-                f"question {number}: {len(outcomes)} answers, and question 1 has {len(outcomes_QN[0])}; "
+                f"{example.id}: {len(found)} answers, and {questions[0][0].id} has {len(questions[0][1])}; "
                 "expected equally many for every question"
             )
-        try:
-            buckets.append(bucket(outcomes))
-        except UserError as error:
-            raise UserError(f"question {number}: {error}") from None
-    every = [outcome for outcomes in outcomes_QN for outcome in outcomes]
-    attempted = len(every) - every.count("not_attempted")
-    return Factuality(
-        shares={name: 100 * buckets.count(name) / len(buckets) for name in BUCKETS},
-        correct=100 * every.count("correct") / len(every),
-        not_attempted=100 * every.count("not_attempted") / len(every),
-        wrong=100 * every.count("wrong") / len(every),
-        correct_given_attempted=100 * every.count("correct") / attempted if attempted else None,
-    )
+        counts = [found.count(name) for name in OUTCOMES]
+        unanswerable = (0, 0) if example.answerable else (len(found), found.count("not_attempted"))
+        rows.append((1, len(found), *counts, *unanswerable, *(bucket(found) == name for name in BUCKETS)))
+    return np.array(rows, dtype=np.float64).reshape(-1, len(COLUMNS))
+
+
+def factuality_scores(sums_RK: Floats) -> Mapping[str, Floats]:
+    """The metrics of NAMES in percent for each row of sums: [R, K] -> {name: [R]}. A share of nothing is 0."""
+    s = dict(zip(COLUMNS, np.atleast_2d(sums_RK).T, strict=True))
+    return {
+        **{name: percent(s[name], s["answers"]) for name in OUTCOMES},
+        "correct_given_attempted": percent(s["correct"], s["correct"] + s["wrong"]),
+        "unanswerable_not_attempted": percent(s["unanswerable_not_attempted"], s["unanswerable"]),
+        **{name: percent(s[name], s["questions"]) for name in BUCKETS},
+    }
+
+
+def factuality_metrics(groups: Sequence[Group], *, reasoning: bool) -> dict[str, float]:
+    """The buckets and outcomes of a step's closed-book questions, in percent; {} where no such question was asked."""
+    asked = [(g.example, outcomes(g, reasoning=reasoning)) for g in groups if g.example.style == "closed"]
+    if not asked:
+        return {}
+    scores = factuality_scores(factuality_sums(asked).sum(0))
+    return {name: float(scores[name][0]) for name in (*BUCKETS, *OUTCOMES)}

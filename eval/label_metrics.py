@@ -1,14 +1,12 @@
-"""A held-out table: of the questions that the passages answer, how many are answered rightly and cited rightly; of the
-others, how many are refused.
+"""Metrics of the held-out table: right and rightly cited answers, and refusals of questions without an answer.
 
-Graded from the labels (`found`), not from any reward formula, so that a policy that games a reward does not look good
-here.
+They follow from the labels (`found`) and no reward formula, so that a policy that games a reward does not look good.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.closed_book import outcome
+from eval.factuality import outcome
 from grpo.data.example import Example
 from grpo.data.text import contains
 from grpo.rollout.base import RolloutEngine, sample_groups
@@ -16,31 +14,22 @@ from grpo.types import Completion, PromptRenderer, Sampling
 from rewards.answer import Statement, parse
 from rewards.judges.base import Lexical
 
-WORDS = {
-    "grounded": "right answer with the right citation",
-    "right": "right answer",
-    "refused_answerable": "refused though answerable",
-    "refused_unanswerable": "refused, unanswerable",
-    "well_formed": "well formed",
-}
-"""The numbers of `summarize`, in words."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grade:
-    """One answer against its labels; shares of the answers that the passages hold."""
+    """One answer compared with its labels; the shares are over the answers that the passages hold."""
 
     answerable: bool
     refused: bool
     well_formed: bool
-    right: float  # stated
-    grounded: float  # stated in a statement that cites passages which hold it, and no other
+    right: float  # share stated
+    grounded: float  # share stated in a statement that cites only passages with its answers
 
 
 def grade(example: Example, completion: Completion, *, reasoning: bool) -> Grade:
-    """A refusal states nothing; an answer that the passages do not hold counts neither way.
+    """Grade one completion. Answers that the passages do not hold are ignored.
 
-    A closed-book question has nothing to cite: it is right when any of its answers is, and refused when not attempted.
+    A closed-book answer is right and grounded when it is correct, and refused when it is not attempted.
     """
     finished = completion.finish == "stop"
     answer = parse(completion.text, style=example.style, reasoning=reasoning, finished=finished)
@@ -61,7 +50,7 @@ def grade(example: Example, completion: Completion, *, reasoning: bool) -> Grade
 
 
 def summarize(grades: Sequence[Grade]) -> dict[str, float]:
-    """Percentages over the answerable and over the unanswerable questions; a kind that was not asked is left out."""
+    """Percentages over the answerable and over the unanswerable questions; {} for a kind that was not asked."""
     rows: dict[str, float] = {}
     answerable = [g for g in grades if g.answerable]
     others = [g for g in grades if not g.answerable]
@@ -84,7 +73,7 @@ def evaluate(
     reasoning: bool,
     version: int,
 ) -> list[tuple[Example, Completion, Grade]]:
-    """Greedy answers to every example, graded; `summarize` makes the table's numbers of the grades."""
+    """Sample greedy answers to the examples and grade them; `summarize` takes the grades."""
     sampling = Sampling(group_size=1, max_tokens=max_tokens, temperature=0.0)
     groups = sample_groups(rollout, examples, render, sampling, seed=0, version=version)
     return [(g.example, g.completions[0], grade(g.example, g.completions[0], reasoning=reasoning)) for g in groups]
@@ -100,7 +89,7 @@ def _answers_in(statement: Statement, example: Example) -> set[int]:
 
 
 def _graded_closed(example: Example, completion: Completion, *, reasoning: bool, well_formed: bool) -> Grade:
-    found = outcome(example, completion, reasoning=reasoning)
+    found = outcome(example, completion.text, reasoning=reasoning, finished=completion.finish == "stop")
     right = float(found == "correct")
     return Grade(
         answerable=example.answerable,

@@ -1,27 +1,29 @@
-"""Questions with the answers that a model gave: one JSON object a line, in Trust-Data's shape with an `output`."""
+"""Predictions: questions with the answers of a model, one JSON object a line, in Trust-Data's format with `output`."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from grpo.data.example import Example, Style, read_example, read_records, with_unique_id
+from curriculum.jsonl import to_record
+from grpo.data.example import STYLES, Example, Style, load_examples, read_example, read_records, with_unique_id
 from grpo.errors import UserError
 
-STYLES: tuple[Style, ...] = ("prose", "list", "claims")
-"""What can be scored: a closed-book question has no passages that could be cited."""
+QUESTIONS = "questions.jsonl"
+"""The questions of a run, in its folder, so that a report needs no data source."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """`Prediction(example, "Ali Daei scored 109 goals [1].")`; an output may be empty, and is then worth nothing."""
+    """`Prediction(example, "Ali Daei scored 109 goals [1].")`; an empty output scores 0."""
 
     example: Example
     output: str
+    truncated: bool = False  # the token limit ended the output
 
 
 def read_predictions(path: str | Path, *, style: Style) -> list[Prediction]:
-    """The predictions of a .jsonl or .json file; a record that cannot be scored is an UserError with file and line."""
+    """The predictions of a .jsonl or .json file. UserError with file and line for a record that cannot be scored."""
     if style not in STYLES:
         raise UserError(f"style {style!r} cannot be scored; valid: {', '.join(STYLES)}")
     found: list[Prediction] = []
@@ -35,38 +37,41 @@ def read_predictions(path: str | Path, *, style: Style) -> list[Prediction]:
         example = read_example(where, record, style=style, source="question", blank_answers=True)
         if example.style != style:
             raise UserError(f"{where}: style is {example.style!r}; expected {style!r} in every record")
-        if record.get("id") is None:  # made from question and answers: the same in every file
+        if record.get("id") is None:  # the id is then made of question and answers, and is the same in every file
             example = with_unique_id(example, seen)
         elif example.id in seen:
             raise UserError(f"{where}: id {example.id!r} is taken by {seen[example.id]}; expected another")
         seen[example.id] = place
-        found.append(Prediction(example, output))
+        found.append(Prediction(example, output, record.get("truncated") is True))
     return found
 
 
 def prediction_line(prediction: Prediction) -> str:
     """One line of a predictions file, line end included."""
-    example = prediction.example
-    docs = [
-        {"title": passage.title, "text": passage.text, "answers_found": [int(flag) for flag in found]}
-        for passage, found in zip(example.passages, example.found, strict=True)
-    ]
-    record = {
-        "id": example.id,
-        "question": example.question,
-        "answers": [list(aliases) for aliases in example.answers],
-        "docs": docs,
-        "style": example.style,
-        "source": example.source,
-        "output": prediction.output,
-    }
+    record = {**to_record(prediction.example), "output": prediction.output}
+    record |= {"truncated": True} if prediction.truncated else {}
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
-    """A new file; one that is there already is refused."""
+    """Write a new file; an existing one is refused."""
     try:
-        with path.open("x", encoding="utf-8") as out:
-            out.writelines(prediction_line(prediction) for prediction in predictions)
+        with path.open("x", encoding="utf-8") as file:
+            file.writelines(map(prediction_line, predictions))
     except FileExistsError:
-        raise UserError(f"{path} is there already; give another name, or move it away") from None
+        raise UserError(f"{path} exists already; give another name, or move it away") from None
+
+
+def write_questions(folder: Path, splits: Mapping[str, Sequence[Example]]) -> None:
+    """Write `folder/questions.jsonl`, a line per question with its split: `{"held_out": [...], "train": [...]}`."""
+    with (folder / QUESTIONS).open("w", encoding="utf-8") as file:
+        for split, examples in splits.items():
+            rows = ({**to_record(example), "split": split} for example in examples)
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_questions(folder: Path, *, split: str) -> dict[str, Example]:
+    """The questions of one split of a run folder, by id. UserError where the file is missing or damaged."""
+    path = folder / QUESTIONS
+    ids = {str(record.get("id")) for _, record in read_records(path) if record.get("split") == split}
+    return {example.id: example for example in load_examples(path) if example.id in ids}

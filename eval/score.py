@@ -2,9 +2,10 @@
 
     python -m eval.score PREDICTIONS.jsonl --style {prose,list,claims} --nli NAME [--reference] --out scores.json
 
-Each line of PREDICTIONS has question, answers, docs (title, text, answers_found) and output. NAME is `lexical`, a
-folder or a hub name of an NLI model. `--reference` repeats the field's evaluator with every quirk and adds its numbers
-under its own names; docs/evaluation.md lists what differs.
+Each line of PREDICTIONS has question, answers, docs (title, text, answers_found) and output. NAME is `lexical`, or a
+folder or hub name of an NLI model. `--reference` repeats trust_eval 0.1.6 with every quirk and adds its metrics under
+its own names; docs/evaluation.md lists the differences. `--style closed` scores closed-book answers, which have no
+docs: correct, not attempted or wrong.
 """
 
 import argparse
@@ -15,33 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from eval.answer_extraction import MOST_CITATIONS, Field, Reader
+from eval import factuality, trust_score
+from eval.answer_extraction import MAX_CITATIONS, PUNKT, DefaultProtocol, TrustEvalProtocol, make_splitter
+from eval.answer_scores import score_answers
 from eval.bootstrap import intervals
-from eval.judging import judge
-from eval.predictions import STYLES, Prediction, read_predictions
-from eval.sentence_splitter import PUNKT, make_splitter
-from eval.trust_eval_reference import field_numbers
-from eval.trust_score import COLUMNS, confusion, scores
-from grpo.data.example import Style
+from eval.predictions import Prediction, read_predictions
+from eval.report.table import METRICS, terminal_table
+from eval.trust_eval_reference import trust_eval_metrics
+from grpo.data.example import STYLES, Style
 from grpo.errors import UserError
 from rewards.judges.base import Verifier, make_verifier
 
 LEVEL = 0.95
-SHOWN = {  # what the table has: name in scores.json -> in words
-    "trust_score": "Trust-Score",
-    "f1_gr": "F1_GR  grounded refusals",
-    "f1_ac": "F1_AC  answer correctness",
-    "f1_gc": "F1_GC  grounded citations",
-    "citation_recall": "  citation recall",
-    "citation_precision": "  citation precision",
-    "answered_ratio": "AR     answered",
-    "over_refusal": "refused though answerable",
-    "over_answer": "answered though unanswerable",
-    "align": "%Align reasoning entails the answer",
-}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,10 +37,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS.jsonl")
     parser.add_argument("--style", required=True, help=f"of the questions: {', '.join(STYLES)}")
     parser.add_argument("--nli", required=True, metavar="NAME", help="lexical, or a folder or hub name of an NLI model")
-    parser.add_argument(
-        "--cache", type=Path, default=None, metavar="FILE", help="where an NLI model's verdicts are kept"
-    )
-    parser.add_argument("--reference", action="store_true", help="every quirk of the field's evaluator")
+    parser.add_argument("--cache", type=Path, default=None, metavar="FILE", help="cache of an NLI model's verdicts")
+    parser.add_argument("--reference", action="store_true", help="every quirk of trust_eval 0.1.6")
     parser.add_argument("--reasoning", action="store_true", help="score what <answer> holds, and %%Align of <think>")
     parser.add_argument("--out", type=Path, default=None, help="NAME.scores.json beside NAME.jsonl, if not given")
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap; 0 for no intervals")
@@ -79,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if not options.reasoning and any("</answer>" in row.output for row in asked):
-        print("warning: some outputs hold </answer>, and all of them were scored as they are; see --reasoning")
+        print("warning: some outputs contain </answer>, and were scored as a whole; see --reasoning")
     Console().print(table(report, title=str(options.predictions)))
     print(f"scores: {out}")
     return 0
@@ -88,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 def score_file(
     path: Path, verifier: Verifier, *, style: Style, nli: str, reference: bool, reasoning: bool, out: Path
 ) -> dict[str, Any]:
-    """Score a file of predictions by the verifier whose name is `nli`, write `out`, and return what it holds."""
+    """Score a file of predictions by the judge called `nli`; write the report to `out` and return it."""
     refuse_other_files(out)
     asked = read_predictions(path, style=style)
     report = score_predictions(asked, verifier, nli=nli, reference=reference, reasoning=reasoning)
@@ -105,38 +91,60 @@ def score_predictions(
     reasoning: bool = False,
     resamples: int = 1000,
 ) -> dict[str, Any]:
-    """What scores.json holds: the numbers in percent, their intervals, the settings, and the sums of each question."""
-    splitter = make_splitter()
-    if reference and splitter.name != PUNKT:
-        raise UserError("the reference reading splits with NLTK's punkt, whose data is not there; run `make setup`")
-    reading = Field(splitter) if reference else Reader(splitter)
-    items = judge(predictions, verifier, reading=reading, reasoning=reasoning)
-    report: dict[str, Any] = {name: float(values[0]) for name, values in scores(items.sums_IK.sum(0)).items()}
-    if reference:
-        report |= field_numbers(items)
-    report["confusion"] = confusion(items.sums_IK)
+    """The content of scores.json: metrics in percent, intervals, settings, and the sums of each question."""
+    style = predictions[0].example.style
+    settings = {"style": style, "nli": nli, "reasoning": reasoning, "resamples": resamples, "level": LEVEL}
+    if style == "closed":
+        report, sums_IK = _closed_book(predictions, reasoning=reasoning)
+        columns, scores = factuality.COLUMNS, factuality.factuality_scores
+    else:
+        report, sums_IK, more = _grounded(predictions, verifier, reference=reference, reasoning=reasoning)
+        columns, scores = trust_score.COLUMNS, trust_score.scores
+        settings |= more
     if resamples:
-        report["intervals"] = intervals(items.sums_IK, scores, resamples=resamples, level=LEVEL)
-    report["settings"] = {
-        "style": predictions[0].example.style,
-        "nli": nli,
-        "reading": reading.name,
-        "reasoning": reasoning,
-        "sentence_splitter": splitter.name,
-        "at_most_citations": MOST_CITATIONS,
-        "resamples": resamples,
-        "level": LEVEL,
-    }
+        report["intervals"] = intervals(sums_IK, scores, resamples=resamples, level=LEVEL)
+    report["settings"] = settings
     report["items"] = {
-        "columns": list(COLUMNS),
+        "columns": list(columns),
         "ids": [prediction.example.id for prediction in predictions],
-        "rows": [[round(value, 9) for value in row] for row in items.sums_IK.tolist()],
+        "rows": [[round(value, 9) for value in row] for row in sums_IK.tolist()],
     }
     return report
 
 
+def _grounded(
+    predictions: Sequence[Prediction], verifier: Verifier, *, reference: bool, reasoning: bool
+) -> tuple[dict[str, Any], trust_score.Floats, dict[str, Any]]:
+    """(metrics, sums of each question, settings) of answers from passages."""
+    splitter = make_splitter()
+    if reference and splitter.name != PUNKT:
+        raise UserError("--reference needs NLTK's punkt data, which is not installed; run `make setup`")
+    protocol = TrustEvalProtocol(splitter) if reference else DefaultProtocol(splitter)
+    scored = score_answers(predictions, verifier, protocol=protocol, reasoning=reasoning)
+    report = _values(trust_score.scores(scored.sums_IK.sum(0)))
+    if reference:
+        report |= trust_eval_metrics(scored)
+    report["confusion"] = trust_score.confusion(scored.sums_IK)
+    settings = {"reading": protocol.name, "sentence_splitter": splitter.name, "at_most_citations": MAX_CITATIONS}
+    return report, scored.sums_IK, settings
+
+
+def _closed_book(predictions: Sequence[Prediction], *, reasoning: bool) -> tuple[dict[str, Any], trust_score.Floats]:
+    """(metrics, sums of each question) of closed-book answers."""
+    asked = [
+        (p.example, [factuality.outcome(p.example, p.output, reasoning=reasoning, finished=not p.truncated)])
+        for p in predictions
+    ]
+    sums_IK = factuality.factuality_sums(asked)
+    return _values(factuality.factuality_scores(sums_IK.sum(0))), sums_IK
+
+
+def _values(scores: Mapping[str, trust_score.Floats]) -> dict[str, Any]:
+    return {name: float(values[0]) for name, values in scores.items()}
+
+
 def refuse_other_files(out: Path) -> None:
-    """An earlier scores file may be written anew, since it follows from the predictions; any other file may not."""
+    """UserError unless `out` can be written: a new file, or earlier scores, which follow from the predictions."""
     try:
         if not out.parent.is_dir():
             raise UserError(f"{out}: there is no folder {out.parent}; give a file in one that is there")
@@ -148,12 +156,12 @@ def refuse_other_files(out: Path) -> None:
         old = json.loads(out.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         old = None
-    if not (isinstance(old, dict) and "trust_score" in old and "settings" in old):
+    if not (isinstance(old, dict) and "items" in old and "settings" in old):
         raise UserError(f"{out} is there already and holds no scores; give another --out")
 
 
 def write_scores(out: Path, report: Mapping[str, Any]) -> None:
-    """Whole or not at all: written beside its place and renamed."""
+    """Write the file whole or not at all, by a rename."""
     beside = out.with_name(f".{out.name}.part")
     try:
         beside.write_text(_dumped(report), encoding="utf-8")
@@ -163,7 +171,7 @@ def write_scores(out: Path, report: Mapping[str, Any]) -> None:
 
 
 def _dumped(report: Mapping[str, Any]) -> str:
-    """JSON with a line for each number and each question."""
+    """JSON with a line for each metric and each question."""
     parts = []
     for name, value in report.items():
         if name == "items":
@@ -176,20 +184,15 @@ def _dumped(report: Mapping[str, Any]) -> str:
 
 
 def table(report: Mapping[str, Any], *, title: str) -> Table:
-    """The numbers of SHOWN, with their intervals where there are any."""
+    """The metrics of a report with their intervals."""
     settings = report["settings"]
-    rows = Table(
-        title=f"{escape(title)}: {len(report['items']['ids'])} {settings['style']} questions, percent "
-        f"({settings['nli']}, {settings['reading']} reading, {settings['sentence_splitter']})",
-        title_justify="left",
-    )
-    for column in ("", "score", f"{settings['level']:.0%} interval"):
-        rows.add_column(column, justify="right" if column else "left")
-    for name, words in SHOWN.items():
-        if name in report:
-            low, high = report.get("intervals", {}).get(name, (None, None))
-            rows.add_row(words, f"{report[name]:.2f}", "" if low is None else f"{low:.1f} to {high:.1f}")
-    return rows
+    how = [str(settings[name]) for name in ("nli", "reading", "sentence_splitter") if name in settings]
+    rows = [["", "score", f"{settings['level']:.0%} interval"]]
+    for name in (name for name in METRICS if name in report):
+        low, high = report.get("intervals", {}).get(name, (None, None))
+        rows.append([METRICS[name].label, f"{report[name]:.2f}", "" if low is None else f"{low:.1f} to {high:.1f}"])
+    count = len(report["items"]["ids"])
+    return terminal_table(f"{title}: {count} {settings['style']} questions, percent ({', '.join(how)})", rows)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,28 @@
-"""The numbers of the field's evaluator under its own names (declare-lab trust_eval 0.1.6), from answers judged by
-`eval.answer_extraction.Field`. `python -m eval.score --reference` writes them beside ours, so that an old table can
-be checked
-line by line.
+"""The metrics of declare-lab's trust_eval 0.1.6 under its own names, to check published tables row by row.
+
+`python -m eval.score --reference` writes them beside ours, from answers read by `TrustEvalProtocol`.
 """
 
 from collections.abc import Callable, Sequence
 
-from eval.judging import Items, Judged, f1, list_precision
+from eval.answer_scores import AnswerScores, ScoredAnswers, f1, list_precision
 from eval.trust_score import scores
 from grpo.data.text import normalize
 
-Some = Sequence[Judged]
-Value = Callable[[Judged], float]
+Some = Sequence[AnswerScores]
+Value = Callable[[AnswerScores], float]
 
 
-def field_numbers(items: Items) -> dict[str, float]:
-    """Every number by the field's name, but for one that the field's own code leaves undefined (a mean of nothing)."""
-    judged = items.judged
+def trust_eval_metrics(scored: ScoredAnswers) -> dict[str, float]:
+    """Every metric of trust_eval; the share of wrong list entries is left out where there are none."""
+    judged = scored.answers
     style = judged[0].example.style
-    ours = {name: float(values[0]) for name, values in scores(items.sums_IK.sum(0)).items()}
+    ours = {name: float(values[0]) for name, values in scores(scored.sums_IK.sum(0)).items()}
     answered = [one for one in judged if not one.refused]
     answerable = [one for one in judged if one.example.answerable]
     numbers = {
         "num_samples": float(len(judged)),
-        "answered_ratio": round(ours["answered_ratio"], 2),  # the field rounds this one number
+        "answered_ratio": round(ours["answered_ratio"], 2),  # trust_eval rounds this one metric
         "answered_num": float(len(answered)),
         "answerable_num": float(len(answerable)),
         "overlapped_num": float(sum(one.example.answerable for one in answered)),
@@ -56,14 +55,14 @@ def field_numbers(items: Items) -> dict[str, float]:
 def _exact_match(judged: Some, answered: Some, answerable: Some) -> dict[str, float]:
     """ASQA: the share of gold answers found in the text."""
 
-    def everything(one: Judged) -> float:
+    def everything(one: AnswerScores) -> float:
         return sum(one.hits) / max(len(one.hits), 1)
 
-    def held(one: Judged) -> float:
-        return _counted(one) / max(len(one.example.answerable_indices), 1)
+    def held(one: AnswerScores) -> float:
+        return _supported_hits(one) / max(len(one.example.answerable_indices), 1)
 
-    def parametric(one: Judged) -> float:
-        return _counted(one) / max(len(one.hits), 1)
+    def parametric(one: AnswerScores) -> float:
+        return _supported_hits(one) / max(len(one.hits), 1)
 
     p, r = 100 * _mean(answered, held), 100 * _mean(answerable, held)
     return {
@@ -77,14 +76,14 @@ def _exact_match(judged: Some, answered: Some, answerable: Some) -> dict[str, fl
 
 
 def _claims(judged: Some, answered: Some, answerable: Some) -> dict[str, float]:
-    """ELI5: the share of claims that the text entails. Here the field takes what refuses without citation marks."""
+    """ELI5: the share of claims that the text entails. trust_eval tests for a refusal without citation marks here."""
     given = [one for one in judged if not one.refused_bare]
 
-    def everything(one: Judged) -> float:
+    def everything(one: AnswerScores) -> float:
         return sum(one.hits) / max(len(one.hits), 1)
 
-    def held(one: Judged) -> float:
-        return _counted(one) / max(len(one.example.answerable_indices), 1)
+    def held(one: AnswerScores) -> float:
+        return _supported_hits(one) / max(len(one.example.answerable_indices), 1)
 
     p, r = 100 * _mean(given, held), 100 * _mean(answerable, held)
     return {
@@ -93,7 +92,7 @@ def _claims(judged: Some, answered: Some, answerable: Some) -> dict[str, float]:
         "calib_answered_claims_nli": p,
         "calib_answerable_claims_nli": r,
         "parametric_answered_claims_nli": 100
-        * (_mean(given, everything) - _mean(given, lambda one: _counted(one) / max(len(one.hits), 1))),
+        * (_mean(given, everything) - _mean(given, lambda one: _supported_hits(one) / max(len(one.hits), 1))),
         "calib_claims_nli_f1": f1(p, r),
     }
 
@@ -122,12 +121,12 @@ def _lists(judged: Some, answered: Some, answerable: Some) -> dict[str, float]:
     numbers["calib_qampari_em_f1"] = f1(
         numbers["calib_answered_qampari_f1_top5"], numbers["calib_answerable_qampari_f1_top5"]
     )
-    parametric = _mean(answered, lambda one: min(5.0, _counted(one)) / min(5, max(len(one.hits), 1)))
+    parametric = _mean(answered, lambda one: min(5.0, _supported_hits(one)) / min(5, max(len(one.hits), 1)))
     numbers["parametric_qampari_rec_top5"] = numbers["answered_qampari_rec_top5"] - 100 * parametric
     return numbers
 
 
-def _list_scores(one: Judged, calib: bool) -> tuple[float, float, float]:
+def _list_scores(one: AnswerScores, calib: bool) -> tuple[float, float, float]:
     """(precision, recall, recall of at most five)."""
     answers = one.example.answerable_indices if calib else range(len(one.hits))
     if not answers or (calib and one.refused_bare):
@@ -137,7 +136,7 @@ def _list_scores(one: Judged, calib: bool) -> tuple[float, float, float]:
 
 
 def _wrong_entries(answered: Some) -> dict[str, float]:
-    """Of a list's wrong entries, the shares that some passage has and that none has."""
+    """The shares of wrong list entries that some passage contains, and that no passage contains."""
     if not answered:
         return {"qampari_presence": 0.0, "qampari_absence": 0.0}
     shares = []
@@ -145,9 +144,9 @@ def _wrong_entries(answered: Some) -> dict[str, float]:
         example = one.example
         golds = [example.answers[a] for a in example.answerable_indices]
         entries = [piece.strip() for piece in one.bare.rstrip().rstrip(".").rstrip(",").split(",")]
-        wrong = [e for e in entries if e and not any(_says(e, gold) for gold in golds)]
+        wrong = [e for e in entries if e and not any(_contains(e, gold) for gold in golds)]
         if wrong:
-            there = [any(_says(passage.text, (entry,)) for passage in example.passages) for entry in wrong]
+            there = [any(_contains(passage.text, (entry,)) for passage in example.passages) for entry in wrong]
             shares.append(sum(there) / len(there))
     if not shares:
         return {}
@@ -155,13 +154,13 @@ def _wrong_entries(answered: Some) -> dict[str, float]:
     return {"qampari_presence": presence, "qampari_absence": 100 - presence}
 
 
-def _says(text: str, spellings: Sequence[str]) -> bool:
+def _contains(text: str, spellings: Sequence[str]) -> bool:
     body = normalize(text)
     return any(normalize(spelling) in body for spelling in spellings)
 
 
-def _counted(one: Judged) -> float:
-    """Gold answers said that the passages hold; none in a refusal."""
+def _supported_hits(one: AnswerScores) -> float:
+    """The number of answers held by the passages that the text contains; 0 in a refusal."""
     return 0.0 if one.refused_bare else sum(one.hits[a] for a in one.example.answerable_indices)
 
 

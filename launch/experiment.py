@@ -9,9 +9,11 @@ numbers go to a folder beside the runs. Overrides, `--section.key=value`, hold f
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from rich.console import Console as Terminal
 
 from grpo.config import load
 from grpo.errors import UserError
@@ -80,9 +82,12 @@ def main(argv: Sequence[str]) -> int:
         label = f"{Path(wanted.name).stem}-{wanted.model}"
         shared = [f"configs/models/{wanted.model}.toml", *experiment.arguments, *overrides]
         folders = run_all(experiment, label, shared, console, gpus=wanted.gpus)
-        from launch.runs.experiment_report import report  # only now: it loads numpy, matplotlib and a judge
+        from eval.report.experiment import report  # imported now: it loads numpy and matplotlib
+        from launch.builders.models import make_judge
 
-        report(experiment.title, folders, folders[experiment.arms[0].name][0].parent / label, console)
+        out = folders[experiment.arms[0].name][0].parent / label
+        Terminal(width=200).print(report(experiment.title, folders, out, partial(make_judge, console=console)))
+        console.line(f"written      {out}: table.md, numbers.json, plot.png")
     except UserError as error:
         console.line(f"error: {error}")
         return 2

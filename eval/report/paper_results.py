@@ -1,8 +1,6 @@
-"""What did the paper measure? Its 201 rows of Trust-Scores, by model and data set, and as Markdown.
+"""The 201 rows of Trust-Scores in arXiv 2506.15522v1 by model and data set: figures to one decimal, tables to two.
 
-`python -m eval.report.paper_results > docs/paper-results.md` writes the tables. The numbers are those printed in
-arXiv 2506.15522v1:
-figures to one decimal, tables to two.
+`python -m eval.compare RUN paper:Qwen3-8B/ASQA` prints a run beside them.
 """
 
 import difflib
@@ -24,22 +22,17 @@ NUMBERS: Mapping[str, str] = {  # our name -> the paper's
     "trust_score": "TRUST",
     "align": "%Align",
 }
-INTRODUCTION = """\
-Every row of numbers in *Lessons from Training Grounded LLMs with Verifiable Rewards* (arXiv 2506.15522v1), in percent.
-AR is the share of questions that are answered, TRUST the mean of the three F1 scores. Figures are printed to one
-decimal, tables to two. `python -m eval.compare RUN paper:Qwen3-8B/ASQA` puts a run beside them, and
-`python -m eval.report.paper_results` writes this file from `eval/paper_results.json`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaperRow:
     """One row: `PaperRow(source="Figure 2", model="Qwen3-8B", dataset="ASQA", config="Prompt (Reasoning)", ...)`."""
 
-    source: str  # the figure or table it is printed in
+    source: str  # figure or table
     model: str
     dataset: str
     config: str
-    numbers: Mapping[str, float]  # percent, by our names; "align" where it is printed
+    numbers: Mapping[str, float]  # percent, by our names
 
     @property
     def label(self) -> str:
@@ -62,10 +55,10 @@ def paper_rows() -> tuple[PaperRow, ...]:
 
 
 def find_rows(name: str) -> list[PaperRow]:
-    """The rows of `paper:MODEL/DATASET`, or the one of `paper:MODEL/DATASET/CONFIGURATION`.
+    """The rows of `paper:MODEL/DATASET`, or the one row of `paper:MODEL/DATASET/CONFIGURATION`.
 
-    Upper and lower case are the same, and `->` is the paper's arrow. A configuration that a figure repeats from a table
-    is the table's, which has a digit more. UserError with the nearest valid names where one is unknown.
+    Case is ignored, and `->` stands for the paper's arrow. Where a figure repeats a row of a table, the table's row is
+    taken, which has one more digit. UserError names the nearest valid name.
     """
     model, _, rest = name.removeprefix(PREFIX).partition("/")
     dataset, _, config = rest.partition("/")
@@ -77,36 +70,8 @@ def find_rows(name: str) -> list[PaperRow]:
     return [next((row for row in rows if row.source.startswith("Table")), rows[0])]
 
 
-def markdown(rows: Sequence[PaperRow]) -> str:
-    """One small table for each figure or table of the paper and each data set in it."""
-    lines = [
-        "# What the paper measured",
-        "",
-        INTRODUCTION,
-    ]
-    for source in _once(row.source for row in rows):
-        lines += ["", f"## {source}"]
-        for dataset in _once(row.dataset for row in rows if row.source == source):
-            lines += ["", f"### {source}: {dataset}", ""]
-            lines += _table([row for row in rows if (row.source, row.dataset) == (source, dataset)])
-    return "\n".join(lines) + "\n"
-
-
-def _table(rows: Sequence[PaperRow]) -> list[str]:
-    names = [name for name in NUMBERS if any(name in row.numbers for row in rows)]
-    digits = 2 if rows[0].source.startswith("Table") else 1
-    lines = [
-        f"| model | configuration | {' | '.join(NUMBERS[name] for name in names)} |",
-        f"| --- | --- |{' ---: |' * len(names)}",
-    ]
-    for row in rows:
-        cells = " | ".join(f"{row.numbers[name]:.{digits}f}" for name in names)
-        lines.append(f"| {row.model} | {row.config} | {cells} |")
-    return lines
-
-
 def _named(name: str, field: str, value: str, rows: Sequence[PaperRow]) -> list[PaperRow]:
-    """The rows whose `field` is `value`; `name` is what the user wrote."""
+    """The rows whose `field` is `value`; `name` is the argument of the user, for the error."""
     chosen = [row for row in rows if getattr(row, field).casefold() == value.casefold()]
     if chosen:
         return chosen
@@ -120,7 +85,3 @@ def _named(name: str, field: str, value: str, rows: Sequence[PaperRow]) -> list[
 
 def _once(values: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(values))
-
-
-if __name__ == "__main__":
-    print(markdown(paper_rows()), end="")

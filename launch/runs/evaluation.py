@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console as Terminal
 
-from eval.predictions import STYLES, Prediction, prediction_line
+from eval.predictions import Prediction, prediction_line
 from eval.score import score_file, table
 from grpo.config import load
 from grpo.data.example import Example, Style, train_heldout_split
@@ -91,8 +91,6 @@ def choose_questions(recipe: EvaluationRecipe, data: Sequence[Example]) -> list[
             f"data.held_out = {recipe.data.held_out}: no question of {recipe.data.source} is held out; valid: "
             "a larger share, or --eval.part=all"
         )
-    if closed := next((example for example in asked if example.style not in STYLES), None):
-        raise UserError(f"example {closed.id}: style {closed.style!r} has no passages; valid: {', '.join(STYLES)}")
     count = recipe.eval.questions or len(asked)
     if count < len(asked):
         kept = random.Random(recipe.data.seed).sample(range(len(asked)), count)
@@ -122,7 +120,7 @@ def write_answers(
         first = max(start, done)
         with path.open("a", encoding="utf-8") as file:
             for example, answer in zip(asked[first:end], answers[first - start :], strict=True):
-                file.write(prediction_line(Prediction(example, answer.text)))
+                file.write(prediction_line(Prediction(example, answer.text, answer.finish == "length")))
         cut_off += sum(answer.finish == "length" for answer in answers[first - start :])
         console.line(f"{'':12} {end} of {len(asked)} answered, {cut_off} cut off at {recipe.max_tokens} tokens")
 

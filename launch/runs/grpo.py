@@ -10,7 +10,8 @@ from rich.console import Console as Terminal
 
 from curriculum.samplers import Curriculum, make_curriculum
 from curriculum.stage_end import StageEnd, check_stage_end
-from eval.online_metrics import Live
+from eval.online_metrics import OnlineTrustScore
+from eval.predictions import write_questions
 from grpo.checkpointing.export import save_model_folder
 from grpo.checkpointing.manager import Checkpoints
 from grpo.checkpointing.rng_state import seed_random_states
@@ -61,10 +62,12 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
         meter, updates = make_meter(recipe, base), steps * cfg.updates_per_step
         policy, rollout = _engines(recipe, base, folder, speech, console, comm, updates=updates, meter=meter)
         comm.lead(lambda: _prepare_folder(recipe, folder, lock, found=found, base=base, tell=console.line))
+        splits = {"held_out": questions.held_out, "train": questions.train}
+        comm.lead(lambda: write_questions(folder, splits))
         dog, id_ = Watchdog(rank=comm.rank, hang=recipe.checkpoint.hang or math.inf), resume.wandb_id(found)
         log = open_log(recipe, folder, folder.name, steps, console, comm, wandb_id=id_, around=dog.phase, meter=meter)
         who: dict[str, Any] = {"policy": policy, "rollout": rollout, "comm": comm, "log": log}
-        live = Live(judge, reasoning=recipe.model.reasoning)
+        live = OnlineTrustScore(judge, reasoning=recipe.model.reasoning)
         held_out = HeldOut(recipe=recipe, examples=questions.held_out, speech=speech, live=live, **who)
         watcher, gate, logs = _watcher(held_out, folder, score), StageEnd(recipe.gate), resume.Logs(folder, log)
         checkpoints = Checkpoints(

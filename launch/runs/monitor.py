@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console as Terminal
-from rich.table import Table
 
 from curriculum.stage_end import StageEnd
 from eval.alarms import Alarms
-from eval.closed_book import live_numbers
-from eval.label_metrics import WORDS, evaluate, summarize
-from eval.online_metrics import Live
-from eval.predictions import STYLES
+from eval.factuality import factuality_metrics
+from eval.label_metrics import evaluate, summarize
+from eval.online_metrics import OnlineTrustScore
+from eval.report.table import LABEL_METRICS, METRICS, TRUST_METRICS, terminal_table
 from grpo.checkpointing.export import save_model_folder
 from grpo.checkpointing.manager import RESERVE
 from grpo.checkpointing.store import no_room
@@ -33,15 +32,7 @@ from rewards.judges.base import take_counts
 from rewards.scorer import GroupScorer
 from rewards.zero_variance import count_causes
 
-SHOWN = {  # the rows of the table, where a number is there
-    **WORDS,
-    "trust_score": "Trust-Score",
-    "f1_gr": "  F1_GR, grounded refusals",
-    "f1_ac": "  F1_AC, answer correctness",
-    "f1_gc": "  F1_GC, grounded citations",
-    "answered_ratio": "  AR, answered",
-    "align": "  %Align, reasoning entails the answer",
-}
+SHOWN = (*LABEL_METRICS, *TRUST_METRICS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +46,7 @@ class HeldOut:
     speech: Speech
     log: RunLog
     comm: Comm
-    live: Live
+    live: OnlineTrustScore
 
     def measure(self, moment: str, *, version: int) -> dict[str, float]:
         """Greedy answers, graded from the labels and scored; into the log, and as the numbers of the table."""
@@ -82,7 +73,7 @@ class HeldOut:
         numbers = summarize([grade for *_, grade in graded]) | self.comm.lead(lambda: self.live(answers))
         self.log.note(f"held_out/{moment}", numbers)
         self.log.answers(moment, graded)
-        shown = [f"{words.strip()} {numbers[name]:.1f}" for name, words in SHOWN.items() if name in numbers]
+        shown = [f"{METRICS[name].label} {numbers[name]:.1f}" for name in SHOWN if name in numbers]
         console.line(f"{'':12} " + "; ".join(shown))
         return numbers
 
@@ -95,7 +86,7 @@ def check_best_by(recipe: Recipe, held_out: Sequence[Example]) -> None:
     if not held_out:
         raise UserError(f"eval.every = {every} measures held-out questions, and there are none; valid: eval.every = 0")
     labelled = any(example.answerable for example in held_out)
-    open_book = any(example.style in STYLES for example in held_out)
+    open_book = any(example.style != "closed" for example in held_out)
     if not (labelled if wanted in ("grounded", "right") else open_book):
         valid = "'grounded', 'right' or ''" if labelled else "a number of the Trust-Score or ''"
         raise UserError(f"eval.best_by = {wanted!r} is not a number of these held-out questions; valid: {valid}")
@@ -143,13 +134,13 @@ class Watcher:
         answers = [(group.example, completion) for group in groups for completion in group.completions]
         numbers = {f"trust/{name}": value for name, value in self._held_out.live(answers).items()}
         reasoning = self._held_out.recipe.model.reasoning
-        numbers |= {f"factuality/{name}": v for name, v in live_numbers(groups, reasoning=reasoning).items()}
+        numbers |= {f"factuality/{name}": v for name, v in factuality_metrics(groups, reasoning=reasoning).items()}
         dead = [group for group, lives in zip(groups, living(groups), strict=True) if not lives]
         causes = count_causes(dead, reasoning=reasoning)
         numbers |= {f"group/{name}": value for name, value in causes.items()}
         numbers |= self._score.take_counts()
         numbers |= {f"verifier/{name}": value for name, value in take_counts(self._score.verifier).items()}
-        for alarm in self._alarms.look({**values, **numbers}):
+        for alarm in self._alarms.check({**values, **numbers}):
             self._held_out.log.console.line(f"ALARM step {step + 1}: {alarm}")
             self._held_out.log.note("alarm", {"step": step, "text": alarm})
         return numbers
@@ -219,11 +210,8 @@ def watched_gate(gate: StageEnd, log: RunLog, comm: Comm) -> Callable[[Mapping[s
 
 def show_table(before: Mapping[str, float], after: Mapping[str, float], *, title: str) -> None:
     """Both measurements side by side, in percent."""
-    table = Table(title=title, title_justify="left")
-    for column in ("", "before", "after", "change"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, words in SHOWN.items():
-        if name in before:
-            change = after[name] - before[name]
-            table.add_row(words, f"{before[name]:.1f}", f"{after[name]:.1f}", f"{change:+.1f}")
-    Terminal().print(table)
+    rows = [["", "before", "after", "change"]]
+    for name in (name for name in SHOWN if name in before):
+        change = after[name] - before[name]
+        rows.append([METRICS[name].label, f"{before[name]:.1f}", f"{after[name]:.1f}", f"{change:+.1f}"])
+    Terminal().print(terminal_table(title, rows))

@@ -19,11 +19,9 @@ from hypothesis import strategies as st
 
 from curriculum.build import build_from_qa
 from curriculum.datasets.qa_formats import read_pool, read_questions
-from curriculum.difficulty import Cache
-from eval.answer_extraction import Field, Reader
-from eval.judging import judge
+from eval.answer_extraction import DefaultProtocol, TrustEvalProtocol, make_splitter, rule_based_splitter
+from eval.answer_scores import score_answers
 from eval.predictions import Prediction, read_predictions
-from eval.sentence_splitter import make_splitter, rule_based
 from eval.trust_score import scores
 from grpo.checkpointing import store as snapshot
 from grpo.config import dump, load
@@ -175,7 +173,6 @@ READERS = (
     lambda path: list(read_pool(path)),
     lambda path: build_from_qa(path, passages=2, max_words=5),
     lambda path: build_from_qa(path, passages=1, unanswerable=0.0, pool=path),
-    lambda path: Cache(path, {"model": "tiny"}),
 )
 
 
@@ -200,7 +197,7 @@ def test_predictions(home, file, style, reasoning):
 
 # Completions
 
-SPLITTERS = (make_splitter(), rule_based())
+SPLITTERS = (make_splitter(), rule_based_splitter())
 pieces = st.lists(words | anything, max_size=8).map("".join)
 completions = st.one_of(
     pieces,
@@ -227,9 +224,9 @@ def posed(style):
 
 def score(predictions, reasoning):
     for splitter in SPLITTERS:
-        for reading in (Reader(splitter), Field(splitter)):
+        for reading in (DefaultProtocol(splitter), TrustEvalProtocol(splitter)):
             with no_hang():
-                sums = judge(predictions, Lexical(), reading=reading, reasoning=reasoning).sums_IK
+                sums = score_answers(predictions, Lexical(), protocol=reading, reasoning=reasoning).sums_IK
                 assert all(0 <= float(value[0]) <= 100 + 1e-9 for value in scores(sums.sum(0)).values())
 
 

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from eval.predictions import write_questions
+from eval.report.experiment import GRADED, common_questions, metrics, pooled, report
 from eval.trust_score import COLUMNS
-from grpo.config import dump, load
+from grpo.config import load
 from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
 from launch.builders.assemble import load_questions
 from launch.config.recipe import Recipe
 from launch.experiment import Experiment, chain, find, names, read_seeds
-from launch.runs.experiment_report import GRADED, common_questions, numbers, outcome, report
+from rewards.judges.base import Lexical
 from tests.helpers.forked import run_program
 
 SHORT = ["--run.steps=1", "--sampling.max_tokens=4", "--eval.questions=4"]
@@ -64,11 +66,11 @@ def test_arms_with_other_passages_under_the_same_ids_are_refused(tmp_path):
     for name, share in shares.items():
         recipe = load(Recipe, [f"--data.unrelated={share}", "--eval.unanswerable=0.5", "--data.questions=40"])
         (tmp_path / name).mkdir()
-        (tmp_path / name / "recipe.toml").write_text(dump(recipe))
+        write_questions(tmp_path / name, {"held_out": load_questions(recipe, Console(io.StringIO())).held_out})
     a, again, b = (tmp_path / name for name in shares)
     assert len(common_questions([a, again])) == 100
     with pytest.raises(UserError, match=r"/b: holds out other questions or passages than .*/a, so the two") as no:
-        report("t", {"1": [a, again], "2": [b]}, tmp_path / "out", Console(io.StringIO()))
+        report("t", {"1": [a, again], "2": [b]}, tmp_path / "out", lambda name: Lexical())
     assert "\n" not in str(no.value)
 
 
@@ -140,15 +142,15 @@ def rows(*answers):
 def test_numbers_by_hand_and_seeds_pooled():
     """Of 2 answerable questions 1 is right, 0 grounded, 1 refused; of 2 others 1 is refused."""
     first = rows((1, 0, 1, 0), (1, 1, 0, 0), (0, 1, 0, 0), (0, 0, 0, 0))
-    found = {name: float(value[0]) for name, value in numbers(first.sum(0)).items()}
+    found = {name: float(value[0]) for name, value in metrics(first.sum(0)).items()}
     assert [found[name] for name in GRADED] == [0.0, 50.0, 50.0, 50.0]
     assert found["f1_gr"] == 50.0
     second = rows((1, 0, 1, 1), (1, 0, 1, 1), (0, 1, 0, 0), (0, 1, 0, 0))
-    both = outcome([first, second])
+    both = pooled([first, second])
     assert (both.values["right"], both.values["grounded"], both.values["refused_unanswerable"]) == (75.0, 50.0, 75.0)
     assert [seed["right"] for seed in both.seeds] == [50.0, 100.0]
     low, high = both.intervals["right"]
     assert low <= 75.0 <= high
     assert high > low
     with pytest.raises(UserError, match=r"answered \[4, 3\] held-out questions"):
-        outcome([first, second[:3]])
+        pooled([first, second[:3]])

@@ -52,11 +52,11 @@ def test_reasoning_stops_leading_to_the_answer() -> None:
 
 def test_an_alarm_speaks_once_and_again_after_it_was_over() -> None:
     alarms = Alarms()
-    said = [alarms.look({"reward/format": value}) for value in [0.0] * 7 + [1.0] + [0.0] * 5]
+    said = [alarms.check({"reward/format": value}) for value in [0.0] * 7 + [1.0] + [0.0] * 5]
     assert [len(lines) for lines in said] == [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1]
 
 
 @pytest.mark.parametrize("values", [{}, {"policy/nll": 1.0}])
 def test_metrics_that_are_not_there_raise_no_alarm(values: dict[str, float]) -> None:
     alarms = Alarms()
-    assert [alarms.look(values) for _ in range(2 * WINDOW)] == [[]] * (2 * WINDOW)
+    assert [alarms.check(values) for _ in range(2 * WINDOW)] == [[]] * (2 * WINDOW)

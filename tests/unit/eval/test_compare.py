@@ -76,7 +76,7 @@ def test_other_questions_are_not_paired(runs, tmp_path, capsys):
     other = run(tmp_path / "other", [REFUSAL] * 10, make_world(10, seed=2, unanswerable=0.5, styles={"prose": 1.0}))
     assert main([str(runs[0]), str(other)]) == 0
     shown = capsys.readouterr().out
-    assert "no p-values: other questions were asked, 40 and 10; 50 are in one run only" in shown
+    assert "no p-values: the questions differ, 40 and 10; 50 are in one run only" in shown
     assert "trust_score" in shown
 
 
@@ -166,7 +166,7 @@ def test_wrong_arguments(arguments, part, capsys):
 def test_an_evaluation_of_several_styles_names_them(runs, tmp_path):
     (tmp_path / "mixed").mkdir()
     (tmp_path / "mixed" / "list").symlink_to(runs[0])
-    with pytest.raises(UserError, match=r"one of them is compared at a time: .*mixed/list"):
+    with pytest.raises(UserError, match=r"mixed: expected one of .*mixed/list"):
         read_scores(tmp_path / "mixed")
 
 

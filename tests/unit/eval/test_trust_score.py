@@ -1,4 +1,4 @@
-"""Trust-Score against the field's own numbers, and what the default reading does otherwise."""
+"""Trust-Score against the field's own numbers, and what the default protocol does otherwise."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.answer_extraction import FLAG, Field, Reader, partial_ratio
+from eval.answer_extraction import (
+    REFUSAL_FLAG,
+    DefaultProtocol,
+    Splitter,
+    TrustEvalProtocol,
+    make_splitter,
+    partial_ratio,
+    rule_based_splitter,
+)
+from eval.answer_scores import score_answers
 from eval.bootstrap import intervals, paired
-from eval.judging import judge
 from eval.predictions import Prediction, read_predictions, write_predictions
 from eval.score import main, score_predictions
-from eval.sentence_splitter import Splitter, make_splitter, rule_based
 from eval.trust_score import COLUMNS, confusion, scores
 from grpo.data.example import Passage
 from grpo.data.text import normalize
@@ -133,35 +140,35 @@ def test_an_unneeded_citation_that_shares_an_answer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", GOLDEN["refusal"]["cases"], ids=lambda case: case["output"][:30])
 def test_refusals_of_the_field(case: dict) -> None:
-    assert partial_ratio(FLAG, normalize(case["output"])) == case["partial_ratio"]
-    assert Field(make_splitter()).refused(case["output"]) is case["is_refusal"]
+    assert partial_ratio(REFUSAL_FLAG, normalize(case["output"])) == case["partial_ratio"]
+    assert TrustEvalProtocol(make_splitter()).is_refusal(case["output"]) is case["is_refusal"]
 
 
 def test_a_piece_of_the_refusal_is_no_refusal_to_a_reader() -> None:
-    reader, field = Reader(make_splitter()), Field(make_splitter())
-    assert [field.refused(text) for text in ("an answer", "I", REFUSAL)] == [True, True, True]
-    assert [reader.refused(text) for text in ("an answer", "I", REFUSAL)] == [False, False, True]
+    reader, field = DefaultProtocol(make_splitter()), TrustEvalProtocol(make_splitter())
+    assert [field.is_refusal(text) for text in ("an answer", "I", REFUSAL)] == [True, True, True]
+    assert [reader.is_refusal(text) for text in ("an answer", "I", REFUSAL)] == [False, False, True]
 
 
 def test_strings_of_the_field() -> None:
-    field = Field(make_splitter())
-    assert [field.bare(text) for text, _ in GOLDEN["remove_citations"]] == [
+    field = TrustEvalProtocol(make_splitter())
+    assert [field.strip_citations(text) for text, _ in GOLDEN["remove_citations"]] == [
         bare for _, bare in GOLDEN["remove_citations"]
     ]
     assert [normalize(text) for text, _ in GOLDEN["normalize_answer"]] == [
         normal for _, normal in GOLDEN["normalize_answer"]
     ]
-    assert [field.says(text, aliases) for aliases, text, _ in GOLDEN["exact_presence"]] == [
+    assert [field.contains_answer(text, aliases) for aliases, text, _ in GOLDEN["exact_presence"]] == [
         said for _, _, said in GOLDEN["exact_presence"]
     ]
 
 
 def test_a_reader_finds_whole_words_only() -> None:
-    reader = Reader(make_splitter())
-    assert not reader.says("1938 was the year", ["38"])
-    assert not reader.says("The theater opened", ["Heat"])
-    assert not reader.says("anything", ["the"])
-    assert reader.says("In '38, he left", ["1838", "38"])
+    reader = DefaultProtocol(make_splitter())
+    assert not reader.contains_answer("1938 was the year", ["38"])
+    assert not reader.contains_answer("The theater opened", ["Heat"])
+    assert not reader.contains_answer("anything", ["the"])
+    assert reader.contains_answer("In '38, he left", ["1838", "38"])
     for text, alias in (
         ("Ali Daei's record", "Ali Daei"),
         ("the Paris-based club", "Paris"),
@@ -170,7 +177,7 @@ def test_a_reader_finds_whole_words_only() -> None:
         ("from 1914–1918", "1914"),
         ("the U.S. team", "US"),
     ):
-        assert reader.says(text, [alias]), text
+        assert reader.contains_answer(text, [alias]), text
 
 
 def test_several_numbers_in_one_bracket(tmp_path: Path) -> None:
@@ -180,7 +187,7 @@ def test_several_numbers_in_one_bracket(tmp_path: Path) -> None:
     assert (reader["citation_recall"], field["citation_recall"]) == (100, 0)
     asked = predictions([one], "prose", tmp_path)[0].example
     for text, sources in (("Gamma [1-3].", (0, 1, 2)), ("Gamma [1; 3].", (0, 2)), ("Gamma [3-1].", (2, 0))):
-        (statement,) = Reader(make_splitter()).statements(text, asked)
+        (statement,) = DefaultProtocol(make_splitter()).statements(text, asked)
         assert (statement.text, statement.sources) == ("Gamma.", sources)
 
 
@@ -188,7 +195,7 @@ def test_lists_in_prose_are_read_line_by_line(tmp_path: Path) -> None:
     docs = (("A", "alpha one", (1,)), ("B", "beta two", (0,)))
     asked = predictions([item("", docs=docs)], "prose", tmp_path)[0].example
     for text in ("1. Alpha one [1].\n2. Beta two [2].", "- Alpha one. ([1])\n- Beta two. [2]"):
-        found = Reader(make_splitter()).statements(text, asked)
+        found = DefaultProtocol(make_splitter()).statements(text, asked)
         assert [(s.text.strip(" ()"), s.sources) for s in found] == [("Alpha one.", (0,)), ("Beta two.", (1,))]
 
 
@@ -222,7 +229,7 @@ def test_reasoning_is_not_scored_but_asked_whether_it_leads_to_the_answer(tmp_pa
 
 def test_the_confusion_matrix_and_its_rates(tmp_path: Path) -> None:
     asked = predictions(GOLDEN["asqa"]["items"], "prose", tmp_path)
-    items = judge(asked, Lexical(), reading=Field(make_splitter()))
+    items = score_answers(asked, Lexical(), protocol=TrustEvalProtocol(make_splitter()))
     assert confusion(items.sums_IK) == {
         "answerable_answered": 3,
         "answerable_refused": 1,
@@ -236,7 +243,9 @@ def test_the_confusion_matrix_and_its_rates(tmp_path: Path) -> None:
 def test_scores_of_resamples_are_those_of_the_resampled_questions(tmp_path: Path) -> None:
     items = GOLDEN["asqa"]["items"]
     chosen = [0, 0, 1, 4, 5, 5]
-    sums = judge(predictions(items, "prose", tmp_path), Lexical(), reading=Field(make_splitter())).sums_IK
+    sums = score_answers(
+        predictions(items, "prose", tmp_path), Lexical(), protocol=TrustEvalProtocol(make_splitter())
+    ).sums_IK
     counts = np.bincount(chosen, minlength=len(items)).astype(float)
     drawn = report([items[i] for i in chosen], "prose", tmp_path, reference=True)
     assert scores(np.stack([counts @ sums, sums.sum(0)]))["trust_score"] == pytest.approx(
@@ -276,13 +285,13 @@ def test_the_rule_based_splitter_takes_over_without_punkt(monkeypatch: pytest.Mo
     assert splitter.split("Dr. Moss wrote it. He won.") == ["Dr. Moss wrote it.", "He won."]
 
 
-@pytest.mark.parametrize("splitter", [make_splitter(), rule_based()], ids=lambda s: s.name)
+@pytest.mark.parametrize("splitter", [make_splitter(), rule_based_splitter()], ids=lambda s: s.name)
 def test_citations_behind_a_full_stop_with_either_splitter(splitter: Splitter, tmp_path: Path) -> None:
     text = "Dr. Moss wrote it. [1] It won in the U.S. in May. [2][3] He left."
     example = predictions([item(text)], "prose", tmp_path)[0].example
-    many = Reader(splitter).statements(text, example)
+    many = DefaultProtocol(splitter).statements(text, example)
     assert [s.text for s in many] == ["Dr. Moss wrote it.", "It won in the U.S. in May.", "He left."]
-    assert [(s.sources, s.charged) for s in many] == [((0,), 1), ((), 2), ((), 0)]  # there is one passage
+    assert [(s.sources, s.citations) for s in many] == [((0,), 1), ((), 2), ((), 0)]  # there is one passage
 
 
 BAD = {
@@ -380,5 +389,5 @@ def test_predictions_survive_a_round_trip(tmp_path: Path) -> None:
         **{name: getattr(asked[0].example, name) for name in asked[0].example.__slots__}
     )
     assert again[0].example.passages[1] == Passage(title="More", text="manga Ikegami Crying Freeman Strain")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         write_predictions(tmp_path / "again.jsonl", asked)

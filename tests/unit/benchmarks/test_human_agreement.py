@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from eval.human_agreement import MATCHERS, agreement, counts, main, read_judged
+from benchmarks.human_agreement import MATCHERS, agreement, counts, main, read_judged
 
 DAEI = {"question": "Who?", "golden_answer": "Ali Daei/Daei", "improper": False}
 FAIL = {"question": "When?", "golden_answer": "38", "improper": False}

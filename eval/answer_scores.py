@@ -1,8 +1,6 @@
-"""What does each answer add to the scores? Whether it refuses, what it says, and how its citations hold up.
+"""Scores of single answers: refusal, correctness, and citation recall and precision by a judge of entailment.
 
-The verifier is asked in a few large batches, whatever the number of answers. Which words count as a refusal, a
-statement or a citation is the business of `eval.answer_extraction`, what becomes of the sums that of
-`eval.trust_score`.
+`eval.answer_extraction` reads the answers, and `eval.trust_score` turns the sums of their scores into Trust-Score.
 
 I questions, K columns of `eval.trust_score.COLUMNS`.
 """
@@ -12,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from eval.answer_extraction import Reading, Statement
+from eval.answer_extraction import CitedStatement, ExtractionProtocol
 from eval.predictions import Prediction
 from eval.trust_score import COLUMNS, Floats
 from grpo.data.example import Example
@@ -22,16 +20,16 @@ from rewards.judges.base import ENTAILED, Verifier, premise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """One answer, judged. Shares from 0 to 1."""
+class AnswerScores:
+    """The scores of one answer, as shares from 0 to 1."""
 
     example: Example
-    text: str  # the answer part, as read
-    bare: str  # without citation marks
+    text: str  # the output, or the part between answer tags
+    bare: str  # `text` without citation marks
     refused: bool
-    refused_bare: bool  # judged without citation marks, which is how the field's evaluator asks when it grades answers
-    hits: tuple[float, ...]  # per gold answer: said, or for claims entailed
-    items: tuple[str, ...] = ()  # of a list, normalized
+    refused_bare: bool  # the refusal test that correctness uses: trust_eval applies it to `bare`
+    hits: tuple[float, ...]  # per gold answer: contained, or for claims entailed
+    items: tuple[str, ...] = ()  # the normalized entries of a list
     statements: int = 0
     cited: bool = False  # counts in citation recall and precision
     recall: float = 0.0
@@ -42,28 +40,30 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Items:
-    """The judged answers, and their sums: `sums_IK.sum(0)` is what `scores` takes."""
+class ScoredAnswers:
+    """Scored answers and their rows of sums; `eval.trust_score.scores` takes `sums_IK.sum(0)`."""
 
-    judged: tuple[Judged, ...]
+    answers: tuple[AnswerScores, ...]
     sums_IK: Floats
 
 
 @dataclass(slots=True)
-class _Cited:
-    """A statement while its citations are judged."""
+class _JudgedStatement:
+    """A statement and the verdicts on its citations so far."""
 
-    owner: int  # index of the prediction
-    statement: Statement
+    answer: int  # index of the prediction
+    statement: CitedStatement
     supported: bool = False
     strict: int = 0  # precise citations
     shared: int = 0
 
 
-def judge(predictions: Sequence[Prediction], verifier: Verifier, *, reading: Reading, reasoning: bool = False) -> Items:
-    """Every answer judged; the verifier is asked in four batches, whatever the number of answers.
+def score_answers(
+    predictions: Sequence[Prediction], verifier: Verifier, *, protocol: ExtractionProtocol, reasoning: bool = False
+) -> ScoredAnswers:
+    """Score every answer; the judge gets at most five batches, whatever the number of answers.
 
-    With `reasoning` only the part between the answer tags is scored, and %Align asks of the thinking.
+    With `reasoning` only the part between the answer tags is scored, and %Align tests whether the thinking entails it.
     """
     judged = []
     thoughts: list[str] = []
@@ -73,72 +73,76 @@ def judge(predictions: Sequence[Prediction], verifier: Verifier, *, reading: Rea
             answer = parse(prediction.output, style=prediction.example.style, reasoning=True)
             text, thought = answer.answer_text, answer.think_text
         thoughts.append(thought)
-        judged.append(_read(prediction.example, text, reading))
-    _hear_claims(judged, verifier, reading)
-    _hear_citations(judged, verifier, reading)
+        judged.append(_score_text(prediction.example, text, protocol))
+    _score_claims(judged, verifier, protocol)
+    _score_citations(judged, verifier, protocol)
     if reasoning:
         verdicts = verifier.entails([(thought, one.bare) for thought, one in zip(thoughts, judged, strict=True)])
         judged = [
             replace(one, aligned=float(bool(thought.strip() and one.bare) and p > ENTAILED))
             for one, thought, p in zip(judged, thoughts, verdicts, strict=True)
         ]
-    return Items(tuple(judged), np.array([_sums(one) for one in judged], dtype=np.float64).reshape(-1, len(COLUMNS)))
+    return ScoredAnswers(
+        tuple(judged), np.array([_sums(one) for one in judged], dtype=np.float64).reshape(-1, len(COLUMNS))
+    )
 
 
-def _read(example: Example, text: str, reading: Reading) -> Judged:
-    """What needs no verifier."""
-    bare = reading.bare(text)
-    items = tuple(reading.items(bare, example)) if example.style == "list" else ()
+def _score_text(example: Example, text: str, protocol: ExtractionProtocol) -> AnswerScores:
+    """The scores that need no judge."""
+    bare = protocol.strip_citations(text)
+    items = tuple(protocol.list_items(bare, example)) if example.style == "list" else ()
     hits: tuple[float, ...] = ()
     if example.style == "prose":
-        hits = tuple(float(reading.says(bare, aliases)) for aliases in example.answers)
+        hits = tuple(float(protocol.contains_answer(bare, aliases)) for aliases in example.answers)
     elif example.style == "list":
         said = set(items)
         hits = tuple(float(any(normalize(alias) in said for alias in aliases)) for aliases in example.answers)
-    refused = reading.refused(text)
-    return Judged(
+    refused = protocol.is_refusal(text)
+    return AnswerScores(
         example=example,
         text=text,
         bare=bare,
         refused=refused,
-        cited=reading.counts_silence,
-        refused_bare=reading.refused(bare) if reading.grades_bare else refused,
+        cited=protocol.scores_empty_answers,
+        refused_bare=protocol.is_refusal(bare) if protocol.regrades_refusals else refused,
         hits=hits,
         items=items,
     )
 
 
-def _hear_claims(judged: list[Judged], verifier: Verifier, reading: Reading) -> None:
-    """Fill in which claims each answer entails: the whole answer is the premise."""
+def _score_claims(judged: list[AnswerScores], verifier: Verifier, protocol: ExtractionProtocol) -> None:
+    """Fill in `hits` of claims: the premise is the whole answer."""
     asked = [
         (index, claim, wording)
         for index, one in enumerate(judged)
         if one.example.style == "claims"
         for claim, aliases in enumerate(one.example.answers)
-        for wording in reading.claims(aliases)
+        for wording in protocol.claim_wordings(aliases)
     ]
     if not asked:
         return
     verdicts = verifier.entails([(judged[index].bare, wording) for index, _, wording in asked])
     held = {(index, claim) for (index, claim, _), p in zip(asked, verdicts, strict=True) if p > ENTAILED}
-    if reading.counts_silence:
+    if protocol.scores_empty_answers:
         held = {(index, claim) for index, claim in held if normalize(judged[index].bare)}
     for index in {index for index, _, _ in asked}:
         one = judged[index]
         judged[index] = replace(one, hits=tuple(float((index, c) in held) for c in range(len(one.example.answers))))
 
 
-def _hear_citations(judged: list[Judged], verifier: Verifier, reading: Reading) -> None:
-    """Fill in citation recall and precision. A citation is precise when its passage alone entails the statement, or
-    when the others do not without it."""
+def _score_citations(judged: list[AnswerScores], verifier: Verifier, protocol: ExtractionProtocol) -> None:
+    """Fill in citation recall and precision.
+
+    A citation is precise when its passage alone entails the statement, or when the other cited passages do not.
+    """
     cited = [
-        _Cited(index, statement)
+        _JudgedStatement(index, statement)
         for index, one in enumerate(judged)
-        for statement in reading.statements(one.text, one.example)
+        for statement in protocol.statements(one.text, one.example)
     ]
 
-    def ask(questions: Sequence[tuple[_Cited, tuple[int, ...]]]) -> list[bool]:
-        pairs = [(_premise(judged[c.owner].example, sources), c.statement.text) for c, sources in questions]
+    def ask(questions: Sequence[tuple[_JudgedStatement, tuple[int, ...]]]) -> list[bool]:
+        pairs = [(_premise(judged[c.answer].example, sources), c.statement.text) for c, sources in questions]
         return [p > ENTAILED for p in verifier.entails(pairs)] if pairs else []
 
     joint = [c for c in cited if c.statement.sources]
@@ -155,21 +159,21 @@ def _hear_citations(judged: list[Judged], verifier: Verifier, reading: Reading) 
             doubted.append((c, source, _without(c.statement.sources, source)))
     for (c, source, rest), held in zip(doubted, ask([(c, rest) for c, _, rest in doubted]), strict=True):
         c.strict += not held
-        c.shared += not held or _share(judged[c.owner].example, source, rest)
+        c.shared += not held or _shares_answer(judged[c.answer].example, source, rest)
 
-    owned: dict[int, list[_Cited]] = {}
+    by_answer: dict[int, list[_JudgedStatement]] = {}
     for c in cited:
-        owned.setdefault(c.owner, []).append(c)
-    for index, statements in owned.items():
-        charged = sum(c.statement.charged for c in statements)
-        strict = sum(c.strict for c in statements) / max(charged, 1)
-        shared = sum(c.shared for c in statements) / max(charged, 1)
+        by_answer.setdefault(c.answer, []).append(c)
+    for index, statements in by_answer.items():
+        citations = sum(c.statement.citations for c in statements)
+        strict = sum(c.strict for c in statements) / max(citations, 1)
+        shared = sum(c.shared for c in statements) / max(citations, 1)
         judged[index] = replace(
             judged[index],
             statements=len(statements),
             cited=True,
             recall=sum(c.supported for c in statements) / len(statements),
-            precision=shared if reading.precise_if_shared else strict,
+            precision=shared if protocol.allows_shared_citations else strict,
             precision_strict=strict,
             precision_shared=shared,
         )
@@ -180,22 +184,20 @@ def _premise(example: Example, sources: Sequence[int]) -> str:
 
 
 def _without(sources: tuple[int, ...], source: int) -> tuple[int, ...]:
-    """The others: one mention less, so that a passage cited twice is among its own others."""
+    """The citations with one mention of `source` less; a passage that is cited twice stays once."""
     place = sources.index(source)
     return sources[:place] + sources[place + 1 :]
 
 
-def _share(example: Example, source: int, rest: Sequence[int]) -> bool:
-    """Whether a passage holds an answer that one of the others holds too."""
+def _shares_answer(example: Example, source: int, rest: Sequence[int]) -> bool:
+    """Whether a passage holds an answer that another cited passage holds too."""
     return any(flag and any(example.found[other][a] for other in rest) for a, flag in enumerate(example.found[source]))
 
 
-def answer_correctness(one: Judged) -> float:
-    """AC_q, 0 to 1: of the gold answers that the passages hold, the share that is said. 0 for a refusal, and for a
-    question that the passages do not answer.
+def answer_correctness(one: AnswerScores) -> float:
+    """AC_q, 0 to 1: the share of the answers held by the passages that the text contains; 0 for a refusal.
 
-    For lists it is the F1 of precision (entries that are a gold answer) and top-5 recall (five right entries are all
-    that anyone asks for).
+    For lists AC_q is the F1 of precision and top-5 recall (five right entries are full recall).
     """
     supported = one.example.answerable_indices
     if one.refused_bare or not supported:
@@ -206,19 +208,19 @@ def answer_correctness(one: Judged) -> float:
     return f1(list_precision(one, supported), min(5.0, said) / min(5, len(supported)))
 
 
-def list_precision(one: Judged, answers: Sequence[int]) -> float:
-    """The share of a list's entries that are one of these gold answers, in any spelling."""
+def list_precision(one: AnswerScores, answers: Sequence[int]) -> float:
+    """The share of list entries that equal one of these gold answers in any spelling."""
     keys = {normalize(alias) for a in answers for alias in one.example.answers[a]}
     return sum(item in keys for item in one.items) / max(len(one.items), 1)
 
 
 def f1(a: float, b: float) -> float:
-    """Harmonic mean, 0 when both are."""
+    """Harmonic mean; 0 when both are 0."""
     return 2 * a * b / (a + b) if a + b else 0.0
 
 
-def _sums(one: Judged) -> list[float]:
-    """One question's row of COLUMNS."""
+def _sums(one: AnswerScores) -> list[float]:
+    """The row of COLUMNS of one question."""
     answered, answerable = not one.refused, one.example.answerable
     graded = not one.refused_bare if one.example.style == "claims" else answered
     cited = answered and one.cited

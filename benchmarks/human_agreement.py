@@ -1,9 +1,9 @@
-"""How often do our matchers say what a human judge said? `python -m eval.human_agreement TQ.json.gz`.
+"""Agreement of our answer matchers with human judges: `python -m benchmarks.human_agreement TQ.json.gz`.
 
-The file is one of EVOUNA's (QA-Eval): questions with accepted answers, and the answers of five systems, each judged by
-people. Both matchers are asked: the metric's, whole words, and the reward's, containment with whole words for short
-answers. Questions that the file marks as improper, and answers without a judgement, are left out and counted. The 95 %
-intervals resample questions, with all their answers.
+The file is one of EVOUNA's (QA-Eval): questions with accepted answers, and the answers of five systems with human
+judgements. The matcher of the metrics finds whole words; that of the rewards finds substrings, and whole words for
+short answers. Improper questions and answers without a judgement are left out and counted. The 95 % intervals resample
+questions with all their answers.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console as Terminal
 from rich.table import Table
 
-from eval.answer_extraction import says
+from eval.answer_extraction import contains_answer
 from eval.bootstrap import Floats, intervals
 from grpo.data.example import Record, read_records, text_field
 from grpo.data.text import normalize
@@ -30,16 +30,16 @@ Matcher = Callable[[str, Sequence[str]], bool]
 
 
 def rewarded(text: str, aliases: Sequence[str]) -> bool:
-    """The rule that answers are paid by."""
+    """The matcher of the rewards."""
     return bool(mentioned(text, {0: [key for alias in aliases if (key := normalize(alias))]}))
 
 
-MATCHERS: Mapping[str, Matcher] = {"metric": says, "reward": rewarded}
+MATCHERS: Mapping[str, Matcher] = {"metric": contains_answer, "reward": rewarded}
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """An answer with its human judgement; `question` is the number of its record."""
+    """An answer with its human judgement; `question` numbers its record."""
 
     question: int
     system: str
@@ -49,7 +49,7 @@ class Judged:
 
 
 def read_judged(path: str) -> tuple[list[Judged], int, int]:
-    """The judged answers of a file, how many of its questions are improper, and how many answers have no judgement."""
+    """(judged answers, number of improper questions, number of answers without a judgement) of a file."""
     judged: list[Judged] = []
     improper = without = 0
     for number, (place, record) in enumerate(read_records(path)):
@@ -76,7 +76,7 @@ def _judgement(place: str, record: Record, field: str) -> bool:
 
 
 def counts(judged: Sequence[Judged], matcher: Matcher) -> Floats:
-    """[I, 4]: of each question's answers, how many fall under each of COUNTS."""
+    """[I, 4]: the numbers of each question's answers by COUNTS."""
     places = {question: place for place, question in enumerate(dict.fromkeys(one.question for one in judged))}
     counts_IK = np.zeros((len(places), len(COUNTS)))
     for one in judged:
@@ -119,7 +119,7 @@ def table(judged: Sequence[Judged]) -> Table:
 def main(argv: Sequence[str]) -> int:
     first, _, rest = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
-        prog="python -m eval.human_agreement", allow_abbrev=False, description=f"{first}{rest}"
+        prog="python -m benchmarks.human_agreement", allow_abbrev=False, description=f"{first}{rest}"
     )
     parser.add_argument("file", help="question, golden_answer, and answer_... and judge_... of each system")
     try:

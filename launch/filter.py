@@ -1,0 +1,109 @@
+"""Keep the questions that can teach: `python -m launch.filter RECIPE.toml ... --keep 300 --out kept.jsonl`.
+
+Samples every training question of the recipes `--samples` times with the model that training would start from, and
+keeps those with the largest p(1 - p). The new file is data for training: `DATA=kept.jsonl`. The sampled answers stay in
+`--answers`, so that the same command resumes after a kill. Overrides as in training.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console as Terminal
+
+from curriculum.difficulty import Tally, histogram, keep_hardest
+from curriculum.jsonl import check_free, to_record, write_jsonl
+from grpo.config import load
+from grpo.data.example import Example, train_heldout_split
+from grpo.distributed.communicator import Alone
+from grpo.errors import UserError
+from grpo.telemetry.run_logger import Console
+from grpo.types import Sampling
+from launch.builders import assemble
+from launch.builders.models import locate
+from launch.builders.rollout import choose_rollout, make_rollout, refuse_server
+from launch.config.recipe import TRANSFORMS, Recipe
+from launch.runs.answers import Answer, AnswerStore, made_with, prompt_name, sample
+from rewards.answer import parse
+from rewards.zero_variance import right
+
+
+def main(argv: Sequence[str]) -> int:
+    first, _, rest = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(prog="python -m launch.filter", allow_abbrev=False, description=f"{first}{rest}")
+    parser.add_argument("--keep", type=int, default=2500, metavar="N", help="questions to keep at most (default 2500)")
+    parser.add_argument("--samples", type=int, default=16, metavar="N", help="samples of each question (default 16)")
+    parser.add_argument("--out", required=True, metavar="FILE.jsonl", help="new file for the kept questions")
+    parser.add_argument("--answers", metavar="FOLDER", help="folder of the sampled answers (default: OUT.answers)")
+    options, recipes = parser.parse_known_args(argv)
+    console = Console()
+    try:
+        if options.keep < 1 or options.samples < 2:
+            raise UserError(
+                f"--keep {options.keep} --samples {options.samples}; valid: 1 or more to keep, 2 or more samples"
+            )
+        recipe, out = load(Recipe, recipes), Path(options.out)
+        with console.alive():
+            answers = Path(options.answers or f"{out}.answers")
+            filter_questions(recipe, out, answers, keep=options.keep, samples=options.samples, console=console)
+    except UserError as error:
+        console.line(f"error: {error}")
+        return 2
+    return 0
+
+
+def filter_questions(recipe: Recipe, out: Path, answers: Path, *, keep: int, samples: int, console: Console) -> None:
+    """Write the kept training questions to `out`, and all held-out ones, so that a run on `out` holds out the same."""
+    check_free(out)
+    refuse_server(recipe)
+    examples = assemble.load_questions(recipe, console).train
+    _, held_out = train_heldout_split(assemble.all_examples(recipe, console), held_out=recipe.data.held_out)
+    reasoning = recipe.model.reasoning
+    sampled = sample_all(recipe, examples, answers, samples=samples, console=console)
+    tallies = {e.id: tally(e, group, reasoning=reasoning) for e, group in zip(examples, sampled, strict=True)}
+    kept = keep_hardest(examples, tallies, keep)
+    ids = frozenset(example.id for example in kept)
+    Terminal().print(histogram(list(tallies.values()), ids))
+    write_jsonl(out, ({**to_record(example), **transform_mark(recipe)} for example in (*kept, *held_out)))
+    console.line(f"kept         {len(kept)} of {len(examples)} questions, and {len(held_out)} held-out ones -> {out}")
+
+
+def sample_all(
+    recipe: Recipe, examples: Sequence[Example], folder: Path, *, samples: int, console: Console
+) -> list[list[Answer]]:
+    """`samples` answers of the start model to each example, from the store in `folder` or sampled into it."""
+    base = locate(assemble.start_folder(recipe) or recipe.model.name, console=console)
+    speech = assemble.make_speech(recipe, base, console)
+    prompts = {prompt_name(example.id, prompt): prompt for example in examples for prompt in [speech.render(example)]}
+    engine, s = choose_rollout(recipe, base, console), recipe.sampling
+    sampling = Sampling(group_size=samples, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
+    with AnswerStore(folder, made_with(recipe, base, engine, sampling, recipe.run.seed)) as store:
+        return sample(
+            lambda: make_rollout(engine, recipe, base, speech, console, Alone()),
+            prompts,
+            sampling,
+            store,
+            seed=recipe.run.seed,
+            batch_size=max(1, recipe.rollout.rows // samples),
+            console=console,
+        )
+
+
+def tally(example: Example, answers: Sequence[Answer], *, reasoning: bool) -> Tally:
+    """How many answers to a question are right, by `rewards.zero_variance.right`."""
+    parsed = (parse(a.text, style=example.style, reasoning=reasoning, finished=not a.truncated) for a in answers)
+    return Tally(id=example.id, right=sum(right(example, answer) for answer in parsed), of=len(answers))
+
+
+def transform_mark(recipe: Recipe) -> dict[str, str]:
+    """A field for each record that names the transforms done to it, so that training does not transform it again.
+
+    Untransformed questions cannot be written instead: of a question's two variants one may be kept and the other not.
+    """
+    done = [f"data.{name} = {value}" for name in TRANSFORMS if (value := getattr(recipe.data, name))]
+    return {"transformed": ", ".join(done)} if done else {}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,160 @@
+"""Answers sampled from a fixed model and kept in a folder across kills: for evaluation, filters and prompt sweeps.
+
+`answers.jsonl` has a first line that says what the answers are made with, and then a line per batch: a kill loses the
+batch under way and nothing else. A folder of answers that were made otherwise is refused, and so is one that another
+process writes into.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from grpo.errors import UserError
+from grpo.rollout.base import RolloutEngine
+from grpo.telemetry.run_logger import Console
+from grpo.types import Sampling, TokenIds
+from launch.builders.models import fingerprint
+from launch.builders.precision import precision
+from launch.config.recipe import Setup
+from launch.runs.run_lock import FolderLock
+
+FILE = "answers.jsonl"
+
+
+class Answer(NamedTuple):
+    """One sampled completion: its text, and whether the token limit ended it."""
+
+    text: str
+    truncated: bool
+
+
+class AnswerStore:
+    """The answers in a folder, by the name of their prompt; a context manager that holds the folder's lock."""
+
+    def __init__(self, folder: Path, made_with: Mapping[str, Any]) -> None:
+        self._path, self._lock = folder / FILE, FolderLock(folder)
+        self._made_with = json.loads(json.dumps(made_with))  # as the file will give it back
+        self._answers: dict[str, list[Answer]] = {}
+
+    def __enter__(self) -> "AnswerStore":
+        """Lock and read the folder, or make it.
+
+        UserError where another process holds it, or where its answers were made with something else.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.take(create=True)
+            if self._path.exists():
+                self._read()
+            else:
+                self._append({"made_with": self._made_with})
+        except OSError as error:
+            raise UserError(f"{self._path} cannot be written: {error.strerror}; give another folder") from error
+        except UserError:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._answers
+
+    def __getitem__(self, name: str) -> list[Answer]:
+        return self._answers[name]
+
+    def add(self, batch: Mapping[str, Sequence[Answer]]) -> None:
+        """Append a batch as one line and sync it to disk."""
+        self._append(batch)
+        self._answers.update({name: list(answers) for name, answers in batch.items()})
+
+    def _append(self, row: Mapping[str, Any]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read(self) -> None:
+        raw = self._path.read_bytes()
+        whole = raw.rfind(b"\n") + 1
+        try:
+            head, *lines = raw[:whole].decode("utf-8").split("\n")[:-1]
+            found = {**json.loads(head)["made_with"]}  # TypeError unless it is an object
+            for line in lines:
+                rows = json.loads(line)
+                self._answers.update({name: [Answer(*answer) for answer in rows[name]] for name in rows})
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise UserError(f"{self._path}: damaged, or no file of answers; give another folder") from None
+        differing = [name for name in self._made_with if found.get(name) != self._made_with[name]]
+        if differing:
+            now = self._made_with
+            changed = ", ".join(f"{name} = {found.get(name)!r} there and {now[name]!r} now" for name in differing)
+            raise UserError(f"{self._path}: its answers were made otherwise ({changed}); give another folder")
+        if whole < len(raw):  # a line that a kill has torn
+            os.truncate(self._path, whole)
+
+
+def made_with(recipe: Setup, base: str, engine: str, sampling: Sampling, seed: int) -> dict[str, Any]:
+    """What changes answers besides their prompts, by the names that an error gives."""
+    model = hashlib.sha256(json.dumps(fingerprint(base)).encode()).hexdigest()[:12]
+    return {
+        "model": f"{base} ({model})",
+        "engine": engine,
+        "dtype": precision(recipe) if engine == "vllm" else "float32",
+        "samples": sampling.group_size,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": seed,
+    }
+
+
+def prompt_name(name: str, prompt: TokenIds) -> str:
+    """The key of a prompt in a store: a readable name, and a digest of the tokens, which change with the question,
+    the system prompt, the demonstrations and the template.
+
+    >>> prompt_name("nq-17", (1, 2, 3))
+    'nq-17 dfd5726d86ed'
+    """
+    return f"{name} {hashlib.sha256(repr(tuple(prompt)).encode()).hexdigest()[:12]}"
+
+
+def sample(
+    make_engine: Callable[[], RolloutEngine],
+    prompts: Mapping[str, TokenIds],
+    sampling: Sampling,
+    store: AnswerStore,
+    *,
+    seed: int,
+    batch_size: int,
+    console: Console,
+) -> list[list[Answer]]:
+    """The answers to each prompt, in order; prompts that the store lacks are sampled, `batch_size` at a time.
+
+    The engine is made only where prompts are left. The seed of a batch is a hash of `seed` and its first prompt, so
+    that a resumed run samples the same answers as one that was never killed.
+    """
+    left = [name for name in prompts if name not in store]
+    done = len(prompts) - len(left)
+    if done:
+        console.line(f"{'':12} {done} of {len(prompts)} are answered already")
+    if not left:
+        return [store[name] for name in prompts]
+    engine, truncated = make_engine(), 0
+    for start in range(0, len(left), batch_size):
+        names = left[start : start + batch_size]
+        digest = hashlib.sha256(f"{seed} {names[0]}".encode()).digest()
+        groups = engine.generate([prompts[name] for name in names], sampling, seed=int.from_bytes(digest[:6]))
+        answers = [[Answer(c.text, c.finish == "length") for c in group] for group in groups]
+        store.add(dict(zip(names, answers, strict=True)))
+        done += len(names)
+        truncated += sum(answer.truncated for group in answers for answer in group)
+        console.line(f"{'':12} {done} of {len(prompts)} answered, {truncated} cut off at {sampling.max_tokens} tokens")
+    return [store[name] for name in prompts]
