@@ -90,7 +90,7 @@ class AnswerStore:
             for line in lines:
                 rows = json.loads(line)
                 self._answers.update({name: [Answer(*answer) for answer in rows[name]] for name in rows})
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             raise UserError(f"{self._path}: damaged, or no file of answers; give another folder") from None
         differing = [name for name in self._made_with if found.get(name) != self._made_with[name]]
         if differing:

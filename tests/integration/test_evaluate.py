@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -237,12 +236,6 @@ def test_what_is_asked():
     assert len(some) == 10
     assert choose_questions(recipe("--eval.questions=10", "--eval.seed=1"), WORLD) == some  # for every seed of answers
     assert choose_questions(recipe("--eval.questions=10", "--data.seed=1"), WORLD) != some
-
-
-def test_closed_questions_are_refused():
-    closed = [replace(example, style="closed", passages=(), found=()) for example in WORLD]
-    with pytest.raises(UserError, match="style 'closed' has no passages; valid: prose, list, claims"):
-        choose_questions(recipe(), closed)
 
 
 def test_demonstrations_are_of_the_same_style_half_refusals_and_never_asked():

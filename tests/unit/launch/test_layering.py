@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = ("grpo", "rewards", "curriculum", "eval", "launch")
-LIGHT = {"grpo.types", "grpo.data.text", "grpo.data.example"}
+LIGHT = {"grpo.types", "grpo.errors", "grpo.data.text", "grpo.data.example"}
 PROGRAMS = {  # what a file's own command line needs, to read recipes or to load a model
     "rewards/audit.py": {"grpo.config", "launch.config.recipe"},
     "curriculum/build.py": {"grpo.telemetry.run_logger", "launch.builders.models"},
@@ -16,7 +16,7 @@ MAY_IMPORT = {  # of ours; a name stands for itself and what is below it
     "grpo": {"grpo"},
     "rewards": {"rewards", *LIGHT},
     "curriculum": {"curriculum", *LIGHT},
-    "eval": {"eval", "grpo", "curriculum", "rewards.boxed", "rewards.answer", "rewards.judges.base"},
+    "eval": {"eval", "curriculum", "grpo", "rewards.boxed", "rewards.answer", "rewards.judges.base"},
     "launch": set(FOLDERS),
 }
 ONLY_IN = {  # heavy package: where it may be imported
@@ -29,6 +29,7 @@ ONLY_IN = {  # heavy package: where it may be imported
 }
 HEAVY = {"vllm", "deepspeed", "wandb", "datasets", "transformers"}
 WITHOUT_THEM = [
+    "grpo.errors",
     "grpo.types",
     "grpo.data.text",
     "grpo.config",
