@@ -12,12 +12,12 @@ STAGES  = $(sort $(patsubst configs/%.toml,train-%,$(wildcard configs/stage*.tom
 
 # DATA=, NAME=, SEED= and FROM= are short for overrides of the recipe; ARGS= takes any others.
 OVERRIDES = $(if $(DATA),'--data.source=$(DATA)') $(if $(NAME),'--run.name=$(NAME)') \
-            $(if $(SEED),'--run.seed=$(SEED)') $(if $(FROM),'--model.start=$(FROM)') $(ARGS)
+            $(if $(SEED),'--run.seed=$(SEED)') $(if $(FROM),'--model.init_from=$(FROM)') $(ARGS)
 
 # For `make eval`: CHECKPOINT= (or FROM=) is a model or run folder; without it the model is asked as it comes.
 START = $(or $(CHECKPOINT),$(FROM))
 EVAL_OVERRIDES = $(if $(DATA),'--data.source=$(DATA)') $(if $(NAME),'--run.name=$(NAME)') \
-                 $(if $(SEED),'--eval.seed=$(SEED)') $(if $(START),'--model.start=$(START)') $(ARGS)
+                 $(if $(SEED),'--eval.seed=$(SEED)') $(if $(START),'--model.init_from=$(START)') $(ARGS)
 
 # A misspelt model or stage stops here, before .venv is made and with the names that there are.
 ASKED = $(filter sft eval train train-%,$(MAKECMDGOALS))

@@ -45,7 +45,7 @@ Row = tuple[str, float, float]
 
 def policy(kind: str, device: str, dtype: Any = "float32") -> Any:
     settings = {
-        "optim": Optim(lr=2e-3, schedule="constant", warmup=0.0),
+        "optim": Optim(lr=2e-3, schedule="constant", warmup_ratio=0.0),
         "updates": 3,
         "token_budget": 20,
         "dtype": dtype,
@@ -62,8 +62,8 @@ def trained(engine: Any) -> torch.Tensor:
     """Its weights, on the CPU, after three steps."""
     for seed in range(3):
         batch = random_batch(prompts=(5, 9, 3), sizes=(3, 2, 2), lengths=(4, 1, 6, 2, 5, 3, 2), seed=seed)
-        weighed = weigh(batch, average="sequence", max_tokens=9, tokens=23, sequences=7, drop_dead=True)
-        engine.update(weighed, lambda *parts: grpo_loss(*parts, objective=Objective(sampler_cap=None)))
+        weighed = weigh(batch, aggregation="sequence", max_tokens=9, tokens=23, sequences=7, drop_dead=True)
+        engine.update(weighed, lambda *parts: grpo_loss(*parts, objective=Objective(importance_cap=None)))
     return torch.cat([tensor.detach().float().cpu().flatten() for _, tensor in engine.weights()])
 
 
@@ -116,7 +116,7 @@ def rollouts(device: str) -> Iterator[Row]:
 def run(folder: str) -> Iterator[Row]:
     """The medians of 20 steps of the embedded model by the recipe."""
     recipes = ["configs/stage1.toml", "configs/models/smollm2-135m.toml"]
-    changes = [f"--run.steps={STEPS}", "--rollout.engine=auto", "--eval.questions=0", f"--run.folder={folder}"]
+    changes = [f"--run.steps={STEPS}", "--rollout.engine=auto", "--held_out.questions=0", f"--run.folder={folder}"]
     subprocess.run([sys.executable, "launch/train.py", *recipes, *changes, "--run.name=gpu"], cwd=ROOT, check=True)
     lines = (Path(folder) / "gpu" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [json.loads(line) for line in lines]

@@ -71,7 +71,7 @@ class OurStep:
         model = load_model(job["folder"], device=str(self.device))
         self.policy = SinglePolicy(
             model,
-            optim=Optim(lr=1e-6, schedule="constant", warmup=0.0),
+            optim=Optim(lr=1e-6, schedule="constant", warmup_ratio=0.0),
             updates=len(job["prompts"]),
             token_budget=job["token_budget"],
             layout=job["layout"],

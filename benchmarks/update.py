@@ -38,7 +38,7 @@ def make_policy(model: Any, asked: argparse.Namespace, *, budget: int, updates: 
     """The engine as a run has it. The rate is so small that random weights stay what they are."""
     return SinglePolicy(
         model,
-        optim=Optim(lr=1e-6, schedule="constant", warmup=0.0),
+        optim=Optim(lr=1e-6, schedule="constant", warmup_ratio=0.0),
         updates=updates,
         token_budget=budget,
         layout=asked.layout,
@@ -51,10 +51,10 @@ def weighed(batch: Batch) -> Batch:
     """The batch with GRPO's own averaging over all of its rows."""
     tokens, rows = int(batch.learn_BC.sum()), len(batch.group_B)
     width = batch.ids_BC.shape[1]
-    return weigh(batch, average="sequence", max_tokens=width, tokens=tokens, sequences=rows, drop_dead=True)
+    return weigh(batch, aggregation="sequence", max_tokens=width, tokens=tokens, sequences=rows, drop_dead=True)
 
 
-LOSS = partial(grpo_loss, objective=Objective(sampler_cap=None))  # nothing was sampled, so nothing is corrected
+LOSS = partial(grpo_loss, objective=Objective(importance_cap=None))  # nothing was sampled, so nothing is corrected
 
 
 def measure(asked: argparse.Namespace) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def add_unanswerable_twins(
     gets no twin. UserError where `share` is above one half, or the pool has no passages for a question.
     """
     if share > 0.5:
-        raise UserError(f"warmup.unanswerable = {share}: every refusal is the twin of a question; valid: 0 to 0.5")
+        raise UserError(f"sft.unanswerable = {share}: every refusal is the twin of a question; valid: 0 to 0.5")
     rng = random.Random(f"{seed}/twins")
     per_example = share / (1 - share)
     made: list[Example] = []

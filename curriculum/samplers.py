@@ -138,7 +138,7 @@ class EpochSampler:
         """`in_order` keeps the order given, in every epoch."""
         if not examples:
             raise UserError(
-                "no training questions are left after the split and the mix; check data.questions and data.unanswerable"
+                "no training questions are left after the split and the mix; check data.max_train and data.unanswerable"
             )
         self._examples, self._seed, self._in_order, self._drawn = list(examples), seed, in_order, 0
         self._epoch, self._order = -1, self._examples
@@ -177,7 +177,7 @@ class DifficultySampler:
     def __init__(self, examples: Sequence[Example], *, seed: int, floor: float = 0.05) -> None:
         if not examples:
             raise UserError(
-                "no training questions are left after the split and the mix; check data.questions and data.unanswerable"
+                "no training questions are left after the split and the mix; check data.max_train and data.unanswerable"
             )
         self._examples, self._seed, self._floor = list(examples), seed, floor
         self._rates: dict[str, float] = {}

@@ -16,7 +16,7 @@ AREAS = ("reward", "group", "completion", "policy", *SHARES, "held_out", "count"
 
 
 class GateSettings(BaseModel):
-    """The [gate] of a stage: when the next one begins, where one run goes through several (`make train`)."""
+    """The [stage_end] of a stage: when the next one begins, where one run goes through several (`make train`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,14 +34,14 @@ class GateSettings(BaseModel):
         area, slash, name = self.metric.partition("/")
         if not slash or not name or area not in AREAS:
             raise ValueError(
-                f"gate.metric = {self.metric!r} is never logged; valid: {', '.join(f'{area}/...' for area in AREAS)}, "
-                "such as reward/total"
+                f"stage_end.metric = {self.metric!r} is never logged; valid: "
+                f"{', '.join(f'{area}/...' for area in AREAS)}, such as reward/total"
             )
         return self
 
     @property
     def occasional(self) -> bool:
-        """Whether the metric is of some steps only: held-out questions are measured every `eval.every` steps."""
+        """Whether the metric is of some steps only: held-out questions are measured every `held_out.every` steps."""
         return self.metric.startswith("held_out/")
 
 
@@ -83,7 +83,9 @@ class StageEnd:
         if not self._values and self._is_due(values):
             logged = [name for name in values if name.partition("/")[0] in AREAS]
             near = difflib.get_close_matches(wanted.metric, logged, n=3, cutoff=0.0)
-            raise UserError(f"gate.metric = {wanted.metric!r} is not logged by this run; nearest: {', '.join(near)}")
+            raise UserError(
+                f"stage_end.metric = {wanted.metric!r} is not logged by this run; nearest: {', '.join(near)}"
+            )
         return False
 
     def _is_due(self, values: Mapping[str, float]) -> bool:
@@ -123,13 +125,13 @@ def check_stage_end(settings: GateSettings, *, steps: int, every: int) -> None:
         return
     if settings.occasional and not every:
         raise UserError(
-            f"gate.metric = {settings.metric!r} is never logged: eval.every = 0 measures no held-out question on the "
-            "way; valid: eval.every of 1 or more, or another metric"
+            f"stage_end.metric = {settings.metric!r} is never logged: held_out.every = 0 measures no held-out question "
+            "on the way; valid: held_out.every of 1 or more, or another metric"
         )
     seen = steps // every if settings.occasional else steps
     if 2 * settings.window > seen:
-        valid = f"valid: gate.window of at most {seen // 2}" if seen > 1 else "valid: a longer stage"
+        valid = f"valid: stage_end.window of at most {seen // 2}" if seen > 1 else "valid: a longer stage"
         raise UserError(
-            f"gate.window = {settings.window} compares two windows, {2 * settings.window} measurements, and this stage "
-            f"makes {seen}; {valid}, or gate.when = 'steps'"
+            f"stage_end.window = {settings.window} compares two windows, {2 * settings.window} measurements, and this "
+            f"stage makes {seen}; {valid}, or stage_end.when = 'steps'"
         )

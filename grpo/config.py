@@ -1,7 +1,7 @@
 """Recipes: TOML files from left to right, dotted overrides last, into one typed value. Later wins; unknown names fail.
 
 Generic: knows nothing of this project's sections. The class that is loaded is a dataclass or pydantic model whose
-fields are such sections; pydantic checks the values.
+fields are such sections; pydantic checks the values. Its attribute `renamed`, where it has one, maps old keys to new.
 """
 
 import difflib
@@ -29,7 +29,7 @@ def load(cls: type[T], argv: Sequence[str]) -> T:
     origin: Origin = {}
     for argument in argv:
         layer, where = _override(cls, argument) if argument.startswith("--") else _file(Path(argument))
-        _check_names(cls, layer, (), where)
+        _check_names(cls, layer, (), where, getattr(cls, "renamed", {}))
         _merge(cls, values, layer)
         origin |= where
     try:
@@ -120,12 +120,16 @@ def _override(cls: Any, argument: str) -> tuple[dict[str, Any], Origin]:
     return layer, {path: argument}
 
 
-def _check_names(cls: Any, layer: Mapping[str, Any], path: tuple[str, ...], where: Origin) -> None:
+def _check_names(
+    cls: Any, layer: Mapping[str, Any], path: tuple[str, ...], where: Origin, renamed: Mapping[str, str]
+) -> None:
     known = _fields(cls)
     for name, value in layer.items():
         here = (*path, name)
         if name not in known:
             place = next(origin for key, origin in where.items() if key[: len(here)] == here or key == here)
+            if new := renamed.get(".".join(here)):
+                raise UserError(f"{place}: {'.'.join(here)} is now {new}")
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {'.'.join((*path, near[0]))}?" if near else f"valid: {', '.join(known)}"
             raise UserError(f"{place}: unknown key {'.'.join(here)}; {hint}")
@@ -133,7 +137,7 @@ def _check_names(cls: Any, layer: Mapping[str, Any], path: tuple[str, ...], wher
             if not isinstance(value, Mapping):
                 place = next(origin for key, origin in where.items() if key[: len(here)] == here)
                 raise UserError(f"{place}: {'.'.join(here)} is a section: write [{'.'.join(here)}] and keys below it")
-            _check_names(known[name], value, here, where)
+            _check_names(known[name], value, here, where, renamed)
 
 
 def _first(error: ValidationError, origin: Origin) -> str:

@@ -24,7 +24,7 @@ from grpo.distributed.communicator import Comm
 from grpo.distributed.load_balancing import balanced
 from grpo.dynamic_sampling import Dynamic, taught, to_ask
 from grpo.errors import StaleWeights
-from grpo.losses import Average, Objective, Stats, average_stats, grpo_loss, weigh
+from grpo.losses import Aggregation, Objective, Stats, average_stats, grpo_loss, weigh
 from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine, sample_groups
 from grpo.telemetry.run_logger import RunLog
@@ -78,18 +78,18 @@ class LoopSettings:
     prompts_per_step: int  # over all ranks
     sampling: Sampling
     objective: Objective
-    average: Average = "sequence"
+    aggregation: Aggregation = "sequence"
     advantage: Mode | Literal["per_reward"] = "std"
     weights: Mapping[str, float] = field(default_factory=dict)  # of reward parts, for "per_reward"; 1 where not named
     dynamic: Dynamic = field(default_factory=Dynamic)
     updates_per_step: int = 1
     seed: int = 0
-    mismatch_limit: float = 0.05  # nats: mean |trainer - sampler| above this stops the run
+    max_logprob_gap: float = 0.05  # nats: mean |trainer - sampler| above this stops the run
 
     @property
     def dead_are_free(self) -> bool:
         """Whether groups that scored all alike are left out of updates; part by part they may differ all the same."""
-        return self.objective.kl == 0 and self.advantage != "per_reward"
+        return self.objective.kl_coef == 0 and self.advantage != "per_reward"
 
 
 def train(
@@ -150,7 +150,7 @@ def train(
                     trained = weighed(part, cfg, comm)
                     record.trains(trained)
                     updates.append(compared(policy.update(trained, loss), part, policy, comm))
-                    check_same_policy(updates[-1], limit=cfg.mismatch_limit, step=step)
+                    check_same_policy(updates[-1], limit=cfg.max_logprob_gap, step=step)
                 record.scalars("policy", average_stats(updates))
 
             # 6. Look on: the field's numbers on these answers and, now and then, on held-out questions.
@@ -209,12 +209,12 @@ def with_fixed_logprobs(batch: Batch, cfg: LoopSettings, policy: PolicyEngine) -
     With kl = 0 rows of advantage 0 are never updated on (`weigh`), so pi_old is not computed for them; it is 0 there.
     """
     if cfg.updates_per_step > 1:
-        rows = torch.arange(len(batch.group_B)) if cfg.objective.kl else torch.nonzero(batch.advantage_B).flatten()
+        rows = torch.arange(len(batch.group_B)) if cfg.objective.kl_coef else torch.nonzero(batch.advantage_B).flatten()
         old_BC = policy.logprobs(batch.rows(rows.tolist()))
         old_logp_BC = torch.zeros(batch.ids_BC.shape)
         old_logp_BC[rows, : old_BC.shape[1]] = old_BC
         batch = replace(batch, old_logp_BC=old_logp_BC)
-    if cfg.objective.kl:
+    if cfg.objective.kl_coef:
         batch = replace(batch, ref_logp_BC=policy.logprobs(batch, reference=True))
     return batch
 
@@ -224,11 +224,11 @@ def weighed(batch: Batch, cfg: LoopSettings, comm: Comm) -> Batch:
     tokens, sequences = comm.sum([int(batch.learn_BC.sum()), len(batch.group_B)])
     return weigh(
         batch,
-        average=cfg.average,
+        aggregation=cfg.aggregation,
         max_tokens=cfg.sampling.max_tokens,
         tokens=int(tokens),
         sequences=int(sequences),
-        drop_dead=cfg.objective.kl == 0,
+        drop_dead=cfg.objective.kl_coef == 0,
     )
 
 
@@ -283,7 +283,7 @@ def warm_up(
             batch = collate(groups, torch.ones(len(groups), 1))
             tokens, sequences = comm.sum([int(batch.learn_BC.sum()), len(groups)])
             weights = {"tokens": int(tokens), "sequences": int(sequences), "max_tokens": 1}
-            batch = weigh(batch, average="token", drop_dead=False, **weights)
+            batch = weigh(batch, aggregation="token", drop_dead=False, **weights)
             record.trains(batch)
             with record.timed("update"):
                 record.scalars("policy", policy.update(batch, loss))

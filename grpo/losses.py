@@ -17,8 +17,8 @@ from torch import Tensor
 
 from grpo.batch import Batch
 
-Average = Literal["token", "sequence", "constant"]
-Policy = Literal["grpo", "gspo", "cispo", "sapo"]
+Aggregation = Literal["token", "sequence", "constant"]
+LossType = Literal["grpo", "gspo", "cispo", "sapo"]
 Estimator = Literal["k1", "k2", "k3"]
 Stats = dict[str, float]
 """Sums over tokens, which add up over micro-batches and ranks; names that end in `_max` combine by maximum."""
@@ -28,18 +28,20 @@ Stats = dict[str, float]
 class Objective:
     """The numbers of the loss. Defaults: GRPO with DAPO's higher upper clip, no reference model."""
 
-    policy: Policy = "grpo"
+    type: LossType = "grpo"
     clip_low: float = 0.2  # the ratio is clipped to [1 - clip_low, 1 + clip_high]
     clip_high: float = 0.28
     dual_clip: float | None = None  # upper bound of the ratio where the advantage is negative (Ye et al. 2020), > 1
-    cispo_bound: float = 5.0  # absolute upper bound of CISPO's detached ratio, as in TRL; verl writes 1 + eps_high
+    cispo_clip: float = 5.0  # absolute upper bound of CISPO's detached ratio, as in TRL; verl writes 1 + eps_high
     sapo_temperatures: tuple[float, float] = (1.0, 1.05)  # for advantages > 0, and for the others
-    kl: float = 0.0  # coefficient of the KL penalty in the loss; 0 keeps no reference model
+    kl_coef: float = 0.0  # coefficient of the KL penalty in the loss; 0 keeps no reference model
     kl_estimator: Estimator = "k3"
-    sampler_cap: float | None = 2.0  # truncated importance weight of trainer against sampler; None: no correction
+    importance_cap: float | None = 2.0  # truncated importance weight of trainer against sampler; None: no correction
 
 
-def token_weights(learn_BC: Tensor, *, average: Average, tokens: int, sequences: int, max_tokens: int) -> Tensor:
+def token_weights(
+    learn_BC: Tensor, *, aggregation: Aggregation, tokens: int, sequences: int, max_tokens: int
+) -> Tensor:
     """The weight of every token in the loss: bool [B, C] -> float32 [B, C], 0 where nothing is learnt.
 
     token     1 / tokens: every token counts alike (DAPO)
@@ -48,25 +50,27 @@ def token_weights(learn_BC: Tensor, *, average: Average, tokens: int, sequences:
 
     `tokens` and `sequences` count the whole optimizer step over all ranks, dead groups included.
     """
-    if average == "token":
+    if aggregation == "token":
         weight_B1 = torch.full((learn_BC.shape[0], 1), 1.0 / max(tokens, 1), dtype=torch.float64)
-    elif average == "sequence":
+    elif aggregation == "sequence":
         weight_B1 = 1.0 / (learn_BC.sum(dim=1, keepdim=True).clamp(min=1).double() * max(sequences, 1))
-    elif average == "constant":
+    elif aggregation == "constant":
         weight_B1 = torch.full((learn_BC.shape[0], 1), 1.0 / (max(sequences, 1) * max_tokens), dtype=torch.float64)
     else:
-        raise ValueError(f"unknown average {average!r}; valid: token, sequence, constant")
+        raise ValueError(f"unknown aggregation {aggregation!r}; valid: token, sequence, constant")
     return (weight_B1 * learn_BC).float()
 
 
-def weigh(batch: Batch, *, average: Average, max_tokens: int, tokens: int, sequences: int, drop_dead: bool) -> Batch:
+def weigh(
+    batch: Batch, *, aggregation: Aggregation, max_tokens: int, tokens: int, sequences: int, drop_dead: bool
+) -> Batch:
     """The batch with `weight_BC`; with `drop_dead`, without the rows whose advantage is 0.
 
     Such rows have no gradient when kl = 0, so leaving them out changes nothing but the time: their tokens stay in
     `tokens`, their completions in `sequences`. With kl > 0 they still feel the reference and must stay.
     """
     weight_BC = token_weights(
-        batch.learn_BC, average=average, tokens=tokens, sequences=sequences, max_tokens=max_tokens
+        batch.learn_BC, aggregation=aggregation, tokens=tokens, sequences=sequences, max_tokens=max_tokens
     )
     batch = replace(batch, weight_BC=weight_BC)
     if not drop_dead:
@@ -117,18 +121,18 @@ def policy_objective(o: Objective, logp_BC: Tensor, old_logp_BC: Tensor, batch: 
     """The per-token value to be raised, and the ratio it used: ([B, C], [B, C] or [B, 1])."""
     log_ratio_BC = logp_BC - old_logp_BC
     advantage_B1 = batch.advantage_B[:, None]
-    if o.policy == "cispo":
+    if o.type == "cispo":
         ratio_BC = log_ratio_BC.exp()
-        return ratio_BC.detach().clamp(max=o.cispo_bound) * advantage_B1 * logp_BC, ratio_BC
-    if o.policy == "sapo":
+        return ratio_BC.detach().clamp(max=o.cispo_clip) * advantage_B1 * logp_BC, ratio_BC
+    if o.type == "sapo":
         ratio_BC = log_ratio_BC.exp()
         return soft_gate(ratio_BC, advantage_B1.expand_as(ratio_BC), temperatures=o.sapo_temperatures), ratio_BC
-    if o.policy == "gspo":
+    if o.type == "gspo":
         ratio_BC = sequence_ratio(log_ratio_BC, batch.learn_BC)
-    elif o.policy == "grpo":
+    elif o.type == "grpo":
         ratio_BC = log_ratio_BC.exp()
     else:
-        raise ValueError(f"unknown policy loss {o.policy!r}; valid: grpo, gspo, cispo, sapo")
+        raise ValueError(f"unknown policy loss {o.type!r}; valid: grpo, gspo, cispo, sapo")
     value_BC = clipped_surrogate(
         ratio_BC, advantage_B1, clip_low=o.clip_low, clip_high=o.clip_high, dual_clip=o.dual_clip
     )
@@ -148,13 +152,13 @@ def grpo_loss(logp_BC: Tensor, entropy_BC: Tensor, batch: Batch, *, objective: O
     sampler_logp_BC = torch.where(learn_BC, batch.sampler_logp_BC, 0.0)
     value_BC, ratio_BC = policy_objective(objective, logp_BC, old_logp_BC, batch)
     stats = _stats(objective, logp_BC.detach(), entropy_BC.detach(), old_logp_BC, sampler_logp_BC, ratio_BC, batch)
-    if objective.sampler_cap is not None:
-        value_BC = value_BC * sampler_weight(old_logp_BC, sampler_logp_BC, cap=objective.sampler_cap)
-    if objective.kl:
+    if objective.importance_cap is not None:
+        value_BC = value_BC * sampler_weight(old_logp_BC, sampler_logp_BC, cap=objective.importance_cap)
+    if objective.kl_coef:
         assert batch.ref_logp_BC is not None, "kl > 0 needs reference log-probabilities"
         ref_logp_BC = torch.where(learn_BC, batch.ref_logp_BC, 0.0)
         kl_BC = kl_estimate(logp_BC, ref_logp_BC, estimator=objective.kl_estimator)
-        value_BC = value_BC - objective.kl * kl_BC
+        value_BC = value_BC - objective.kl_coef * kl_BC
         stats["kl_sum"] = float(kl_BC.detach().sum())
     loss = -(value_BC * batch.weight_BC).sum()
     return loss, stats | {"loss": float(loss.detach())}

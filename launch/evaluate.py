@@ -1,6 +1,6 @@
 """Answer questions, score the answers: `python launch/evaluate.py configs/models/tiny.toml [--section.key=value ...]`.
 
-What is asked is the held-out part of the data; `--eval.part=all` asks a test file as a whole. `--model.start=FOLDER`
+The held-out part of the data is asked; `--eval.split=all` asks a test file as a whole. `--model.init_from=FOLDER`
 evaluates a model folder, or that of a run, instead of the model as it comes.
 """
 

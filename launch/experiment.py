@@ -140,7 +140,7 @@ def chain(arm: Arm, label: str, seed: int, shared: Sequence[str]) -> list[list[s
         arguments = [planned.recipe, *shared, *planned.arguments]
         arguments += [f"--run.seed={seed}", f"--run.name={label}-{planned.name}-s{seed}"]
         if runs:
-            arguments.append(f"--model.start={folder_of(load(Recipe, runs[-1]))}")
+            arguments.append(f"--model.init_from={folder_of(load(Recipe, runs[-1]))}")
         load(Recipe, arguments)
         runs.append(arguments)
     return runs

@@ -85,7 +85,7 @@ def sample_all(
             sampling,
             store,
             seed=recipe.run.seed,
-            batch_size=max(1, recipe.rollout.rows // samples),
+            batch_size=max(1, recipe.rollout.max_num_seqs // samples),
             console=console,
         )
 

@@ -4,7 +4,7 @@
     python -m launch.plan configs/stage1.toml configs/models/qwen3-8b.toml      the machine at hand
     python -m launch.plan --table                                               the plans in docs/running.md
 
-Overrides are those of training: --policy.stage=3. `--host-memory GB` is a node's main memory, for what is offloaded.
+Overrides are those of training: --policy.zero_stage=3. `--host-memory GB` is a node's main memory, for offloading.
 The formulas are in launch/planner/memory.py: estimates, of which nothing was measured on a GPU.
 """
 
@@ -79,11 +79,11 @@ def make_plan(recipe: Recipe, devices: Devices) -> Plan:
 def plan_settings(recipe: Recipe, devices: Devices) -> PlanSettings:
     """What of the recipe decides about memory, with what "auto" comes to on these devices."""
     p, r = recipe.policy, recipe.rollout
-    zero = p.engine == "zero" or (p.engine == "auto" and (devices.ranks > 1 or p.offload != "none"))
+    zero = p.backend == "deepspeed" or (p.backend == "auto" and (devices.ranks > 1 or p.offload != "none"))
     fast = "bfloat16" if devices.fast_bf16 else "float32"
     written_by = "vllm" if devices.kind == "gpu" else writes_here()
     return PlanSettings(
-        stage=p.stage if zero else 0,
+        stage=p.zero_stage if zero else 0,
         offload=p.offload,
         dtype=fast if p.dtype == "auto" else p.dtype,
         gradient_checkpointing=p.gradient_checkpointing,
@@ -93,11 +93,11 @@ def plan_settings(recipe: Recipe, devices: Devices) -> PlanSettings:
         max_tokens=recipe.sampling.max_tokens,
         prompts=recipe.sampling.prompts_per_step,
         group_size=recipe.sampling.group_size,
-        reference=recipe.loss.kl > 0,
+        reference=recipe.loss.kl_coef > 0,
         rollout=written_by if r.engine == "auto" else r.engine,
-        rows=r.rows,
-        share=r.memory,
-        kv_cache=r.kv_cache,
+        rows=r.max_num_seqs,
+        share=r.gpu_memory_utilization,
+        kv_cache=r.cpu_kv_cache_gib,
         tensor_parallel=r.tensor_parallel,
     )
 
@@ -208,7 +208,7 @@ def short_while_loading(plan: Plan) -> list[str]:
     if d.host is not None and of_node > d.host:
         said.append(
             f"each rank of a node converts the model to float32 in main memory, {of_node / GB:.0f} GB of its "
-            f'{d.host / GB:.0f}; not with policy.stage = 3, or policy.engine = "zero" in bfloat16'
+            f'{d.host / GB:.0f}; not with policy.zero_stage = 3, or policy.backend = "deepspeed" in bfloat16'
         )
     return said
 

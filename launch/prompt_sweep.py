@@ -4,7 +4,7 @@
 
 Asks the held-out questions of the recipes `--samples` times under each prompt of configs/prompts/factuality, 1 to 8.
 The folder gets the sampled answers, table.md, numbers.json and plot.png. The same command resumes after a kill.
-Overrides as in training; `--model.start=RUN` asks a trained model.
+Overrides as in training; `--model.init_from=RUN` asks a trained model.
 """
 
 import argparse
@@ -98,7 +98,7 @@ def sweep(recipe: Recipe, paths: dict[int, Path], out: Path, *, samples: int, co
             sampling,
             store,
             seed=recipe.run.seed,
-            batch_size=max(1, recipe.rollout.rows // samples),
+            batch_size=max(1, recipe.rollout.max_num_seqs // samples),
             console=console,
         )
     columns = {}
@@ -113,8 +113,8 @@ def closed_book_questions(recipe: Recipe, console: Console) -> list[Example]:
     examples = assemble.load_questions(recipe, console).held_out
     if not examples:
         raise UserError(
-            f"no question is held out (data.held_out = {recipe.data.held_out}, eval.questions = "
-            f"{recipe.eval.questions}); expected both above 0"
+            f"no question is held out (data.held_out = {recipe.data.held_out}, held_out.questions = "
+            f"{recipe.held_out.questions}); expected both above 0"
         )
     if other := next((example for example in examples if example.style != "closed"), None):
         raise UserError(

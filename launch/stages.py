@@ -2,7 +2,7 @@
 
 Before `--` the recipe of each stage, in order; after it what they share: the model's recipe, and overrides. Every stage
 is a run of its own and starts from the model of the one before it. A stage ends after its last step, or earlier where
-its gate opens; `gate.when = "hand"` ends the chain after it. Stages that are finished already are not run again.
+its gate opens; `stage_end.when = "hand"` ends the chain after it. Stages that are finished already are not run again.
 `--gpus=N` before the recipes trains with a rank on each of N GPUs, `--port=P` is where they meet.
 """
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
         runs = plan(stages, shared)
         for number, arguments in enumerate(runs):
             run(arguments, command=launcher(gpus, port), console=console)
-            if number + 1 < len(runs) and load(Recipe, arguments).gate.when == "hand":
+            if number + 1 < len(runs) and load(Recipe, arguments).stage_end.when == "hand":
                 console.line(f"gate         by hand: {by_hand(runs[number + 1])}")
                 return 0
     except UserError as error:
@@ -65,18 +65,18 @@ def read_arguments(argv: Sequence[str]) -> tuple[int, int, list[str], list[str]]
 def plan(stages: Sequence[str], shared: Sequence[str]) -> list[list[str]]:
     """The arguments of each stage's run. What is wrong with any of them is found before the first begins.
 
-    A shared `run.name` gets the stage behind it, `mine-stage1`; a shared `model.start` is where the first stage starts.
+    A shared `run.name` gets the stage behind it, `mine-stage1`; the first stage starts at a shared `model.init_from`.
     """
     runs: list[list[str]] = []
     names: set[Path] = set()
     for number, stage in enumerate(stages):
-        own = [argument for argument in shared if number == 0 or not argument.startswith("--model.start=")]
+        own = [argument for argument in shared if number == 0 or not argument.startswith("--model.init_from=")]
         recipe = load(Recipe, [stage, *own])
         arguments = [stage, *own]
         if recipe.run.name:
             arguments.append(f"--run.name={recipe.run.name}-{recipe.run.stage}")
         if number:
-            arguments.append(f"--model.start={folder_of(load(Recipe, runs[-1]))}")
+            arguments.append(f"--model.init_from={folder_of(load(Recipe, runs[-1]))}")
         folder = folder_of(load(Recipe, arguments))
         if folder in names:
             raise UserError(f"{stage}: {folder} is the run of an earlier stage too; give each its own run.stage")

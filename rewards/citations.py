@@ -8,7 +8,7 @@ Joint entailment is our choice, and the metric's citation recall; the paper does
 item alone: the metric prefixes the question, but no passage repeats the question's words, so that a lexical judge would
 find no item supported.
 
-In the paper citing every passage is as good as citing the right one. With `hardened` the +0.5 is multiplied by the
+In the paper citing every passage is as good as citing the right one. With `anti_gaming` the +0.5 is multiplied by the
 metric's citation precision: the share of the cited passages that entail the statement alone, or without which the
 others do not. (Left open: a statement that adds a stray word of every passage it cites needs them all, and is paid in
 full.) And a statement of stop words alone, which a lexical judge finds in anything, must stand in the passages
@@ -37,7 +37,7 @@ def citation_rewards(
     verifier: Verifier,
     *,
     penalty: float = 0.5,
-    hardened: bool = True,
+    anti_gaming: bool = True,
     shares: Sequence[float] | None = None,
 ) -> list[float]:
     """R_citation (eq 2) of every completion of a group, summed over `rows`: the statements of each that were right.
@@ -46,7 +46,7 @@ def citation_rewards(
     each completion earn, and never a penalty (rewards.correctness.brevity). The verifier is asked once for the whole
     group, each distinct question once.
     """
-    supported = _supported(example, rows, verifier, hardened=hardened)
+    supported = _supported(example, rows, verifier, anti_gaming=anti_gaming)
 
     def reward(statement: Statement, share: float) -> float:
         sources = _sources(statement)
@@ -54,7 +54,7 @@ def citation_rewards(
             return 0.0
         if (sources, statement.text) not in supported:
             return -penalty
-        return CITED_RIGHT * share * (precision(sources, statement.text, supported) if hardened else 1.0)
+        return CITED_RIGHT * share * (precision(sources, statement.text, supported) if anti_gaming else 1.0)
 
     return [
         sum((reward(statement, share) for statement in row), 0.0)
@@ -82,17 +82,17 @@ def _without(sources: Sources, number: int) -> Sources:
     return tuple(n for n in sources if n != number)
 
 
-def _asked(sources: Sources, *, hardened: bool) -> Iterator[Sources]:
+def _asked(sources: Sources, *, anti_gaming: bool) -> Iterator[Sources]:
     """The sets of passages to ask about for one citation: itself, and what its precision takes."""
     yield sources
-    if hardened and len(sources) > 1:
+    if anti_gaming and len(sources) > 1:
         for n in sources:
             yield (n,)
             yield _without(sources, n)
 
 
 def _supported(
-    example: Example, rows: Sequence[Sequence[Statement]], verifier: Verifier, *, hardened: bool
+    example: Example, rows: Sequence[Sequence[Statement]], verifier: Verifier, *, anti_gaming: bool
 ) -> Supported:
     """What `citation_rewards` needs to know; asks the verifier once, and nothing about passages that do not exist."""
     count = len(example.passages)
@@ -101,7 +101,7 @@ def _supported(
         (part, text)
         for sources, text in cited
         if sources[0] >= 1 and sources[-1] <= count
-        for part in _asked(sources, hardened=hardened)
+        for part in _asked(sources, anti_gaming=anti_gaming)
     )
     if not asked:
         return set()
@@ -110,7 +110,7 @@ def _supported(
     return {
         (sources, text)
         for (sources, text), p in zip(asked, verdicts, strict=True)
-        if p > ENTAILED and not (hardened and _only_stop_words_elsewhere(text, premises[sources]))
+        if p > ENTAILED and not (anti_gaming and _only_stop_words_elsewhere(text, premises[sources]))
     }
 
 

@@ -9,7 +9,7 @@ from grpo.errors import UserError
 ALWAYS = ("tag_count", "format", "exact_match", "citation")
 """Parts of every recipe: Ground-GRPO's stage 1."""
 
-SWITCHED = ("refusal", "process")
+SWITCHED = ("refusal", "consistency")
 """Parts that a switch of the same name adds."""
 
 EXTRA = ("token_f1", "fuzzy", "fact", "caution")
@@ -21,18 +21,20 @@ PARTS = (*ALWAYS, *SWITCHED, *EXTRA)
 class RewardSettings(BaseModel):
     """What answers are paid for. The defaults are stage 1; `refusal = true` makes it stage 2.
 
-    `paper_sum = true` is eqs 1 and 2 to the letter: of `hardened` only the half pay of hedged refusals is left then.
-    The whole paper to the letter is `paper_sum = true, hardened = false`; its worked cases are the same either way.
+    `uncapped_sum = true` is eqs 1 and 2 to the letter: `anti_gaming` then only halves the pay of hedged refusals.
+    The whole paper to the letter is `uncapped_sum = true, anti_gaming = false`; its worked cases are the same then.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     refusal: bool = Field(default=False, description="stage 2: pay for refusing what the passages do not answer (eq 6)")
-    process: bool = Field(default=False, description="pay for thinking that entails the answer (eq 7); reasoning only")
-    verifier: str = Field(default="lexical", description="who judges whether passages support a statement")
+    consistency: bool = Field(
+        default=False, description="pay for thinking that entails the answer (eq 7); reasoning only"
+    )
+    judge: str = Field(default="lexical", description="who judges whether passages support a statement")
     citation_penalty: FiniteFloat = Field(default=0.5, ge=0, description="cost of a bad citation; 0 is the ablation")
-    paper_sum: bool = Field(default=False, description="the paper's unbounded sums of eqs 1 and 2, to the letter")
-    hardened: bool = Field(
+    uncapped_sum: bool = Field(default=False, description="the paper's unbounded sums of eqs 1 and 2, to the letter")
+    anti_gaming: bool = Field(
         default=True,
         description="pay less for needless citations, padding, hedged refusals, chance matches; false: the paper",
     )
@@ -62,8 +64,8 @@ class RewardSettings(BaseModel):
 
     def check_format(self, *, reasoning: bool) -> None:
         """UserError where a part is paid that the model's format cannot have."""
-        if self.process and not reasoning:
+        if self.consistency and not reasoning:
             raise UserError(
-                "reward.process = true pays for thinking, and model.reasoning = false has none; "
-                "valid: model.reasoning = true, or reward.process = false"
+                "reward.consistency = true pays for thinking, and model.reasoning = false has none; "
+                "valid: model.reasoning = true, or reward.consistency = false"
             )

@@ -5,7 +5,7 @@ By default a statement earns only if it says a gold answer that no statement bef
 paper's sum, and at most 0.5 per gold answer. The first mention counts, not the best: else a model could cite each
 passage in turn and keep the hit. Its price: after "Both A and B won." the sentences on A and B alone earn nothing.
 
-Two more holes are closed by `hardened`, unless the paper's sum is asked for: an answer of a letter or two, or of stop
+`anti_gaming` closes two more holes, unless the paper's sum is asked for: an answer of a letter or two, or of stop
 words ("It", "The Who"), is a piece of almost any sentence, so that it must appear as whole words; and copying all
 passages says every answer without knowing one, so that statements and words far beyond those of a right answer shrink
 what it earns (`brevity`).
@@ -56,13 +56,13 @@ def is_fragile(key: str) -> bool:
     return len(key) <= FRAGILE or STOP_WORDS.issuperset(key.split())
 
 
-def mentioned(text: str, answers: Mapping[int, Iterable[str]], *, hardened: bool = True) -> set[int]:
+def mentioned(text: str, answers: Mapping[int, Iterable[str]], *, anti_gaming: bool = True) -> set[int]:
     """Which of these answers, index -> normalized spellings, a text says: by containment, fragile ones as whole words.
 
     >>> answers = {0: ["38"], 1: ["ali daei", "daei"]}
     >>> mentioned("Daei, in 1938.", answers), mentioned("The 38-year-old Daei.", answers)
     ({1}, {0, 1})
-    >>> mentioned("Daei, in 1938.", answers, hardened=False)
+    >>> mentioned("Daei, in 1938.", answers, anti_gaming=False)
     {0, 1}
     """
     body = normalize(text)
@@ -71,7 +71,10 @@ def mentioned(text: str, answers: Mapping[int, Iterable[str]], *, hardened: bool
         if key not in body:
             return False
         return (
-            not hardened or not is_fragile(key) or _whole(key, body) or _whole(key, normalize(_JOINTS.sub(" ", text)))
+            not anti_gaming
+            or not is_fragile(key)
+            or _whole(key, body)
+            or _whole(key, normalize(_JOINTS.sub(" ", text)))
         )
 
     return {index for index, keys in answers.items() if any(says(key) for key in keys)}
@@ -82,25 +85,25 @@ def _whole(key: str, body: str) -> bool:
 
 
 def said(
-    example: Example, rows: Sequence[Sequence[Statement]], verifier: Verifier, *, hardened: bool = True
+    example: Example, rows: Sequence[Sequence[Statement]], verifier: Verifier, *, anti_gaming: bool = True
 ) -> list[list[Said]]:
     """Which gold answers each statement says, for the statements of every completion of a group.
 
     Each distinct text is read once. A claim is a whole sentence and rarely repeated word for word, so for claims a
-    statement that entails it says it too; `hardened` asks nothing about a claim of stop words alone, which a lexical
+    statement that entails it says it too; `anti_gaming` asks nothing about a claim of stop words alone, which a lexical
     judge finds in anything.
     """
     answers = gold(example)
     texts = dict.fromkeys(statement.text for row in rows for statement in row)
-    known = {text: mentioned(text, answers, hardened=hardened) for text in texts}
+    known = {text: mentioned(text, answers, anti_gaming=anti_gaming) for text in texts}
     if example.style == "claims":
-        for text, index in _entailed(known, answers, verifier, hardened=hardened):
+        for text, index in _entailed(known, answers, verifier, anti_gaming=anti_gaming):
             known[text].add(index)
     return [[frozenset(known[statement.text]) for statement in row] for row in rows]
 
 
 def _entailed(
-    known: dict[str, set[int]], answers: dict[int, dict[str, str]], verifier: Verifier, *, hardened: bool
+    known: dict[str, set[int]], answers: dict[int, dict[str, str]], verifier: Verifier, *, anti_gaming: bool
 ) -> list[tuple[str, int]]:
     """The (statement, claim index) pairs that the verifier affirms, in one call; what is known already is not asked."""
     asked = [
@@ -109,7 +112,7 @@ def _entailed(
         for index, aliases in answers.items()
         if index not in indices
         for key, alias in aliases.items()
-        if not (hardened and STOP_WORDS.issuperset(key.split()))
+        if not (anti_gaming and STOP_WORDS.issuperset(key.split()))
     ]
     if not asked:
         return []
@@ -117,18 +120,18 @@ def _entailed(
     return [(text, index) for (text, index, _), p in zip(asked, verdicts, strict=True) if p > ENTAILED]
 
 
-def credited(row: Sequence[Said], *, paper_sum: bool = False) -> tuple[int, ...]:
-    """Which statements of a completion earn, by index: those with a new gold answer; with `paper_sum`, with any.
+def credited(row: Sequence[Said], *, uncapped_sum: bool = False) -> tuple[int, ...]:
+    """Which statements of a completion earn, by index: those with a new gold answer; with `uncapped_sum`, with any.
 
     >>> credited([frozenset({0}), frozenset(), frozenset({0}), frozenset({0, 1})])
     (0, 3)
-    >>> credited([frozenset({0}), frozenset(), frozenset({0}), frozenset({0, 1})], paper_sum=True)
+    >>> credited([frozenset({0}), frozenset(), frozenset({0}), frozenset({0, 1})], uncapped_sum=True)
     (0, 2, 3)
     """
     seen: set[int] = set()
     earning = []
     for index, answers in enumerate(row):
-        if answers - seen or (paper_sum and answers):
+        if answers - seen or (uncapped_sum and answers):
             earning.append(index)
         seen |= answers
     return tuple(earning)

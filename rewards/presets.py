@@ -17,8 +17,8 @@ PRESETS: Mapping[str, RewardSettings] = {
     "stage1": RewardSettings(),
     "stage2": RewardSettings(refusal=True),
     "no_citation_penalty": RewardSettings(refusal=True, citation_penalty=0.0),  # Figure 6
-    "process": RewardSettings(refusal=True, process=True),  # Figure 5; its weight there is unknown, here 1
-    "paper": RewardSettings(refusal=True, paper_sum=True, hardened=False),  # stage 2 to the letter
+    "consistency": RewardSettings(refusal=True, consistency=True),  # Figure 5; its weight there is unknown, here 1
+    "paper": RewardSettings(refusal=True, uncapped_sum=True, anti_gaming=False),  # stage 2 to the letter
     "fact": _factuality("fact"),
     "caution": _factuality("caution"),
     "fact_and_caution": _factuality("fact", "caution"),

@@ -58,7 +58,7 @@ def compose(
     if own is None:  # first: what the user got wrong should not be found after a model was loaded
         own = load_own(settings)
     return GroupScorer(
-        settings=settings, reasoning=reasoning, verifier=verifier or make_verifier(settings.verifier), own=own
+        settings=settings, reasoning=reasoning, verifier=verifier or make_verifier(settings.judge), own=own
     )
 
 
@@ -156,19 +156,20 @@ def ground_parts(
     example: Example, answers: Sequence[Answer], settings: RewardSettings, verifier: Verifier, *, reasoning: bool
 ) -> list[dict[str, float]]:
     """Algorithm 1 for the answers of one group, every part by its name and before its weight."""
-    hardened = settings.hardened and not settings.paper_sum  # eqs 1 and 2 to the letter: nothing of ours in the sums
+    # eqs 1 and 2 to the letter: nothing of ours in the sums
+    anti_gaming = settings.anti_gaming and not settings.uncapped_sum
     answered = [a.statements if a.well_formed and example.answerable and not a.refused else () for a in answers]
-    sayings = said(example, answered, verifier, hardened=hardened)
+    sayings = said(example, answered, verifier, anti_gaming=anti_gaming)
     correct = [
-        [statements[i] for i in credited(row, paper_sum=settings.paper_sum)]
+        [statements[i] for i in credited(row, uncapped_sum=settings.uncapped_sum)]
         for statements, row in zip(answered, sayings, strict=True)
     ]
     shares = [1.0] * len(answers)
-    if hardened:
+    if anti_gaming:
         counts = [(len(right), len(frozenset().union(*row))) for right, row in zip(correct, sayings, strict=True)]
         shares = [brevity(*count, statements) for count, statements in zip(counts, answered, strict=True)]
     citation = citation_rewards(
-        example, correct, verifier, penalty=settings.citation_penalty, hardened=hardened, shares=shares
+        example, correct, verifier, penalty=settings.citation_penalty, anti_gaming=anti_gaming, shares=shares
     )
     rows = []
     for answer, right, cited, share in zip(answers, correct, citation, shares, strict=True):
@@ -179,7 +180,7 @@ def ground_parts(
             "citation": cited,
         }
         if settings.refusal:
-            hedged = settings.hardened and not is_plain(answer.answer_text)
+            hedged = settings.anti_gaming and not is_plain(answer.answer_text)
             refusal = refusal_reward(answer.refusal_score, answerable=example.answerable, hedged=hedged)
             parts["refusal"] = refusal if answer.well_formed else 0.0
         rows.append(parts)
@@ -195,6 +196,6 @@ def extra_parts(
     if OF_VERDICTS.keys() & named:
         group = verdicts(example, answers, verifier)
         columns |= {name: reward(group) for name, reward in OF_VERDICTS.items() if name in named}
-    if settings.process:
-        columns["process"] = process_rewards(answers, verifier)
+    if settings.consistency:
+        columns["consistency"] = process_rewards(answers, verifier)
     return [{name: values[n] for name, values in columns.items()} for n in range(len(answers))]

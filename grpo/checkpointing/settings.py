@@ -14,5 +14,7 @@ class Keeping:
     keep: Annotated[int, Field(ge=1)] = 2  # the newest that stay: a second one, should the disk damage the first
     background: bool = True  # written beside the next steps, from a copy in main memory: 12 bytes per parameter
     resume: Literal["auto", "never"] = "auto"  # auto: a run folder with a checkpoint is gone on with
-    hang: Annotated[float, Field(ge=0)] = 3600.0  # seconds beyond its report after which a phase ends the run; 0: never
-    bad_updates: Annotated[int, Field(ge=1)] = 3  # in a row with numbers that are not finite, after which the run ends
+    # seconds beyond its report after which a phase ends the run; 0: never
+    hang_timeout: Annotated[float, Field(ge=0)] = 3600.0
+    # updates in a row with numbers that are not finite, after which the run ends
+    max_nonfinite_updates: Annotated[int, Field(ge=1)] = 3

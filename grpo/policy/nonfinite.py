@@ -55,7 +55,7 @@ class Guarded(Delegate):
         self._tell(f"not finite   update {number}: the weights stay as they are; its rows: {file}")
         if self._row >= self._limit:
             raise NonFiniteError(
-                f"{self._row} updates in a row were not finite (checkpoint.bad_updates = {self._limit}); "
+                f"{self._row} updates in a row were not finite (checkpoint.max_nonfinite_updates = {self._limit}); "
                 f"where to look: python -m launch.replay {file}"
             )
         return stats

@@ -11,7 +11,7 @@ class Optim:
 
     lr: float = 1e-5
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = 0.1  # share of all updates
+    warmup_ratio: float = 0.1  # share of all updates
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     max_grad_norm: float = 1.0
@@ -23,7 +23,7 @@ def learning_rate(optim: Optim, *, update: int, updates: int) -> float:
     >>> [round(learning_rate(Optim(lr=1.0), update=u, updates=20), 3) for u in (0, 1, 2, 11, 19)]
     [0.5, 1.0, 1.0, 0.5, 0.008]
     """
-    rise = math.ceil(optim.warmup * updates)
+    rise = math.ceil(optim.warmup_ratio * updates)
     if update < rise:
         return optim.lr * (update + 1) / rise
     progress = min((update - rise) / max(updates - rise, 1), 1.0)

@@ -26,8 +26,8 @@ class Zero:
     def __post_init__(self) -> None:
         if self.offload == "all" and self.stage != 3:
             raise UserError(
-                f'policy.offload = "all" takes the weights too, which policy.stage = {self.stage} does not shard; '
-                'valid: policy.stage = 3, or policy.offload = "optimizer"'
+                f'policy.offload = "all" takes the weights too, which policy.zero_stage = {self.stage} does not shard; '
+                'valid: policy.zero_stage = 3, or policy.offload = "optimizer"'
             )
 
 

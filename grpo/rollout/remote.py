@@ -61,7 +61,7 @@ class ServerRollout:
         self._shapes, self._at, self._carrier = shapes, "127.0.0.1", None
         if transfer == "files" and not address.here:
             raise UserError(
-                f'rollout.transfer = "files": {address} is another machine; valid here: "broadcast", or "auto"'
+                f'rollout.weight_transfer = "files": {address} is another machine; valid here: "broadcast", or "auto"'
             )
         about = self._together("about")
         if about["shapes"] != {name: list(shape) for name, shape in shapes.items()}:

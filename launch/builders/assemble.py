@@ -27,11 +27,11 @@ from grpo.telemetry.throughput import Meter
 from grpo.types import Completion, Group, PromptRenderer, Sampling
 from launch.builders.data import all_examples
 from launch.builders.models import fingerprint, load_model, load_tokenizer
-from launch.builders.precision import device, mismatch_limit, precision
+from launch.builders.precision import device, max_logprob_gap, precision
 from launch.config.recipe import Recipe, Setup
 
 STAGES = ("stage1", "factuality-fact")
-"""Stages that another stage of ours starts from: `model.start` may name them."""
+"""Stages that another stage of ours starts from: `model.init_from` may name them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ def load_questions(recipe: Recipe, console: Console) -> Questions:
     questions = Questions(
         train=mix(
             train,
-            count=data.questions,
+            count=data.max_train,
             unanswerable=data.unanswerable,
             seed=data.seed,
             key="data.unanswerable",
@@ -69,20 +69,20 @@ def load_questions(recipe: Recipe, console: Console) -> Questions:
 
 def _warm_up_questions(recipe: Recipe, train: Sequence[Example], console: Console) -> list[Example]:
     """In the order in which they are shown; none where nothing will be warmed up, and no refusals without passages."""
-    warm = recipe.warmup
+    warm = recipe.sft
     if not warm.steps or start_folder(recipe):
         return []
     share = warm.unanswerable if any(example.passages for example in train) else 0.0
     if share < warm.unanswerable:
         console.line("             the questions have no passages, so the warm-up shows no refusal")
     count = warm.steps * warm.examples_per_step
-    answerable = mix(train, count=count - int(count * share), unanswerable=0.0, seed=warm.seed, key="warmup.steps")
+    answerable = mix(train, count=count - int(count * share), unanswerable=0.0, seed=warm.seed, key="sft.steps")
     return add_unanswerable_twins(answerable, share=share, pool=train, seed=warm.seed)
 
 
 def _held_out_questions(recipe: Recipe, held_out: Sequence[Example], console: Console) -> list[Example]:
     """None where the recipe asks for no table, or where no question fell on that side."""
-    wanted = recipe.eval
+    wanted = recipe.held_out
     if not wanted.questions:
         return []
     if not held_out:
@@ -90,7 +90,7 @@ def _held_out_questions(recipe: Recipe, held_out: Sequence[Example], console: Co
             f"             no question is held out (data.held_out = {recipe.data.held_out}): there will be no table"
         )
         return []
-    return mix(held_out, count=wanted.questions, unanswerable=wanted.unanswerable, seed=0, key="eval.unanswerable")
+    return mix(held_out, count=wanted.questions, unanswerable=wanted.unanswerable, seed=0, key="held_out.unanswerable")
 
 
 def _unanswerable(examples: Sequence[Example]) -> int:
@@ -180,16 +180,16 @@ def choose_zero(recipe: Recipe, ranks: int) -> Zero | None:
     """How the policy is sharded over so many ranks, or None: one process holds it. UserError where that cannot be."""
     p = recipe.policy
     needed = f"{ranks} ranks" if ranks > 1 else f'policy.offload = "{p.offload}"' if p.offload != "none" else ""
-    if p.engine == "single" and (wrong := needed or ("policy.stage = 3" if p.stage == 3 else "")):
-        raise UserError(f'policy.engine = "single" is not for {wrong}; valid: "zero" or "auto"')
-    if p.engine != "zero" and not needed:
+    if p.backend == "torch" and (wrong := needed or ("policy.zero_stage = 3" if p.zero_stage == 3 else "")):
+        raise UserError(f'policy.backend = "torch" is not for {wrong}; valid: "deepspeed" or "auto"')
+    if p.backend != "deepspeed" and not needed:
         return None
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError(
-            f'policy.engine = "zero"{", for " + needed if needed else ""}: DeepSpeed is not installed (make setup says '
-            'why); valid without it: one rank and policy.offload = "none"'
+            f'policy.backend = "deepspeed"{", for " + needed if needed else ""}: DeepSpeed is not installed (make '
+            'setup says why); valid without it: one rank and policy.offload = "none"'
         )
-    return Zero(stage=p.stage, offload=p.offload)
+    return Zero(stage=p.zero_stage, offload=p.offload)
 
 
 def check_ranks(recipe: Recipe, ranks: int, *, warm_up: bool) -> None:
@@ -198,7 +198,7 @@ def check_ranks(recipe: Recipe, ranks: int, *, warm_up: bool) -> None:
     prompts, parts = recipe.sampling.prompts_per_step, recipe.loss.updates_per_step
     check_shares(prompts, ranks, "sampling.prompts_per_step")
     if warm_up:
-        check_shares(recipe.warmup.examples_per_step, ranks, "warmup.examples_per_step")
+        check_shares(recipe.sft.examples_per_step, ranks, "sft.examples_per_step")
     if parts > prompts // ranks:
         raise UserError(
             f"loss.updates_per_step = {parts} parts cannot be made of the {prompts // ranks} groups of a rank; at most "
@@ -224,15 +224,15 @@ def loop_settings(recipe: Recipe, *, steps: int) -> LoopSettings:
         objective=replace(
             Objective(**{field.name: getattr(loss, field.name) for field in fields(Objective)}),
             dual_clip=loss.dual_clip or None,  # 0 is off: TOML has no way to say none
-            sampler_cap=loss.sampler_cap or None,
+            importance_cap=loss.importance_cap or None,
         ),
-        average=loss.average,
+        aggregation=loss.aggregation,
         advantage=loss.advantage,
         weights=recipe.reward.weights,
         dynamic=Dynamic(mode=s.dynamic, cap=s.refill_cap),
         updates_per_step=loss.updates_per_step,
         seed=recipe.run.seed,
-        mismatch_limit=mismatch_limit(recipe),
+        max_logprob_gap=max_logprob_gap(recipe),
     )
 
 
@@ -244,7 +244,7 @@ def warm_up_folder(recipe: Recipe, questions: Questions) -> Path:
     """
     if recipe.run.stage == "sft" and recipe.run.name:
         return Path(recipe.run.folder) / recipe.run.name
-    w, p = recipe.warmup, recipe.policy
+    w, p = recipe.sft, recipe.policy
     parts = [fingerprint(recipe.model.name), load_system_prompt(recipe.prompt_file), recipe.model.reasoning]
     parts += [asdict(w), p.dtype, p.layout, p.token_budget, [asdict(example) for example in questions.warm_up]]
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
@@ -252,21 +252,23 @@ def warm_up_folder(recipe: Recipe, questions: Questions) -> Path:
 
 
 def start_folder(recipe: Setup) -> str | None:
-    """The model folder that `model.start` names, itself or as a run that has one, or None for "base"."""
-    start = recipe.model.start
+    """The model folder that `model.init_from` names, itself or as a run that has one, or None for "base"."""
+    start = recipe.model.init_from
     if start == "base":
         return None
     if start in STAGES:
         folder = Path(recipe.run.folder) / f"{start}-{recipe.model.label}" / "model"
         if not folder.is_dir():
             raise UserError(
-                f'model.start = "{start}": {folder} is not there; run `make train-{start}` first, '
-                "or give a model folder: --model.start=FOLDER (make: FROM=FOLDER)"
+                f'model.init_from = "{start}": {folder} is not there; run `make train-{start}` first, '
+                "or give a model folder: --model.init_from=FOLDER (make: FROM=FOLDER)"
             )
         return str(folder)
     if not Path(start).is_dir():
         valid = ", ".join(f'"{stage}"' for stage in STAGES)
-        raise UserError(f'model.start = {start!r}: no such folder; valid: "base", {valid}, or a model or run folder')
+        raise UserError(
+            f'model.init_from = {start!r}: no such folder; valid: "base", {valid}, or a model or run folder'
+        )
     is_run = (Path(start) / "model").is_dir() and not (Path(start) / "config.json").exists()
     return str(Path(start) / "model") if is_run else start
 

@@ -45,7 +45,7 @@ def examples_of(source: str, recipe: Setup, console: Console) -> list[Example]:
     if source == "world":
         # Four times what is asked for, half of it unanswerable, so that any mix can be drawn on either side of the
         # split. The evaluation's size has no say in it: the same questions then make the same warm-up everywhere.
-        needed = max(data.questions, recipe.warmup.steps * recipe.warmup.examples_per_step, 250)
+        needed = max(data.max_train, recipe.sft.steps * recipe.sft.examples_per_step, 250)
         return make_world(
             4 * needed,
             seed=data.seed,

@@ -31,9 +31,9 @@ def precision(recipe: Setup) -> Literal["float32", "bfloat16"]:
     return "bfloat16" if fast_bf16(torch.device(device())) else "float32"
 
 
-def mismatch_limit(recipe: Recipe) -> float:
+def max_logprob_gap(recipe: Recipe) -> float:
     """Nats per token, on average over an update, by which sampler and trainer may differ: above it the run stops."""
-    wanted = recipe.loss.mismatch_limit
+    wanted = recipe.loss.max_logprob_gap
     limit = ROUNDING[precision(recipe)] if wanted == "auto" else wanted
     # A nucleus renormalizes the sampler's probabilities: each is higher than the trainer's by up to 1 / top_p.
     return limit - math.log(recipe.sampling.top_p)

@@ -63,7 +63,7 @@ def _hf(recipe: Setup, folder: str, speech: Speech, console: Console) -> Rollout
         model,
         decode=speech.decode,
         eos_ids=stop_ids(model, speech.tokenizer),
-        rows=recipe.rollout.rows,
+        rows=recipe.rollout.max_num_seqs,
         progress=console.status,
     )
 
@@ -75,9 +75,9 @@ def _server(recipe: Setup, folder: str, console: Console, comm: Comm) -> Rollout
     return ServerRollout(
         server_address(recipe),
         shapes=shapes,
-        patience=wanted.patience,
+        patience=wanted.timeout,
         comm=comm,
-        transfer=wanted.transfer,
+        transfer=wanted.weight_transfer,
         device=device(),
         progress=console.status,
     )
@@ -99,10 +99,10 @@ def make_vllm(recipe: Setup, folder: str, speech: Speech, console: Console) -> R
     llm = start_vllm(
         folder,
         context=recipe.model.context,
-        rows=wanted.rows,
+        rows=wanted.max_num_seqs,
         dtype=precision(recipe),  # the trainer's: what the two round differently is what policy/mismatch measures
-        memory=wanted.memory,
-        kv_cache=wanted.kv_cache,
+        memory=wanted.gpu_memory_utilization,
+        kv_cache=wanted.cpu_kv_cache_gib,
         # an evaluation is one process, whatever the model's recipe says for training
         tensor_parallel=wanted.tensor_parallel if isinstance(recipe, Recipe) else 1,
     )

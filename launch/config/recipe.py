@@ -1,6 +1,6 @@
 """Everything a run can be told, section by section; `grpo.config.load(Recipe, argv)` fills it from files and overrides.
 
-Training reads a `Recipe`, evaluation an `EvaluationRecipe`; they differ in what `[eval]` says.
+Training reads a `Recipe`, evaluation an `EvaluationRecipe`; they differ in which combinations they refuse.
 
 Sections that belong to one module are that module's own settings (loss, optimizer, rewards). What a combination of
 values forbids is checked at the end, before anything heavy is imported.
@@ -8,7 +8,7 @@ values forbids is checked at the end, before anything heavy is imported.
 
 import difflib
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass as checked
@@ -23,6 +23,39 @@ from rewards.scorer import RewardSettings
 
 # What is done to the examples of any source (curriculum/transforms.py).
 TRANSFORMS = ("distractors", "without_support", "shuffle")
+
+# Keys of recipes before December 2026, and what they are called now.
+RENAMED = {
+    "model.start": "model.init_from",
+    "data.questions": "data.max_train",
+    "reward.process": "reward.consistency",
+    "reward.verifier": "reward.judge",
+    "reward.paper_sum": "reward.uncapped_sum",
+    "reward.hardened": "reward.anti_gaming",
+    "loss.policy": "loss.type",
+    "loss.average": "loss.aggregation",
+    "loss.cispo_bound": "loss.cispo_clip",
+    "loss.kl": "loss.kl_coef",
+    "loss.sampler_cap": "loss.importance_cap",
+    "loss.mismatch_limit": "loss.max_logprob_gap",
+    "optim.warmup": "optim.warmup_ratio",
+    "policy.engine": "policy.backend",
+    "policy.stage": "policy.zero_stage",
+    "rollout.rows": "rollout.max_num_seqs",
+    "rollout.memory": "rollout.gpu_memory_utilization",
+    "rollout.kv_cache": "rollout.cpu_kv_cache_gib",
+    "rollout.transfer": "rollout.weight_transfer",
+    "rollout.patience": "rollout.timeout",
+    "warmup": "sft",
+    "gate": "stage_end",
+    "checkpoint.hang": "checkpoint.hang_timeout",
+    "checkpoint.bad_updates": "checkpoint.max_nonfinite_updates",
+    "eval.unanswerable": "held_out.unanswerable",
+    "eval.every": "held_out.every",
+    "eval.best_by": "held_out.best_by",
+    "eval.nli": "eval.judge, and in training held_out.judge",
+    "eval.part": "eval.split",
+}
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -51,7 +84,7 @@ class Model:
 
     name: str = "embedded:smollm2-135m"  # a folder, a hub name, "embedded:smollm2-135m" or "random:tiny"
     label: Name = "smollm2-135m"  # for file names
-    start: str = "base"  # "base", a stage such as "stage1" (its run with this model), or a model or run folder
+    init_from: str = "base"  # "base", a stage such as "stage1" (its run with this model), or a model or run folder
     after: str = ""  # a stage that the starting model must have been through; "" asks for none
     reasoning: bool = False  # <think>..</think><answer>..</answer>, or plain text for instruct models
     context: Positive = 2048  # tokens: prompt and completion together
@@ -64,7 +97,7 @@ class Data:
     """What is asked."""
 
     source: Sources = "world"  # "world", a .json, .jsonl, .csv or .tsv file (.gz too), "hub:NAME[:SPLIT]", or a list
-    questions: Positive = 300  # for training, after the split
+    max_train: Positive = 300  # for training, after the split
     unanswerable: Unanswerable = 0.0  # share of them that the passages do not answer; "any": as the sources have it
     unrelated: StageShare = 0.0  # share of these, in the world, whose passages do not mention the subject; or by stage
     mixture: dict[str, Above0] = field(default_factory=dict)  # weights by source, { asqa = 2, eli5 = 1 }; {}: evenly
@@ -99,19 +132,19 @@ class SamplingSettings:
 class Loss:
     """The objective (grpo/losses.py) and the advantage (grpo/advantages.py)."""
 
-    policy: Literal["grpo", "gspo", "cispo", "sapo"] = "grpo"
-    average: Literal["token", "sequence", "constant"] = "sequence"
+    type: Literal["grpo", "gspo", "cispo", "sapo"] = "grpo"
+    aggregation: Literal["token", "sequence", "constant"] = "sequence"
     advantage: Literal["std", "mean", "leave_one_out", "per_reward"] = "std"
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     clip_high: Annotated[float, Field(gt=0)] = 0.2
     dual_clip: Annotated[float, Field(ge=0)] = 0.0  # 0 is off; else above 1 + clip_high
-    cispo_bound: Annotated[float, Field(gt=0)] = 5.0
+    cispo_clip: Annotated[float, Field(gt=0)] = 5.0
     sapo_temperatures: tuple[Above0, Above0] = (1.0, 1.05)
-    kl: Annotated[float, Field(ge=0)] = 0.0  # 0 keeps no reference model
+    kl_coef: Annotated[float, Field(ge=0)] = 0.0  # 0 keeps no reference model
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    sampler_cap: Annotated[float, Field(ge=0)] = 2.0  # of the importance weight against the sampler; 0 is off
+    importance_cap: Annotated[float, Field(ge=0)] = 2.0  # of the importance weight against the sampler; 0 is off
     updates_per_step: Positive = 1
-    mismatch_limit: Limit = "auto"  # nats per token between sampler and trainer (launch/builders/precision.py)
+    max_logprob_gap: Limit = "auto"  # nats per token between sampler and trainer (launch/builders/precision.py)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +153,7 @@ class Optimizer:
 
     lr: Above0 = 1e-5  # paper 3.1
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: Share = 0.1
+    warmup_ratio: Share = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0  # a larger gradient is scaled down to it
@@ -130,8 +163,8 @@ class Optimizer:
 class Policy:
     """How the update is computed."""
 
-    engine: Literal["auto", "single", "zero"] = "auto"  # auto: single for one rank without offload, zero else
-    stage: Literal[1, 2, 3] = 2  # of ZeRO
+    backend: Literal["auto", "torch", "deepspeed"] = "auto"  # auto: torch for one rank without offload, else deepspeed
+    zero_stage: Literal[1, 2, 3] = 2
     offload: Literal["none", "optimizer", "all"] = "none"  # what of ZeRO waits in main memory; all needs stage 3
     layout: Literal["auto", "shared", "padded"] = "auto"  # auto: shared, and padded for a model that it cannot serve
     token_budget: Positive = 8192  # model tokens in a micro-batch
@@ -144,18 +177,21 @@ class Rollout:
     """What writes the completions (grpo/rollout/)."""
 
     engine: Literal["auto", "hf", "vllm", "server"] = "auto"  # auto: vllm where it is installed and fits, else hf
-    rows: Positive = 64  # completions decoded at once
-    memory: Annotated[float, Field(gt=0, lt=1)] = 0.45  # vLLM's share of each GPU, weights and cache, while it writes
-    kv_cache: Above0 = 2.0  # GiB of vLLM's cache on a CPU, where `memory` says nothing
+    max_num_seqs: Positive = 64  # completions decoded at once
+    # vLLM's share of each GPU, weights and cache, while it writes
+    gpu_memory_utilization: Annotated[float, Field(gt=0, lt=1)] = 0.45
+    cpu_kv_cache_gib: Above0 = 2.0  # vLLM's cache on a CPU, where the share above says nothing
     tensor_parallel: Positive = 1  # ranks that share one vLLM; 1: each rank has its own
     host: str = "127.0.0.1"  # of "server": another than loopback wants GROUND_GRPO_TOKEN in both environments
     port: Annotated[int, Field(ge=1024, le=65535)] = 8011  # of "server", which `python launch/serve.py` starts
-    transfer: Literal["auto", "files", "broadcast"] = "auto"  # of weights to it: files in memory, or NCCL or gloo
-    patience: Above0 = 600.0  # seconds that "server" is waited for
+    weight_transfer: Literal["auto", "files", "broadcast"] = (
+        "auto"  # of weights to it: files in memory, or NCCL or gloo
+    )
+    timeout: Above0 = 600.0  # seconds that "server" is waited for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WarmUp:
+class SFT:
     """Supervised steps on gold answers before stage 1, for models that cannot cite at all yet; 0 steps is none."""
 
     steps: Count = 0
@@ -168,14 +204,14 @@ class WarmUp:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
+class HeldOut:
     """The held-out table before and after, and on the way."""
 
     questions: Count = 100  # 0: no table
     unanswerable: Unanswerable = 0.0  # as data.unanswerable
     every: Count = 0  # steps between measurements on the way; 0: before and after only
     best_by: str = "trust_score"  # the model with the most of it is kept, where `every` measures; "" for none
-    nli: str = "lexical"  # who judges entailment in the scores: "lexical", or an NLI model's folder or hub name
+    judge: str = "lexical"  # who judges entailment in the scores: "lexical", or an NLI model's folder or hub name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +221,7 @@ class Exam:
     `questions` of fewer than there are is a random sample with the data's own share of unanswerable ones.
     """
 
-    part: Literal["held_out", "all"] = "held_out"  # of the data: what training leaves out, or a test file as a whole
+    split: Literal["held_out", "all"] = "held_out"  # of the data: what training leaves out, or a test file as a whole
     questions: Count = 0  # at most this many; 0: all
     temperature: Annotated[float, Field(ge=0)] = 0.5  # 0: greedy
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
@@ -193,13 +229,15 @@ class Exam:
     seed: int = 42  # of the answers and of the choice of demonstrations
     shots: Shots = "auto"  # demonstrations before each question: 2 for a model as it comes, 0 for a checkpoint
     shots_from: str = ""  # data to take them from, as data.source; "": what is not asked of the same data
-    nli: str = "lexical"  # the judge of citations, as eval.score --nli
+    judge: str = "lexical"  # the judge of citations, as eval.score --nli
     reference: bool = False  # score with every quirk of the field's evaluator, as eval.score --reference
 
 
 @checked(frozen=True, slots=True, kw_only=True)
 class Setup:
     """The sections that training and evaluation share."""
+
+    renamed: ClassVar[dict[str, str]] = RENAMED
 
     run: Run = field(default_factory=Run)
     model: Model = field(default_factory=Model)
@@ -210,10 +248,12 @@ class Setup:
     optim: Optimizer = field(default_factory=Optimizer)
     policy: Policy = field(default_factory=Policy)
     rollout: Rollout = field(default_factory=Rollout)
-    warmup: WarmUp = field(default_factory=WarmUp)
+    sft: SFT = field(default_factory=SFT)
     curriculum: OrderSettings = field(default_factory=OrderSettings)
-    gate: GateSettings = field(default_factory=GateSettings)
+    stage_end: GateSettings = field(default_factory=GateSettings)
     checkpoint: Keeping = field(default_factory=Keeping)
+    held_out: HeldOut = field(default_factory=HeldOut)
+    eval: Exam = field(default_factory=Exam)
 
     @property
     def prompt_file(self) -> str:
@@ -224,8 +264,6 @@ class Setup:
 @checked(frozen=True, slots=True, kw_only=True)
 class Recipe(Setup):
     """One run."""
-
-    eval: Evaluation = field(default_factory=Evaluation)
 
     @model_validator(mode="after")
     def _combinations(self) -> "Recipe":
@@ -245,10 +283,10 @@ class Recipe(Setup):
                 f"loss.dual_clip = {self.loss.dual_clip} would also cap what clip_high = {self.loss.clip_high} allows; "
                 f"valid: 0 (off) or above {1 + self.loss.clip_high}"
             )
-        if self.eval.best_by not in ("", *MEASURED):
-            near = difflib.get_close_matches(self.eval.best_by, MEASURED, n=1, cutoff=0.0)[0]
+        if self.held_out.best_by not in ("", *MEASURED):
+            near = difflib.get_close_matches(self.held_out.best_by, MEASURED, n=1, cutoff=0.0)[0]
             raise ValueError(
-                f"eval.best_by = {self.eval.best_by!r} is not measured; nearest: {near!r}; "
+                f"held_out.best_by = {self.held_out.best_by!r} is not measured; nearest: {near!r}; "
                 f"valid: {', '.join(MEASURED)}, or '' to keep none"
             )
         if self.loss.updates_per_step > self.sampling.prompts_per_step:
@@ -273,8 +311,6 @@ class Recipe(Setup):
 class EvaluationRecipe(Setup):
     """One evaluation. Sections that only training reads are taken, since a model's recipe has them, and left alone."""
 
-    eval: Exam = field(default_factory=Exam)
-
     @model_validator(mode="after")
     def _combinations(self) -> "EvaluationRecipe":
         if self.max_tokens >= self.model.context:
@@ -282,9 +318,9 @@ class EvaluationRecipe(Setup):
                 f"eval.max_tokens = {self.max_tokens} leaves no room for a prompt in model.context = "
                 f"{self.model.context}; at most {self.model.context - 1}"
             )
-        if self.eval.part == "all" and self.shots and not self.eval.shots_from:
+        if self.eval.split == "all" and self.shots and not self.eval.shots_from:
             raise ValueError(
-                'eval.part = "all" asks every question and leaves none for demonstrations; valid: eval.shots = 0, or '
+                'eval.split = "all" asks every question and leaves none for demonstrations; valid: eval.shots = 0, or '
                 "eval.shots_from = other data"
             )
         return self
@@ -297,14 +333,14 @@ class EvaluationRecipe(Setup):
     def shots(self) -> int:
         """Demonstrations before each question. A trained model knows the task; the field shows it to others by two."""
         if self.eval.shots == "auto":
-            return 2 if self.model.start == "base" else 0
+            return 2 if self.model.init_from == "base" else 0
         return self.eval.shots
 
 
 EVALUATION_READS = {  # what of it: an override of anything else would be ignored, and is refused
     "run": ("folder", "name", "stage"),
-    "model": ("name", "label", "start", "reasoning", "context", "prompt"),
-    "data": ("source", "questions", "unrelated", "styles", "passages", "max_words", "held_out", "seed", *TRANSFORMS),
-    "rollout": ("engine", "rows", "memory", "kv_cache"),
+    "model": ("name", "label", "init_from", "reasoning", "context", "prompt"),
+    "data": ("source", "max_train", "unrelated", "styles", "passages", "max_words", "held_out", "seed", *TRANSFORMS),
+    "rollout": ("engine", "max_num_seqs", "gpu_memory_utilization", "cpu_kv_cache_gib"),
     "eval": tuple(entry.name for entry in fields(Exam)),
 }

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, PlainValidator
 T = TypeVar("T", int, float)
 
 
-# What `eval.best_by` may name: the numbers of eval.label_metrics and eval.trust_score of which more is better.
+# What `held_out.best_by` may name: the numbers of eval.label_metrics and eval.trust_score of which more is better.
 MEASURED = ("trust_score", "f1_gr", "f1_ac", "f1_gc", "grounded", "right", "citation_recall", "citation_precision")
 LONGEST_NAME = 100  # bytes: a folder's name may have 255, and ours say more than this
 

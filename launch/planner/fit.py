@@ -54,7 +54,11 @@ def shortage(shape: Shape, s: PlanSettings, d: Devices, *, completions: int = 1)
         )
     held = cache_tokens(shape, s, d)
     if s.rollout == "vllm" and held < completions * s.context:
-        key = f"rollout.memory = {s.share:g}" if d.kind == "gpu" else f"rollout.kv_cache = {s.kv_cache:g}"
+        key = (
+            f"rollout.gpu_memory_utilization = {s.share:g}"
+            if d.kind == "gpu"
+            else f"rollout.cpu_kv_cache_gib = {s.kv_cache:g}"
+        )
         return f"{key} leaves vLLM a cache of {max(held, 0):,} tokens, and one completion may take {s.context:,}"
     if d.host is not None and host_bytes(lines, d) > ROOM * d.host and d.kind == "gpu":
         needed = host_bytes(lines, d) / GB
@@ -129,9 +133,9 @@ def changes(before: Candidate, after: Candidate) -> list[str]:
     elif e.per_node != d.per_node:
         said.append(f"{e.per_node} GPUs")
     if s.stage == 0 and t.stage:
-        said.append('policy.engine = "zero"')
+        said.append('policy.backend = "deepspeed"')
     if t.stage not in (0, s.stage) and (s.stage or t.stage != 2):
-        said.append(f"policy.stage = {t.stage}")
+        said.append(f"policy.zero_stage = {t.stage}")
     if t.offload != s.offload:
         said.append(f'policy.offload = "{t.offload}"')
     if t.gradient_checkpointing != s.gradient_checkpointing:
@@ -139,9 +143,9 @@ def changes(before: Candidate, after: Candidate) -> list[str]:
     if t.token_budget != s.token_budget:
         said.append(f"policy.token_budget = {t.token_budget}")
     if t.share != s.share:
-        said.append(f"rollout.memory = {t.share:g}")
+        said.append(f"rollout.gpu_memory_utilization = {t.share:g}")
     if t.kv_cache != s.kv_cache:
-        said.append(f"rollout.kv_cache = {t.kv_cache:g}")
+        said.append(f"rollout.cpu_kv_cache_gib = {t.kv_cache:g}")
     if t.tensor_parallel != s.tensor_parallel:
         said.append(f"rollout.tensor_parallel = {t.tensor_parallel}")
     return said

@@ -284,9 +284,11 @@ def check(shape: Shape, s: PlanSettings, d: Devices) -> None:
     n, tp = d.ranks, s.tensor_parallel
     if s.stage == 0 and (n > 1 or s.offload != "none"):
         why = f"{n} ranks" if n > 1 else f'policy.offload = "{s.offload}"'
-        raise UserError(f'policy.engine = "single" is for one rank without offload, not for {why}; valid: "zero"')
+        raise UserError(f'policy.backend = "torch" is for one rank without offload, not for {why}; valid: "zero"')
     if s.offload == "all" and s.stage != 3:
-        raise UserError(f'policy.offload = "all" needs policy.stage = 3, not {s.stage}; with {s.stage}: "optimizer"')
+        raise UserError(
+            f'policy.offload = "all" needs policy.zero_stage = 3, not {s.stage}; with {s.stage}: "optimizer"'
+        )
     if s.prompts % n:
         lower = max(k for k in range(1, s.prompts + 1) if s.prompts % k == 0 and k <= n)
         more = (s.prompts // n + 1) * n

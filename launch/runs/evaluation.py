@@ -34,7 +34,7 @@ from launch.runs.few_shot import Shown, choose_demonstrations, with_demonstratio
 from rewards.judges.base import check_name
 
 ANSWERS, SCORES, INPUTS = "predictions.jsonl", "scores.json", "inputs.json"
-SCORING = ("nli", "reference")  # of [eval]: they change the scores, not the answers
+SCORING = ("judge", "reference")  # of [eval]: they change the scores, not the answers
 
 
 def run_evaluation(recipe: EvaluationRecipe, console: Console) -> Path:
@@ -43,7 +43,7 @@ def run_evaluation(recipe: EvaluationRecipe, console: Console) -> Path:
     A folder with answers but without all scores is gone on with, if its answers were made as `recipe` says. Any other
     folder that is there already is refused.
     """
-    check_name(recipe.eval.nli)
+    check_name(recipe.eval.judge)
     start = assemble.start_folder(recipe)
     _check_trained(recipe, start, console)
     recipe = _with_trained_prompt(recipe, start)
@@ -85,11 +85,11 @@ def run_evaluation(recipe: EvaluationRecipe, console: Console) -> Path:
 
 def choose_questions(recipe: EvaluationRecipe, data: Sequence[Example]) -> list[Example]:
     """The held-out part of the data, or all of it; of that a random sample where eval.questions asks for fewer."""
-    asked = list(data) if recipe.eval.part == "all" else train_heldout_split(data, held_out=recipe.data.held_out)[1]
+    asked = list(data) if recipe.eval.split == "all" else train_heldout_split(data, held_out=recipe.data.held_out)[1]
     if not asked:
         raise UserError(
             f"data.held_out = {recipe.data.held_out}: no question of {recipe.data.source} is held out; valid: "
-            "a larger share, or --eval.part=all"
+            "a larger share, or --eval.split=all"
         )
     count = recipe.eval.questions or len(asked)
     if count < len(asked):
@@ -111,7 +111,7 @@ def write_answers(
     """Append an answer to each question from number `done` on, a line each, in the order of `asked`."""
     wanted = recipe.eval
     sampling = Sampling(group_size=1, max_tokens=recipe.max_tokens, temperature=wanted.temperature, top_p=wanted.top_p)
-    rows, cut_off = recipe.rollout.rows, 0
+    rows, cut_off = recipe.rollout.max_num_seqs, 0
     for batch in range(done // rows, -(-len(asked) // rows)):
         start, end = batch * rows, min((batch + 1) * rows, len(asked))
         # A batch that was cut short is answered again as a whole: its questions share one stream of random numbers.
@@ -163,7 +163,7 @@ def _unasked(recipe: EvaluationRecipe, data: Sequence[Example], console: Console
 def _score(recipe: EvaluationRecipe, asked: Sequence[Example], folder: Path, console: Console) -> None:
     """Scores beside the answers. Several styles are scored one by one, each in a folder of its own: each has rules of
     its own for what a statement and a right answer are, and their mean is no number of the field."""
-    judge = make_judge(recipe.eval.nli, console=console)
+    judge = make_judge(recipe.eval.judge, console=console)
     lines = (folder / ANSWERS).read_text(encoding="utf-8").split("\n")
     for style, place in _places(folder, {example.style for example in asked}).items():
         console.status(f"scoring the {style} answers")
@@ -175,7 +175,7 @@ def _score(recipe: EvaluationRecipe, asked: Sequence[Example], folder: Path, con
             place / ANSWERS,
             judge,
             style=style,
-            nli=recipe.eval.nli,
+            nli=recipe.eval.judge,
             reference=recipe.eval.reference,
             reasoning=recipe.model.reasoning,
             out=place / SCORES,
@@ -235,7 +235,7 @@ def _digest(
     recipe: EvaluationRecipe, engine: str, base: str, systems: Mapping[Style, str], asked: Sequence[Example]
 ) -> str:
     wanted = recipe.eval
-    sampling = [recipe.max_tokens, wanted.temperature, wanted.top_p, wanted.seed, recipe.rollout.rows]
+    sampling = [recipe.max_tokens, wanted.temperature, wanted.top_p, wanted.seed, recipe.rollout.max_num_seqs]
     parts = [engine, fingerprint(base), sorted(systems.items()), recipe.model.reasoning, sampling]
     return hashlib.sha256(repr([*parts, [asdict(example) for example in asked]]).encode()).hexdigest()[:16]
 
@@ -258,7 +258,7 @@ def _check_trained(recipe: EvaluationRecipe, start: str | None, console: Console
         return
     for name in ("held_out", "seed"):
         was, now = data.get(name, getattr(recipe.data, name)), getattr(recipe.data, name)
-        if was != now and recipe.eval.part == "held_out":
+        if was != now and recipe.eval.split == "held_out":
             raise UserError(
                 f"{trained}: trained with data.{name} = {was}; with {now} some of its training questions would "
                 f"be asked; valid: --data.{name}={was}"

@@ -28,7 +28,7 @@ from grpo.telemetry.throughput import Meter
 from launch.builders import assemble
 from launch.builders.metering import make_meter
 from launch.builders.models import locate, make_judge
-from launch.builders.precision import mismatch_limit, precision
+from launch.builders.precision import max_logprob_gap, precision
 from launch.builders.rollout import choose_rollout, make_rollout
 from launch.config.model_size import NotCounted
 from launch.config.recipe import Recipe
@@ -64,12 +64,12 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
         comm.lead(lambda: _prepare_folder(recipe, folder, lock, found=found, base=base, tell=console.line))
         splits = {"held_out": questions.held_out, "train": questions.train}
         comm.lead(lambda: write_questions(folder, splits))
-        dog, id_ = Watchdog(rank=comm.rank, hang=recipe.checkpoint.hang or math.inf), resume.wandb_id(found)
+        dog, id_ = Watchdog(rank=comm.rank, hang=recipe.checkpoint.hang_timeout or math.inf), resume.wandb_id(found)
         log = open_log(recipe, folder, folder.name, steps, console, comm, wandb_id=id_, around=dog.phase, meter=meter)
         who: dict[str, Any] = {"policy": policy, "rollout": rollout, "comm": comm, "log": log}
         live = OnlineTrustScore(judge, reasoning=recipe.model.reasoning)
         held_out = HeldOut(recipe=recipe, examples=questions.held_out, speech=speech, live=live, **who)
-        watcher, gate, logs = _watcher(held_out, folder, score), StageEnd(recipe.gate), resume.Logs(folder, log)
+        watcher, gate, logs = _watcher(held_out, folder, score), StageEnd(recipe.stage_end), resume.Logs(folder, log)
         checkpoints = Checkpoints(
             folder=resume.checkpoints_of(folder),
             settings=recipe.checkpoint,
@@ -113,7 +113,9 @@ def _watcher(held_out: HeldOut, folder: Path, score: GroupScorer) -> Watcher:
     """Without checkpoints on the way, no best model is gone back to."""
     wanted, recipe = resume.checkpoints_of(folder), held_out.recipe
     sealed = (lambda: newest(wanted).step) if recipe.checkpoint.every else (lambda: math.inf)
-    return Watcher(held_out, folder, every=recipe.eval.every, best_by=recipe.eval.best_by, score=score, sealed=sealed)
+    return Watcher(
+        held_out, folder, every=recipe.held_out.every, best_by=recipe.held_out.best_by, score=score, sealed=sealed
+    )
 
 
 def _checked_curriculum(recipe: Recipe, questions: assemble.Questions, steps: int, console: Console) -> Curriculum:
@@ -121,14 +123,14 @@ def _checked_curriculum(recipe: Recipe, questions: assemble.Questions, steps: in
     check_after(recipe, assemble.start_folder(recipe))
     warn_of_other_distributions(recipe, console)
     check_best_by(recipe, questions.held_out)
-    check_stage_end(recipe.gate, steps=steps, every=recipe.eval.every)
+    check_stage_end(recipe.stage_end, steps=steps, every=recipe.held_out.every)
     return make_curriculum(recipe.curriculum, questions.train, seed=recipe.run.seed)
 
 
 def _announce_plans(recipe: Recipe, console: Console, comm: Comm, *, questions: int) -> None:
     """The plans of batches and of memory, before anything heavy loads; UserError with the nearest that fits."""
     console.line(batch_plan(recipe, questions=questions, ranks=comm.world))
-    limit = f"{mismatch_limit(recipe):.3g} nats a token between sampler and trainer"
+    limit = f"{max_logprob_gap(recipe):.3g} nats a token between sampler and trainer"
     console.line(f"precision    {precision(recipe)}; more than {limit}, on average, stop the run")
     per_node = ranks_of_node(comm.world)
     try:
@@ -198,29 +200,29 @@ def _policy(
         comm=comm,
         meter=meter,
         temperature=recipe.sampling.temperature,
-        kl=recipe.loss.kl,
+        kl=recipe.loss.kl_coef,
     )
     wanted = recipe.checkpoint
-    kept = {"folder": folder / "bad", "limit": wanted.bad_updates, "dtype": precision(recipe)}
+    kept = {"folder": folder / "bad", "limit": wanted.max_nonfinite_updates, "dtype": precision(recipe)}
     return Guarded(policy, **kept, comm=comm, tell=console.line)
 
 
 def _audited_judges(recipe: Recipe, console: Console, comm: Comm) -> tuple[GroupScorer, Verifier]:
     """The recipe's rewards, after a table of what policies that game them would earn; and evaluation's own verifier."""
     recipe.reward.check_format(reasoning=recipe.model.reasoning)
-    check_name(recipe.eval.nli)
+    check_name(recipe.held_out.judge)
     own = load_own(recipe.reward)  # what the user got wrong is found before a judge is loaded
-    judge = make_judge(recipe.reward.verifier, console=console)
+    judge = make_judge(recipe.reward.judge, console=console)
     score = compose(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge, own=own)
     if comm.rank == 0:
         Terminal().print(table(audit(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)))
-    same = recipe.eval.nli == recipe.reward.verifier
-    return score, judge if same else make_judge(recipe.eval.nli, console=console)
+    same = recipe.held_out.judge == recipe.reward.judge
+    return score, judge if same else make_judge(recipe.held_out.judge, console=console)
 
 
 def _starting_model(recipe: Recipe, console: Console, comm: Comm, questions: assemble.Questions) -> str:
     """The folder of the weights that training starts from: an earlier stage's, the warm-up's, or the base model's."""
     start = assemble.start_folder(recipe)
-    if start is None and recipe.warmup.steps:
+    if start is None and recipe.sft.steps:
         return str(run_warm_up(recipe, console, comm, questions=questions))
     return comm.first(lambda: locate(start or recipe.model.name, console=console))

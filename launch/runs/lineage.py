@@ -43,7 +43,7 @@ def write_stages(folder: Path, stages: tuple[str, ...]) -> None:
 
 
 def check_after(recipe: Setup, start: str | None) -> tuple[str, ...]:
-    """The stages of the starting model, `start`, or None for one that has been through none (`model.start = "base"`).
+    """The stages of the starting model, `start`, or None for `model.init_from = "base"`.
 
     UserError where `model.after` names a stage that it was not trained in.
     """

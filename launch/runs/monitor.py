@@ -80,16 +80,18 @@ class HeldOut:
 
 def check_best_by(recipe: Recipe, held_out: Sequence[Example]) -> None:
     """UserError where the held-out questions cannot give the number by which the best model is chosen."""
-    wanted, every = recipe.eval.best_by, recipe.eval.every
+    wanted, every = recipe.held_out.best_by, recipe.held_out.every
     if not every or not wanted:
         return
     if not held_out:
-        raise UserError(f"eval.every = {every} measures held-out questions, and there are none; valid: eval.every = 0")
+        raise UserError(
+            f"held_out.every = {every} measures held-out questions, and there are none; valid: held_out.every = 0"
+        )
     labelled = any(example.answerable for example in held_out)
     open_book = any(example.style != "closed" for example in held_out)
     if not (labelled if wanted in ("grounded", "right") else open_book):
         valid = "'grounded', 'right' or ''" if labelled else "a number of the Trust-Score or ''"
-        raise UserError(f"eval.best_by = {wanted!r} is not a number of these held-out questions; valid: {valid}")
+        raise UserError(f"held_out.best_by = {wanted!r} is not a number of these held-out questions; valid: {valid}")
 
 
 class Watcher:

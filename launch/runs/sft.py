@@ -24,9 +24,9 @@ from launch.runs.lineage import write_stages
 
 def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: assemble.Questions | None = None) -> Path:
     """The warmed-up model folder of this recipe, made if it is not there yet."""
-    if not recipe.warmup.steps:
+    if not recipe.sft.steps:
         raise UserError(
-            "warmup.steps = 0: this model's recipe asks for no warm-up; give a number of steps, 24 for example"
+            "sft.steps = 0: this model's recipe asks for no warm-up; give a number of steps, 24 for example"
         )
     questions = questions or assemble.load_questions(recipe, console)
     folder = assemble.warm_up_folder(recipe, questions)
@@ -37,9 +37,9 @@ def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: asse
     base = comm.first(lambda: locate(recipe.model.name, console=console))
     speech = assemble.make_speech(recipe, base, console)
     check_lengths(speech, questions, console)
-    w = recipe.warmup
+    w = recipe.sft
     console.line(f"warm-up      {w.steps} supervised steps of {w.examples_per_step} gold answers -> {folder / 'model'}")
-    optim = Optim(lr=w.lr, schedule="linear", warmup=0.1)
+    optim = Optim(lr=w.lr, schedule="linear", warmup_ratio=0.1)
     console.line(f"loading      {base}")
     meter = make_meter(recipe, base)
     policy = assemble.make_policy(recipe, base, optim=optim, updates=w.steps, console=console, comm=comm, meter=meter)

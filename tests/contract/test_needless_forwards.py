@@ -23,8 +23,8 @@ def settings(kl=0.0, updates=1):
         steps=1,
         prompts_per_step=3,
         sampling=Sampling(group_size=2, max_tokens=6),
-        objective=Objective(kl=kl, sampler_cap=None),
-        average="token",
+        objective=Objective(kl_coef=kl, importance_cap=None),
+        aggregation="token",
         updates_per_step=updates,
     )
 

@@ -30,7 +30,7 @@ def engine(kind, model=None, *, lr=2e-3, budget=1000, layout="shared", updates=3
     """An engine of this kind over `model`; `more` goes to the engine, the rest to its optimizer. ZeRO has one rank here
     and several in test_zero.py."""
     settings = {
-        "optim": Optim(lr=lr, schedule="constant", warmup=0.0, **optim),
+        "optim": Optim(lr=lr, schedule="constant", warmup_ratio=0.0, **optim),
         "updates": updates,
         "token_budget": budget,
         "layout": layout,
@@ -45,12 +45,12 @@ def engine(kind, model=None, *, lr=2e-3, budget=1000, layout="shared", updates=3
 
 
 def loss(logp, entropy, batch):
-    return grpo_loss(logp, entropy, batch, objective=Objective(sampler_cap=None))
+    return grpo_loss(logp, entropy, batch, objective=Objective(importance_cap=None))
 
 
 def step_batch(seed):
     batch = random_batch(prompts=(5, 9, 3), sizes=(3, 2, 2), lengths=(4, 1, 6, 2, 5, 3, 2), seed=seed)
-    return weigh(batch, average="sequence", max_tokens=9, tokens=23, sequences=7, drop_dead=True)
+    return weigh(batch, aggregation="sequence", max_tokens=9, tokens=23, sequences=7, drop_dead=True)
 
 
 def flat(policy):
@@ -117,7 +117,7 @@ def test_nothing_moves_when_nothing_teaches(kind):
     policy = engine(kind)
     before = train(policy, steps=1)  # so that Adam has momentum that could move the weights
     batch = replace(random_batch(), advantage_B=torch.zeros(5))
-    stats = policy.update(weigh(batch, average="token", max_tokens=9, tokens=18, sequences=5, drop_dead=True), loss)
+    stats = policy.update(weigh(batch, aggregation="token", max_tokens=9, tokens=18, sequences=5, drop_dead=True), loss)
     assert stats["skipped"] == 1.0
     assert torch.equal(flat(policy), before)
 
@@ -193,7 +193,7 @@ def test_dropout_is_off():
     ],
 )
 def test_schedule(schedule, rates):
-    optim = Optim(lr=1.0, schedule=schedule, warmup=0.4)
+    optim = Optim(lr=1.0, schedule=schedule, warmup_ratio=0.4)
     got = [learning_rate(optim, update=u, updates=5) for u in range(5)]
     assert got == pytest.approx(rates, abs=1e-3)
 

@@ -28,14 +28,14 @@ from tests.helpers.toy import random_batch, tiny_model
 
 
 def loss(logp, entropy, batch):
-    return grpo_loss(logp, entropy, batch, objective=Objective(sampler_cap=None))
+    return grpo_loss(logp, entropy, batch, objective=Objective(importance_cap=None))
 
 
 def step_batch(seed=0, bad=False):
     batch = random_batch(prompts=(5, 9, 3), sizes=(3, 2, 2), lengths=(4, 1, 6, 2, 5, 3, 2), seed=seed)
     if bad:
         batch.advantage_B[4] = float("nan")
-    return weigh(batch, average="sequence", max_tokens=9, tokens=23, sequences=7, drop_dead=True)
+    return weigh(batch, aggregation="sequence", max_tokens=9, tokens=23, sequences=7, drop_dead=True)
 
 
 def guarded(folder, said, limit=2):
@@ -89,7 +89,7 @@ def test_a_loss_without_a_bad_gradient_is_skipped_too(tmp_path):
     assert weights_hash(policy.weights()) == before
 
 
-CONSTANT = {"lr": 1e-2, "schedule": "constant", "warmup": 0.0}
+CONSTANT = {"lr": 1e-2, "schedule": "constant", "warmup_ratio": 0.0}
 
 
 def checkpoint(policy, folder, step):
@@ -136,7 +136,7 @@ def test_a_run_that_goes_bad_ends_saved_and_is_replayed(tmp_path, capsys, monkey
     huge = (
         '--reward.weights={"tests.helpers.faults:low_bytes"=1e200}',
         "--loss.advantage=mean",
-        "--checkpoint.bad_updates=2",
+        "--checkpoint.max_nonfinite_updates=2",
     )
     ended = train(tmp_path, *huge)
     assert ended.code == 1, ended.said

@@ -16,7 +16,7 @@ from launch.runs.resume import check_same, find, is_cut_off, set_aside
 from launch.runs.run_lock import FolderLock
 from tests.helpers.faults import train
 
-SHORT = ("--run.steps=1", "--eval.every=0", "--eval.questions=0")
+SHORT = ("--run.steps=1", "--held_out.every=0", "--held_out.questions=0")
 
 
 def test_killed_before_its_first_checkpoint_it_begins_anew(tmp_path):

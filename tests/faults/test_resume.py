@@ -169,7 +169,7 @@ def test_asked_to_end_it_finishes_the_step_and_saves(straight, tmp_path, fault):
 
 def test_asked_to_end_in_the_step_that_opens_the_gate_it_writes_the_model_later(tmp_path):
     """The plateau of two steps is flat whatever they give. What goes on then makes no third step."""
-    plateau = ("--gate.when=plateau", "--gate.window=1", "--gate.tolerance=100")
+    plateau = ("--stage_end.when=plateau", "--stage_end.window=1", "--stage_end.tolerance=100")
     asked = train(tmp_path, *plateau, fault="SIGTERM:3")  # in the second step
     assert asked.code == 75, asked.said
     assert "gate         open: " in asked.said

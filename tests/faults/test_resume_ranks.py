@@ -51,7 +51,7 @@ def straight(tmp_path_factory):
     def of(zero):
         if zero not in made:
             home = tmp_path_factory.mktemp(f"zero-{zero}")
-            seen = through(train_on_two(home, f"--policy.stage={zero}", count=True))
+            seen = through(train_on_two(home, f"--policy.zero_stage={zero}", count=True))
             made[zero] = left(home), seen
         return made[zero]
 
@@ -62,15 +62,15 @@ def straight(tmp_path_factory):
 def test_a_rank_is_killed_and_both_go_on_bitwise(straight, tmp_path, fault, zero):
     fault(named("score"), world=f"two ranks of ZeRO-{zero}")
     # A group a step, so in the third step.
-    zeroth, first = train_on_two(tmp_path, f"--policy.stage={zero}", fault="SIGKILL:3")
+    zeroth, first = train_on_two(tmp_path, f"--policy.zero_stage={zero}", fault="SIGKILL:3")
     assert first.code == -signal.SIGKILL
     assert "it ended without a word" in f"{zeroth.value!r} {zeroth.said}"
     assert checkpoints(tmp_path)[-1] in ("step-000001", "step-000002")
     for kill in AGAIN[zero]:  # the rank that is left is killed with it, as by a launcher
-        ran = train_on_two(tmp_path, f"--policy.stage={zero}", kill=kill, grace=0.0)
+        ran = train_on_two(tmp_path, f"--policy.zero_stage={zero}", kill=kill, grace=0.0)
         assert ran[kill.rank].code == -signal.SIGKILL, (kill, ran)
     steps, started = steps_to_make_again(tmp_path), time.monotonic()
-    through(train_on_two(tmp_path, f"--policy.stage={zero}"))
+    through(train_on_two(tmp_path, f"--policy.zero_stage={zero}"))
     fault(steps=steps, seconds=seconds_until(tmp_path, started))
     assert left(tmp_path) == straight(zero)[0]
 
@@ -82,10 +82,10 @@ def test_killed_at_a_place(straight, tmp_path, fault, zero, place, share, number
     wanted, seen = straight(zero)
     rank = number % 2 if place in seen[1] else 0
     kill = kill_at(place, share, seen[rank], rank=rank)
-    ran = train_on_two(tmp_path, f"--policy.stage={zero}", kill=kill, grace=60.0 * (number // 2 % 2))
+    ran = train_on_two(tmp_path, f"--policy.zero_stage={zero}", kill=kill, grace=60.0 * (number // 2 % 2))
     assert ran[kill.rank].code == -signal.SIGKILL, (kill, ran)
     steps, started = steps_to_make_again(tmp_path), time.monotonic()
-    again = train_on_two(tmp_path, f"--policy.stage={zero}")
+    again = train_on_two(tmp_path, f"--policy.zero_stage={zero}")
     code = 0 if all(isinstance(rank.value, dict) for rank in again) else 2
     said = " ".join(f"{rank.value!r} {rank.said}" for rank in again)
     assert what_is_left(tmp_path, code, said) == wanted
@@ -111,7 +111,7 @@ def test_sampler_and_trainer_are_compared_where_no_group_teaches(tmp_path):
     need("deepspeed")
     parts = ('"tests.helpers.faults:low_bytes"', "exact_match", "citation", "format", "tag_count")
     nothing = f"--reward.weights={{{','.join(f'{part}=0.0' for part in parts)}}}"
-    through(train_on_two(tmp_path, "--policy.stage=3", "--policy.dtype=float32", nothing))
+    through(train_on_two(tmp_path, "--policy.zero_stage=3", "--policy.dtype=float32", nothing))
     rows = left(tmp_path)["metrics"]
     assert [row["policy/skipped"] for row in rows] == [1.0, 1.0, 1.0, 1.0]
     assert max(row["policy/mismatch"] for row in rows) < 1e-5

@@ -242,7 +242,7 @@ def test_completions(texts, style, reasoning):
         assert 0 <= answer.refusal_score <= 1
     group = [Completion(text=text, token_ids=(), logprobs=(), finish="stop", version=0) for text in texts]
     for settings in PRESETS.values():
-        if settings.process and not reasoning:
+        if settings.consistency and not reasoning:
             continue
         with no_hang():
             rows = compose(settings, reasoning=reasoning, verifier=Lexical())(example, group)

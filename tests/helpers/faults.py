@@ -26,9 +26,9 @@ TINY = ("configs/stage1.toml", "configs/models/tiny.toml")
 SMALL = (
     "--run.steps=4",
     "--checkpoint.every=1",
-    "--eval.questions=2",
-    "--eval.every=2",
-    "--warmup.steps=0",
+    "--held_out.questions=2",
+    "--held_out.every=2",
+    "--sft.steps=0",
     "--optim.lr=0.01",
     "--sampling.max_tokens=6",
     '--reward.weights={"tests.helpers.faults:low_bytes"=4.0}',

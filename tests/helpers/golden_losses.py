@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from grpo.batch import Batch
-from grpo.losses import Average, Objective, grpo_loss, weigh
+from grpo.losses import Aggregation, Objective, grpo_loss, weigh
 
 TOLERANCE = 1e-5
 NUMBER = r"([0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)"
@@ -31,42 +31,42 @@ class Difference:
         return max(self.loss, self.gradient) <= TOLERANCE  # NaN compares false, so it is not ok
 
 
-def read_case(name: str, fixture: dict) -> tuple[Objective, Average, int]:
-    """Case name -> (objective, average, max_tokens); ValueError for a name that nothing here computes."""
-    objective = Objective(clip_low=fixture["clip_low"], clip_high=fixture["clip_high"], sampler_cap=None)
-    average: Average = "token"
+def read_case(name: str, fixture: dict) -> tuple[Objective, Aggregation, int]:
+    """Case name -> (objective, aggregation, max_tokens); ValueError for a name that nothing here computes."""
+    objective = Objective(clip_low=fixture["clip_low"], clip_high=fixture["clip_high"], importance_cap=None)
+    aggregation: Aggregation = "token"
     max_tokens = 1
     if "sequence_mean" in name:
-        average = "sequence"
+        aggregation = "sequence"
     elif "constant" in name:
-        average = "constant"
+        aggregation = "constant"
         max_tokens = int(_number(r"max_tokens=", name))
     elif "token_mean" not in name and not name.startswith(("dual clip", "sapo", "gspo", "cispo")):
-        raise ValueError(f"case {name!r}: no average recognized (token_mean, sequence_mean, constant)")
+        raise ValueError(f"case {name!r}: no aggregation recognized (token_mean, sequence_mean, constant)")
     if name.startswith("gspo"):
-        objective = replace(objective, policy="gspo")
+        objective = replace(objective, type="gspo")
     elif name.startswith("cispo"):
-        objective = replace(objective, policy="cispo", cispo_bound=_number("cap ", name))
+        objective = replace(objective, type="cispo", cispo_clip=_number("cap ", name))
     elif name.startswith("sapo"):
-        average = "sequence"  # TRL averages SAPO as it does GRPO
+        aggregation = "sequence"  # TRL averages SAPO as it does GRPO
         temperatures = re.search(rf"{NUMBER}/{NUMBER}", name)
         if temperatures is None:
             raise ValueError(f"case {name!r}: no temperatures like 1.0/1.05")
-        objective = replace(objective, policy="sapo", sapo_temperatures=tuple(map(float, temperatures.groups())))
+        objective = replace(objective, type="sapo", sapo_temperatures=tuple(map(float, temperatures.groups())))
     elif name.startswith("dual clip"):
         objective = replace(objective, dual_clip=_number("dual clip ", name))
     if "kl=" in name:
         estimator = re.search(r"\b(k[123])\b", name)
         kind = estimator.group(1) if estimator else "k3"
-        objective = replace(objective, kl=_number("kl=", name), kl_estimator=kind)  # type: ignore[arg-type]
+        objective = replace(objective, kl_coef=_number("kl=", name), kl_estimator=kind)  # type: ignore[arg-type]
     if "TIS" in name:
-        objective = replace(objective, sampler_cap=_number("cap ", name))
-    return objective, average, max_tokens
+        objective = replace(objective, importance_cap=_number("cap ", name))
+    return objective, aggregation, max_tokens
 
 
 def compare(fixture: dict, name: str, *, split: tuple[int, ...] = ()) -> Difference:
     """One case; `split` cuts the rows into micro-batches of these sizes, which must not change anything."""
-    objective, average, max_tokens = read_case(name, fixture)
+    objective, aggregation, max_tokens = read_case(name, fixture)
     logp_BC = torch.tensor(fixture["logp_new"])
     learn_BC = torch.arange(logp_BC.shape[1]) < torch.tensor(fixture["lengths"])[:, None]
     rows = len(logp_BC)
@@ -81,7 +81,7 @@ def compare(fixture: dict, name: str, *, split: tuple[int, ...] = ()) -> Differe
         ref_logp_BC=torch.tensor(fixture["logp_ref"]),
     )
     tokens = int(learn_BC.sum())
-    batch = weigh(batch, average=average, max_tokens=max_tokens, tokens=tokens, sequences=rows, drop_dead=False)
+    batch = weigh(batch, aggregation=aggregation, max_tokens=max_tokens, tokens=tokens, sequences=rows, drop_dead=False)
     sizes = split or (rows,)
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     total, gradient_BC = 0.0, torch.zeros_like(logp_BC)

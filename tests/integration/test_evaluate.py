@@ -23,7 +23,7 @@ from launch.runs.few_shot import choose_demonstrations, with_demonstrations
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "configs/models/tiny.toml"
 # six questions in batches of four, so that the last is not full; one style, so that there is one score
-SIX = ["--data.styles={prose=1.0}", "--eval.questions=6", "--eval.max_tokens=12", "--rollout.rows=4"]
+SIX = ["--data.styles={prose=1.0}", "--eval.questions=6", "--eval.max_tokens=12", "--rollout.max_num_seqs=4"]
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_a_checkpoint_of_a_run_is_asked_with_the_runs_prompt_and_no_demonstratio
     write_tiny_model(run / "model", seed=7)
     (run / "prompt.txt").write_text("Cite, or say: {refusal}\n", encoding="utf-8")
     (run / "recipe.toml").write_text("", encoding="utf-8")  # what makes the folder a run
-    _, said = evaluate(home, *SIX, "--run.name=of-run", f"--model.start={run}")
+    _, said = evaluate(home, *SIX, "--run.name=of-run", f"--model.init_from={run}")
     assert f"model        {run / 'model'}, 0 demonstrations" in said
     assert (home / "runs" / "of-run" / "prompt.txt").read_text(encoding="utf-8") == "Cite, or say: {refusal}\n"
     answers = [home / "runs" / name / "predictions.jsonl" for name in ("of-run", "eval-tiny-1")]
@@ -181,13 +181,13 @@ def test_several_styles_are_scored_one_by_one(home, capsys):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (["--eval.unanswerable=0.5"], "unknown key eval.unanswerable"),
+        (["--eval.unanswerable=0.5"], "eval.unanswerable is now held_out.unanswerable"),
         (["--eval.temperatur=0.5"], r"did you mean eval.temperature\?"),
         (["--eval.shots=many"], r"eval.shots = 'many': valid: 0 to 10, or \"auto\""),
-        (["--eval.part=all"], "leaves none for demonstrations; valid: eval.shots = 0"),
+        (["--eval.split=all"], "leaves none for demonstrations; valid: eval.shots = 0"),
         (["--eval.max_tokens=4096"], "eval.max_tokens = 4096 leaves no room .* at most 4095"),
-        (["--model.start=nowhere"], "model.start = 'nowhere': no such folder; .* a model or run folder"),
-        (["--data.held_out=0.0"], "no question of world is held out; .* --eval.part=all"),
+        (["--model.init_from=nowhere"], "model.init_from = 'nowhere': no such folder; .* a model or run folder"),
+        (["--data.held_out=0.0"], "no question of world is held out; .* --eval.split=all"),
         (
             ["--model.context=700", "--eval.max_tokens=12"],
             "the limit is 688 .* eval.max_tokens 12.* or eval.shots below 2$",
@@ -204,7 +204,11 @@ def test_bad_settings(home, arguments, match):
 @pytest.mark.parametrize(
     ("arguments", "variables", "parts"),
     [
-        (["--loss.kl=0.1"], {}, ["--loss.kl=0.1: an evaluation does not read this", "it reads run, model, data"]),
+        (
+            ["--loss.kl_coef=0.1"],
+            {},
+            ["--loss.kl_coef=0.1: an evaluation does not read this", "it reads run, model, data"],
+        ),
         (["--run.steps=3"], {}, ["--run.steps=3: an evaluation does not read this", "of [run] it reads folder, name"]),
         ([], {"WORLD_SIZE": "2"}, ["an evaluation is one process"]),
     ],
@@ -230,7 +234,7 @@ WORLD = make_world(200, seed=3, unanswerable=0.5)
 def test_what_is_asked():
     held_out = choose_questions(recipe(), WORLD)
     assert 20 < len(held_out) < 60  # about a fifth
-    assert len(choose_questions(recipe("--eval.part=all", "--eval.shots=0"), WORLD)) == 200
+    assert len(choose_questions(recipe("--eval.split=all", "--eval.shots=0"), WORLD)) == 200
     some = choose_questions(recipe("--eval.questions=10"), WORLD)
     assert [example for example in held_out if example in some] == some
     assert len(some) == 10
@@ -288,6 +292,6 @@ def test_a_file_of_other_answers_is_refused(tmp_path, line, message):
 
 
 def test_recipes_know_a_trained_model_from_one_as_it_comes():
-    assert (recipe().shots, recipe("--model.start=stage1").shots, recipe("--eval.shots=0").shots) == (2, 0, 0)
+    assert (recipe().shots, recipe("--model.init_from=stage1").shots, recipe("--eval.shots=0").shots) == (2, 0, 0)
     assert (recipe().max_tokens, recipe("--model.reasoning=true").max_tokens) == (300, 1024)
     assert recipe("--eval.max_tokens=7").max_tokens == 7

@@ -21,7 +21,7 @@ from launch.experiment import Experiment, chain, find, names, read_seeds
 from rewards.judges.base import Lexical
 from tests.helpers.forked import run_program
 
-SHORT = ["--run.steps=1", "--sampling.max_tokens=4", "--eval.questions=4"]
+SHORT = ["--run.steps=1", "--sampling.max_tokens=4", "--held_out.questions=4"]
 
 
 @pytest.mark.parametrize("name", names())
@@ -33,9 +33,9 @@ def test_every_experiment_resolves(name, model):
             load(Recipe, args) for args in chain(arm, "x", 3, [f"configs/models/{model}.toml", *experiment.arguments])
         ]
         assert {recipe.run.seed for recipe in runs} == {3}
-        assert runs[-1].eval.unanswerable == 0.5
+        assert runs[-1].held_out.unanswerable == 0.5
         for before, after in itertools.pairwise(runs):
-            assert after.model.start == f"runs/{before.run_name}"
+            assert after.model.init_from == f"runs/{before.run_name}"
 
 
 def test_the_papers_arms():
@@ -51,7 +51,7 @@ def test_all_arms_are_asked_the_same_questions(name):
     """With smollm2-135m, whose own recipe has another world in stage 2 than in stage 1; no model is loaded."""
     experiment, quiet = find(name), Console(io.StringIO())
     shared = ["configs/models/smollm2-135m.toml", *experiment.arguments]
-    last = [load(Recipe, [*chain(arm, "x", 0, shared)[-1], "--model.start=base"]) for arm in experiment.arms]
+    last = [load(Recipe, [*chain(arm, "x", 0, shared)[-1], "--model.init_from=base"]) for arm in experiment.arms]
     one, *others = [load_questions(recipe, quiet) for recipe in last]
     assert len(others) >= 2
     assert (len(one.held_out), len(one.warm_up)) == (100, 120)
@@ -64,7 +64,7 @@ def test_all_arms_are_asked_the_same_questions(name):
 def test_arms_with_other_passages_under_the_same_ids_are_refused(tmp_path):
     shares = {"a": 0.8, "again": 0.8, "b": 1.0}
     for name, share in shares.items():
-        recipe = load(Recipe, [f"--data.unrelated={share}", "--eval.unanswerable=0.5", "--data.questions=40"])
+        recipe = load(Recipe, [f"--data.unrelated={share}", "--held_out.unanswerable=0.5", "--data.max_train=40"])
         (tmp_path / name).mkdir()
         write_questions(tmp_path / name, {"held_out": load_questions(recipe, Console(io.StringIO())).held_out})
     a, again, b = (tmp_path / name for name in shares)

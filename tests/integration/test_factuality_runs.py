@@ -38,11 +38,11 @@ NOBODY = Example(id="n", question="Why?", passages=(), answers=(), found=(), sty
 def test_the_slides_settings(name):
     recipe = load(Recipe, [str(ROOT / f"configs/{name}.toml"), str(ROOT / "configs/models/qwen3-8b.toml")])
     assert recipe.reward == PRESETS[RECIPES[name]]
-    assert (recipe.sampling.group_size, recipe.data.questions, recipe.data.unanswerable) == (20, 2500, "any")
+    assert (recipe.sampling.group_size, recipe.data.max_train, recipe.data.unanswerable) == (20, 2500, "any")
     assert len(recipe.data.source) == 4
     assert recipe.model.prompt == "factuality/4"
     assert recipe.model.reasoning
-    assert recipe.loss.kl > 0
+    assert recipe.loss.kl_coef > 0
 
 
 def wrote(text, finish="stop"):
@@ -121,7 +121,7 @@ def test_fact_then_caution_on_the_tiny_model(tmp_path):
         (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
     sources = json.dumps([str(tmp_path / "p.json"), str(tmp_path / "a.json")])
     tiny = ["configs/models/tiny.toml", f"--data.source={sources}", f"--run.folder={tmp_path / 'runs'}"]
-    sizes = ["--run.steps=1", "--eval.questions=4", "--sampling.group_size=2", "--model.reasoning=true"]
+    sizes = ["--run.steps=1", "--held_out.questions=4", "--sampling.group_size=2", "--model.reasoning=true"]
     stages = ["configs/factuality-fact.toml", "configs/factuality-fact-then-caution.toml"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "WANDB_MODE": "", "WANDB_API_KEY": ""}
     command = [sys.executable, "launch/stages.py", *stages, "--", *tiny, *sizes]

@@ -17,7 +17,7 @@ from launch.filter import main, tally
 from launch.runs.answers import FILE, Answer
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = ["configs/stage1.toml", "configs/models/tiny.toml", "--sampling.max_tokens=4", "--data.questions=6"]
+RECIPES = ["configs/stage1.toml", "configs/models/tiny.toml", "--sampling.max_tokens=4", "--data.max_train=6"]
 
 
 @pytest.fixture(autouse=True)

@@ -94,7 +94,7 @@ def test_a_run_leaves_everything_behind(home, stage1):
 
 
 def test_measured_on_the_way_and_the_best_model_kept(home, stage1):
-    done = train(home, "--run.name=watched", "--eval.every=2", "--eval.best_by=f1_gr", "--run.steps=4")
+    done = train(home, "--run.name=watched", "--held_out.every=2", "--held_out.best_by=f1_gr", "--run.steps=4")
     assert done.returncode == 0, done.stdout + done.stderr
     run = home / "runs" / "watched"
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -117,15 +117,16 @@ def test_measured_on_the_way_and_the_best_model_kept(home, stage1):
 
 
 def test_a_best_model_by_numbers_that_the_questions_do_not_give(home):
-    done = train(home, "--run.name=z", "--eval.every=1", "--eval.unanswerable=1", "--eval.best_by=grounded")
-    refused(done, "eval.best_by = 'grounded' is not a number of these held-out questions")
+    done = train(home, "--run.name=z", "--held_out.every=1", "--held_out.unanswerable=1", "--held_out.best_by=grounded")
+    refused(done, "held_out.best_by = 'grounded' is not a number of these held-out questions")
     refused(
-        train(home, "--run.name=z", "--eval.every=1", "--eval.questions=0"), "there are none; valid: eval.every = 0"
+        train(home, "--run.name=z", "--held_out.every=1", "--held_out.questions=0"),
+        "there are none; valid: held_out.every = 0",
     )
 
 
 def test_a_number_that_is_not_measured(home):
-    refused(train(home, "--run.name=z", "--eval.best_by=trust"), "nearest: 'trust_score'", "f1_gc")
+    refused(train(home, "--run.name=z", "--held_out.best_by=trust"), "nearest: 'trust_score'", "f1_gc")
 
 
 def test_the_saved_recipe_is_the_whole_run(home, stage1):
@@ -182,7 +183,7 @@ def test_half_a_model_folder(home, tmp_path, pattern, message):
 
 
 def test_prompts_longer_than_the_context(home):
-    done = train(home, "--model.context=200", "--run.name=y", "--warmup.steps=0")
+    done = train(home, "--model.context=200", "--run.name=y", "--sft.steps=0")
     refused(done, "its prompt has", "the limit is 184", "model.context =")
     assert not (home / "runs" / "y").exists()
 
@@ -211,7 +212,7 @@ def test_bad_data_files(home, tmp_path, text, parts):
         ("--data.source=nowhere.jsonl", ["nowhere.jsonl"]),
         ("--model.name=embedded:other", ["embedded:smollm2-135m"]),
         ("--model.name=no-such-folder", ["no such folder"]),
-        ("--model.start=no-such-folder", ["no such folder", "stage1"]),
+        ("--model.init_from=no-such-folder", ["no such folder", "stage1"]),
         ("--sampling.group_size=1", ["sampling.group_size = 1", "greater than or equal to 2"]),
         ("--sampling.grup_size=4", ["did you mean sampling.group_size"]),
     ],
@@ -222,11 +223,15 @@ def test_bad_arguments(home, argument, parts):
 
 
 def test_offloading_without_sharding(home):
-    refused(train(home, "--run.name=w", "--policy.offload=all"), "policy.stage = 2 does not shard", "policy.stage = 3")
-    done = train(home, "--run.name=w", "--policy.stage=3", "--policy.engine=single")
-    refused(done, 'policy.engine = "single" is not for policy.stage = 3', '"zero" or "auto"')
-    done = train(home, "--run.name=w", "--policy.offload=optimizer", "--policy.engine=single")
-    refused(done, 'policy.engine = "single" is not for policy.offload = "optimizer"', '"zero" or "auto"')
+    refused(
+        train(home, "--run.name=w", "--policy.offload=all"),
+        "policy.zero_stage = 2 does not shard",
+        "policy.zero_stage = 3",
+    )
+    done = train(home, "--run.name=w", "--policy.zero_stage=3", "--policy.backend=torch")
+    refused(done, 'policy.backend = "torch" is not for policy.zero_stage = 3', '"deepspeed" or "auto"')
+    done = train(home, "--run.name=w", "--policy.offload=optimizer", "--policy.backend=torch")
+    refused(done, 'policy.backend = "torch" is not for policy.offload = "optimizer"', '"deepspeed" or "auto"')
 
 
 def test_a_file_without_unanswerable_questions(home, tmp_path):
@@ -250,7 +255,7 @@ def test_a_named_warm_up_is_not_taken_for_another_run(home, stage1):
 
 def test_a_cut_distribution_is_no_false_alarm(home):
     """top_p 0.5 lifts each of the sampler's probabilities by up to 2: said before, and not taken for stale weights."""
-    done = train(home, "--run.name=nucleus", "--sampling.top_p=0.5", "--run.steps=2", "--eval.questions=0")
+    done = train(home, "--run.name=nucleus", "--sampling.top_p=0.5", "--run.steps=2", "--held_out.questions=0")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "warning: sampling.top_p = 0.5" in done.stdout
 

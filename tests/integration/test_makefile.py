@@ -45,7 +45,7 @@ def test_scripts_see_the_gpus_and_the_port():
 def test_every_model_can_be_evaluated(model):
     done = make("-n", "eval", f"MODEL={model}", "CHECKPOINT=runs/a b", "DATA=x.json", "SEED=3", "NAME=n")
     assert done.returncode == 0, done.stderr
-    overrides = "'--data.source=x.json' '--run.name=n' '--eval.seed=3' '--model.start=runs/a b'"
+    overrides = "'--data.source=x.json' '--run.name=n' '--eval.seed=3' '--model.init_from=runs/a b'"
     assert f"launch/evaluate.py configs/models/{model}.toml {overrides}" in done.stdout
 
 
@@ -66,7 +66,7 @@ def test_variables_become_overrides():
         "'--data.source=my file.jsonl'",
         "'--run.seed=3'",
         "'--run.name=x'",
-        "'--model.start=runs/y'",
+        "'--model.init_from=runs/y'",
         "--run.steps=2",
     ]
     assert all(part in done.stdout for part in wanted)

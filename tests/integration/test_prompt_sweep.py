@@ -51,7 +51,7 @@ def sweep(home, *arguments):
     recipes = ["configs/factuality-fact.toml", "configs/models/tiny.toml", "--sampling.max_tokens=4"]
     data = [
         f"--data.source={home / 's.csv'}",
-        "--eval.questions=3",
+        "--held_out.questions=3",
         "--samples",
         "2",
         "--prompts",
@@ -64,7 +64,7 @@ def test_a_sweep_on_the_tiny_model_resumes_after_a_kill(home, monkeypatch, capsy
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
     out = home / "new" / "sweep"
-    assert sweep(home, "--out", str(out), "--rollout.rows=4") == 0, capsys.readouterr().out
+    assert sweep(home, "--out", str(out), "--rollout.max_num_seqs=4") == 0, capsys.readouterr().out
     assert {FILE, "numbers.json", "plot.png", "table.md"} <= {path.name for path in out.iterdir()}
     assert (out / "plot.png").read_bytes()[:4] == b"\x89PNG"
     lines = (out / FILE).read_text().splitlines()
@@ -75,7 +75,7 @@ def test_a_sweep_on_the_tiny_model_resumes_after_a_kill(home, monkeypatch, capsy
     capsys.readouterr()
 
     (out / FILE).write_text("\n".join(lines[:2]) + "\n" + lines[2][:20])
-    assert sweep(home, "--out", str(out), "--rollout.rows=4") == 0
+    assert sweep(home, "--out", str(out), "--rollout.max_num_seqs=4") == 0
     assert "2 of 6 are answered already" in capsys.readouterr().out
     assert (out / FILE).read_text().splitlines() == lines
     assert (out / "table.md").read_text() == table
@@ -84,7 +84,7 @@ def test_a_sweep_on_the_tiny_model_resumes_after_a_kill(home, monkeypatch, capsy
     assert "made otherwise (samples = 2 there and 3 now); give another folder" in capsys.readouterr().out
     assert sweep(home, "--out", str(home)) == 2
     assert "exists already and holds no sweep; give a new folder" in capsys.readouterr().out
-    assert sweep(home, "--out", str(home / "x"), "--data.source=world", "--data.questions=4") == 2
+    assert sweep(home, "--out", str(home / "x"), "--data.source=world", "--data.max_train=4") == 2
     assert "the prompts are for closed-book questions; expected --data.source=FILE" in capsys.readouterr().out
     assert sweep(home, "--out", str(home / "x"), "--rollout.engine=server") == 2
     assert 'rollout.engine = "server" is for training' in capsys.readouterr().out

@@ -17,7 +17,7 @@ from launch.stages import plan, read_arguments
 from tests.helpers.forked import ROOT, run_program
 
 STAGES = ["configs/stage1.toml", "configs/stage2.toml"]
-SHORT = ["configs/models/tiny.toml", "--eval.questions=0", "--sampling.max_tokens=4", "--run.steps=4"]
+SHORT = ["configs/models/tiny.toml", "--held_out.questions=0", "--sampling.max_tokens=4", "--run.steps=4"]
 
 
 def train(home, *shared):
@@ -39,7 +39,12 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def through(home):
     """Stage 1 ends at its plateau (the tiny model gains nothing within two steps), stage 2 after refilled steps."""
-    plateau = ["--gate.when=plateau", "--gate.window=1", "--gate.tolerance=100", "--sampling.dynamic=refill"]
+    plateau = [
+        "--stage_end.when=plateau",
+        "--stage_end.window=1",
+        "--stage_end.tolerance=100",
+        "--sampling.dynamic=refill",
+    ]
     done = train(home, *plateau, "--curriculum.order=difficulty")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -65,7 +70,12 @@ def test_the_metrics_say_why_groups_were_dead(home, through):
 
 def test_the_same_command_again_runs_nothing_again(home, through):
     before = (home / "runs" / "stage2-tiny" / "metrics.jsonl").read_bytes()
-    again = ["--gate.when=plateau", "--gate.window=1", "--gate.tolerance=100", "--sampling.dynamic=refill"]
+    again = [
+        "--stage_end.when=plateau",
+        "--stage_end.window=1",
+        "--stage_end.tolerance=100",
+        "--sampling.dynamic=refill",
+    ]
     done = train(home, *again, "--curriculum.order=difficulty")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("is there already") == 2
@@ -80,11 +90,11 @@ def test_by_hand_the_next_stage_never_begins_by_itself(tmp_path, monkeypatch, ca
     begun = []
     monkeypatch.setattr(stages, "run", lambda arguments, **how: begun.append(folder_of(load(Recipe, arguments)).name))
     command = [*STAGES, "--", *SHORT, f"--run.folder={tmp_path}", "--run.name=mine"]
-    assert stages.main([*command, "--gate.when=hand"]) == 0
+    assert stages.main([*command, "--stage_end.when=hand"]) == 0
     assert begun == ["mine-stage1"]
     said = capsys.readouterr().out
     assert "gate         by hand: python launch/train.py configs/stage2.toml" in said
-    assert f"--model.start={tmp_path / 'mine-stage1'}" in said
+    assert f"--model.init_from={tmp_path / 'mine-stage1'}" in said
     assert stages.main(command) == 0
     assert begun[1:] == ["mine-stage1", "mine-stage2"]
 
@@ -120,10 +130,10 @@ def test_every_model_of_a_run_knows_its_stages(tmp_path):
 
 
 def test_the_plan_names_runs_and_starts():
-    shared = ["configs/models/tiny.toml", "--run.name=mine", "--model.start=runs/x", "--run.folder=out"]
+    shared = ["configs/models/tiny.toml", "--run.name=mine", "--model.init_from=runs/x", "--run.folder=out"]
     first, second = (load(Recipe, arguments) for arguments in plan(STAGES, shared))
     assert [str(folder_of(r)) for r in (first, second)] == ["out/mine-stage1", "out/mine-stage2"]
-    assert (first.model.start, second.model.start) == ("runs/x", "out/mine-stage1")
+    assert (first.model.init_from, second.model.init_from) == ("runs/x", "out/mine-stage1")
     with pytest.raises(UserError, match=r"stage1-tiny is the run of an earlier stage too"):
         plan([STAGES[0], STAGES[0]], shared[:1])
 

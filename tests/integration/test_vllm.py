@@ -246,7 +246,7 @@ def test_new_weights_need_less_room_than_twice_the_largest(embedded):
 
 def test_a_run_with_vllm_from_the_command_line(tmp_path):
     command = [sys.executable, "launch/train.py", "configs/stage1.toml", "configs/models/tiny.toml"]
-    command += [f"--run.folder={tmp_path}", "--run.name=v", "--rollout.engine=vllm", "--rollout.kv_cache=0.1"]
+    command += [f"--run.folder={tmp_path}", "--run.name=v", "--rollout.engine=vllm", "--rollout.cpu_kv_cache_gib=0.1"]
     command += ["--policy.dtype=float32"]  # also where bfloat16 is fast
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

@@ -244,13 +244,13 @@ def test_a_run_and_its_server_from_the_command_line(tmp_path):
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     about = {"cwd": ROOT, "env": {**os.environ, **cache}, "text": True}
     recipes += ["--policy.dtype=float32"]  # also where bfloat16 is fast
-    serve = [sys.executable, "launch/serve.py", *recipes, "--rollout.kv_cache=0.1", "--model.context=2048"]
-    train = [sys.executable, "launch/train.py", *recipes, "--rollout.engine=server", "--eval.questions=0"]
+    serve = [sys.executable, "launch/serve.py", *recipes, "--rollout.cpu_kv_cache_gib=0.1", "--model.context=2048"]
+    train = [sys.executable, "launch/train.py", *recipes, "--rollout.engine=server", "--held_out.questions=0"]
     with subprocess.Popen(serve, stdout=subprocess.DEVNULL, **about) as server:
         try:
             alone = run_program("launch.train", [*train[2:], "--run.name=s"], **cache)
             launcher = ["-m", "deepspeed.launcher.runner", "--quiet", "--num_accelerators=2"]
-            two = [*train[:1], *launcher, f"--master_port={free_port()}", *train[1:], "--policy.stage=3"]
+            two = [*train[:1], *launcher, f"--master_port={free_port()}", *train[1:], "--policy.zero_stage=3"]
             both = subprocess.run([*two, "--run.name=t"], capture_output=True, check=False, **about)
         finally:
             server.terminate()
@@ -259,7 +259,7 @@ def test_a_run_and_its_server_from_the_command_line(tmp_path):
         metrics = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         assert len(metrics) == 3
         assert max(row.get("policy/mismatch", 0.0) for row in metrics) < 1e-4
-    gone = [*train[2:], "--run.name=l", "--rollout.patience=1"]
+    gone = [*train[2:], "--run.name=l", "--rollout.timeout=1"]
     lost = run_program("launch.train", gone, **cache)
     assert lost.returncode == 1, lost.stdout + lost.stderr
     assert f"stopped: the rollout server at port {port} is lost" in lost.stdout

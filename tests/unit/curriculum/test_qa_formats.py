@@ -178,7 +178,7 @@ def lost(number):
 def recipe_on(*paths, **data):
     source = json.dumps([str(path) for path in paths])
     given = [f"--data.{name}={value}" for name, value in data.items()]
-    return load(Recipe, [f"--data.source={source}", "--data.passages=2", "--data.questions=100", *given])
+    return load(Recipe, [f"--data.source={source}", "--data.passages=2", "--data.max_train=100", *given])
 
 
 def test_a_recipe_is_given_every_form_that_a_file_has(tmp_path):

@@ -60,7 +60,7 @@ def test_where_titles_tell_nothing_only_the_answers_count(title: str):
 
 
 def test_what_cannot_be_made_is_refused():
-    with pytest.raises(UserError, match=r"warmup.unanswerable = 0.6: .* valid: 0 to 0.5"):
+    with pytest.raises(UserError, match=r"sft.unanswerable = 0.6: .* valid: 0 to 0.5"):
         add_unanswerable_twins(POOL, share=0.6, pool=POOL, seed=0)
     with pytest.raises(UserError, match="more questions are needed"):
         unanswerable_twin(POOL[0], POOL[:1], random.Random(0))

@@ -79,16 +79,20 @@ def test_a_share_of_some_questions_is_waited_for_a_window_of_steps(metric):
     assert seen == [False] * 12 + [True]
     never = StageEnd(GateSettings(when="plateau", metric=metric, window=3))
     assert [never(without), never(without)] == [False, False]
-    with pytest.raises(UserError, match=rf"gate.metric = '{metric}' is not logged by this run; nearest: "):
+    with pytest.raises(UserError, match=rf"stage_end.metric = '{metric}' is not logged by this run; nearest: "):
         never(without)
 
 
 def test_a_metric_that_is_never_logged_is_one_line():
     gate = StageEnd(GateSettings(when="plateau", metric="reward/totl"))
-    with pytest.raises(UserError, match=r"gate.metric = 'reward/totl' is not logged by this run; nearest: reward/tot"):
+    with pytest.raises(
+        UserError, match=r"stage_end.metric = 'reward/totl' is not logged by this run; nearest: reward/tot"
+    ):
         gate({"reward/total": 1.0, "time/rollout": 2.0, "group/dead": 0.0})
     for metric in ("total", "rewards/total", "time/step", "reward/"):
-        with pytest.raises(ValidationError, match=r"gate.metric = .* is never logged; valid: reward/..., group/..."):
+        with pytest.raises(
+            ValidationError, match=r"stage_end.metric = .* is never logged; valid: reward/..., group/..."
+        ):
             GateSettings(metric=metric)
 
 
@@ -99,8 +103,8 @@ def test_a_plateau_that_could_never_be_seen():
         check_stage_end(plateau, steps=19, every=0)
     held_out = GateSettings(when="plateau", window=2, metric="held_out/f1_gr")
     check_stage_end(held_out, steps=8, every=2)
-    with pytest.raises(UserError, match=r"makes 3; valid: gate.window of at most 1"):
+    with pytest.raises(UserError, match=r"makes 3; valid: stage_end.window of at most 1"):
         check_stage_end(held_out, steps=6, every=2)
-    with pytest.raises(UserError, match=r"eval.every = 0 measures no held-out question"):
+    with pytest.raises(UserError, match=r"held_out.every = 0 measures no held-out question"):
         check_stage_end(held_out, steps=100, every=0)
     check_stage_end(GateSettings(when="hand", metric="held_out/f1_gr"), steps=1, every=0)

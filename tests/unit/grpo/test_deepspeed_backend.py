@@ -22,7 +22,7 @@ from tests.helpers.installed import need
 from tests.helpers.many_ranks import run_ranks
 from tests.helpers.toy import random_batch, tiny_model
 
-OPTIM = Optim(lr=2e-3, schedule="linear", warmup=0.0)
+OPTIM = Optim(lr=2e-3, schedule="linear", warmup_ratio=0.0)
 KINDS = {
     "zero-1": Zero(stage=1),
     "zero-2": Zero(stage=2),
@@ -34,12 +34,12 @@ CUTS = ((1000, 2), (20, 3), (20, 4))
 
 
 def loss(logp, entropy, batch):
-    return grpo_loss(logp, entropy, batch, objective=Objective(sampler_cap=None))
+    return grpo_loss(logp, entropy, batch, objective=Objective(importance_cap=None))
 
 
 def step_batch(seed):
     batch = random_batch(prompts=(5, 9, 3, 7), sizes=(3, 2, 2, 1), lengths=(4, 1, 6, 2, 5, 3, 2, 4), seed=seed)
-    return weigh(batch, average="sequence", max_tokens=9, tokens=27, sequences=8, drop_dead=True)
+    return weigh(batch, aggregation="sequence", max_tokens=9, tokens=27, sequences=8, drop_dead=True)
 
 
 def share(batch, comm, cut):
@@ -253,6 +253,6 @@ def test_the_configuration_written_out():
 
 
 def test_weights_that_are_not_sharded_cannot_be_offloaded():
-    with pytest.raises(UserError, match=r"policy.stage = 2 does not shard; valid: policy.stage = 3"):
+    with pytest.raises(UserError, match=r"policy.zero_stage = 2 does not shard; valid: policy.zero_stage = 3"):
         Zero(stage=2, offload="all")
     assert replace(Zero(stage=3), offload="all").offload == "all"

@@ -86,7 +86,7 @@ def run(
     model = model or tiny_model()
     policy = Counting(
         model,
-        optim=Optim(lr=lr, warmup=0.0, schedule="constant"),
+        optim=Optim(lr=lr, warmup_ratio=0.0, schedule="constant"),
         updates=steps * updates,
         token_budget=512,
         dtype="float32",
@@ -96,12 +96,12 @@ def run(
         steps=steps,
         prompts_per_step=4,
         sampling=Sampling(group_size=8, max_tokens=8),
-        objective=Objective(kl=kl),
-        average="token",
+        objective=Objective(kl_coef=kl),
+        aggregation="token",
         updates_per_step=updates,
         dynamic=Dynamic(mode=dynamic, cap=3),
         seed=seed,
-        mismatch_limit=limit,
+        max_logprob_gap=limit,
     )
     train(
         cfg,
@@ -243,7 +243,7 @@ def test_an_engine_that_forgets_to_load_is_seen_where_no_group_teaches(tmp_path)
 
 def test_a_stale_head_that_the_limit_of_bfloat16_lets_pass_stops_a_run_in_float32(tmp_path):
     recipes = (load(Recipe, [f"--policy.dtype={dtype}"]) for dtype in ("bfloat16", "float32"))
-    loose, strict = (loop_settings(recipe, steps=1).mismatch_limit for recipe in recipes)
+    loose, strict = (loop_settings(recipe, steps=1).max_logprob_gap for recipe in recipes)
     settings = {"steps": 2, "lr": 3e-3}
     _, metrics = run(
         tmp_path / "a", rollout=hf(StaleHead, tied=False), model=tiny_model(tied=False), limit=loose, **settings

@@ -48,10 +48,10 @@ def test_golden_command_reports_and_fails(tmp_path, capsys):
 def test_weights_written_out():
     learn = torch.tensor([[True, True, True], [True, False, False]])
     counts = {"tokens": 4, "sequences": 2, "max_tokens": 5}
-    assert token_weights(learn, average="token", **counts).tolist() == [[0.25, 0.25, 0.25], [0.25, 0, 0]]
-    assert token_weights(learn, average="sequence", **counts)[0].tolist() == pytest.approx([1 / 6] * 3)
-    assert token_weights(learn, average="sequence", **counts)[1].tolist() == [0.5, 0, 0]
-    assert token_weights(learn, average="constant", **counts)[0].tolist() == pytest.approx([0.1] * 3)
+    assert token_weights(learn, aggregation="token", **counts).tolist() == [[0.25, 0.25, 0.25], [0.25, 0, 0]]
+    assert token_weights(learn, aggregation="sequence", **counts)[0].tolist() == pytest.approx([1 / 6] * 3)
+    assert token_weights(learn, aggregation="sequence", **counts)[1].tolist() == [0.5, 0, 0]
+    assert token_weights(learn, aggregation="constant", **counts)[0].tolist() == pytest.approx([0.1] * 3)
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,9 @@ def test_kl_estimators():
 
 
 def test_on_policy_ratio_is_exactly_one_and_the_gradient_is_reinforce():
-    batch = weigh(random_batch(), average="token", max_tokens=9, tokens=18, sequences=5, drop_dead=False)
+    batch = weigh(random_batch(), aggregation="token", max_tokens=9, tokens=18, sequences=5, drop_dead=False)
     logp = torch.randn(batch.ids_BC.shape, requires_grad=True)
-    loss, stats = grpo_loss(logp, torch.zeros_like(logp), batch, objective=Objective(sampler_cap=None))
+    loss, stats = grpo_loss(logp, torch.zeros_like(logp), batch, objective=Objective(importance_cap=None))
     loss.backward()
     assert stats["ratio_sum"] == stats["tokens"] == 18
     assert stats["clip_sum"] == 0
@@ -91,7 +91,7 @@ def test_on_policy_ratio_is_exactly_one_and_the_gradient_is_reinforce():
 
 
 def test_padding_may_hold_nan():
-    batch = weigh(random_batch(), average="sequence", max_tokens=9, tokens=18, sequences=5, drop_dead=False)
+    batch = weigh(random_batch(), aggregation="sequence", max_tokens=9, tokens=18, sequences=5, drop_dead=False)
     logp = torch.randn(batch.ids_BC.shape)
     poisoned = torch.where(batch.learn_BC, logp, torch.nan).requires_grad_(True)
     loss, _ = grpo_loss(poisoned, poisoned.detach(), batch, objective=Objective())
@@ -101,11 +101,11 @@ def test_padding_may_hold_nan():
     assert torch.isfinite(poisoned.grad).all()
 
 
-@pytest.mark.parametrize("average", ["token", "sequence", "constant"])
-def test_dead_rows_are_left_out_exactly(average):
+@pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
+def test_dead_rows_are_left_out_exactly(aggregation):
     batch = random_batch()
     batch = replace(batch, advantage_B=torch.tensor([1.0, 0.0, -2.0, 0.0, 0.5]))
-    counts = {"average": average, "max_tokens": 9, "tokens": 18, "sequences": 5}
+    counts = {"aggregation": aggregation, "max_tokens": 9, "tokens": 18, "sequences": 5}
     logp = torch.randn(batch.ids_BC.shape)
     kept = weigh(batch, drop_dead=False, **counts)
     dropped = weigh(batch, drop_dead=True, **counts)
@@ -117,7 +117,7 @@ def test_dead_rows_are_left_out_exactly(average):
 
 
 def test_supervised_loss_is_the_mean_negative_log_likelihood():
-    batch = weigh(random_batch(), average="token", max_tokens=1, tokens=18, sequences=5, drop_dead=False)
+    batch = weigh(random_batch(), aggregation="token", max_tokens=1, tokens=18, sequences=5, drop_dead=False)
     logp = torch.full(batch.ids_BC.shape, -2.0)
     loss, stats = sft_loss(logp, logp, batch)
     assert float(loss) == pytest.approx(2.0)
@@ -137,7 +137,7 @@ def test_stats_add_up_and_maxima_do_not():
 def test_how_far_the_policy_is_from_the_sampler_by_hand():
     """Half a nat below and above on two of three tokens: k3 is exp(d) - 1 - d of d = logp - sampler."""
     rows = random_batch(prompts=(3,), sizes=(1,), lengths=(3,))
-    batch = weigh(rows, average="token", max_tokens=9, tokens=3, sequences=1, drop_dead=False)
+    batch = weigh(rows, aggregation="token", max_tokens=9, tokens=3, sequences=1, drop_dead=False)
     logp_BC = batch.sampler_logp_BC + torch.tensor([[0.5, -0.5, 0.0]])
     stats = grpo_loss(logp_BC, torch.zeros(1, 3), batch, objective=Objective())[1]
     assert mean_stats(stats)["approx_kl"] == pytest.approx((math.exp(0.5) - 1.5 + math.exp(-0.5) - 0.5) / 3, rel=1e-5)

@@ -18,13 +18,13 @@ from launch.config.recipe import Recipe
 
 
 def limit(*overrides):
-    return loop_settings(load(Recipe, list(overrides)), steps=1).mismatch_limit
+    return loop_settings(load(Recipe, list(overrides)), steps=1).max_logprob_gap
 
 
 def test_the_limit_follows_the_format_and_a_number_stays_as_it_is():
     assert (limit("--policy.dtype=float32"), limit("--policy.dtype=bfloat16")) == (0.005, 0.05)
     for dtype in ("float32", "bfloat16"):
-        assert limit(f"--policy.dtype={dtype}", "--loss.mismatch_limit=0.02") == 0.02
+        assert limit(f"--policy.dtype={dtype}", "--loss.max_logprob_gap=0.02") == 0.02
     cut = limit("--policy.dtype=float32", "--sampling.top_p=0.5")
     assert cut == pytest.approx(0.005 + math.log(2))
 
@@ -46,5 +46,5 @@ def test_auto_is_what_the_policy_runs_in(fast, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("wrong", ["0", "-0.1", "true", "inf", "strict"])
 def test_no_other_limit(wrong):
-    with pytest.raises(UserError, match=r'mismatch_limit.* = .*: valid: a number above 0, or "auto" \(0.05 in bf'):
-        limit(f"--loss.mismatch_limit={wrong}")
+    with pytest.raises(UserError, match=r'max_logprob_gap.* = .*: valid: a number above 0, or "auto" \(0.05 in bf'):
+        limit(f"--loss.max_logprob_gap={wrong}")

@@ -78,19 +78,19 @@ def test_qwen3_8b_with_zero_2_on_8_gpus_by_hand():
 @pytest.mark.parametrize(
     ("overrides", "weights", "gradients", "optimizer", "host"),
     [  # bytes a parameter in the backward phase, and of main memory
-        (["--policy.stage=1"], 2, 4 + 2, 12 / 8, 0),
-        (["--policy.stage=2"], 2, 4 / 8, 12 / 8, 0),
-        (["--policy.stage=3"], 2 / 8, 4 / 8, 12 / 8, 0),
-        (["--policy.stage=1", "--policy.dtype=float32"], 4, 4, 12 / 8, 0),
-        (["--policy.stage=2", "--policy.dtype=float32"], 4, 4 / 8, 12 / 8, 0),
-        (["--policy.stage=2", "--policy.offload=optimizer"], 2, 0, 0, 22 / 8),
-        (["--policy.stage=3", "--policy.offload=optimizer"], 2 / 8, 0, 0, 20 / 8),
-        (["--policy.stage=3", "--policy.offload=all"], 0, 0, 0, 22 / 8),
+        (["--policy.zero_stage=1"], 2, 4 + 2, 12 / 8, 0),
+        (["--policy.zero_stage=2"], 2, 4 / 8, 12 / 8, 0),
+        (["--policy.zero_stage=3"], 2 / 8, 4 / 8, 12 / 8, 0),
+        (["--policy.zero_stage=1", "--policy.dtype=float32"], 4, 4, 12 / 8, 0),
+        (["--policy.zero_stage=2", "--policy.dtype=float32"], 4, 4 / 8, 12 / 8, 0),
+        (["--policy.zero_stage=2", "--policy.offload=optimizer"], 2, 0, 0, 22 / 8),
+        (["--policy.zero_stage=3", "--policy.offload=optimizer"], 2 / 8, 0, 0, 20 / 8),
+        (["--policy.zero_stage=3", "--policy.offload=all"], 0, 0, 0, 22 / 8),
     ],
 )
 def test_what_each_stage_shards_and_offload_moves(overrides, weights, gradients, optimizer, host):
     found = lines(EIGHT, *overrides)
-    gathered = 2e9 if "--policy.stage=3" in overrides else 0
+    gathered = 2e9 if "--policy.zero_stage=3" in overrides else 0
     assert found["weights"].backward == pytest.approx(weights * P + gathered)
     assert found["gradients"].backward == pytest.approx(gradients * P)
     assert found["optimizer"].backward == pytest.approx(optimizer * P)
@@ -128,17 +128,17 @@ def test_activations_of_the_embedded_model_by_hand():
 
 def test_a_reference_model_only_where_kl_is_above_0():
     assert "reference" not in lines(EIGHT)
-    assert lines(EIGHT, "--loss.kl=0.04")["reference"].rollout == 2 * P  # whole, as the weights are
-    assert lines(EIGHT, "--loss.kl=0.04", "--policy.stage=3")["reference"].rollout == P / 4
-    assert lines(EIGHT, "--loss.kl=0.04", "--policy.offload=optimizer")["reference"].host == P / 4
-    assert lines(CPU, "--loss.kl=0.04", model="smollm2-135m")["reference"].step == 4 * 134_515_008
+    assert lines(EIGHT, "--loss.kl_coef=0.04")["reference"].rollout == 2 * P  # whole, as the weights are
+    assert lines(EIGHT, "--loss.kl_coef=0.04", "--policy.zero_stage=3")["reference"].rollout == P / 4
+    assert lines(EIGHT, "--loss.kl_coef=0.04", "--policy.offload=optimizer")["reference"].host == P / 4
+    assert lines(CPU, "--loss.kl_coef=0.04", model="smollm2-135m")["reference"].step == 4 * 134_515_008
 
 
 def test_vllm_over_several_gpus_shares_weights_and_adds_caches():
     alone = cache_tokens(*planned(EIGHT))
     four = cache_tokens(*planned(EIGHT, "--rollout.tensor_parallel=4"))
     assert four == int(4 * (36e9 - 2 * P / 4 - 4e9) / 147_456) > 7 * alone
-    on_cpu = planned(CPU, "--rollout.engine=vllm", "--rollout.kv_cache=1.5", model="smollm2-135m")
+    on_cpu = planned(CPU, "--rollout.engine=vllm", "--rollout.cpu_kv_cache_gib=1.5", model="smollm2-135m")
     assert cache_tokens(*on_cpu) == int(1.5 * 2**30 / 46_080)
 
 
@@ -153,12 +153,12 @@ def test_auto_engines_follow_the_devices():
 @pytest.mark.parametrize(
     ("devices", "overrides", "wanted"),
     [
-        (EIGHT, ["--policy.stage=1"], ["policy.stage = 2"]),
+        (EIGHT, ["--policy.zero_stage=1"], ["policy.zero_stage = 2"]),
         (EIGHT, ["--policy.gradient_checkpointing=false"], ["policy.gradient_checkpointing = true"]),
-        (EIGHT, ["--rollout.memory=0.7"], ["rollout.memory = 0.55"]),
+        (EIGHT, ["--rollout.gpu_memory_utilization=0.7"], ["rollout.gpu_memory_utilization = 0.55"]),
         (EIGHT, ["--policy.token_budget=65536"], ["policy.token_budget = 32768"]),
-        (ONE, [], ['policy.engine = "zero"', 'policy.offload = "optimizer"']),
-        (replace(EIGHT, memory=40 * GB), [], ["policy.stage = 3"]),
+        (ONE, [], ['policy.backend = "deepspeed"', 'policy.offload = "optimizer"']),
+        (replace(EIGHT, memory=40 * GB), [], ["policy.zero_stage = 3"]),
     ],
 )
 def test_a_refusal_names_the_nearest_setting_that_fits(devices, overrides, wanted):
@@ -198,10 +198,10 @@ def test_main_memory_and_the_cache_can_be_what_is_short():
     offloaded = planned(replace(EIGHT, host=150 * GB), "--policy.offload=optimizer")
     assert host_bytes(memory_plan(*offloaded), offloaded[2]) == pytest.approx((22 + 12) * P)
     assert "main memory of 150 GB does not hold the 278 GB" in str(shortage(*offloaded))
-    assert "rollout.memory = 0.2 leaves vLLM a cache of 0 tokens" in str(
-        shortage(*planned(EIGHT, "--rollout.memory=0.2"))
+    assert "rollout.gpu_memory_utilization = 0.2 leaves vLLM a cache of 0 tokens" in str(
+        shortage(*planned(EIGHT, "--rollout.gpu_memory_utilization=0.2"))
     )
-    found = nearest(*planned(EIGHT, "--rollout.memory=0.2"))
+    found = nearest(*planned(EIGHT, "--rollout.gpu_memory_utilization=0.2"))
     assert found is not None
     assert found[0].share == 0.35  # 0.3 holds 3.6 GB of cache, and a group of 8 x 4,096 tokens takes 4.8
 
@@ -209,18 +209,22 @@ def test_main_memory_and_the_cache_can_be_what_is_short():
 @pytest.mark.parametrize(
     ("cache", "short", "fits"),
     [  # a token of the embedded model takes 46,080 bytes, a group of 8 x 2,048 tokens 0.703 GiB
-        ("0.05", "kv_cache = 0.05 leaves vLLM a cache of 1,165 tokens, and one completion may take 2,048", "0.8"),
-        ("0.01", "kv_cache = 0.01 leaves vLLM a cache of 233 tokens", "1.28"),
+        (
+            "0.05",
+            "gib = 0.05 leaves vLLM a cache of 1,165 tokens, and one completion may take 2,048",
+            "0.8",
+        ),
+        ("0.01", "gib = 0.01 leaves vLLM a cache of 233 tokens", "1.28"),
         ("40", "the backward phase needs 51.3 GB a rank", "5"),  # 42.9 GB of it are the cache
     ],
 )
 def test_a_cache_of_another_size_is_named_on_a_cpu(cache, short, fits):
-    overrides = ["--rollout.engine=vllm", f"--rollout.kv_cache={cache}", "--policy.token_budget=2048"]
+    overrides = ["--rollout.engine=vllm", f"--rollout.cpu_kv_cache_gib={cache}", "--policy.token_budget=2048"]
     plan = make_plan(recipe("smollm2-135m", *overrides), CPU)
     with pytest.raises(UserError) as caught:
         verdict(plan)
     assert short in str(caught.value)
-    assert f"; nearest that fits: rollout.kv_cache = {fits} (" in str(caught.value)
+    assert f"; nearest that fits: rollout.cpu_kv_cache_gib = {fits} (" in str(caught.value)
     found = nearest(plan.shape, plan.settings, plan.devices)
     assert found is not None
     assert cache_tokens(plan.shape, *found) >= 8 * 2_048
@@ -235,9 +239,9 @@ def test_a_cache_of_another_size_is_named_on_a_cpu(cache, short, fits):
             [],
             r"prompts_per_step = 48 cannot be shared equally by 32 ranks; valid: 64 prompts, or 24 ranks",
         ),
-        (EIGHT, ["--policy.engine=single"], r'policy.engine = "single" is for one rank .* not for 8 ranks'),
-        (ONE, ["--policy.engine=single", "--policy.offload=optimizer"], r'not for policy.offload = "optimizer"'),
-        (EIGHT, ["--policy.offload=all"], r'policy.offload = "all" needs policy.stage = 3, not 2'),
+        (EIGHT, ["--policy.backend=torch"], r'policy.backend = "torch" is for one rank .* not for 8 ranks'),
+        (ONE, ["--policy.backend=torch", "--policy.offload=optimizer"], r'not for policy.offload = "optimizer"'),
+        (EIGHT, ["--policy.offload=all"], r'policy.offload = "all" needs policy.zero_stage = 3, not 2'),
         (EIGHT, ["--rollout.tensor_parallel=3"], r"tensor_parallel = 3 must divide 8 ranks .* valid: 1, 2, 4, 8"),
     ],
 )
@@ -260,15 +264,15 @@ def test_the_papers_recipes_fit_8_gpus_of_80_gb(model, stage):
 def test_what_loading_takes_by_hand():
     """c = 2. Stage 3 holds two of the largest tensor: V D of the 8B is 622,329,856, of the 32B 777,912,320."""
     assert loading(*planned(EIGHT)) == (2 * P, 0)  # mapped as it is in the files
-    assert loading(*planned(EIGHT, "--loss.kl=0.04")) == (4 * P, 0)
-    assert loading(*planned(EIGHT, "--loss.kl=0.04", "--policy.dtype=float32")) == (8 * P, 8 * 4 * P)  # one by one
+    assert loading(*planned(EIGHT, "--loss.kl_coef=0.04")) == (4 * P, 0)
+    assert loading(*planned(EIGHT, "--loss.kl_coef=0.04", "--policy.dtype=float32")) == (8 * P, 8 * 4 * P)  # one by one
     assert loading(*planned(ONE)) == (4 * P, 4 * P)
-    assert loading(*planned(EIGHT, "--policy.stage=3")) == (2 * P / 8 + 4 * 622_329_856, 0)
-    offloaded = planned(EIGHT, "--policy.stage=3", "--policy.offload=all", "--loss.kl=0.04")
+    assert loading(*planned(EIGHT, "--policy.zero_stage=3")) == (2 * P / 8 + 4 * 622_329_856, 0)
+    offloaded = planned(EIGHT, "--policy.zero_stage=3", "--policy.offload=all", "--loss.kl_coef=0.04")
     assert loading(*offloaded) == (4 * 622_329_856, 0)
     sixteen = planned(replace(EIGHT, nodes=2), model="qwen3-32b")
     assert loading(*sixteen)[0] == pytest.approx(2 * 32_762_123_264 / 16 + 4 * 777_912_320)
-    assert loading(*planned(CPU, "--loss.kl=0.04", model="smollm2-135m")) == (2 * 4 * 134_515_008, 0)
+    assert loading(*planned(CPU, "--loss.kl_coef=0.04", model="smollm2-135m")) == (2 * 4 * 134_515_008, 0)
 
 
 def test_models_that_are_loaded_in_shares_are_not_warned_of():
@@ -283,7 +287,7 @@ def test_copies_that_are_whole_while_they_load_are_warned_of():
     said = verdict(make_plan(full, replace(EIGHT, memory=120 * GB, host=262 * GB)))
     assert "each rank of a node converts the model to float32 in main memory, 262 GB of its 262" in said
     assert "warning" not in verdict(make_plan(full, replace(EIGHT, memory=120 * GB, host=263 * GB)))
-    twice = recipe("qwen3-8b", *lean, "--loss.kl=0.04", "--policy.offload=optimizer")
+    twice = recipe("qwen3-8b", *lean, "--loss.kl_coef=0.04", "--policy.offload=optimizer")
     said = verdict(make_plan(twice, replace(EIGHT, memory=32 * GB)))
     assert "while it loads, a rank holds model and reference whole, 32.8 GB of its 32" in said
 
@@ -319,7 +323,7 @@ def test_the_command_prints_a_plan(capsys):
         ([STAGE, "--gpus", "0", "--gpu-memory", "80"], "--gpus 0: expected a number above 0"),
         ([STAGE, "--gpus", "8", "--gpu-memory", "nan"], "--gpu-memory nan: expected a number above 0"),
         ([STAGE, "--gpu", "8"], "--gpu: an override is written --section.key=value"),
-        ([STAGE, "--policy.stag=3", "--gpus=1", "--gpu-memory=80"], "did you mean policy.stage?"),
+        ([STAGE, "--policy.zero_stag=3", "--gpus=1", "--gpu-memory=80"], "did you mean policy.zero_stage?"),
         (["configs/stage9.toml", "--gpus=1", "--gpu-memory=80"], "configs/stage9.toml: cannot read this recipe"),
         (
             [STAGE, "--model.name=nobody/no-such-model-1", "--gpus=1", "--gpu-memory=80"],
@@ -327,7 +331,7 @@ def test_the_command_prints_a_plan(capsys):
         ),
         (
             [STAGE, str(ROOT / "configs/models/qwen3-8b.toml"), "--gpus=1", "--gpu-memory=80"],
-            'nearest that fits: policy.engine = "zero", policy.offload = "optimizer"',
+            'nearest that fits: policy.backend = "deepspeed", policy.offload = "optimizer"',
         ),
     ],
 )

@@ -48,8 +48,14 @@ def home(tmp_path_factory):
 
 def test_one_run_of_two_ranks(home):
     """Warm-up, measurements on the way, ZeRO-3 and a reference: one folder, with what both ranks did."""
-    more = ["--run.steps=2", "--policy.stage=3", "--loss.kl=0.01", "--eval.questions=3", "--eval.every=2"]
-    code, said, errors = train_on_two(home, *more, "--eval.best_by=f1_gr")
+    more = [
+        "--run.steps=2",
+        "--policy.zero_stage=3",
+        "--loss.kl_coef=0.01",
+        "--held_out.questions=3",
+        "--held_out.every=2",
+    ]
+    code, said, errors = train_on_two(home, *more, "--held_out.best_by=f1_gr")
     assert code == 0, said + errors
     assert said.count("2 prompts x 4 samples = 8 completions a step on 2 ranks") == 1
     assert said.count("step 2/2") == 2  # the warm-up's and the run's, each told once
@@ -84,8 +90,8 @@ def test_what_two_ranks_cannot_do_is_said_once(tmp_path):
 @pytest.mark.parametrize(
     ("ranks", "arguments", "message"),
     [
-        (2, ["--policy.engine=single"], 'policy.engine = "single" is not for 2 ranks; valid: "zero" or "auto"'),
-        (4, ["--warmup.examples_per_step=2"], "warmup.examples_per_step = 2 cannot be shared equally by 4 ranks"),
+        (2, ["--policy.backend=torch"], 'policy.backend = "torch" is not for 2 ranks; valid: "deepspeed" or "auto"'),
+        (4, ["--sft.examples_per_step=2"], "sft.examples_per_step = 2 cannot be shared equally by 4 ranks"),
         (2, ["--loss.updates_per_step=3"], "updates_per_step = 3 parts cannot be made of the 2 groups of a rank"),
     ],
 )
@@ -100,5 +106,5 @@ def test_which_engine_the_recipe_gets():
     need("deepspeed")
     assert choose_zero(Recipe(), 1) is None
     assert choose_zero(Recipe(), 2) == Zero(stage=2)
-    assert choose_zero(load(Recipe, ["--policy.engine=zero", "--policy.stage=3"]), 1) == Zero(stage=3)
+    assert choose_zero(load(Recipe, ["--policy.backend=deepspeed", "--policy.zero_stage=3"]), 1) == Zero(stage=3)
     assert choose_zero(load(Recipe, ["--policy.offload=optimizer"]), 1) == Zero(stage=2, offload="optimizer")

@@ -31,8 +31,8 @@ def test_the_papers_settings():
     for stage, questions, share, steps in (("stage1", 300, 0.0, 25), ("stage2", 3000, 0.5, 250)):
         recipe = load(Recipe, [str(ROOT / f"configs/{stage}.toml"), str(ROOT / "configs/models/qwen3-8b.toml")])
         assert recipe.sampling.prompts_per_step * recipe.sampling.group_size == 384
-        assert (recipe.optim.lr, recipe.optim.schedule, recipe.optim.warmup) == (1e-5, "cosine", 0.1)
-        assert (recipe.data.questions, recipe.data.unanswerable) == (questions, share)
+        assert (recipe.optim.lr, recipe.optim.schedule, recipe.optim.warmup_ratio) == (1e-5, "cosine", 0.1)
+        assert (recipe.data.max_train, recipe.data.unanswerable) == (questions, share)
         assert recipe.steps(questions) == steps
         assert recipe.reward.refusal is (stage == "stage2")
         assert f"{questions} questions, {steps} steps = 4.0 epochs" in batch_plan(recipe, questions=questions)
@@ -86,15 +86,20 @@ def test_later_wins_and_overrides_are_typed(tmp_path):
         ("[sampeling]\ngroup_size = 4", r"recipe.toml:2: unknown key sampeling; did you mean sampling\?"),
         ("[sampling]\n\ngroup_size = 1", r"recipe.toml:3: sampling.group_size = 1: .*greater than or equal to 2"),
         ("[sampling]\ngroup_size = 'eight'", r"recipe.toml:2: sampling.group_size = 'eight': .*valid integer"),
-        ("[loss]\npolicy = 'ppo'", r"recipe.toml:2: loss.policy = 'ppo': .*'grpo', 'gspo', 'cispo' or 'sapo'"),
+        ("[loss]\ntype = 'ppo'", r"recipe.toml:2: loss.type = 'ppo': .*'grpo', 'gspo', 'cispo' or 'sapo'"),
         ("[data]\nunanswerable = 1.5", r"recipe.toml:2: data.unanswerable = 1.5: .*less than or equal to 1"),
         ("[reward]\nweights = { citations = 2.0 }", r"no part 'citations'; valid: tag_count"),
         (
-            "[reward]\nprocess = true",
-            r"reward.process = true .* model.reasoning = false has none; valid: model.reasoning",
+            "[reward]\nconsistency = true",
+            r"reward.consistency = true .* model.reasoning = false has none; valid: model.reasoning",
         ),
-        ("[reward]\nhardend = true", r"recipe.toml:2: unknown key reward.hardend; did you mean reward.hardened\?"),
+        (
+            "[reward]\nanti_gamin = true",
+            r"recipe.toml:2: unknown key reward.anti_gamin; did you mean reward.anti_gaming\?",
+        ),
         ("[reward]\ntimeout = 0", r"recipe.toml:2: reward.timeout = 0: .*greater than 0"),
+        ("[loss]\nkl = 0.1", r"recipe.toml:2: loss.kl is now loss.kl_coef"),
+        ("[warmup]\nsteps = 3", r"recipe.toml:2: warmup is now sft"),
         ("sampling = 3", r"recipe.toml:1: sampling is a section"),
         ("[run\nseed = 1", r"recipe.toml: not TOML: .*line 1"),
         ("[sampling]\nmax_tokens = 4000\n[model]\ncontext = 2048", r"max_tokens = 4000 leaves no room .* at most 2047"),

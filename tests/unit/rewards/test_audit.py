@@ -30,7 +30,7 @@ def rows(preset: str, *, reasoning: bool = True) -> dict[str, Row]:
 
 
 @pytest.mark.parametrize(
-    ("preset", "reasoning"), [(p, r) for p in PRESETS for r in (True, False) if r or p != "process"]
+    ("preset", "reasoning"), [(p, r) for p in PRESETS for r in (True, False) if r or p != "consistency"]
 )
 def test_honesty_beats_every_degenerate_policy_but_where_we_say_so(preset: str, reasoning: bool) -> None:
     found = rows(preset, reasoning=reasoning)
@@ -95,7 +95,7 @@ def test_the_table_fits_and_marks_what_earns_as_much_as_honesty() -> None:
 def test_the_command_reads_recipes_as_training_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipes = [str(ROOT / "configs" / name) for name in ("stage2.toml", "models/tiny.toml")]
     (tmp_path / "own.toml").write_text("[reward]\nweights = { 'nowhere_at_all:f' = 1.0 }\n", encoding="utf-8")
-    assert main([*recipes, str(tmp_path / "own.toml"), "--model.reasoning=true", "--reward.paper_sum=true"]) == 0
+    assert main([*recipes, str(tmp_path / "own.toml"), "--model.reasoning=true", "--reward.uncapped_sum=true"]) == 0
     out = capsys.readouterr().out
     assert "left out: nowhere_at_all:f" in " ".join(out.split())
     repeated = next(line.split() for line in out.splitlines() if "repeat one sentence" in line)
@@ -110,7 +110,7 @@ def test_the_command_reads_recipes_as_training_does(tmp_path: Path, capsys: pyte
     [
         ("[reward]\nrefuse = true", "r.toml:2: unknown key reward.refuse; did you mean reward.refusal?"),
         ("[reward]\n\nweights = { citations = 1.0 }", "r.toml:3: reward: .*no part 'citations'; valid: tag_count"),
-        ("[reward]\nprocess = true", "reward.process = true .* model.reasoning = false"),
+        ("[reward]\nconsistency = true", "reward.consistency = true .* model.reasoning = false"),
         ("[model]\nreasoning = 'no thanks'", "r.toml:2: model.reasoning = 'no thanks': .* valid boolean"),
         ("[reward", "r.toml: not TOML: Expected"),
         ("reward = 3", r"r.toml:1: reward is a section: write \[reward\]"),

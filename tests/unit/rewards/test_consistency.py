@@ -20,13 +20,13 @@ EXAMPLE = Example(
     style="prose",
     source="test",
 )
-SETTINGS = RewardSettings(process=True, refusal=True)
+SETTINGS = RewardSettings(consistency=True, refusal=True)
 
 
 def process(*texts: str, verifier: Verifier | None = None, cut: bool = False) -> list[float]:
     finish = "length" if cut else "stop"
     group = [Completion(text=t, token_ids=(2,), logprobs=(0.0,), finish=finish, version=0) for t in texts]
-    return [s.parts["process"] for s in compose(SETTINGS, reasoning=True, verifier=verifier)(EXAMPLE, group)]
+    return [s.parts["consistency"] for s in compose(SETTINGS, reasoning=True, verifier=verifier)(EXAMPLE, group)]
 
 
 def reasoned(think: str, answer: str) -> str:
@@ -95,11 +95,13 @@ def test_its_weight_is_one_and_can_be_set() -> None:
     text = reasoned("Ali Daei scored 109 goals.", "Ali Daei scored 109 [1].")
     group = [Completion(text=text, token_ids=(2,), logprobs=(0.0,), finish="stop", version=0)]
     for weight, total in ((None, 4.5), (0.25, 3.75), (0.0, 3.5)):
-        weights = {} if weight is None else {"process": weight}
-        settings = RewardSettings(process=True, refusal=True, weights=weights)
+        weights = {} if weight is None else {"consistency": weight}
+        settings = RewardSettings(consistency=True, refusal=True, weights=weights)
         assert compose(settings, reasoning=True)(EXAMPLE, group)[0].total == total
 
 
 def test_a_model_that_does_not_think_cannot_be_paid_for_it() -> None:
-    with pytest.raises(UserError, match=r"process = true .* model.reasoning = false .*; valid: model.reasoning = true"):
+    with pytest.raises(
+        UserError, match=r"consistency = true .* model.reasoning = false .*; valid: model.reasoning = true"
+    ):
         compose(SETTINGS, reasoning=False)

@@ -156,14 +156,14 @@ TEXTS = st.one_of(
 )
 BOUNDS = {
     "tag_count": (0, 1), "format": (0, 1), "exact_match": (0, 1), "citation": (-1, 1), "refusal": (0, 1),
-    "process": (0, 1), "token_f1": (0, 1), "fuzzy": (0, 1), "fact": (0, 1), "caution": (0, 1),
+    "consistency": (0, 1), "token_f1": (0, 1), "fuzzy": (0, 1), "fact": (0, 1), "caution": (0, 1),
 }  # fmt: skip
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=4), st.booleans(), st.booleans())
-def test_every_part_stays_within_its_bounds(texts: list[str], wrapped: bool, hardened: bool) -> None:
-    everything = RewardSettings(refusal=True, process=True, weights=ALL.weights, hardened=hardened)
+def test_every_part_stays_within_its_bounds(texts: list[str], wrapped: bool, anti_gaming: bool) -> None:
+    everything = RewardSettings(refusal=True, consistency=True, weights=ALL.weights, anti_gaming=anti_gaming)
     passages = (Passage(title="Ali Daei", text="Ali Daei scored 109 goals."), Passage(title="Li", text="Li won."))
     example = Example(
         id="q", question="Who?", passages=passages, answers=(("Ali Daei", "Daei"), ("Li",)),

@@ -42,8 +42,8 @@ def score(
     return scorer(example or question(), [completion(text, cut=cut)])[0]
 
 
-def total(answer: str, example: Example | None = None, *, paper_sum: bool = False) -> float:
-    return score(reasoned(answer), example, paper_sum=paper_sum).total
+def total(answer: str, example: Example | None = None, *, uncapped_sum: bool = False) -> float:
+    return score(reasoned(answer), example, uncapped_sum=uncapped_sum).total
 
 
 RIGHT, WRONG_ORDER = f"{DAEI} [1].", f"<answer>{DAEI} [1].</answer><think>a</think>"
@@ -71,8 +71,8 @@ CASES = [  # case, text, answerable, bad-citation penalty, tag, format, refusal,
 def test_the_worked_cases(case: tuple[str, str, bool, float, float, float, float, float, float, float, float]) -> None:
     _, text, answerable, penalty, tag, form, refusal, match, cite, stage2, stage1 = case
     parts = {"tag_count": tag, "format": form, "exact_match": match, "citation": cite, "refusal": refusal}
-    for paper_sum, hardened in ((False, True), (True, True), (True, False)):
-        changes = {"citation_penalty": penalty, "paper_sum": paper_sum, "hardened": hardened}
+    for uncapped_sum, anti_gaming in ((False, True), (True, True), (True, False)):
+        changes = {"citation_penalty": penalty, "uncapped_sum": uncapped_sum, "anti_gaming": anti_gaming}
         second = score(text, question(answerable=answerable), **changes)
         assert second.parts == pytest.approx(parts, abs=1e-4)
         assert second.total == pytest.approx(stage2, abs=1e-4)
@@ -96,11 +96,11 @@ PAID = {  # by hand: (eq 1, eq 2) of a statement; the gold answers are Daei, Bic
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(sorted(PAID)), max_size=9), st.booleans())
-def test_the_papers_sum_is_the_sum_over_statements(statements: list[str], hardened: bool) -> None:
-    """Eqs 1 and 2: no bound, no share, no word looked at twice, whatever else is said and whatever is hardened."""
+def test_the_papers_sum_is_the_sum_over_statements(statements: list[str], anti_gaming: bool) -> None:
+    """Eqs 1 and 2: no bound, no share, no word looked at twice, whatever is said, with or without `anti_gaming`."""
     example = question(answers=(("Ali Daei",), ("Josef Bican",), ("38",), ("The Who",)))
     example = dataclasses.replace(example, found=((True,) * 4,) * 3)
-    scored = score(reasoned(" ".join(["It won.", *statements])), example, paper_sum=True, hardened=hardened)
+    scored = score(reasoned(" ".join(["It won.", *statements])), example, uncapped_sum=True, anti_gaming=anti_gaming)
     assert scored.parts["exact_match"] == sum(PAID[s][0] for s in statements)
     assert scored.parts["citation"] == sum(PAID[s][1] for s in statements)
 
@@ -110,8 +110,8 @@ def test_refusing_and_then_answering_is_a_refusal_in_both_stages() -> None:
     assert score(hedged).total == 2.0
     assert score(hedged, refusal=False).total == 2.0
     assert score(hedged, question(answerable=False)).total == 2.5
-    assert score(hedged, question(answerable=False), paper_sum=True).total == 2.5
-    assert score(hedged, question(answerable=False), hardened=False).total == 3.0
+    assert score(hedged, question(answerable=False), uncapped_sum=True).total == 2.5
+    assert score(hedged, question(answerable=False), anti_gaming=False).total == 3.0
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_refusing_and_then_answering_is_a_refusal_in_both_stages() -> None:
 def test_a_refusal_that_says_more_is_paid_half(text: str, refusal: float, style: Style) -> None:
     example = question(answerable=False, style=style)
     assert score(text, example, reasoning=False).parts["refusal"] == refusal
-    assert score(text, example, reasoning=False, hardened=False).parts["refusal"] == 1.0
+    assert score(text, example, reasoning=False, anti_gaming=False).parts["refusal"] == 1.0
     assert score(text, question(style=style), reasoning=False).parts["refusal"] == 0.0
 
 
@@ -159,16 +159,16 @@ def test_a_cut_completion_is_not_well_formed() -> None:
 def test_repeating_a_right_sentence_pays_once(times: int) -> None:
     repeated = " ".join([f"{DAEI} [1]."] * times)
     assert total(repeated) == 3.5
-    assert total(repeated, paper_sum=True) == 2.5 + times
+    assert total(repeated, uncapped_sum=True) == 2.5 + times
     both = " ".join([f"{DAEI} and {BICAN} [1][2]."] * times)
     assert total(both) == 3.5
-    assert total(both, paper_sum=True) == 2.5 + times
+    assert total(both, uncapped_sum=True) == 2.5 + times
 
 
 def test_the_first_mention_counts_not_the_best() -> None:
     tries = " ".join(f"{DAEI} [{n}]." for n in (3, 2, 1))
     assert total(tries) == 2.5
-    assert total(tries, paper_sum=True) == 3.5  # 2.5 + 3 * .5 - .5 - .5 + .5
+    assert total(tries, uncapped_sum=True) == 3.5  # 2.5 + 3 * .5 - .5 - .5 + .5
 
 
 def test_only_answers_that_the_passages_support_are_paid() -> None:
@@ -217,7 +217,7 @@ def test_citation(marks: str, cite: float) -> None:
 @pytest.mark.parametrize(("marks", "cite"), [("[1][2]", 0.25), ("[3][2][1]", 0.5 / 3), ("[1][2][1]", 0.25)])
 def test_needless_citations_share_the_reward(marks: str, cite: float) -> None:
     assert score(reasoned(f"{DAEI} {marks}.")).parts["citation"] == pytest.approx(cite)
-    for changes in ({"hardened": False}, {"paper_sum": True}):
+    for changes in ({"anti_gaming": False}, {"uncapped_sum": True}):
         assert score(reasoned(f"{DAEI} {marks}."), **changes).parts["citation"] == 0.5
 
 
@@ -229,13 +229,13 @@ def test_two_passages_that_both_support_a_statement_are_both_needed() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.sets(st.integers(1, 6), min_size=1), st.integers(1, 3), st.booleans())
-def test_one_more_right_citation_never_lowers_the_reward(cited: set[int], more: int, hardened: bool) -> None:
+def test_one_more_right_citation_never_lowers_the_reward(cited: set[int], more: int, anti_gaming: bool) -> None:
     """Passages 1 to 3 hold the sentence, 4 to 6 do not, and 7 is not there."""
     six = dataclasses.replace(question(), passages=(PASSAGES[0],) * 3 + (PASSAGES[1],) * 3, found=((True, False),) * 6)
 
     def citation(numbers: set[int]) -> float:
         marks = "".join(f"[{n}]" for n in sorted(numbers))
-        return score(reasoned(f"{DAEI} {marks}."), six, hardened=hardened).parts["citation"]
+        return score(reasoned(f"{DAEI} {marks}."), six, anti_gaming=anti_gaming).parts["citation"]
 
     assert -0.5 <= citation(cited) <= citation(cited | {more}) <= 0.5
     assert citation({*cited, 7}) == -0.5
@@ -247,10 +247,10 @@ def test_a_statement_of_stop_words_is_supported_only_where_it_stands() -> None:
         question(style="list", answers=(("The Who",),)), passages=passages, found=((True,), (False,))
     )
     assert [score(f"The Who [{n}]", band, reasoning=False).parts["citation"] for n in (1, 2)] == [0.5, -0.5]
-    assert score("The Who [2]", band, reasoning=False, hardened=False).parts["citation"] == 0.5
+    assert score("The Who [2]", band, reasoning=False, anti_gaming=False).parts["citation"] == 0.5
     whole = score("A whole other song [1]", band, reasoning=False)
     assert whole.parts["exact_match"] == 0.0
-    assert score("A whole song [1]", band, reasoning=False, hardened=False).parts["exact_match"] == 0.5
+    assert score("A whole song [1]", band, reasoning=False, anti_gaming=False).parts["exact_match"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_statement_of_stop_words_is_supported_only_where_it_stands() -> None:
 def test_a_short_answer_must_be_a_whole_word(said: str, match: float) -> None:
     example = question(answers=(("38",),))
     assert score(reasoned(said), example).parts["exact_match"] == match
-    assert score(reasoned(said), example, hardened=False).parts["exact_match"] == 0.5
+    assert score(reasoned(said), example, anti_gaming=False).parts["exact_match"] == 0.5
 
 
 def test_padding_shrinks_what_right_statements_earn_and_never_a_penalty() -> None:
@@ -267,7 +267,7 @@ def test_padding_shrinks_what_right_statements_earn_and_never_a_penalty() -> Non
     padded = score(reasoned(f"{DAEI} [1]. {padding}"))
     assert (padded.parts["exact_match"], padded.parts["citation"]) == (0.25, 0.25)  # (2 + 2) / 8 of 0.5
     assert score(reasoned(f"{DAEI} [2]. {padding}")).parts["citation"] == -0.5
-    for changes in ({"paper_sum": True}, {"hardened": False}):
+    for changes in ({"uncapped_sum": True}, {"anti_gaming": False}):
         assert score(reasoned(f"{DAEI} [1]. {padding}"), **changes).total == 3.5
 
 
@@ -281,13 +281,13 @@ def test_one_endless_sentence_is_padding_too() -> None:
     )
     ordinary = " ".join(f"word{n}" for n in range(65))
     assert score(reasoned(f"{DAEI} {ordinary}.")).parts["exact_match"] == 0.5
-    for changes in ({"paper_sum": True}, {"hardened": False}):
+    for changes in ({"uncapped_sum": True}, {"anti_gaming": False}):
         assert score(reasoned(f"{DAEI} {words}."), **changes).parts["exact_match"] == 0.5
 
 
 def test_a_claim_of_stop_words_is_said_by_nothing_else() -> None:
     claim = (("Who was it?",),)
-    said = [score(reasoned("A pitch."), question(style="claims", answers=claim), hardened=h) for h in (True, False)]
+    said = [score(reasoned("A pitch."), question(style="claims", answers=claim), anti_gaming=h) for h in (True, False)]
     assert [s.parts["exact_match"] for s in said] == [0.0, 0.5]
     assert score(reasoned("Who was it then"), question(style="claims", answers=claim)).parts["exact_match"] == 0.5
 
@@ -317,12 +317,12 @@ def test_bounds_and_a_better_citation_never_costs(sentences: list[str], data: st
         return " ".join(f"{s} {own.get(s, '[3]') if mark == 'right' else mark}." for s, mark in pairs)
 
     improved = [better if n == place else mark for n, mark in enumerate(marks)]
-    for paper_sum in (False, True):
-        low = score(reasoned(written(marks)), paper_sum=paper_sum)
-        high = score(reasoned(written(improved)), paper_sum=paper_sum)
+    for uncapped_sum in (False, True):
+        low = score(reasoned(written(marks)), uncapped_sum=uncapped_sum)
+        high = score(reasoned(written(improved)), uncapped_sum=uncapped_sum)
         assert high.total >= low.total
         assert abs(low.parts["citation"]) <= low.parts["exact_match"]
-    fair, paper = (score(reasoned(written(marks)), paper_sum=flag) for flag in (False, True))
+    fair, paper = (score(reasoned(written(marks)), uncapped_sum=flag) for flag in (False, True))
     assert fair.parts["exact_match"] == 0.5 * len({DAEI, BICAN} & set(sentences)) <= paper.parts["exact_match"]
     assert 2.5 <= fair.total <= 4.5
 
@@ -369,7 +369,7 @@ def test_weights_scale_the_total_and_not_the_parts() -> None:
             "no part 'citaton'; valid: tag_count, format, exact_match, citation, token_f1, fuzzy",
         ),
         ({"weights": {"refusal": 1.0}}, "needs refusal = true"),
-        ({"weights": {"process": 1.0}}, r"no part 'process' \(it needs process = true\)"),
+        ({"weights": {"consistency": 1.0}}, r"no part 'consistency' \(it needs consistency = true\)"),
         ({"timeout": 0}, "greater than 0"),
         ({"failure_limit": 1.5}, "less than or equal to 1"),
         ({"weights": {"citation": float("nan")}}, "finite"),
