@@ -27,9 +27,9 @@ from rich.table import Table
 from grpo.batch import collate
 from grpo.distributed.communicator import Alone
 from grpo.losses import Objective, grpo_loss, weigh
-from grpo.policy.optimizer import Optim
+from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
-from grpo.policy.zero_config import Zero
+from grpo.policy.zero_config import ZeroConfig
 from grpo.rollout.hf import HfRollout
 from grpo.types import Group, Sampling
 from tests.helpers.installed import tiny_llm
@@ -45,7 +45,7 @@ Row = tuple[str, float, float]
 
 def policy(kind: str, device: str, dtype: Any = "float32") -> Any:
     settings = {
-        "optim": Optim(lr=2e-3, schedule="constant", warmup_ratio=0.0),
+        "optim": AdamWConfig(lr=2e-3, schedule="constant", warmup_ratio=0.0),
         "updates": 3,
         "token_budget": 20,
         "dtype": dtype,
@@ -55,7 +55,7 @@ def policy(kind: str, device: str, dtype: Any = "float32") -> Any:
     from grpo.policy.deepspeed_backend import ZeroPolicy
 
     model = tiny_model() if kind.endswith("3") else tiny_model().to(device)
-    return ZeroPolicy(model, zero=Zero(stage=int(kind[-1])), comm=Alone(), **settings)  # type: ignore[arg-type]
+    return ZeroPolicy(model, zero=ZeroConfig(stage=int(kind[-1])), comm=Alone(), **settings)  # type: ignore[arg-type]
 
 
 def trained(engine: Any) -> torch.Tensor:
@@ -64,7 +64,7 @@ def trained(engine: Any) -> torch.Tensor:
         batch = random_batch(prompts=(5, 9, 3), sizes=(3, 2, 2), lengths=(4, 1, 6, 2, 5, 3, 2), seed=seed)
         weighed = weigh(batch, aggregation="sequence", max_tokens=9, tokens=23, sequences=7, drop_dead=True)
         engine.update(weighed, lambda *parts: grpo_loss(*parts, objective=Objective(importance_cap=None)))
-    return torch.cat([tensor.detach().float().cpu().flatten() for _, tensor in engine.weights()])
+    return torch.cat([tensor.detach().float().cpu().flatten() for _, tensor in engine.export_weights()])
 
 
 def installed(*packages: str) -> bool:
@@ -107,7 +107,7 @@ def rollouts(device: str) -> Iterator[Row]:
         ]
         batch = collate(groups, torch.ones(len(groups) * 8))
         logp_BC = SinglePolicy(
-            model, optim=Optim(), updates=1, token_budget=1000, dtype="float32", layout="padded"
+            model, optim=AdamWConfig(), updates=1, token_budget=1000, dtype="float32", layout="padded"
         ).logprobs(batch)
         far = (logp_BC - batch.sampler_logp_BC)[batch.learn_BC].abs()
         yield f"{name}: nats from the trainer, mean", float(far.mean()), 1e-4

@@ -24,7 +24,7 @@ from benchmarks.workload import Workload, alternating, parse_workload
 from grpo.batch import collate
 from grpo.data.example import Example
 from grpo.losses import Objective, grpo_loss
-from grpo.policy.optimizer import Optim
+from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.rollout.base import RolloutEngine
 from grpo.rollout.hf import HfRollout
@@ -71,7 +71,7 @@ class OurStep:
         model = load_model(job["folder"], device=str(self.device))
         self.policy = SinglePolicy(
             model,
-            optim=Optim(lr=1e-6, schedule="constant", warmup_ratio=0.0),
+            optim=AdamWConfig(lr=1e-6, schedule="constant", warmup_ratio=0.0),
             updates=len(job["prompts"]),
             token_budget=job["token_budget"],
             layout=job["layout"],
@@ -89,7 +89,7 @@ class OurStep:
         """Seconds of both phases, the peak of the process while they ran, and how well the update used the machine."""
         self._memory.begin()
         started = time.perf_counter()
-        self._rollout.load(self.policy.weights(), version=number)
+        self._rollout.load(self.policy.export_weights(), version=number)
         sampling = Sampling(group_size=self._workload.group, max_tokens=self._workload.completion_tokens)
         written = self._rollout.generate(prompts, sampling, seed=number)
         self._rollout.release()

@@ -56,7 +56,7 @@ def measure(groups: int) -> None:
     import torch
 
     from grpo.batch import Batch
-    from grpo.policy.optimizer import Optim
+    from grpo.policy.optimizer import AdamWConfig
     from grpo.policy.torch_backend import SinglePolicy
     from grpo.rollout.hf import HfRollout
     from grpo.telemetry.run_logger import Console
@@ -75,7 +75,7 @@ def measure(groups: int) -> None:
     folder = locate(recipe.model.name, console=Console())
     measured["runtime"] = peak.end()
     policy = SinglePolicy(
-        load_model(folder, device="cpu"), optim=Optim(), updates=4, token_budget=budget, dtype="float32"
+        load_model(folder, device="cpu"), optim=AdamWConfig(), updates=4, token_budget=budget, dtype="float32"
     )
     rollout = HfRollout(load_model(folder, device="cpu"), decode=lambda ids: "", eos_ids=(2,), rows=GROUP)
     prompts = tuple(tuple(torch.randint(100, 40_000, (PROMPT,)).tolist()) for _ in range(2 * groups))
@@ -103,7 +103,7 @@ def measure(groups: int) -> None:
         policy.update(batch, lambda logp_BC, entropy_BC, part: (-logp_BC.mean(), {}))
     measured["step"] = stepped[-1]
     peak.begin()
-    rollout.load(policy.weights(), version=1)
+    rollout.load(policy.export_weights(), version=1)
     rollout.generate(prompts[:1], Sampling(group_size=GROUP, max_tokens=ANSWER), seed=0)
     measured["rollout"] = peak.end()
     print(f"{groups} x {TOKENS} tokens; python and torch alone {measured.pop('runtime'):.2f} GB")

@@ -26,7 +26,7 @@ from grpo.batch import Batch
 from grpo.errors import UserError
 from grpo.losses import Objective, grpo_loss, weigh
 from grpo.model.forward import Layout
-from grpo.policy.optimizer import Optim
+from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy, fast_bf16
 from grpo.telemetry.flops import Work, needed_flops, update_flops
 from grpo.telemetry.speed import padding, sharing
@@ -38,7 +38,7 @@ def make_policy(model: Any, asked: argparse.Namespace, *, budget: int, updates: 
     """The engine as a run has it. The rate is so small that random weights stay what they are."""
     return SinglePolicy(
         model,
-        optim=Optim(lr=1e-6, schedule="constant", warmup_ratio=0.0),
+        optim=AdamWConfig(lr=1e-6, schedule="constant", warmup_ratio=0.0),
         updates=updates,
         token_budget=budget,
         layout=asked.layout,

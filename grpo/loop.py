@@ -117,7 +117,7 @@ def train(
     for step in range(start, cfg.steps):
         with log.step(step) as record:
             with record.timed("sync"):
-                rollout.load(policy.weights(), version=step)
+                rollout.load(policy.export_weights(), version=step)
             everyones: list[Group] = []
             while count := to_ask(everyones, cfg.dynamic, count=cfg.prompts_per_step, world=comm.world):
                 # 1. Ask. Every rank draws the same questions and keeps its own share of them.

@@ -21,10 +21,10 @@ from grpo.checkpointing.store import damaged, newest_whole, point_of
 from grpo.config import load
 from grpo.errors import UserError
 from grpo.losses import grpo_loss
-from grpo.model.forward import Layout, completion_logprobs, micro_batches, settle_layout
+from grpo.model.forward import Layout, completion_logprobs, micro_batches, resolve_layout
 from grpo.policy.nonfinite import load_rows, weights_hash
-from grpo.policy.optimizer_state import read_piece
-from grpo.policy.torch_backend import forbid_dropout
+from grpo.policy.optimizer_state import read_parameter
+from grpo.policy.torch_backend import disable_dropout
 from grpo.telemetry.run_logger import Console
 from launch.builders import assemble
 from launch.builders.models import load_model, locate
@@ -53,7 +53,7 @@ def replay(file: Path, weights: Path | None, console: Console) -> int:
         f"update {about['update']}, rank {about['rank']}: {len(batch.group_B)} rows, {len(batch.prompts)} prompts"
     )
     console.line("the weights are those of the update" if same else "the weights are OTHERS than those of the update")
-    layout = settle_layout(model, recipe.policy.layout, say=console.line)
+    layout = resolve_layout(model, recipe.policy.layout, say=console.line)
     parts = micro_batches(batch, layout=layout, token_budget=recipe.policy.token_budget)
     bad = 0
     for number, index in enumerate(parts, 1):
@@ -128,9 +128,9 @@ def _model(recipe: Recipe, weights: Path, console: Console) -> Any:
         _check_whole(weights)
         with torch.no_grad():
             for number, (name, parameter) in enumerate(model.named_parameters()):
-                piece = read_piece(weights / "policy", number, name, tuple(parameter.shape))
+                piece = read_parameter(weights / "policy", number, name, tuple(parameter.shape))
                 parameter.copy_(piece.tensors["master"])
-    forbid_dropout(model)
+    disable_dropout(model)
     return model
 
 

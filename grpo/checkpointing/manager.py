@@ -22,7 +22,7 @@ from grpo.checkpointing.writer import LONGEST, Mark, Writing, bytes_needed
 from grpo.distributed.communicator import Comm
 from grpo.errors import EXIT_HUNG, EngineDied, NonFiniteError, Stopped, UserError
 from grpo.policy.base import PolicyEngine
-from grpo.policy.optimizer_state import Copies, Held
+from grpo.policy.optimizer_state import HostBuffers, OptimizerSnapshot
 from grpo.telemetry.run_logger import Console
 from grpo.telemetry.step_metrics import Around
 
@@ -60,7 +60,7 @@ class Checkpoints:
     reserve: int = RESERVE
     around: Around = nullcontext  # entered as "save" where the loop waits for the disk
     settle: Callable[[], None] = lambda: None
-    _copies: Copies = field(default_factory=Copies, init=False)
+    _copies: HostBuffers = field(default_factory=HostBuffers, init=False)
     _writing: Writing | None = field(default=None, init=False)
     _mark: Mark | None = field(default=None, init=False)
     _lacking: int = field(default=0, init=False)  # bytes of a checkpoint that is overdue, for want of room
@@ -154,11 +154,11 @@ class Checkpoints:
         """What `_save` does, but from another thread than the one that trains, which may at any time go on."""
         self._end_writing()
         mark = self._mark
-        untouched = mark is not None and self.policy.done == mark.updates
+        untouched = mark is not None and self.policy.num_updates == mark.updates
         if mark is None or self.comm.world > 1 or not untouched or snapshot.newest(self.folder) >= mark.at:
             return
-        held = self.policy.hold()  # in memory of its own: the disk may not be done with the last one's
-        if self.policy.done != mark.updates:  # an update has begun while they were copied
+        held = self.policy.snapshot_state()  # in memory of its own: the disk may not be done with the last one's
+        if self.policy.num_updates != mark.updates:  # an update has begun while they were copied
             return
         if not snapshot.begin(self.folder, mark.at, needed=bytes_needed([held.nbytes]), reserve=self.reserve):
             self._begin_writing(mark, held).join()
@@ -175,7 +175,7 @@ class Checkpoints:
         with self.around("save"):
             self._finish()
             newest = self.comm.lead(lambda: snapshot.newest(self.folder))
-            if self.policy.moved == self._mark.moved and newest < self._mark.at:
+            if self.policy.num_steps_applied == self._mark.moved and newest < self._mark.at:
                 self._save(self._mark)
                 self._finish()
         return self._kept(self._mark.at)
@@ -195,13 +195,13 @@ class Checkpoints:
             shared = {"done": done, "about": dict(self.about), "parts": _states(self.shared)}
         own = {"parts": _states(self.own), "random": random_states()}
         told = json.dumps(shared, ensure_ascii=False).encode()
-        return Mark(Point(done), self.policy.done, self.policy.moved, told, own)
+        return Mark(Point(done), self.policy.num_updates, self.policy.num_steps_applied, told, own)
 
     def _save(self, mark: Mark) -> None:
         """By all ranks together. A disk without room is told, and the run goes on with the checkpoints that it has."""
         self._finish()
         copies = self._copies if self.settings.background else None
-        held = replace(self.policy.hold(copies), updates=mark.updates)  # a skipped update moves the schedule only
+        held = replace(self.policy.snapshot_state(copies), updates=mark.updates)
         needed = bytes_needed(self.comm.gather([held.nbytes]))
         reason = self.comm.lead(lambda: snapshot.begin(self.folder, mark.at, needed=needed, reserve=self.reserve))
         self._lacking = needed if reason else 0
@@ -212,7 +212,7 @@ class Checkpoints:
         if not self.settings.background:
             self._finish()
 
-    def _begin_writing(self, mark: Mark, held: Held) -> Writing:
+    def _begin_writing(self, mark: Mark, held: OptimizerSnapshot) -> Writing:
         self._writing = Writing(self.folder, mark, held, comm=self.comm, keep=self.settings.keep, settle=self.settle)
         self._writing.start()
         return self._writing

@@ -12,7 +12,7 @@ from typing import Any
 from grpo.checkpointing import store as snapshot
 from grpo.checkpointing.store import Point
 from grpo.distributed.communicator import Comm
-from grpo.policy.optimizer_state import Held
+from grpo.policy.optimizer_state import OptimizerSnapshot
 
 NICE = 19  # of the thread that writes
 LONGEST = 600.0  # seconds that the disk is given where the run is about to end
@@ -40,7 +40,7 @@ class Writing(threading.Thread):
     """One rank's share of one checkpoint on its way to the disk; rank 0's seals the folder when all have written."""
 
     def __init__(
-        self, folder: Path, mark: Mark, held: Held, *, comm: Comm, keep: int, settle: Callable[[], None]
+        self, folder: Path, mark: Mark, held: OptimizerSnapshot, *, comm: Comm, keep: int, settle: Callable[[], None]
     ) -> None:
         """`settle` is called before rank 0 seals: what the checkpoint counts on is then on the disk."""
         super().__init__(daemon=True, name=f"checkpoint {mark.at.name}")

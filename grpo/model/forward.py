@@ -22,12 +22,12 @@ from grpo.model.attention import Span, install
 from grpo.model.lm_head import ChunkedHead
 
 Layout = Literal["shared", "padded"]
-Wanted = Literal["auto", "shared", "padded"]
+LayoutOption = Literal["auto", "shared", "padded"]
 """What a recipe asks for: a layout, or "auto": shared, and padded for a model that shared cannot serve."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class ModelInputs:
     """Model input for some completions, and where each completion token is predicted."""
 
     ids_NL: Tensor  # int64; several rows are right padded
@@ -37,7 +37,7 @@ class Rows:
     place_T: Tensor  # int64: the position in that row whose hidden state predicts it
 
 
-def padded_rows(batch: Batch) -> Rows:
+def padded_inputs(batch: Batch) -> ModelInputs:
     """One row per completion. Right padding needs no mask: nothing that counts ever looks to the right."""
     rows, row_T, place_T = [], [], []
     for b, (group, length) in enumerate(zip(batch.group_B.tolist(), batch.lengths_B.tolist(), strict=True)):
@@ -46,7 +46,7 @@ def padded_rows(batch: Batch) -> Rows:
         row_T += [b] * length
         place_T += range(len(prompt) - 1, len(prompt) - 1 + length)
     width = max(map(len, rows))
-    return Rows(
+    return ModelInputs(
         ids_NL=_padded(rows, width),
         position_NL=torch.arange(width).expand(len(rows), width),
         spans=None,
@@ -55,7 +55,7 @@ def padded_rows(batch: Batch) -> Rows:
     )
 
 
-def shared_rows(batch: Batch) -> Rows:
+def shared_inputs(batch: Batch) -> ModelInputs:
     """One row of all groups: each prompt, then its completions, each of which sees the prompt and itself.
 
     A prompt with a single completion, as in supervised steps, is one plain sequence: nothing restarts.
@@ -80,7 +80,7 @@ def shared_rows(batch: Batch) -> Rows:
         alone = len(fed_each) == 1
         spans.append(Span.at(start, end + sum(fed_each) * alone, [] if alone else fed_each))
     flat_T = [place for places in place_T for place in places]
-    return Rows(
+    return ModelInputs(
         ids_NL=torch.tensor([ids]),
         position_NL=torch.tensor([positions]),
         spans=tuple(spans),
@@ -97,7 +97,7 @@ def completion_logprobs(
     `model` is any causal language model of transformers with a bare linear head; `head` is given where its weight is
     sharded and only a module that DeepSpeed knows can gather it.
     """
-    hidden_TD = _hidden_states(model, shared_rows(batch) if layout == "shared" else padded_rows(batch))
+    hidden_TD = _hidden_states(model, shared_inputs(batch) if layout == "shared" else padded_inputs(batch))
     device = hidden_TD.device
     learn_BC = batch.learn_BC.to(device)
     ids_T = batch.ids_BC.to(device)[learn_BC]
@@ -107,7 +107,7 @@ def completion_logprobs(
     return zeros_BC.masked_scatter(learn_BC, logp_T), zeros_BC.masked_scatter(learn_BC, entropy_T)
 
 
-def _hidden_states(model: Any, rows: Rows) -> Tensor:
+def _hidden_states(model: Any, rows: ModelInputs) -> Tensor:
     """The last hidden states that predict the learnt tokens: [T, D]."""
     device = next(model.parameters()).device
     sharing: dict[str, Any] = {}
@@ -149,9 +149,9 @@ def micro_batches(batch: Batch, *, layout: Layout, token_budget: int) -> list[li
     return [parts[part] for part in order]
 
 
-def settle_layout(
+def resolve_layout(
     model: Any,
-    wanted: Wanted,
+    wanted: LayoutOption,
     *,
     say: Callable[[str], None] = lambda text: None,
     whole: Callable[[Tensor], AbstractContextManager[Any]] = nullcontext,
@@ -159,7 +159,7 @@ def settle_layout(
     """The layout that a model is run in. One that only `padded` serves is refused where the recipe asks for `shared`,
     and under "auto" run padded, which `say` is told in one line. UserError as `check_model`."""
     check_model(model, whole=whole)
-    reason = None if wanted == "padded" else why_not_shared(model)
+    reason = None if wanted == "padded" else unsupported_reason(model)
     if reason is None:
         return "padded" if wanted == "padded" else "shared"
     if wanted == "shared":
@@ -168,7 +168,7 @@ def settle_layout(
     return "padded"
 
 
-def why_not_shared(model: Any) -> str | None:
+def unsupported_reason(model: Any) -> str | None:
     """What of a model the shared layout cannot serve, in a few words; None where it can.
 
     What is known to matter at a distance is read from the configuration; the rest shows on two small groups.
@@ -181,8 +181,8 @@ def why_not_shared(model: Any) -> str | None:
     before = config._attn_implementation
     try:
         with torch.no_grad():
-            shared_TD = _hidden_states(model, shared_rows(PROBE)).float()
-            padded_TD = _hidden_states(model, padded_rows(PROBE)).float()
+            shared_TD = _hidden_states(model, shared_inputs(PROBE)).float()
+            padded_TD = _hidden_states(model, padded_inputs(PROBE)).float()
         distance = float((shared_TD - padded_TD).norm() / padded_TD.norm())
     except (TypeError, RuntimeError):  # its forward takes nothing that it does not know, or the kernel not its heads
         distance = torch.inf

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from grpo.batch import Batch
 from grpo.losses import Stats
-from grpo.policy.optimizer_state import Copies, Held
+from grpo.policy.optimizer_state import HostBuffers, OptimizerSnapshot
 
 Loss = Callable[[Tensor, Tensor, Batch], tuple[Tensor, Stats]]
 """(logp_BC, entropy_BC, rows) -> (loss as a plain weighted sum over these rows, statistics as sums)."""
@@ -35,7 +35,7 @@ class PolicyEngine(Protocol):
         """
         ...
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
+    def export_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Whole trainable tensors, one at a time, under the names of the model hub; tied ones once.
 
         A tensor keeps its values for as long as it is held: vLLM holds the parts of a layer (q, k, v) until it has all.
@@ -47,16 +47,16 @@ class PolicyEngine(Protocol):
         ...
 
     @property
-    def done(self) -> int:
+    def num_updates(self) -> int:
         """Calls of `update` so far, those of an earlier run that was gone on with included."""
         ...
 
     @property
-    def moved(self) -> int:
+    def num_steps_applied(self) -> int:
         """Those since the engine was made that have changed the weights."""
         ...
 
-    def hold(self, copies: Copies | None = None) -> Held:
+    def snapshot_state(self, copies: HostBuffers | None = None) -> OptimizerSnapshot:
         """A copy in main memory of this rank's share of the optimizer's state and of the place in the schedule; in that
         of the `copies` before it, which then are no more, where these are given.
 
@@ -83,22 +83,22 @@ class Delegate:
     def update(self, batch: Batch, loss: Loss) -> Stats:
         return self._policy.update(batch, loss)
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        return self._policy.weights()
+    def export_weights(self) -> Iterator[tuple[str, Tensor]]:
+        return self._policy.export_weights()
 
     def save(self, path: Path) -> None:
         self._policy.save(path)
 
     @property
-    def done(self) -> int:
-        return self._policy.done
+    def num_updates(self) -> int:
+        return self._policy.num_updates
 
     @property
-    def moved(self) -> int:
-        return self._policy.moved
+    def num_steps_applied(self) -> int:
+        return self._policy.num_steps_applied
 
-    def hold(self, copies: Copies | None = None) -> Held:
-        return self._policy.hold(copies)
+    def snapshot_state(self, copies: HostBuffers | None = None) -> OptimizerSnapshot:
+        return self._policy.snapshot_state(copies)
 
     def load_state(self, path: Path) -> None:
         self._policy.load_state(path)

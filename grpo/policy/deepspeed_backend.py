@@ -26,18 +26,25 @@ from grpo.batch import Batch
 from grpo.distributed.communicator import Comm
 from grpo.distributed.failure_detection import backend
 from grpo.losses import Stats, add_stats, mean_stats
-from grpo.model.forward import Layout, Wanted, completion_logprobs, micro_batches, settle_layout
+from grpo.model.forward import Layout, LayoutOption, completion_logprobs, micro_batches, resolve_layout
 from grpo.model.lm_head import ChunkedHead
 from grpo.policy.base import Loss
-from grpo.policy.nonfinite import poisoned
-from grpo.policy.optimizer import Optim, learning_rate
-from grpo.policy.optimizer_state import MOMENTS, Copies, Held, Piece, read_counts, read_piece
-from grpo.policy.torch_backend import Dtype, fast_bf16, forbid_dropout
-from grpo.policy.zero_config import Zero, reference_config, zero_config
+from grpo.policy.nonfinite import nan_if_nonfinite
+from grpo.policy.optimizer import AdamWConfig, learning_rate
+from grpo.policy.optimizer_state import (
+    MOMENTS,
+    HostBuffers,
+    OptimizerSnapshot,
+    ParameterState,
+    read_counts,
+    read_parameter,
+)
+from grpo.policy.torch_backend import Dtype, disable_dropout, fast_bf16
+from grpo.policy.zero_config import ZeroConfig, reference_config, zero_config
 
 # What a rank runs when the others still have rows: one token that nothing is learnt from. ZeRO-3 gathers every layer's
 # weights by a collective call, so a rank that sat a micro-batch out would leave the others waiting for ever.
-IDLE = Batch(
+DUMMY_BATCH = Batch(
     prompts=((0,),),
     group_B=torch.zeros(1, dtype=torch.long),
     ids_BC=torch.zeros(1, 1, dtype=torch.long),
@@ -69,12 +76,12 @@ class ZeroPolicy:
         self,
         model: Any,
         *,
-        zero: Zero,
-        optim: Optim,
+        zero: ZeroConfig,
+        optim: AdamWConfig,
         updates: int,
         token_budget: int,
         comm: Comm,
-        layout: Wanted = "auto",
+        layout: LayoutOption = "auto",
         temperature: float = 1.0,
         dtype: Dtype = "auto",
         gradient_checkpointing: bool = False,
@@ -86,19 +93,19 @@ class ZeroPolicy:
 
         In bfloat16 the weights themselves are held in it, beside float32 masters that the optimizer moves.
         """
-        forbid_dropout(model)
+        disable_dropout(model)
         self._model, self._optim, self._updates, self._comm = model, optim, updates, comm
         self._budget, self._progress = token_budget, progress
-        self._done = self._moved = 0
+        self._num_updates = self._num_steps_applied = 0
         self._bf16 = uses_bf16(dtype)
         if gradient_checkpointing:
             # Under ZeRO-3 the tensors that a layer saved are shards by the time it is run again, which only the
             # reentrant way does not compare.
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": zero.stage == 3})
-        prepare()
+        init_deepspeed()
         scorer = Scorer(model, temperature=temperature)
         self._engine = _wrapped(scorer, zero_config(zero, optim, bf16=self._bf16, world=comm.world))
-        self.layout: Layout = settle_layout(
+        self.layout: Layout = resolve_layout(
             model, layout, say=say, whole=lambda weight: deepspeed.zero.GatheredParameters([weight])
         )
         scorer.layout = self.layout
@@ -124,8 +131,8 @@ class ZeroPolicy:
         return logp_BC
 
     def update(self, batch: Batch, loss: Loss) -> Stats:
-        lr = learning_rate(self._optim, update=self._done, updates=self._updates)
-        self._done += 1
+        lr = learning_rate(self._optim, update=self._num_updates, updates=self._updates)
+        self._num_updates += 1
         passes = self._passes(batch)
         if not passes:
             return {"lr": lr, "skipped": 1.0}
@@ -139,7 +146,7 @@ class ZeroPolicy:
                 total = add_stats(total, stats)
             else:
                 part_loss = 0.0 * logp_BC.float().cpu().sum()
-            part_loss = poisoned(part_loss, logp_BC)
+            part_loss = nan_if_nonfinite(part_loss, logp_BC)
             self._engine.backward(part_loss * self._comm.world)  # DeepSpeed takes the mean over ranks: undone here
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
@@ -148,10 +155,10 @@ class ZeroPolicy:
         norm = float(self._engine.get_global_grad_norm())
         if not self._engine.was_step_applied():  # the gradient was not finite
             return {"lr": lr, "skipped": 1.0, "nonfinite": 1.0}
-        self._moved += 1
+        self._num_steps_applied += 1
         return stats | {"grad_norm": norm, "lr": lr, "skipped": 0.0}
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
+    def export_weights(self) -> Iterator[tuple[str, Tensor]]:
         """On every rank; under ZeRO-3 a tensor is gathered when it is asked for, and freed when nobody holds it."""
         for name, parameter in self._model.named_parameters():
             with deepspeed.zero.GatheredParameters([parameter]):
@@ -159,7 +166,7 @@ class ZeroPolicy:
 
     def save(self, path: Path) -> None:
         """Rank 0 writes; the others help it to gather. It then holds the whole model in the CPU's memory."""
-        whole = {name: tensor.cpu().clone() for name, tensor in self.weights() if self._comm.rank == 0}
+        whole = {name: tensor.cpu().clone() for name, tensor in self.export_weights() if self._comm.rank == 0}
         if self._comm.rank == 0:
             kept = self._model.state_dict().keys()  # of the buffers only some belong into a file
             whole |= {name: buffer for name, buffer in self._model.named_buffers() if name in kept}
@@ -167,33 +174,35 @@ class ZeroPolicy:
         self._comm.wait()
 
     @property
-    def done(self) -> int:
-        return self._done
+    def num_updates(self) -> int:
+        return self._num_updates
 
     @property
-    def moved(self) -> int:
-        return self._moved
+    def num_steps_applied(self) -> int:
+        return self._num_steps_applied
 
-    def hold(self, copies: Copies | None = None) -> Held:
+    def snapshot_state(self, copies: HostBuffers | None = None) -> OptimizerSnapshot:
         """As the protocol says; the ranks take turns, so that each holds whole tensors of its share of parameters."""
         parameters, steps, kept = list(self._model.named_parameters()), self._adam_steps(), {}
-        copies = copies or Copies()
+        copies = copies or HostBuffers()
         for number, (_, parameter) in enumerate(parameters):
             tensors: dict[str, Any] = {"master": safe_get_full_fp32_param(parameter)}
             if steps:
                 tensors |= {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
             if number % self._comm.world == self._comm.rank:
-                kept[number] = Piece({key: copies.copy(number, key, each) for key, each in tensors.items()}, steps)
-        return Held(updates=self._done, names=tuple(name for name, _ in parameters), pieces=kept)
+                kept[number] = ParameterState(
+                    {key: copies.copy(number, key, each) for key, each in tensors.items()}, steps
+                )
+        return OptimizerSnapshot(updates=self._num_updates, names=tuple(name for name, _ in parameters), pieces=kept)
 
     def load_state(self, path: Path) -> None:
         """As the protocol says, whatever the ranks were and whichever engine wrote it."""
         parameters = list(self._model.named_parameters())
-        self._done, steps = read_counts(path, parameters=len(parameters))
+        self._num_updates, steps = read_counts(path, parameters=len(parameters))
         if steps:
             self._make_adam_state(steps)
         for number, (name, parameter) in enumerate(parameters):
-            piece = read_piece(path, number, name, _shape(parameter))
+            piece = read_parameter(path, number, name, _shape(parameter))
             with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
                 parameter.data.copy_(piece.tensors["master"])
             for key, tensor in piece.tensors.items():
@@ -205,9 +214,9 @@ class ZeroPolicy:
         plan = micro_batches(batch, layout=self.layout, token_budget=self._budget)
         most = max(self._comm.gather([len(plan)]))
         parts = [(index, batch.rows(index)) for index in plan]
-        return parts + [([], IDLE)] * (most - len(parts))
+        return parts + [([], DUMMY_BATCH)] * (most - len(parts))
 
-    def _frozen(self, scorer: Scorer, zero: Zero) -> Any:
+    def _frozen(self, scorer: Scorer, zero: ZeroConfig) -> Any:
         """The reference model: whole on every rank, or sharded where the policy's weights are sharded or offloaded."""
         if zero.stage < 3 and zero.offload == "none":
             return scorer.to(torch.bfloat16 if self._bf16 else torch.float32)
@@ -262,7 +271,7 @@ def uses_bf16(dtype: Dtype) -> bool:
     return dtype == "bfloat16" or (dtype == "auto" and fast_bf16(device))
 
 
-def prepare() -> None:
+def init_deepspeed() -> None:
     """What DeepSpeed needs before a model is loaded for it: fewer lines from it, no compiler, and a process group also
     where there is one rank only."""
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it tells dozens of lines about itself per engine

@@ -43,13 +43,13 @@ class Guarded(Delegate):
         self._dtype, self._row = dtype, 0
 
     def update(self, batch: Batch, loss: Loss) -> Stats:
-        number = self._policy.done
+        number = self._policy.num_updates
         stats = self._policy.update(batch, loss)
         if not stats.get("nonfinite"):
             self._row = 0
             return stats
         self._row += 1
-        weights = weights_hash(self._policy.weights())
+        weights = weights_hash(self._policy.export_weights())
         about = {"update": number, "rank": self._comm.rank, "weights": weights, "dtype": self._dtype}
         file = save_rows(batch, self._folder, f"update-{number:06d}-rank-{self._comm.rank}", about)
         self._tell(f"not finite   update {number}: the weights stay as they are; its rows: {file}")
@@ -68,7 +68,7 @@ class Guarded(Delegate):
         self._row = state["row"]
 
 
-def poisoned(loss: Tensor, logp_BC: Tensor) -> Tensor:
+def nan_if_nonfinite(loss: Tensor, logp_BC: Tensor) -> Tensor:
     """The loss; NaN where it, or a log-probability that it was made of, is not finite, and so is then every gradient.
 
     A loss of infinity can have a finite gradient on one rank; this one is not finite on any, so all skip the step.

@@ -6,7 +6,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Optim:
+class AdamWConfig:
     """AdamW and its schedule; the paper's values where it gives them (section 3.1: lr 1e-5, cosine, warm-up 0.1)."""
 
     lr: float = 1e-5
@@ -17,10 +17,10 @@ class Optim:
     max_grad_norm: float = 1.0
 
 
-def learning_rate(optim: Optim, *, update: int, updates: int) -> float:
+def learning_rate(optim: AdamWConfig, *, update: int, updates: int) -> float:
     """The rate of update `update` (from 0) of `updates`: a linear rise, then down to 0 by cosine or line, or flat.
 
-    >>> [round(learning_rate(Optim(lr=1.0), update=u, updates=20), 3) for u in (0, 1, 2, 11, 19)]
+    >>> [round(learning_rate(AdamWConfig(lr=1.0), update=u, updates=20), 3) for u in (0, 1, 2, 11, 19)]
     [0.5, 1.0, 1.0, 0.5, 0.008]
     """
     rise = math.ceil(optim.warmup_ratio * updates)

@@ -21,7 +21,7 @@ COUNTS = "state.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ParameterState:
     """One parameter: its float32 tensors by name, and the steps that Adam has taken with it."""
 
     tensors: Mapping[str, Tensor]
@@ -29,12 +29,12 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """One rank's share of an optimizer's state, in main memory: `Held(updates=7, names=("head",), pieces={0: ...})`."""
+class OptimizerSnapshot:
+    """One rank's share of an optimizer's state, in main memory: `(updates=7, names=("head",), pieces={0: ...})`."""
 
     updates: int  # of the schedule, those that were skipped included
     names: tuple[str, ...]  # of all parameters of the model, in order
-    pieces: Mapping[int, Piece]  # those that this rank writes, by their place in `names`
+    pieces: Mapping[int, ParameterState]  # those that this rank writes, by their place in `names`
 
     @property
     def nbytes(self) -> int:
@@ -75,7 +75,7 @@ def _header(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-class Copies:
+class HostBuffers:
     """Main memory for one state after the other, each of which ends with the next. Memory that was given back would be
     asked of the system again, page by page, by the next copy and by the steps beside it, whose place it takes."""
 
@@ -89,7 +89,7 @@ class Copies:
         return self._kept[number, key].copy_(tensor.detach())
 
 
-def write(held: Held, path: Path, *, lead: bool = True) -> None:
+def write(held: OptimizerSnapshot, path: Path, *, lead: bool = True) -> None:
     """This rank's share into the folder `path`, which all ranks write into."""
     path.mkdir(parents=True, exist_ok=True)
     for name in held.files(lead=lead):
@@ -110,14 +110,14 @@ def read_counts(path: Path, *, parameters: int) -> tuple[int, int]:
     return updates, steps
 
 
-def read_piece(path: Path, number: int, name: str, shape: tuple[int, ...]) -> Piece:
+def read_parameter(path: Path, number: int, name: str, shape: tuple[int, ...]) -> ParameterState:
     """Parameter `number` of the state; UserError unless it is `name` with this shape, whole."""
     file = path / _file(number)
     try:
         with safe_open(file, framework="pt") as opened:
             about = opened.metadata() or {}
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
-            piece = Piece(tensors, int(about.get("steps", "0")))
+            piece = ParameterState(tensors, int(about.get("steps", "0")))
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from None
     if about.get("name") != name or any(tuple(tensor.shape) != shape for tensor in tensors.values()):

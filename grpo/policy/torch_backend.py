@@ -10,11 +10,18 @@ from torch import Tensor
 
 from grpo.batch import Batch
 from grpo.losses import Stats, add_stats, mean_stats
-from grpo.model.forward import Layout, Wanted, completion_logprobs, micro_batches, settle_layout
+from grpo.model.forward import Layout, LayoutOption, completion_logprobs, micro_batches, resolve_layout
 from grpo.policy.base import Loss
-from grpo.policy.nonfinite import poisoned
-from grpo.policy.optimizer import Optim, learning_rate
-from grpo.policy.optimizer_state import MOMENTS, Copies, Held, Piece, read_counts, read_piece
+from grpo.policy.nonfinite import nan_if_nonfinite
+from grpo.policy.optimizer import AdamWConfig, learning_rate
+from grpo.policy.optimizer_state import (
+    MOMENTS,
+    HostBuffers,
+    OptimizerSnapshot,
+    ParameterState,
+    read_counts,
+    read_parameter,
+)
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -27,7 +34,7 @@ def fast_bf16(device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def forbid_dropout(model: torch.nn.Module) -> None:
+def disable_dropout(model: torch.nn.Module) -> None:
     """Set every dropout to 0, so that the gradient pass and the sampler see the same policy ."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -44,10 +51,10 @@ class SinglePolicy:
         self,
         model: Any,
         *,
-        optim: Optim,
+        optim: AdamWConfig,
         updates: int,
         token_budget: int,
-        layout: Wanted = "auto",
+        layout: LayoutOption = "auto",
         temperature: float = 1.0,
         dtype: Dtype = "auto",
         gradient_checkpointing: bool = False,
@@ -57,8 +64,8 @@ class SinglePolicy:
     ) -> None:
         """`updates` is the length of the schedule; `progress` is told what is being computed, several times a step,
         and `say` what the reader of the run must know."""
-        self.layout: Layout = settle_layout(model, layout, say=say)
-        forbid_dropout(model)
+        self.layout: Layout = resolve_layout(model, layout, say=say)
+        disable_dropout(model)
         model.train()  # for gradient checkpointing; there is no dropout left to switch on
         if gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -67,7 +74,7 @@ class SinglePolicy:
         self._budget, self._temperature = token_budget, temperature
         self._device = next(model.parameters()).device
         self._bf16 = dtype == "bfloat16" or (dtype == "auto" and fast_bf16(self._device))
-        self._done, self._moved, self._progress = 0, 0, progress
+        self._num_updates, self._num_steps_applied, self._progress = 0, 0, progress
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
         )
@@ -86,8 +93,8 @@ class SinglePolicy:
         return logp_BC
 
     def update(self, batch: Batch, loss: Loss) -> Stats:
-        lr = learning_rate(self._optim, update=self._done, updates=self._updates)
-        self._done += 1
+        lr = learning_rate(self._optim, update=self._num_updates, updates=self._updates)
+        self._num_updates += 1
         if not batch.learn_BC.any():
             return {"lr": lr, "skipped": 1.0}
         total: Stats = {}
@@ -101,7 +108,7 @@ class SinglePolicy:
                 )
             # Everything after the head is cheap and float32; the batch itself stays on the CPU.
             part_loss, stats = loss(logp_BC.float().cpu(), entropy_BC.float().cpu(), part)
-            poisoned(part_loss, logp_BC).backward()
+            nan_if_nonfinite(part_loss, logp_BC).backward()
             total = add_stats(total, stats)
         grad_norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._optim.max_grad_norm)
         if not torch.isfinite(grad_norm):  # clipping would spread it over all weights, and Adam would keep it
@@ -110,11 +117,11 @@ class SinglePolicy:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
-        self._moved += 1
+        self._num_steps_applied += 1
         self._optimizer.zero_grad(set_to_none=True)
         return mean_stats(total) | {"grad_norm": float(grad_norm), "lr": lr, "skipped": 0.0}
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
+    def export_weights(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._model.named_parameters():
             yield name, parameter.detach()
 
@@ -122,29 +129,31 @@ class SinglePolicy:
         self._model.save_pretrained(path, safe_serialization=True)
 
     @property
-    def done(self) -> int:
-        return self._done
+    def num_updates(self) -> int:
+        return self._num_updates
 
     @property
-    def moved(self) -> int:
-        return self._moved
+    def num_steps_applied(self) -> int:
+        return self._num_steps_applied
 
-    def hold(self, copies: Copies | None = None) -> Held:
-        pieces, copies = {}, copies or Copies()
+    def snapshot_state(self, copies: HostBuffers | None = None) -> OptimizerSnapshot:
+        pieces, copies = {}, copies or HostBuffers()
         for number, parameter in enumerate(self._model.parameters()):
             moments = self._optimizer.state.get(parameter, {})  # none, or some, before the first step is through
             steps = int(moments["step"]) if {"step", *MOMENTS} <= moments.keys() else 0
             tensors = {"master": parameter, **{key: moments[key] for key in MOMENTS if steps}}
-            pieces[number] = Piece({key: copies.copy(number, key, each) for key, each in tensors.items()}, steps)
+            pieces[number] = ParameterState(
+                {key: copies.copy(number, key, each) for key, each in tensors.items()}, steps
+            )
         names = tuple(name for name, _ in self._model.named_parameters())
-        return Held(updates=self._done, names=names, pieces=pieces)
+        return OptimizerSnapshot(updates=self._num_updates, names=names, pieces=pieces)
 
     @torch.no_grad()
     def load_state(self, path: Path) -> None:
         parameters = list(self._model.named_parameters())
-        self._done, _ = read_counts(path, parameters=len(parameters))
+        self._num_updates, _ = read_counts(path, parameters=len(parameters))
         for number, (name, parameter) in enumerate(parameters):
-            piece = read_piece(path, number, name, tuple(parameter.shape))
+            piece = read_parameter(path, number, name, tuple(parameter.shape))
             parameter.copy_(piece.tensors["master"])
             if piece.steps:
                 moments = {key: piece.tensors[key].to(parameter) for key in MOMENTS}

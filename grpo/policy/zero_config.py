@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from grpo.errors import UserError
-from grpo.policy.optimizer import Optim
+from grpo.policy.optimizer import AdamWConfig
 
 Stage = Literal[1, 2, 3]
 Offload = Literal["none", "optimizer", "all"]
@@ -13,7 +13,7 @@ BUCKET = 50_000_000  # elements that are reduced or gathered at once: 200 MB in 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Zero:
+class ZeroConfig:
     """How the policy is spread over the ranks.
 
     Stage 1 shards the optimizer's state, 2 the gradients as well, 3 the weights as well. `offload` keeps the state of
@@ -31,7 +31,7 @@ class Zero:
             )
 
 
-def zero_config(zero: Zero, optim: Optim, *, bf16: bool, world: int) -> dict[str, Any]:
+def zero_config(zero: ZeroConfig, optim: AdamWConfig, *, bf16: bool, world: int) -> dict[str, Any]:
     """The configuration of the engine that trains.
 
     One accumulation step is declared whatever the number of micro-batches: the engine says itself which micro-batch is
@@ -67,7 +67,7 @@ def zero_config(zero: Zero, optim: Optim, *, bf16: bool, world: int) -> dict[str
     }
 
 
-def reference_config(zero: Zero, *, bf16: bool, world: int) -> dict[str, Any]:
+def reference_config(zero: ZeroConfig, *, bf16: bool, world: int) -> dict[str, Any]:
     """The configuration of a frozen model that is sharded over the ranks, on the CPU where the policy is offloaded."""
     sharding: dict[str, Any] = {"stage": 3, **_stage_3(zero)}
     if zero.offload != "none":
@@ -80,7 +80,7 @@ def reference_config(zero: Zero, *, bf16: bool, world: int) -> dict[str, Any]:
     }
 
 
-def _stage_3(zero: Zero) -> dict[str, Any]:
+def _stage_3(zero: ZeroConfig) -> dict[str, Any]:
     sharding: dict[str, Any] = {
         "stage3_prefetch_bucket_size": BUCKET,
         "stage3_param_persistence_threshold": 100_000,  # norms stay whole: gathering them costs more than holding them

@@ -20,8 +20,8 @@ from grpo.errors import UserError
 from grpo.loop import LoopSettings
 from grpo.losses import Objective
 from grpo.policy.base import PolicyEngine
-from grpo.policy.optimizer import Optim
-from grpo.policy.zero_config import Zero, zero_config
+from grpo.policy.optimizer import AdamWConfig
+from grpo.policy.zero_config import ZeroConfig, zero_config
 from grpo.telemetry.run_logger import Console
 from grpo.telemetry.throughput import Meter
 from grpo.types import Completion, Group, PromptRenderer, Sampling
@@ -134,7 +134,7 @@ def make_policy(
     recipe: Recipe,
     folder: str,
     *,
-    optim: Optim,
+    optim: AdamWConfig,
     updates: int,
     console: Console,
     comm: Comm,
@@ -161,9 +161,9 @@ def make_policy(
     if zero is None:
         from grpo.policy.torch_backend import SinglePolicy as Engine
     else:
-        from grpo.policy.deepspeed_backend import ZeroPolicy, prepare
+        from grpo.policy.deepspeed_backend import ZeroPolicy, init_deepspeed
 
-        prepare()
+        init_deepspeed()
         bf16 = dtype == "bfloat16"
         sharding = zero_config(zero, optim, bf16=bf16, world=comm.world) if zero.stage == 3 else None
         load = partial(load, bf16=bf16, sharding=sharding)
@@ -176,7 +176,7 @@ def make_policy(
     return policy
 
 
-def choose_zero(recipe: Recipe, ranks: int) -> Zero | None:
+def choose_zero(recipe: Recipe, ranks: int) -> ZeroConfig | None:
     """How the policy is sharded over so many ranks, or None: one process holds it. UserError where that cannot be."""
     p = recipe.policy
     needed = f"{ranks} ranks" if ranks > 1 else f'policy.offload = "{p.offload}"' if p.offload != "none" else ""
@@ -189,7 +189,7 @@ def choose_zero(recipe: Recipe, ranks: int) -> Zero | None:
             f'policy.backend = "deepspeed"{", for " + needed if needed else ""}: DeepSpeed is not installed (make '
             'setup says why); valid without it: one rank and policy.offload = "none"'
         )
-    return Zero(stage=p.zero_stage, offload=p.offload)
+    return ZeroConfig(stage=p.zero_stage, offload=p.offload)
 
 
 def check_ranks(recipe: Recipe, ranks: int, *, warm_up: bool) -> None:
@@ -206,8 +206,8 @@ def check_ranks(recipe: Recipe, ranks: int, *, warm_up: bool) -> None:
         )
 
 
-def make_optim(recipe: Recipe) -> Optim:
-    return Optim(**{field.name: getattr(recipe.optim, field.name) for field in fields(Optim)})
+def make_optim(recipe: Recipe) -> AdamWConfig:
+    return AdamWConfig(**{field.name: getattr(recipe.optim, field.name) for field in fields(AdamWConfig)})
 
 
 def loop_settings(recipe: Recipe, *, steps: int) -> LoopSettings:

@@ -183,7 +183,7 @@ def _engines(
     engine = choose_rollout(recipe, base, console)
     policy = _policy(recipe, base, folder, updates=updates, console=console, comm=comm, meter=meter)
     make = partial(make_rollout, engine, recipe, base, speech, console, comm)
-    return policy, Restarted(make, weights=policy.weights, comm=comm, tell=console.line)
+    return policy, Restarted(make, weights=policy.export_weights, comm=comm, tell=console.line)
 
 
 def _policy(

@@ -58,7 +58,7 @@ class HeldOut:
     def _measure(self, moment: str, version: int) -> dict[str, float]:
         console = self.log.console
         console.line(f"{moment:12} {len(self.examples)} held-out questions, greedy")
-        self.rollout.load(self.policy.weights(), version=version)
+        self.rollout.load(self.policy.export_weights(), version=version)
         graded = evaluate(
             self.rollout,
             self.comm.shard(self.examples, even=False),
@@ -152,7 +152,7 @@ class Watcher:
         if self._best and value <= self._best[0]:
             return
         path = self._model(done)
-        needed = sum(tensor.nbytes for _, tensor in self._held_out.policy.weights())
+        needed = sum(tensor.nbytes for _, tensor in self._held_out.policy.export_weights())
         if reason := self._held_out.comm.lead(lambda: no_room(self._folder, needed, reserve=RESERVE)):
             self._held_out.log.console.line(f"no room      for {path}: {reason}; the run goes on without it")
             return

@@ -12,7 +12,7 @@ from grpo.distributed.communicator import Comm
 from grpo.errors import UserError
 from grpo.loop import warm_up
 from grpo.losses import sft_loss
-from grpo.policy.optimizer import Optim
+from grpo.policy.optimizer import AdamWConfig
 from grpo.telemetry.run_logger import Console, RunLog, refuse_existing
 from launch.builders import assemble
 from launch.builders.metering import make_meter
@@ -39,7 +39,7 @@ def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: asse
     check_lengths(speech, questions, console)
     w = recipe.sft
     console.line(f"warm-up      {w.steps} supervised steps of {w.examples_per_step} gold answers -> {folder / 'model'}")
-    optim = Optim(lr=w.lr, schedule="linear", warmup_ratio=0.1)
+    optim = AdamWConfig(lr=w.lr, schedule="linear", warmup_ratio=0.1)
     console.line(f"loading      {base}")
     meter = make_meter(recipe, base)
     policy = assemble.make_policy(recipe, base, optim=optim, updates=w.steps, console=console, comm=comm, meter=meter)

@@ -15,8 +15,8 @@ from transformers import (
 
 from grpo.errors import UserError
 from grpo.losses import sft_loss, weigh
-from grpo.model.forward import completion_logprobs, settle_layout
-from grpo.policy.optimizer import Optim
+from grpo.model.forward import completion_logprobs, resolve_layout
+from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
 from tests.helpers.toy import random_batch
 from tests.unit.grpo.test_forward import Counted, logp_and_gradient, relative
@@ -58,7 +58,7 @@ def tiny(kind, more):
 def test_a_family_is_served(family):
     """In float64: what is left is the float32 of the norms."""
     model = tiny(*FAMILIES[family]).double()
-    assert settle_layout(model, "shared") == "shared"
+    assert resolve_layout(model, "shared") == "shared"
     batch = random_batch(prompts=(5, 9, 4), sizes=(3, 2, 1), lengths=(4, 1, 6, 2, 5, 3))
     logp_BC, gradient = logp_and_gradient(model, batch, "shared")
     oracle_BC, oracle = logp_and_gradient(model, batch, "padded")
@@ -70,8 +70,8 @@ def test_a_family_is_served(family):
 def test_windows_are_run_padded_with_a_line_that_says_so(family):
     model, said, batch = tiny(*WINDOWS[family]), [], random_batch()
     with pytest.raises(UserError, match=r'cannot serve sliding-window layers; valid here: policy.layout = "padded"'):
-        settle_layout(model, "shared")
-    policy = SinglePolicy(model, optim=Optim(), updates=1, token_budget=1000, dtype="float32", say=said.append)
+        resolve_layout(model, "shared")
+    policy = SinglePolicy(model, optim=AdamWConfig(), updates=1, token_budget=1000, dtype="float32", say=said.append)
     assert said == [
         "layout       padded: the shared prompt cannot serve sliding-window layers; every completion repeats its prompt"
     ]
@@ -85,13 +85,13 @@ def test_windows_are_run_padded_with_a_line_that_says_so(family):
 
 def test_layers_that_go_their_own_way_show_on_a_probe():
     model, said = tiny(*FAMILIES["llama"]), []
-    assert settle_layout(model, "auto", say=said.append) == "shared"
+    assert resolve_layout(model, "auto", say=said.append) == "shared"
     assert not said
     for layer in model.model.layers:
         own = layer.self_attn.forward
         layer.self_attn.forward = lambda *args, own=own, spans=None, **kwargs: own(*args, **kwargs)
-    assert settle_layout(model, "auto", say=said.append) == "padded"
+    assert resolve_layout(model, "auto", say=said.append) == "padded"
     assert "cannot serve llama: its layers do not follow the attention function (distance" in said[0]
     model.config.layer_types = ["full_attention", "linear_attention"]
     with pytest.raises(UserError, match="cannot serve layers of the kind 'linear_attention'"):
-        settle_layout(model, "shared")
+        resolve_layout(model, "shared")

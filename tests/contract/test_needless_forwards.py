@@ -9,7 +9,7 @@ import torch
 from grpo.distributed.communicator import Alone
 from grpo.loop import LoopSettings, parts, weighed, with_fixed_logprobs
 from grpo.losses import Objective, grpo_loss
-from grpo.policy.optimizer import Optim
+from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.types import Sampling
 from tests.helpers.toy import random_batch, tiny_model
@@ -39,7 +39,7 @@ def counted_step(cfg):
     model, reference = tiny_model(), tiny_model()
     policy = SinglePolicy(
         model,
-        optim=Optim(),
+        optim=AdamWConfig(),
         updates=2,
         token_budget=1000,
         dtype="float32",
@@ -77,7 +77,7 @@ def test_old_log_probabilities_stand_in_the_rows_that_they_are_of():
     """Dead are the second group and one row of the first, which is the longest completion."""
     batch = random_batch(prompts=(5, 9, 4), sizes=(2, 2, 2), lengths=(4, 6, 3, 2, 5, 1))
     batch = replace(batch, advantage_B=torch.tensor([1.0, 0.0, 0.0, 0.0, 0.5, -0.5]))
-    policy = SinglePolicy(tiny_model(), optim=Optim(), updates=2, token_budget=1000, dtype="float32")
+    policy = SinglePolicy(tiny_model(), optim=AdamWConfig(), updates=2, token_budget=1000, dtype="float32")
     old_BC, all_BC = with_fixed_logprobs(batch, settings(updates=2), policy).old_logp_BC, policy.logprobs(batch)
     assert old_BC.shape == all_BC.shape == (6, 6)
     assert not old_BC[1:4].any()

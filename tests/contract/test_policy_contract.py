@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM
 
 from grpo.distributed.communicator import Alone
 from grpo.losses import Objective, grpo_loss, weigh
-from grpo.policy.optimizer import Optim, learning_rate
-from grpo.policy.optimizer_state import Copies, write
-from grpo.policy.torch_backend import SinglePolicy, forbid_dropout
-from grpo.policy.zero_config import Zero
+from grpo.policy.optimizer import AdamWConfig, learning_rate
+from grpo.policy.optimizer_state import HostBuffers, write
+from grpo.policy.torch_backend import SinglePolicy, disable_dropout
+from grpo.policy.zero_config import ZeroConfig
 from tests.helpers.installed import need
 from tests.helpers.toy import random_batch, tiny_model
 
@@ -30,7 +30,7 @@ def engine(kind, model=None, *, lr=2e-3, budget=1000, layout="shared", updates=3
     """An engine of this kind over `model`; `more` goes to the engine, the rest to its optimizer. ZeRO has one rank here
     and several in test_zero.py."""
     settings = {
-        "optim": Optim(lr=lr, schedule="constant", warmup_ratio=0.0, **optim),
+        "optim": AdamWConfig(lr=lr, schedule="constant", warmup_ratio=0.0, **optim),
         "updates": updates,
         "token_budget": budget,
         "layout": layout,
@@ -41,7 +41,7 @@ def engine(kind, model=None, *, lr=2e-3, budget=1000, layout="shared", updates=3
         return SinglePolicy(model or tiny_model(), **settings)
     from grpo.policy.deepspeed_backend import ZeroPolicy
 
-    return ZeroPolicy(model or tiny_model(), **{"zero": Zero(stage=int(kind[-1])), "comm": Alone(), **settings})
+    return ZeroPolicy(model or tiny_model(), **{"zero": ZeroConfig(stage=int(kind[-1])), "comm": Alone(), **settings})
 
 
 def loss(logp, entropy, batch):
@@ -54,7 +54,7 @@ def step_batch(seed):
 
 
 def flat(policy):
-    return torch.cat([tensor.detach().flatten().clone() for _, tensor in policy.weights()])
+    return torch.cat([tensor.detach().flatten().clone() for _, tensor in policy.export_weights()])
 
 
 def train(policy, steps=3):
@@ -92,7 +92,7 @@ def test_checkpointed_and_clipped_like_one_process(kind):
 @pytest.mark.parametrize(("stage", "offload"), [(2, "optimizer"), (3, "all")])
 def test_what_waits_in_main_memory_steps_alike(stage, offload):
     need("deepspeed")
-    policy = engine(f"zero-{stage}", budget=20, more={"zero": Zero(stage=stage, offload=offload)})
+    policy = engine(f"zero-{stage}", budget=20, more={"zero": ZeroConfig(stage=stage, offload=offload)})
     assert float((train(policy) - oracle()).abs().max()) < 1e-5
 
 
@@ -100,14 +100,14 @@ def test_the_step_follows_the_sum_over_rows(kind):
     """Against a gradient computed by hand: one AdamW step from zero moments moves by lr * sign, where it is large."""
     batch, by_hand = step_batch(0), tiny_model()
     policy = engine(kind, max_grad_norm=1e9)
-    before = [tensor.detach().clone() for _, tensor in policy.weights()]
+    before = [tensor.detach().clone() for _, tensor in policy.export_weights()]
     for b in range(len(batch.group_B)):
         prompt, length = batch.prompts[int(batch.group_B[b])], int(batch.lengths_B[b])
         ids = torch.tensor([[*prompt, *batch.ids_BC[b, :length].tolist()]])
         logp = by_hand(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])
         (-(logp.squeeze(-1) * batch.weight_BC[b, :length]).sum() * batch.advantage_B[b]).backward()
     policy.update(batch, loss)
-    after = [tensor.detach().clone() for _, tensor in policy.weights()]
+    after = [tensor.detach().clone() for _, tensor in policy.export_weights()]
     for old, new, hand in zip(before, after, by_hand.parameters(), strict=True):
         moved, large = (new - old) / -2e-3, hand.grad.abs() > 1e-4
         assert torch.allclose(moved[large], hand.grad[large].sign(), atol=2e-3)
@@ -164,7 +164,7 @@ def test_saved_folder_loads_with_the_same_weights(kind, tied, tmp_path):
     train(policy)
     policy.save(tmp_path / "model")
     loaded = dict(AutoModelForCausalLM.from_pretrained(tmp_path / "model").named_parameters())
-    for name, tensor in policy.weights():
+    for name, tensor in policy.export_weights():
         assert torch.equal(loaded.pop(name), tensor)
     assert not loaded
 
@@ -179,7 +179,7 @@ def test_bfloat16_stays_close(kind):
 def test_dropout_is_off():
     model = torch.nn.Sequential(torch.nn.Dropout(0.3), torch.nn.Linear(2, 2))
     model[1].attention_dropout = 0.1
-    forbid_dropout(model)
+    disable_dropout(model)
     assert model[0].p == 0.0
     assert model[1].attention_dropout == 0.0
 
@@ -193,7 +193,7 @@ def test_dropout_is_off():
     ],
 )
 def test_schedule(schedule, rates):
-    optim = Optim(lr=1.0, schedule=schedule, warmup_ratio=0.4)
+    optim = AdamWConfig(lr=1.0, schedule=schedule, warmup_ratio=0.4)
     got = [learning_rate(optim, update=u, updates=5) for u in range(5)]
     assert got == pytest.approx(rates, abs=1e-3)
 
@@ -219,7 +219,7 @@ def test_a_first_step_that_runs_out_of_memory_leaves_a_state_that_can_be_gone_on
         policy.update(step_batch(0), loss)
     monkeypatch.undo()
     assert sorted({len(state) for state in policy._optimizer.state.values()}) == [2, 3]
-    write(policy.hold(), tmp_path)
+    write(policy.snapshot_state(), tmp_path)
     later = engine("single", tiny_model(seed=4))
     later.load_state(tmp_path)
     assert torch.equal(flat(later), before)
@@ -228,10 +228,10 @@ def test_a_first_step_that_runs_out_of_memory_leaves_a_state_that_can_be_gone_on
 
 def test_one_copy_of_the_state_takes_the_memory_of_the_one_before(kind, tmp_path):
     """The second has Adam's moments too; the third asks for no more memory, and is of the weights as they are then."""
-    policy, copies = engine(kind), Copies()
+    policy, copies = engine(kind), HostBuffers()
 
     def held():
-        pieces = policy.hold(copies).pieces
+        pieces = policy.snapshot_state(copies).pieces
         return {(n, key): tensor for n, piece in pieces.items() for key, tensor in piece.tensors.items()}
 
     first = held()
@@ -251,7 +251,7 @@ def test_a_state_goes_on_bitwise_in_any_engine(kind, tmp_path):
     straight = train(engine(kind))
     policy = engine(kind)
     train(policy, steps=1)
-    held = policy.hold()
+    held = policy.snapshot_state()
     policy.update(step_batch(1), loss)  # what is held does not move on with the weights
     write(held, tmp_path / "state")
     for reader in (kind, "zero-2" if kind == "single" else "single"):

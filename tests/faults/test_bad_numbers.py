@@ -14,9 +14,9 @@ from grpo.distributed.communicator import Alone
 from grpo.errors import NonFiniteError, UserError
 from grpo.losses import Objective, grpo_loss, weigh
 from grpo.policy.nonfinite import Guarded, load_rows, save_rows, weights_hash
-from grpo.policy.optimizer import Optim
+from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
-from grpo.policy.zero_config import Zero
+from grpo.policy.zero_config import ZeroConfig
 from grpo.telemetry.run_logger import Console
 from launch import replay
 from launch.builders.assemble import save_recipe
@@ -39,7 +39,7 @@ def step_batch(seed=0, bad=False):
 
 
 def guarded(folder, said, limit=2):
-    policy = SinglePolicy(tiny_model(), optim=Optim(), updates=9, token_budget=20, dtype="float32")
+    policy = SinglePolicy(tiny_model(), optim=AdamWConfig(), updates=9, token_budget=20, dtype="float32")
     return Guarded(policy, folder=folder, limit=limit, comm=Alone(), tell=said.append)
 
 
@@ -61,11 +61,11 @@ def test_rows_survive_their_file(tmp_path):
 def test_two_in_a_row_end_the_training_and_one_does_not(tmp_path):
     said = []
     policy = guarded(tmp_path, said)
-    before = weights_hash(policy.weights())
+    before = weights_hash(policy.export_weights())
     for bad in (True, False, True):
         stats = policy.update(step_batch(bad=bad), loss)
         assert (stats.get("nonfinite", 0.0), stats["skipped"]) == (float(bad), float(bad))
-    assert policy.moved == 1
+    assert policy.num_steps_applied == 1
     assert load_rows(tmp_path / "update-000000-rank-0.safetensors")[1]["weights"] == before
     assert len(said) == 2
     assert "mismatch" not in stats  # a NaN there would be taken for a stale sampler
@@ -73,20 +73,20 @@ def test_two_in_a_row_end_the_training_and_one_does_not(tmp_path):
         NonFiniteError, match=r"2 updates in a row were not finite .*launch.replay .*update-000003-rank-0"
     ):
         policy.update(step_batch(bad=True), loss)
-    assert (policy.done, policy.moved) == (4, 1)
+    assert (policy.num_updates, policy.num_steps_applied) == (4, 1)
 
 
 def test_a_loss_without_a_bad_gradient_is_skipped_too(tmp_path):
     """A constant infinity has the gradient 0: the engine must not step on the rest."""
     policy = guarded(tmp_path, [])
-    before = weights_hash(policy.weights())
+    before = weights_hash(policy.export_weights())
 
     def infinite(logp, entropy, batch):
         value, stats = loss(logp, entropy, batch)
         return value + float("inf"), stats
 
     assert policy.update(step_batch(), infinite)["nonfinite"] == 1.0
-    assert weights_hash(policy.weights()) == before
+    assert weights_hash(policy.export_weights()) == before
 
 
 CONSTANT = {"lr": 1e-2, "schedule": "constant", "warmup_ratio": 0.0}
@@ -95,7 +95,7 @@ CONSTANT = {"lr": 1e-2, "schedule": "constant", "warmup_ratio": 0.0}
 def checkpoint(policy, folder, step):
     """What `grpo/checkpointing/manager.py` writes, but for what only a run that goes on needs."""
     assert snapshot.begin(folder, Point(step), needed=0, reserve=0) == ""
-    place, held, digests = snapshot.building(folder, Point(step)), policy.hold(), {}
+    place, held, digests = snapshot.building(folder, Point(step)), policy.snapshot_state(), {}
     for name in held.files(lead=True):
         digests[f"policy/{name}"] = snapshot.put(place, f"policy/{name}", *held.contents(name))
     snapshot.put_own(place, 0, {}, digests)
@@ -111,10 +111,10 @@ def test_rows_are_replayed_in_the_formats_of_their_update(tmp_path, capsys, monk
     recipe = load(Recipe, [str(ROOT / name) for name in TINY])
     save_recipe(recipe, tmp_path)
     folder = locate(recipe.model.name, console=Console())
-    settings = {"optim": Optim(**CONSTANT), "updates": 9, "token_budget": 4096, "dtype": "bfloat16"}
+    settings = {"optim": AdamWConfig(**CONSTANT), "updates": 9, "token_budget": 4096, "dtype": "bfloat16"}
     in_bf16 = load_model(folder, device="cpu", bf16=True)
     policies = {
-        "bfloat16": ZeroPolicy(in_bf16, zero=Zero(stage=2), comm=Alone(), **settings),
+        "bfloat16": ZeroPolicy(in_bf16, zero=ZeroConfig(stage=2), comm=Alone(), **settings),
         "float32": SinglePolicy(load_model(folder, device="cpu"), **settings),
     }
     for step, (held, policy) in enumerate(policies.items()):

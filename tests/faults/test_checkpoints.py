@@ -19,8 +19,8 @@ from grpo.distributed.communicator import Alone
 from grpo.errors import EngineDied, Stopped, UserError
 from grpo.loop import LoopSettings, train
 from grpo.losses import Objective
-from grpo.policy.optimizer import Optim
-from grpo.policy.optimizer_state import Held
+from grpo.policy.optimizer import AdamWConfig
+from grpo.policy.optimizer_state import OptimizerSnapshot
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.rollout.hf import HfRollout
 from grpo.telemetry.run_logger import Console, RunLog
@@ -55,7 +55,7 @@ class Kept:
         self.steps = steps
         self.policy = SinglePolicy(
             tiny_model(),
-            optim=Optim(lr=1e-2, schedule="constant"),
+            optim=AdamWConfig(lr=1e-2, schedule="constant"),
             updates=4,
             token_budget=512,
             dtype="float32",
@@ -100,7 +100,7 @@ class Kept:
                 start=start,
                 **more,
             )
-        return torch.cat([tensor.flatten().clone() for _, tensor in self.policy.weights()])
+        return torch.cat([tensor.flatten().clone() for _, tensor in self.policy.export_weights()])
 
     @property
     def there(self):
@@ -166,7 +166,7 @@ def test_a_run_that_hangs_ends_saved_where_its_weights_are_those_of_a_step(
     update = kept.policy.update
 
     def hangs(where):
-        if (where, kept.policy.done) in (("score", 3), ("update", 4)) and where == hangs_in and not comm.ended:
+        if (where, kept.policy.num_updates) in (("score", 3), ("update", 4)) and where == hangs_in and not comm.ended:
             watchdog = threading.Thread(target=kept.checkpoints.hung, args=(f"{where} lasts 999 s",))
             watchdog.start()
             watchdog.join()
@@ -332,7 +332,7 @@ def test_a_checkpoint_that_is_whole_is_not_called_lost(straight, tmp_path):
     assert said[0].startswith("not removed  what is older than step 4, which is whole: ")
 
 
-class Late(Held):
+class Late(OptimizerSnapshot):
     """Asks the run to end while it is written."""
 
     def contents(self, name):
@@ -353,13 +353,13 @@ def heard():
 
 def late(kept):
     """Its first checkpoint that is written after the third step comes late."""
-    hold = kept.policy.hold
+    hold = kept.policy.snapshot_state
 
     def held(copies=None):
         found = hold(copies)
         return Late(updates=found.updates, names=found.names, pieces=found.pieces) if found.updates > 1 else found
 
-    kept.policy.hold = held
+    kept.policy.snapshot_state = held
     return kept
 
 

@@ -53,7 +53,7 @@ def run(folder, deaths):
 
     def engine(*about, **settings):
         return Restarted(
-            lambda: Mortal(*about, **settings), weights=kept.policy.weights, comm=Alone(), tell=kept.said.append
+            lambda: Mortal(*about, **settings), weights=kept.policy.export_weights, comm=Alone(), tell=kept.said.append
         )
 
     return kept, lambda: kept.train(engine=engine)

@@ -26,7 +26,7 @@ from eval.trust_score import scores
 from grpo.checkpointing import store as snapshot
 from grpo.config import dump, load
 from grpo.data.example import STYLES, Example, Passage, detect_format, load_examples, train_heldout_split
-from grpo.policy.optimizer_state import read_counts, read_piece
+from grpo.policy.optimizer_state import read_counts, read_parameter
 from grpo.telemetry.run_logger import make_run_folder
 from grpo.types import Completion
 from launch.config.recipe import EvaluationRecipe, Recipe
@@ -368,4 +368,4 @@ def test_small_files_beside_models(home, file):
         (home / name).write_bytes(file)
     taken(lambda: stages_of(home))
     taken(lambda: read_counts(home, parameters=1))
-    taken(lambda: read_piece(home, 0, "head", (2, 2)))
+    taken(lambda: read_parameter(home, 0, "head", (2, 2)))

@@ -202,13 +202,13 @@ class Noting(Service):
 def from_a_rank(comm, port, transfer):
     """Weights that each rank holds half of, and this rank's answers: of three prompts one or two."""
     from grpo.policy.deepspeed_backend import ZeroPolicy
-    from grpo.policy.optimizer import Optim
-    from grpo.policy.zero_config import Zero
+    from grpo.policy.optimizer import AdamWConfig
+    from grpo.policy.zero_config import ZeroConfig
 
-    settings = {"optim": Optim(), "updates": 1, "token_budget": 1000, "dtype": "float32"}
-    policy = ZeroPolicy(tiny_model(seed=4), zero=Zero(stage=3), comm=comm, **settings)
+    settings = {"optim": AdamWConfig(), "updates": 1, "token_budget": 1000, "dtype": "float32"}
+    policy = ZeroPolicy(tiny_model(seed=4), zero=ZeroConfig(stage=3), comm=comm, **settings)
     there = ServerRollout(Address(port), shapes=SHAPES, patience=300.0, comm=comm, transfer=transfer)
-    there.load(policy.weights(), version=7)
+    there.load(policy.export_weights(), version=7)
     written = there.generate(comm.shard(THREE, even=False), SAMPLING, seed=5 + comm.rank)
     there.release()
     return written

@@ -13,21 +13,21 @@ from transformers import AutoModelForCausalLM
 from grpo.distributed.communicator import Alone
 from grpo.errors import UserError
 from grpo.losses import Objective, grpo_loss, weigh
-from grpo.policy.optimizer import Optim
+from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.optimizer_state import write
 from grpo.policy.torch_backend import SinglePolicy
-from grpo.policy.zero_config import Zero, reference_config, zero_config
+from grpo.policy.zero_config import ZeroConfig, reference_config, zero_config
 from launch.builders.models import load_model
 from tests.helpers.installed import need
 from tests.helpers.many_ranks import run_ranks
 from tests.helpers.toy import random_batch, tiny_model
 
-OPTIM = Optim(lr=2e-3, schedule="linear", warmup_ratio=0.0)
+OPTIM = AdamWConfig(lr=2e-3, schedule="linear", warmup_ratio=0.0)
 KINDS = {
-    "zero-1": Zero(stage=1),
-    "zero-2": Zero(stage=2),
-    "zero-3": Zero(stage=3),
-    "zero-3, all offloaded": Zero(stage=3, offload="all"),
+    "zero-1": ZeroConfig(stage=1),
+    "zero-2": ZeroConfig(stage=2),
+    "zero-3": ZeroConfig(stage=3),
+    "zero-3, all offloaded": ZeroConfig(stage=3, offload="all"),
 }
 # Token budgets, and how many of the four groups rank 0 has: rank 1 idles through some micro-batches, or through all.
 CUTS = ((1000, 2), (20, 3), (20, 4))
@@ -50,7 +50,7 @@ def share(batch, comm, cut):
 
 
 def flat(policy):
-    return torch.cat([tensor.detach().flatten().clone() for _, tensor in policy.weights()])
+    return torch.cat([tensor.detach().flatten().clone() for _, tensor in policy.export_weights()])
 
 
 def zero_policy(zero, comm, *, budget=1000, seed=0, **more):
@@ -89,7 +89,7 @@ def on_a_rank(comm, zero, folder):
     out["logprobs"] = policy.logprobs(rows).numpy()
     out["nothing teaches"] = policy.update(step_batch(0).rows([]), loss), flat(policy).numpy()
     policy.save(folder / "model")
-    write(policy.hold(), folder / "state", lead=comm.rank == 0)
+    write(policy.snapshot_state(), folder / "state", lead=comm.rank == 0)
     comm.wait()
     later = zero_policy(zero, comm, seed=5)
     later.load_state(folder / "written by one")
@@ -102,11 +102,11 @@ def ran(request, tmp_path_factory):
     """(settings, what each rank found, the folder that they wrote)."""
     need("deepspeed")
     zero, folder = KINDS[request.param], tmp_path_factory.mktemp("ranks")
-    other = Zero(stage=1 if zero.stage == 3 else 3)  # a state knows neither the ranks nor the stage that wrote it
+    other = ZeroConfig(stage=1 if zero.stage == 3 else 3)  # a state knows neither the ranks nor the stage that wrote it
     policy = zero_policy(other, Alone())
     for seed in range(3):
         policy.update(step_batch(seed), loss)
-    write(policy.hold(), folder / "written by one")
+    write(policy.snapshot_state(), folder / "written by one")
     ranks = run_ranks(on_a_rank, zero, folder)
     for rank in ranks:
         assert isinstance(rank.value, dict), f"{rank.value!r} {rank.said}"
@@ -174,7 +174,7 @@ def test_two_ranks_go_on_from_what_one_wrote_at_another_stage(ran):
 
 def test_one_rank_goes_on_from_what_two_wrote(ran):
     _, ranks, folder = ran
-    policy = zero_policy(Zero(stage=2), Alone(), seed=5)
+    policy = zero_policy(ZeroConfig(stage=2), Alone(), seed=5)
     policy.load_state(folder / "state")
     assert distance(flat(policy), ranks[0][CUTS[-1]][0]) == 0.0
     policy.update(step_batch(7), loss)
@@ -188,10 +188,10 @@ def test_one_rank_goes_on_from_what_two_wrote(ran):
 
 def from_shares(comm, folder):
     """The model is sharded as it is read: (numbers held after loading, weights after three steps)."""
-    from grpo.policy.deepspeed_backend import ZeroPolicy, prepare
+    from grpo.policy.deepspeed_backend import ZeroPolicy, init_deepspeed
 
-    prepare()
-    zero = Zero(stage=3)
+    init_deepspeed()
+    zero = ZeroConfig(stage=3)
     config = zero_config(zero, OPTIM, bf16=False, world=comm.world)
     model = load_model(str(folder), device="cpu", sharding=config)
     held = sum(parameter.ds_tensor.numel() for parameter in model.parameters())
@@ -215,11 +215,11 @@ def test_a_model_that_no_rank_has_room_for(tmp_path):
 
 def test_a_state_that_is_damaged_or_of_another_model(tmp_path):
     need("deepspeed")
-    policy = zero_policy(Zero(stage=2), Alone())
+    policy = zero_policy(ZeroConfig(stage=2), Alone())
     with pytest.raises(UserError, match=r"state.json: cannot be read as the state of an optimizer: FileNotFoundError"):
         policy.load_state(tmp_path)
     policy.update(step_batch(0), loss)
-    write(policy.hold(), tmp_path / "state")
+    write(policy.snapshot_state(), tmp_path / "state")
     (tmp_path / "state" / "00003.safetensors").write_bytes(b"half")
     with pytest.raises(UserError, match=r"00003.safetensors: cannot be read"):
         policy.load_state(tmp_path / "state")
@@ -228,14 +228,14 @@ def test_a_state_that_is_damaged_or_of_another_model(tmp_path):
 
     other = {"optim": OPTIM, "updates": 6, "token_budget": 9, "dtype": "float32", "comm": Alone()}
     with pytest.raises(UserError, match="of a model with 20 tensors, this one has 11"):
-        ZeroPolicy(tiny_model(layers=1), zero=Zero(stage=2), **other).load_state(tmp_path / "state")
+        ZeroPolicy(tiny_model(layers=1), zero=ZeroConfig(stage=2), **other).load_state(tmp_path / "state")
     with pytest.raises(UserError, match=r"holds .*, and this model has model.embed_tokens.weight \[256, 64\]"):
-        ZeroPolicy(tiny_model(width=64), zero=Zero(stage=2), **other).load_state(tmp_path / "state")
+        ZeroPolicy(tiny_model(width=64), zero=ZeroConfig(stage=2), **other).load_state(tmp_path / "state")
 
 
 def test_the_configuration_written_out():
     """Without DeepSpeed: what decides the memory, and nothing that divides by a count of micro-batches."""
-    config = zero_config(Zero(stage=2), Optim(lr=1e-5, max_grad_norm=0.5), bf16=True, world=8)
+    config = zero_config(ZeroConfig(stage=2), AdamWConfig(lr=1e-5, max_grad_norm=0.5), bf16=True, world=8)
     assert config["zero_optimization"]["stage"] == 2
     assert (config["train_batch_size"], config["gradient_accumulation_steps"]) == (8, 1)
     assert config["gradient_clipping"] == 0.5
@@ -243,16 +243,18 @@ def test_the_configuration_written_out():
     assert config["bf16"] == {"enabled": True, "check_grad_overflow": True}
     assert config["data_types"]["grad_accum_dtype"] == config["communication_data_type"] == "fp32"
     assert not {"offload_optimizer", "offload_param"} & set(config["zero_optimization"])
-    single = zero_config(Zero(stage=3, offload="all"), Optim(), bf16=False, world=1)["zero_optimization"]
+    single = zero_config(ZeroConfig(stage=3, offload="all"), AdamWConfig(), bf16=False, world=1)["zero_optimization"]
     assert single["offload_optimizer"]["device"] == single["offload_param"]["device"] == "cpu"
-    some = zero_config(Zero(stage=3, offload="optimizer"), Optim(), bf16=False, world=1)["zero_optimization"]
+    some = zero_config(ZeroConfig(stage=3, offload="optimizer"), AdamWConfig(), bf16=False, world=1)[
+        "zero_optimization"
+    ]
     assert "offload_param" not in some
-    reference = reference_config(Zero(stage=2, offload="optimizer"), bf16=True, world=2)
+    reference = reference_config(ZeroConfig(stage=2, offload="optimizer"), bf16=True, world=2)
     assert "optimizer" not in reference
     assert reference["zero_optimization"]["offload_param"]["device"] == "cpu"
 
 
 def test_weights_that_are_not_sharded_cannot_be_offloaded():
     with pytest.raises(UserError, match=r"policy.zero_stage = 2 does not shard; valid: policy.zero_stage = 3"):
-        Zero(stage=2, offload="all")
-    assert replace(Zero(stage=3), offload="all").offload == "all"
+        ZeroConfig(stage=2, offload="all")
+    assert replace(ZeroConfig(stage=3), offload="all").offload == "all"

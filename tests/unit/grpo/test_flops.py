@@ -10,7 +10,7 @@ from benchmarks.workload import alternating, find_model_shape, make_model, parse
 from grpo.batch import Batch, collate
 from grpo.errors import UserError
 from grpo.loop import spread
-from grpo.policy.optimizer import Optim
+from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.telemetry.flops import Work, batch_work, group_work, needed_flops, update_flops
 from grpo.telemetry.run_logger import Console, RunLog
@@ -85,7 +85,7 @@ def one_update(layout, meter, batch, budget=1000):
     model = toy.tiny_model()
     meter.positions.follow(model)
     policy = SinglePolicy(
-        model, optim=Optim(), updates=1, token_budget=budget, layout=layout, dtype="float32", temperature=1.0
+        model, optim=AdamWConfig(), updates=1, token_budget=budget, layout=layout, dtype="float32", temperature=1.0
     )
     policy.logprobs(batch)  # runs the model too, but is no training
     policy.update(weighed(batch), LOSS)
@@ -173,7 +173,7 @@ def test_a_step_logs_its_tokens_by_the_second_and_its_mfu(tmp_path):
     groups = [scored_group(5, (3, 1)), scored_group(2, (4, 4))]
     meter, model = Meter(shared=True, sizes=SMALL, peak=1e6), toy.tiny_model()
     meter.positions.follow(model)
-    policy = SinglePolicy(model, optim=Optim(), updates=1, token_budget=1000, dtype="float32")
+    policy = SinglePolicy(model, optim=AdamWConfig(), updates=1, token_budget=1000, dtype="float32")
     log = RunLog(tmp_path, name="x", steps=1, console=Console(), project="test", settings={}, meter=meter)
     batch = weighed(collate(groups, torch.tensor([[1.0, -1.0], [0.0, 0.0]])))  # the second group teaches nothing
     with log.step(0) as record:

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from grpo.errors import UserError
 from grpo.model import attention, forward
 from grpo.model.attention import Span
-from grpo.model.forward import completion_logprobs, micro_batches, settle_layout, shared_rows
+from grpo.model.forward import completion_logprobs, micro_batches, resolve_layout, shared_inputs
 from tests.helpers.toy import random_batch, tiny_model
 
 
@@ -60,7 +60,7 @@ def test_what_spans_and_positions_keep_apart_is_seen(monkeypatch):
     """The negative controls: each of them must show, or the test above could not fail."""
     model, batch = tiny_model(), random_batch()
     oracle_BC, oracle = logp_and_gradient(model, batch, "padded")
-    right = shared_rows(batch)
+    right = shared_inputs(batch)
     length = right.ids_NL.shape[1]
     one_each = tuple(Span.at(s.prompt.start, s.tails.stop - s.prompt.start, []) for s in right.spans)
     wrong = {
@@ -70,7 +70,7 @@ def test_what_spans_and_positions_keep_apart_is_seen(monkeypatch):
         "no spans at all": replace(right, spans=None),
     }
     for name, rows in wrong.items():
-        monkeypatch.setattr(forward, "shared_rows", lambda batch, rows=rows: rows)
+        monkeypatch.setattr(forward, "shared_inputs", lambda batch, rows=rows: rows)
         logp_BC, gradient = logp_and_gradient(model, batch, "shared")
         assert float((logp_BC - oracle_BC).abs().max()) > 1e-2, name
         assert relative(gradient, oracle) > 1e-2, name
@@ -132,16 +132,16 @@ def test_no_tensor_of_all_pairs_of_positions_exists():
     model = tiny_model(width=8)
     batch = random_batch(prompts=(4,) * 8, sizes=(2,) * 8, lengths=(4,) * 16)
     with Largest() as largest:
-        hidden_TD = forward._hidden_states(model, shared_rows(batch))
+        hidden_TD = forward._hidden_states(model, shared_inputs(batch))
         hidden_TD.sum().backward()
-    assert len(shared_rows(batch).position_NL[0]) == 80
+    assert len(shared_inputs(batch).position_NL[0]) == 80
     assert largest.numbers <= max(256 * 8, 80 * 16)  # the embedding's gradient, the widest layer
 
 
 def test_shared_rows_written_out():
     """Prompt of 2, completions of 3 and 1 tokens: the last token of each is predicted, never fed."""
     batch = random_batch(prompts=(2,), sizes=(2,), lengths=(3, 1))
-    rows = shared_rows(batch)
+    rows = shared_inputs(batch)
     assert rows.ids_NL.tolist() == [[*batch.prompts[0], *batch.ids_BC[0, :2].tolist()]]
     assert rows.position_NL.tolist() == [[0, 1, 2, 3]]
     assert rows.row_T.tolist() == [0, 0, 0, 0]
@@ -169,7 +169,9 @@ def test_any_token_budget_gives_the_same_gradient(layout, budget):
 def test_micro_batches_keep_to_the_budget(layout):
     batch = random_batch(prompts=(5, 9, 3), sizes=(3, 2, 2), lengths=(4, 1, 6, 2, 5, 8, 1))
     for part in micro_batches(batch, layout=layout, token_budget=24):
-        rows = forward.shared_rows(batch.rows(part)) if layout == "shared" else forward.padded_rows(batch.rows(part))
+        rows = (
+            forward.shared_inputs(batch.rows(part)) if layout == "shared" else forward.padded_inputs(batch.rows(part))
+        )
         assert rows.ids_NL.numel() <= 24
 
 
@@ -188,7 +190,7 @@ def test_groups_are_packed_up_to_the_budget():
     """Groups of 15, 14, 9, 6 and 5 tokens at 20 a micro-batch: three, where padding would have made five of them."""
     batch = random_batch(prompts=(9, 8, 5, 3, 3), sizes=(2,) * 5, lengths=(4, 4, 4, 4, 3, 3, 2, 3, 2, 2))
     parts = micro_batches(batch, layout="shared", token_budget=20)
-    tokens = [shared_rows(batch.rows(part)).ids_NL.numel() for part in parts]
+    tokens = [shared_inputs(batch.rows(part)).ids_NL.numel() for part in parts]
     assert tokens == [20, 20, 9]
     assert [sorted(set(batch.group_B[part].tolist())) for part in parts] == [[0, 4], [1, 3], [2]]
 
@@ -197,4 +199,4 @@ def test_models_that_would_be_computed_wrongly_are_refused():
     scaled = tiny_model()
     scaled.lm_head.register_forward_hook(lambda module, inputs, logits: 30 * (logits / 30).tanh())  # as Gemma 2 does
     with pytest.raises(UserError, match="not those of a plain linear head"):
-        settle_layout(scaled, "padded")
+        resolve_layout(scaled, "padded")

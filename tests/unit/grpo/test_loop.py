@@ -15,7 +15,7 @@ from grpo.dynamic_sampling import Dynamic
 from grpo.errors import StaleWeights, UserError
 from grpo.loop import LoopSettings, check_same_policy, closed, compare, parts, train
 from grpo.losses import Objective
-from grpo.policy.optimizer import Optim
+from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.rollout.hf import HfRollout
 from grpo.telemetry.run_logger import Console, RunLog
@@ -86,7 +86,7 @@ def run(
     model = model or tiny_model()
     policy = Counting(
         model,
-        optim=Optim(lr=lr, warmup_ratio=0.0, schedule="constant"),
+        optim=AdamWConfig(lr=lr, warmup_ratio=0.0, schedule="constant"),
         updates=steps * updates,
         token_budget=512,
         dtype="float32",
@@ -118,7 +118,7 @@ def run(
 
 
 def flat(policy):
-    return torch.cat([tensor.flatten() for _, tensor in policy.weights()])
+    return torch.cat([tensor.flatten() for _, tensor in policy.export_weights()])
 
 
 def test_the_toy_learns(tmp_path):

@@ -93,12 +93,12 @@ def test_on_policy_ratio_is_exactly_one_and_the_gradient_is_reinforce():
 def test_padding_may_hold_nan():
     batch = weigh(random_batch(), aggregation="sequence", max_tokens=9, tokens=18, sequences=5, drop_dead=False)
     logp = torch.randn(batch.ids_BC.shape)
-    poisoned = torch.where(batch.learn_BC, logp, torch.nan).requires_grad_(True)
-    loss, _ = grpo_loss(poisoned, poisoned.detach(), batch, objective=Objective())
+    nan_if_nonfinite = torch.where(batch.learn_BC, logp, torch.nan).requires_grad_(True)
+    loss, _ = grpo_loss(nan_if_nonfinite, nan_if_nonfinite.detach(), batch, objective=Objective())
     clean, _ = grpo_loss(logp, logp, batch, objective=Objective())
     loss.backward()
     assert float(loss.detach()) == float(clean)
-    assert torch.isfinite(poisoned.grad).all()
+    assert torch.isfinite(nan_if_nonfinite.grad).all()
 
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])

@@ -8,7 +8,7 @@ import pytest
 from grpo.config import load
 from grpo.distributed.communicator import Alone
 from grpo.errors import UserError
-from grpo.policy.optimizer import Optim
+from grpo.policy.optimizer import AdamWConfig
 from grpo.telemetry.run_logger import Console
 from grpo.telemetry.throughput import Meter
 from launch.builders.assemble import loop_settings, make_policy
@@ -32,7 +32,7 @@ def test_the_limit_follows_the_format_and_a_number_stays_as_it_is():
 @pytest.mark.parametrize("fast", [True, False])
 def test_auto_is_what_the_policy_runs_in(fast, monkeypatch, tmp_path):
     monkeypatch.setattr("grpo.policy.torch_backend.fast_bf16", lambda device: fast)
-    recipe, optim = load(Recipe, []), Optim()
+    recipe, optim = load(Recipe, []), AdamWConfig()
     assert precision(recipe) == ("bfloat16" if fast else "float32")
     assert limit() == (0.05 if fast else 0.005)
     write_tiny_model(tmp_path / "model")

@@ -10,15 +10,15 @@ from grpo.checkpointing import writer as writing
 from grpo.checkpointing.manager import Checkpoints
 from grpo.checkpointing.settings import Keeping
 from grpo.distributed import failure_detection as ranks
-from grpo.policy.optimizer import Optim
-from grpo.policy.optimizer_state import Held
+from grpo.policy.optimizer import AdamWConfig
+from grpo.policy.optimizer_state import OptimizerSnapshot
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.telemetry.run_logger import Console
 from tests.helpers.many_ranks import run_ranks
 from tests.helpers.toy import tiny_model
 
 
-class Slow(Held):
+class Slow(OptimizerSnapshot):
     """Takes longer to write than another rank's failure to reach this one."""
 
     def contents(self, name):
@@ -31,7 +31,7 @@ class Shared(SinglePolicy):
     """The toy's policy, of whose state each of two ranks holds a part."""
 
     def share(self, rank, kind):
-        held = self.hold()
+        held = self.snapshot_state()
         mine = {number: piece for number, piece in held.pieces.items() if number % 2 == rank}
         return kind(updates=held.updates, names=held.names, pieces=mine)
 
@@ -39,9 +39,9 @@ class Shared(SinglePolicy):
 def one_ends(comm, folder, failing, how):
     """The rank `failing` does, right after the first step; the other one is not through with writing then."""
     ranks.TOLD, writing.OTHERS = 1.0, 600.0
-    policy = Shared(tiny_model(), optim=Optim(lr=1e-2), updates=4, token_budget=512, dtype="float32")
-    share = policy.share(comm.rank, Held if comm.rank == failing else Slow)
-    policy.hold = lambda copies=None: share
+    policy = Shared(tiny_model(), optim=AdamWConfig(lr=1e-2), updates=4, token_budget=512, dtype="float32")
+    share = policy.share(comm.rank, OptimizerSnapshot if comm.rank == failing else Slow)
+    policy.snapshot_state = lambda copies=None: share
     about = {"policy": policy, "shared": {}, "own": {}, "about": {}, "comm": comm, "console": Console()}
     checkpoints = Checkpoints(folder=folder, settings=Keeping(every=1), steps=4, **about)
     with checkpoints.kept():

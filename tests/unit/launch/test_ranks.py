@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from grpo.config import load
 from grpo.errors import UserError
-from grpo.policy.zero_config import Zero
+from grpo.policy.zero_config import ZeroConfig
 from launch.builders.assemble import check_ranks, choose_zero
 from launch.config.recipe import Recipe
 from tests.helpers.installed import need
@@ -105,6 +105,6 @@ def test_combinations_that_ranks_refuse(ranks, arguments, message):
 def test_which_engine_the_recipe_gets():
     need("deepspeed")
     assert choose_zero(Recipe(), 1) is None
-    assert choose_zero(Recipe(), 2) == Zero(stage=2)
-    assert choose_zero(load(Recipe, ["--policy.backend=deepspeed", "--policy.zero_stage=3"]), 1) == Zero(stage=3)
-    assert choose_zero(load(Recipe, ["--policy.offload=optimizer"]), 1) == Zero(stage=2, offload="optimizer")
+    assert choose_zero(Recipe(), 2) == ZeroConfig(stage=2)
+    assert choose_zero(load(Recipe, ["--policy.backend=deepspeed", "--policy.zero_stage=3"]), 1) == ZeroConfig(stage=3)
+    assert choose_zero(load(Recipe, ["--policy.offload=optimizer"]), 1) == ZeroConfig(stage=2, offload="optimizer")
