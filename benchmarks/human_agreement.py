@@ -21,7 +21,7 @@ from eval.bootstrap import Floats, intervals
 from grpo.data.example import Record, read_records, text_field
 from grpo.data.text import normalize
 from grpo.errors import UserError
-from rewards.correctness import mentioned
+from rewards.correctness import answers_mentioned
 
 SYSTEMS = ("fid", "gpt35", "chatgpt", "gpt4", "newbing")
 COUNTS = ("both right", "both wrong", "matcher only", "judge only")
@@ -31,7 +31,7 @@ Matcher = Callable[[str, Sequence[str]], bool]
 
 def rewarded(text: str, aliases: Sequence[str]) -> bool:
     """The matcher of the rewards."""
-    return bool(mentioned(text, {0: [key for alias in aliases if (key := normalize(alias))]}))
+    return bool(answers_mentioned(text, {0: [key for alias in aliases if (key := normalize(alias))]}))
 
 
 MATCHERS: Mapping[str, Matcher] = {"metric": contains_answer, "reward": rewarded}

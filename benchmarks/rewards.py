@@ -1,7 +1,7 @@
 """How long do the rewards of one step take? `python benchmarks/rewards.py` prints one line of JSON.
 
 One step of the paper: 48 groups of 8 completions, five passages of about 100 words, answers of five sentences, each
-with citations; stage 2, lexical verifier. Every text is different, so that nothing is read once for many.
+with citations; stage 2, lexical judge. Every text is different, so that nothing is read once for many.
 """
 
 import json
@@ -15,8 +15,9 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout, so that this file runs uninstalled
 
 from grpo.data.example import Example, Passage
-from grpo.types import Completion
-from rewards.scorer import RewardSettings, compose
+from grpo.types import Completion, Group
+from rewards.config import RewardConfig
+from rewards.scorer import RewardScorer
 
 GROUPS, SIZE, PASSAGES, WORDS, SENTENCES, REPEATS = 48, 8, 5, 100, 5, 5
 
@@ -50,12 +51,15 @@ def make_completion(rng: random.Random, example: Example) -> Completion:
 def main() -> None:
     rng = random.Random(0)
     examples = [make_example(rng, number) for number in range(GROUPS)]
-    groups = [(example, [make_completion(rng, example) for _ in range(SIZE)]) for example in examples]
-    score = compose(RewardSettings(refusal=True), reasoning=False)
+    groups = [
+        Group(example=example, prompt_ids=(), completions=tuple(make_completion(rng, example) for _ in range(SIZE)))
+        for example in examples
+    ]
+    score = RewardScorer(RewardConfig(refusal=True), reasoning=False)
     seconds = []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        scored = [score(example, completions) for example, completions in groups]
+        scored = score(groups)
         seconds.append(time.perf_counter() - started)
     totals = [s.total for group in scored for s in group]
     measured = {
@@ -65,7 +69,7 @@ def main() -> None:
         "seconds_min": round(min(seconds), 4),
         "repeats": REPEATS,
         "mean_reward": round(sum(totals) / len(totals), 3),
-        "verifier": "lexical",
+        "judge": "lexical",
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "load_average": round(os.getloadavg()[0], 2),

@@ -19,7 +19,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout, so that 
 from benchmarks.rewards import make_completion, make_example
 from eval.predictions import Prediction, write_predictions
 from eval.score import score_file
-from rewards.judges.base import Lexical
+from rewards.judges.base import LexicalJudge
 
 ANSWERS = 10_000
 
@@ -36,7 +36,7 @@ def main() -> None:
             started = time.perf_counter()
             out = Path(folder) / "scores.json"
             numbers = score_file(
-                path, Lexical(), style="prose", nli="lexical", reference=reference, reasoning=False, out=out
+                path, LexicalJudge(), style="prose", nli="lexical", reference=reference, reasoning=False, out=out
             )
             seconds["reference" if reference else "default"] = round(time.perf_counter() - started, 2)
     measured = {

@@ -11,7 +11,7 @@ from grpo.errors import UserError
 SHARES = ("trust", "factuality")
 """Of these a step lacks what it has no question for: a share of no questions is no number."""
 
-AREAS = ("reward", "group", "completion", "policy", *SHARES, "held_out", "count", "verifier", "reward_failures")
+AREAS = ("reward", "group", "completion", "policy", *SHARES, "held_out", "count", "judge", "reward_failures")
 """What a watched metric may be of: the areas of a step's metrics, but for times and memory, which differ by rank."""
 
 

@@ -16,7 +16,7 @@ from eval.trust_score import COLUMNS, Floats
 from grpo.data.example import Example
 from grpo.data.text import normalize
 from rewards.answer import parse
-from rewards.judges.base import ENTAILED, Verifier, premise
+from rewards.judges.base import ENTAILMENT_THRESHOLD, Judge, premise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class _JudgedStatement:
 
 
 def score_answers(
-    predictions: Sequence[Prediction], verifier: Verifier, *, protocol: ExtractionProtocol, reasoning: bool = False
+    predictions: Sequence[Prediction], judge: Judge, *, protocol: ExtractionProtocol, reasoning: bool = False
 ) -> ScoredAnswers:
     """Score every answer; the judge gets at most five batches, whatever the number of answers.
 
@@ -74,12 +74,12 @@ def score_answers(
             text, thought = answer.answer_text, answer.think_text
         thoughts.append(thought)
         judged.append(_score_text(prediction.example, text, protocol))
-    _score_claims(judged, verifier, protocol)
-    _score_citations(judged, verifier, protocol)
+    _score_claims(judged, judge, protocol)
+    _score_citations(judged, judge, protocol)
     if reasoning:
-        verdicts = verifier.entails([(thought, one.bare) for thought, one in zip(thoughts, judged, strict=True)])
+        verdicts = judge.entails([(thought, one.bare) for thought, one in zip(thoughts, judged, strict=True)])
         judged = [
-            replace(one, aligned=float(bool(thought.strip() and one.bare) and p > ENTAILED))
+            replace(one, aligned=float(bool(thought.strip() and one.bare) and p > ENTAILMENT_THRESHOLD))
             for one, thought, p in zip(judged, thoughts, verdicts, strict=True)
         ]
     return ScoredAnswers(
@@ -110,7 +110,7 @@ def _score_text(example: Example, text: str, protocol: ExtractionProtocol) -> An
     )
 
 
-def _score_claims(judged: list[AnswerScores], verifier: Verifier, protocol: ExtractionProtocol) -> None:
+def _score_claims(judged: list[AnswerScores], judge: Judge, protocol: ExtractionProtocol) -> None:
     """Fill in `hits` of claims: the premise is the whole answer."""
     asked = [
         (index, claim, wording)
@@ -121,8 +121,8 @@ def _score_claims(judged: list[AnswerScores], verifier: Verifier, protocol: Extr
     ]
     if not asked:
         return
-    verdicts = verifier.entails([(judged[index].bare, wording) for index, _, wording in asked])
-    held = {(index, claim) for (index, claim, _), p in zip(asked, verdicts, strict=True) if p > ENTAILED}
+    verdicts = judge.entails([(judged[index].bare, wording) for index, _, wording in asked])
+    held = {(index, claim) for (index, claim, _), p in zip(asked, verdicts, strict=True) if p > ENTAILMENT_THRESHOLD}
     if protocol.scores_empty_answers:
         held = {(index, claim) for index, claim in held if normalize(judged[index].bare)}
     for index in {index for index, _, _ in asked}:
@@ -130,7 +130,7 @@ def _score_claims(judged: list[AnswerScores], verifier: Verifier, protocol: Extr
         judged[index] = replace(one, hits=tuple(float((index, c) in held) for c in range(len(one.example.answers))))
 
 
-def _score_citations(judged: list[AnswerScores], verifier: Verifier, protocol: ExtractionProtocol) -> None:
+def _score_citations(judged: list[AnswerScores], judge: Judge, protocol: ExtractionProtocol) -> None:
     """Fill in citation recall and precision.
 
     A citation is precise when its passage alone entails the statement, or when the other cited passages do not.
@@ -143,7 +143,7 @@ def _score_citations(judged: list[AnswerScores], verifier: Verifier, protocol: E
 
     def ask(questions: Sequence[tuple[_JudgedStatement, tuple[int, ...]]]) -> list[bool]:
         pairs = [(_premise(judged[c.answer].example, sources), c.statement.text) for c, sources in questions]
-        return [p > ENTAILED for p in verifier.entails(pairs)] if pairs else []
+        return [p > ENTAILMENT_THRESHOLD for p in judge.entails(pairs)] if pairs else []
 
     joint = [c for c in cited if c.statement.sources]
     for c, held in zip(joint, ask([(c, c.statement.sources) for c in joint]), strict=True):

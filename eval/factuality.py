@@ -27,8 +27,7 @@ from grpo.data.example import Example
 from grpo.data.text import strip_citations
 from grpo.errors import UserError
 from grpo.types import Group
-from rewards.answer import parse
-from rewards.boxed import final_answer, is_silent
+from rewards.answer import final_answer, is_abstention, parse
 
 Outcome = Literal["correct", "not_attempted", "wrong"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -45,7 +44,7 @@ def outcome(example: Example, text: str, *, reasoning: bool, finished: bool = Tr
     final = final_answer(answer)[1]
     if not answer.well_formed:
         return "wrong"
-    if is_silent(final):
+    if is_abstention(final):
         return "not_attempted"
     correct = any(contains_answer(strip_citations(final), spellings) for spellings in example.answers)
     return "correct" if correct and not parse(final, style="closed", reasoning=False).refused else "wrong"

@@ -12,7 +12,7 @@ from grpo.data.text import contains
 from grpo.rollout.base import RolloutEngine, sample_groups
 from grpo.types import Completion, PromptRenderer, Sampling
 from rewards.answer import Statement, parse
-from rewards.judges.base import Lexical
+from rewards.judges.base import LexicalJudge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ def _answers_in(statement: Statement, example: Example) -> set[int]:
     stated = {a for a in example.answerable_indices if contains(statement.text, example.answers[a])}
     if example.style == "claims":
         for a in example.answerable_indices:
-            if any(Lexical().entails([(statement.text, claim) for claim in example.answers[a]])):
+            if any(LexicalJudge().entails([(statement.text, claim) for claim in example.answers[a]])):
                 stated.add(a)
     return stated
 

@@ -8,14 +8,14 @@ from eval.predictions import Prediction
 from eval.trust_score import COLUMNS, scores
 from grpo.data.example import Example
 from grpo.types import Completion
-from rewards.judges.base import Verifier
+from rewards.judges.base import Judge
 
 
 class OnlineTrustScore:
-    """Scores of (example, completion) pairs by the default protocol: `OnlineTrustScore(Lexical(), reasoning=False)`."""
+    """Scores of (example, completion) pairs by the default protocol: `OnlineTrustScore(LexicalJudge(), reasoning=False)`."""
 
-    def __init__(self, verifier: Verifier, *, reasoning: bool) -> None:
-        self._verifier, self._reasoning = verifier, reasoning
+    def __init__(self, judge: Judge, *, reasoning: bool) -> None:
+        self._judge, self._reasoning = judge, reasoning
         self._protocol = DefaultProtocol(make_splitter())
 
     def __call__(self, answers: Sequence[tuple[Example, Completion]]) -> dict[str, float]:
@@ -26,7 +26,7 @@ class OnlineTrustScore:
         asked = [Prediction(example, answer.text) for example, answer in answers if example.style != "closed"]
         if not asked:
             return {}
-        scored = score_answers(asked, self._verifier, protocol=self._protocol, reasoning=self._reasoning)
+        scored = score_answers(asked, self._judge, protocol=self._protocol, reasoning=self._reasoning)
         sums = scored.sums_IK.sum(0)
         metrics = {name: float(values[0]) for name, values in scores(sums).items()}
         answerable = 100 * float(sums[COLUMNS.index("answerable")]) / len(asked)

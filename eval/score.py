@@ -27,7 +27,7 @@ from eval.report.table import METRICS, terminal_table
 from eval.trust_eval_reference import trust_eval_metrics
 from grpo.data.example import STYLES, Style
 from grpo.errors import UserError
-from rewards.judges.base import Verifier, make_verifier
+from rewards.judges.base import Judge, load_judge
 
 LEVEL = 0.95
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         asked = read_predictions(options.predictions, style=options.style)
         report = score_predictions(
             asked,
-            make_verifier(options.nli, cache=options.cache, tell=print),
+            load_judge(options.nli, cache=options.cache, tell=print),
             nli=options.nli,
             reference=options.reference,
             reasoning=options.reasoning,
@@ -72,19 +72,19 @@ def main(argv: Sequence[str]) -> int:
 
 
 def score_file(
-    path: Path, verifier: Verifier, *, style: Style, nli: str, reference: bool, reasoning: bool, out: Path
+    path: Path, judge: Judge, *, style: Style, nli: str, reference: bool, reasoning: bool, out: Path
 ) -> dict[str, Any]:
     """Score a file of predictions by the judge called `nli`; write the report to `out` and return it."""
     refuse_other_files(out)
     asked = read_predictions(path, style=style)
-    report = score_predictions(asked, verifier, nli=nli, reference=reference, reasoning=reasoning)
+    report = score_predictions(asked, judge, nli=nli, reference=reference, reasoning=reasoning)
     write_scores(out, report)
     return report
 
 
 def score_predictions(
     predictions: Sequence[Prediction],
-    verifier: Verifier,
+    judge: Judge,
     *,
     nli: str,
     reference: bool = False,
@@ -98,7 +98,7 @@ def score_predictions(
         report, sums_IK = _closed_book(predictions, reasoning=reasoning)
         columns, scores = factuality.COLUMNS, factuality.factuality_scores
     else:
-        report, sums_IK, more = _grounded(predictions, verifier, reference=reference, reasoning=reasoning)
+        report, sums_IK, more = _grounded(predictions, judge, reference=reference, reasoning=reasoning)
         columns, scores = trust_score.COLUMNS, trust_score.scores
         settings |= more
     if resamples:
@@ -113,14 +113,14 @@ def score_predictions(
 
 
 def _grounded(
-    predictions: Sequence[Prediction], verifier: Verifier, *, reference: bool, reasoning: bool
+    predictions: Sequence[Prediction], judge: Judge, *, reference: bool, reasoning: bool
 ) -> tuple[dict[str, Any], trust_score.Floats, dict[str, Any]]:
     """(metrics, sums of each question, settings) of answers from passages."""
     splitter = make_splitter()
     if reference and splitter.name != PUNKT:
         raise UserError("--reference needs NLTK's punkt data, which is not installed; run `make setup`")
     protocol = TrustEvalProtocol(splitter) if reference else DefaultProtocol(splitter)
-    scored = score_answers(predictions, verifier, protocol=protocol, reasoning=reasoning)
+    scored = score_answers(predictions, judge, protocol=protocol, reasoning=reasoning)
     report = _values(trust_score.scores(scored.sums_IK.sum(0)))
     if reference:
         report |= trust_eval_metrics(scored)

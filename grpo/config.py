@@ -126,6 +126,8 @@ def _check_names(
     known = _fields(cls)
     for name, value in layer.items():
         here = (*path, name)
+        if name not in known and _ignores_unknown(cls):
+            continue
         if name not in known:
             place = next(origin for key, origin in where.items() if key[: len(here)] == here or key == here)
             if new := renamed.get(".".join(here)):
@@ -170,7 +172,7 @@ def _named_in(message: str, path: tuple[str, ...], origin: Origin) -> str | None
 def _merge(cls: Any, into: dict[str, Any], layer: Mapping[str, Any]) -> None:
     """Sections are merged key by key; a table that is a value, such as weights, is replaced whole."""
     for name, value in layer.items():
-        kind = _fields(cls)[name]
+        kind = _fields(cls).get(name)
         if _is_section(kind):
             _merge(kind, into.setdefault(name, {}), value)
         else:
@@ -209,6 +211,11 @@ def _fields(cls: Any) -> dict[str, Any]:
         hints = get_type_hints(cls)
         return {field.name: _bare(hints[field.name]) for field in fields(cls)}
     return {}
+
+
+def _ignores_unknown(cls: Any) -> bool:
+    """Whether a class is a view of a part of a recipe."""
+    return issubclass(cls, BaseModel) and cls.model_config.get("extra") == "ignore"
 
 
 def _bare(kind: Any) -> Any:

@@ -26,7 +26,7 @@ from launch.builders.rollout import choose_rollout, make_rollout, refuse_server
 from launch.config.recipe import TRANSFORMS, Recipe
 from launch.runs.answers import Answer, AnswerStore, made_with, prompt_name, sample
 from rewards.answer import parse
-from rewards.zero_variance import right
+from rewards.zero_variance import is_right
 
 
 def main(argv: Sequence[str]) -> int:
@@ -91,9 +91,9 @@ def sample_all(
 
 
 def tally(example: Example, answers: Sequence[Answer], *, reasoning: bool) -> Tally:
-    """How many answers to a question are right, by `rewards.zero_variance.right`."""
+    """How many answers to a question are right, by `rewards.zero_variance.is_right`."""
     parsed = (parse(a.text, style=example.style, reasoning=reasoning, finished=not a.truncated) for a in answers)
-    return Tally(id=example.id, right=sum(right(example, answer) for answer in parsed), of=len(answers))
+    return Tally(id=example.id, right=sum(is_right(example, answer) for answer in parsed), of=len(answers))
 
 
 def transform_mark(recipe: Recipe) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""What did the model say? Any text becomes an `Answer`: statements with their citations, the thinking, the format.
+"""The answer parser: completion text -> `ParsedAnswer` (statements with citations, thinking, format, final answer).
 
-Total: no string makes it raise. The rewards and the metric read answers through this one parser, so that "a statement",
-"cited" and "refused" mean the same in training and in grading. A `[1]` that was only thought is never a citation.
+No string makes the parser raise. Rewards and evaluation share it, so that "statement", "cited" and "refused" mean the
+same in training and in grading. A citation inside the thinking never counts.
 """
 
 import re
@@ -10,44 +10,52 @@ from dataclasses import dataclass
 
 from grpo.data.example import Style
 from grpo.data.text import CITATION, normalize, sentences, strip_citations
-from rewards.refusal import is_refusal, rscore
+from rewards.refusal import is_pure_refusal, is_refusal, refusal_score, straight_quotes
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 NO_PASSAGE = 10**9
-"""The number of a citation too long to be one: no passage has it. (Python refuses to read over 4,300 digits.)"""
+"""Stands for a citation with ten or more digits. Python refuses to read more than 4,300 digits."""
 
 _REASONED = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
 _THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
+_BOX = re.compile(r"\\?boxed\s*(?:\[((?:[^\[\]]|\[[^\[\]]*\])*)\]|\{((?:[^{}]|\{[^{}]*\})*)\})")
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_ABSTENTION = re.compile(
+    r"(?:(?:im |i am )?sorry (?:but )?)?"
+    r"(?:(?:answer is )?unknown|idk|(?:im |i am )?(?:not sure|unsure)"
+    r"|(?:i )?(?:dont|do not|cannot|cant)(?: really)? know)"
+    r"(?: (?:this|that|it|for sure|answer|(?:answer )?to (?:this|that|it|your question|(?:this|that) question)))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One thing said: `Statement(text="Ali Daei scored 109 goals.", cites=(1, 2))`. The text is never empty."""
+    """A statement with its citations: `Statement(text="Ali Daei scored 109 goals.", cites=(1, 2))`."""
 
-    text: str  # without its citation marks, white space collapsed
-    cites: tuple[int, ...]  # as written: in order, repeats kept, whether such a passage exists or not
+    text: str  # without citation marks, white space collapsed, never empty
+    cites: tuple[int, ...]  # as written: in order, with repeats, whether such a passage exists or not
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A completion, read. `parse` makes it."""
+class ParsedAnswer:
+    """A parsed completion, made by `parse`."""
 
     statements: tuple[Statement, ...]  # of the answer part
-    answer_text: str  # what the user is shown: between the answer tags, or everything when the format has no tags
+    answer_text: str  # what the user sees: the text between the answer tags, or all of it in the plain format
     think_text: str
-    tags: Mapping[str, int]  # how often each of TAGS appears
+    tags: Mapping[str, int]  # count of each of TAGS
     well_formed: bool
-    refusal_score: float  # 0 to 1, rewards.refusal.rscore of answer_text
+    refusal_score: float  # 0 to 1, rewards.refusal.refusal_score of answer_text
     refused: bool
-    flaws: tuple[str, ...]  # what is wrong with the form, in words: ("missing </answer>",)
+    flaws: tuple[str, ...]  # format errors in words: ("missing </answer>",)
 
 
-def parse(text: str, *, style: Style, reasoning: bool, finished: bool = True) -> Answer:
-    """Read a completion. `finished=False` says that it was cut at the length limit, which is never well formed.
+def parse(text: str, *, style: Style, reasoning: bool, finished: bool = True) -> ParsedAnswer:
+    """Parse a completion. `finished=False`: it was cut at the length limit, and is malformed.
 
-    With `reasoning` the format is `<think>...</think>`, white space, `<answer>...</answer>`, each tag once and nothing
-    around them. Without it (instruct models) it is plain text without any of the four tags. Either way the answer must
-    not be blank. The paper does not give its pattern.
+    The format of reasoning models is `<think>...</think>`, white space, `<answer>...</answer>`, each tag once and
+    nothing around them. The plain format (`reasoning=False`) has none of the four tags. In both, the answer must not be
+    blank. The paper does not give its pattern.
 
     >>> answer = parse("<think>Is it [2]?</think><answer>It won. [1]</answer>", style="prose", reasoning=True)
     >>> answer.statements, answer.well_formed
@@ -55,26 +63,52 @@ def parse(text: str, *, style: Style, reasoning: bool, finished: bool = True) ->
     """
     think, shown = _split(text) if reasoning else ("", text.strip())
     tags = {tag: text.count(tag) for tag in TAGS}
-    form = _form_flaws(text, tags, shown, reasoning=reasoning, finished=finished)
-    statements, stray = _statements(shown, style)
-    score = rscore(shown)
-    return Answer(
+    flaws = _format_flaws(text, tags, shown, reasoning=reasoning, finished=finished)
+    statements, stray_citation = _statements(shown, style)
+    score = refusal_score(shown)
+    return ParsedAnswer(
         statements=statements,
         answer_text=shown,
         think_text=think,
         tags=tags,
-        well_formed=not form,
+        well_formed=not flaws,
         refusal_score=score,
         refused=is_refusal(score),
-        flaws=(*form, "citation without a statement") if stray else tuple(form),
+        flaws=(*flaws, "citation without a statement") if stray_citation else tuple(flaws),
     )
 
 
-def _split(text: str) -> tuple[str, str]:
-    """The thinking and the answer part of a text that should have both, also when it is malformed.
+def final_answer(answer: ParsedAnswer) -> tuple[str, str]:
+    r"""The reasoning and the final answer, which is the last `boxed[...]` or `\boxed{...}`, or else the answer part.
 
-    Whatever could be thinking is: an open `<think>` runs to the end, and a lone `</think>` ends thinking that began in
-    the prompt. The answer is the first `<answer>` of the rest; without that tag nothing was answered.
+    "GRPO for Factuality" asks for this box. Text around the box counts as reasoning.
+    """
+    boxes = list(_BOX.finditer(answer.answer_text))
+    if not boxes:
+        return answer.think_text, answer.answer_text
+    last = boxes[-1]
+    around = f"{answer.answer_text[: last.start()]} {answer.answer_text[last.end() :]}"
+    inside = next(group for group in last.groups() if group is not None)
+    return f"{answer.think_text} {around}", _TEXT.sub(r"\1", inside)
+
+
+def is_abstention(text: str) -> bool:
+    """Whether a final answer attempts nothing: "Unknown", "N/A", forms of "I don't know", or the refusal alone.
+
+    >>> [is_abstention(text) for text in ("Unknown.", "I don't know the answer.", "I don't know, perhaps Paris.")]
+    [True, True, False]
+    """
+    plain = straight_quotes(strip_citations(" ".join(text.split())))
+    if _ABSTENTION.fullmatch(normalize(plain)) or plain.rstrip(".").lower() == "n/a":  # "na" would be sodium
+        return True
+    return is_refusal(refusal_score(text)) and is_pure_refusal(text)
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The thinking and the answer part of a text in the reasoning format, also of a malformed one.
+
+    An open `<think>` extends to the end of the text. A lone `</think>` ends thinking that began in the prompt. The
+    answer is the first `<answer>` outside the thinking; without that tag there is no answer.
     """
     spans = _THINK.findall(text)
     before, _, after = _THINK.sub(" ", text).rpartition("</think>")
@@ -82,8 +116,7 @@ def _split(text: str) -> tuple[str, str]:
     return " ".join([*spans, before]).strip(), answer.strip()
 
 
-def _form_flaws(text: str, tags: Mapping[str, int], shown: str, *, reasoning: bool, finished: bool) -> list[str]:
-    """What keeps the text from being well formed, in words; nothing when it is."""
+def _format_flaws(text: str, tags: Mapping[str, int], shown: str, *, reasoning: bool, finished: bool) -> list[str]:
     flaws = []
     for tag, count in tags.items():
         if reasoning and count != 1:
@@ -102,26 +135,25 @@ def _form_flaws(text: str, tags: Mapping[str, int], shown: str, *, reasoning: bo
 def _statements(shown: str, style: Style) -> tuple[tuple[Statement, ...], bool]:
     """The statements of an answer part, and whether a citation stands before all of them.
 
-    A statement is a sentence, or for lists what stands between commas (the metric's rule). A piece that
-    says nothing once normalized is no statement, so that nobody asks whether nothing is true; its citations belong
-    to the statement before it.
+    A statement is a sentence, or in a list the text between commas, as in the Trust-Score. A piece that is empty after
+    normalization is no statement; its citations belong to the statement before it.
     """
     pieces = shown.rstrip().removesuffix(".").split(",") if style == "list" else sentences(shown)
     found: list[tuple[str, list[int]]] = []
-    stray = False
+    stray_citation = False
     for piece in pieces:
-        # collapse first: the pattern of strip_citations takes quadratic time on a long run of blanks
-        flat = " ".join(piece.split())
-        cites, said = _numbers(flat), strip_citations(flat)
-        if normalize(said):
-            found.append((said, [*cites]))
+        # Collapse first: the pattern of strip_citations takes quadratic time on a long run of blanks.
+        line = " ".join(piece.split())
+        cites, text = _citations(line), strip_citations(line)
+        if normalize(text):
+            found.append((text, [*cites]))
         elif found:
             found[-1][1].extend(cites)
         else:
-            stray = stray or bool(cites)
-    return tuple(Statement(said, tuple(cites)) for said, cites in found), stray
+            stray_citation = stray_citation or bool(cites)
+    return tuple(Statement(text, tuple(cites)) for text, cites in found), stray_citation
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    """The cited numbers in order, like grpo.data.text.cited, for digits of any length."""
+def _citations(text: str) -> tuple[int, ...]:
+    """The cited numbers in order."""
     return tuple(int(digits) if len(digits) < 10 else NO_PASSAGE for digits in CITATION.findall(text))

@@ -1,14 +1,12 @@
-"""What would a policy earn that games the reward? Degenerate policies and an honest one, scored before training.
+"""Reward-hacking audit: the mean rewards of degenerate policies and of an honest one.
 
     python -m rewards.audit configs/stage2.toml configs/models/qwen3-8b.toml --reward.citation_penalty=0
-    python -m rewards.audit                              every preset of rewards/presets.py
+    python -m rewards.audit                              every preset of rewards/config.py
 
-Six questions with three passages each, two of them unanswerable. Every policy is scored twice: together with all
-others, the honest one included, as it would be found while the model still explores; and `alone`, in a group that has
-only itself, as when the model has collapsed into it. The two differ for rewards that look at the group. The passages
-have six sentences, so that copying one whole is padding; of a two-sentence passage it earns what honesty earns, and the
-field's metric sees no difference either. Every policy thinks what it says, word for word. Rewards of the user's own are
-left out: they know their own data, and may cost money.
+Six questions with three passages each, two of them unanswerable. Every policy is scored twice: with all other policies
+in one group, as while the model still explores, and `alone` in a group, as after the model has collapsed into that
+policy. The two differ for rewards that compare within the group. Every policy thinks its answer, word for word. The
+passages have six sentences, so that copying a whole one is padding. Custom rewards are left out: they may cost money.
 """
 
 import re
@@ -16,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pydantic import BaseModel, Field
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -24,14 +23,13 @@ from grpo.config import load
 from grpo.data.example import Example, Passage, Style
 from grpo.data.text import REFUSAL, sentences, strip_citations
 from grpo.errors import UserError
-from grpo.types import Completion
-from rewards.config import RewardSettings
-from rewards.judges.base import Verifier
-from rewards.presets import PRESETS
-from rewards.scorer import compose
+from grpo.types import Completion, Group
+from rewards.config import PRESETS, RewardConfig
+from rewards.judges.base import Judge
+from rewards.scorer import RewardScorer
 
 HONEST = "honest"
-"""The policy that should win: right answers with the citations that hold them, the refusal sentence elsewhere."""
+"""The policy that should win: right answers with the right citations, and the refusal sentence elsewhere."""
 
 PASSAGES = (
     Passage(
@@ -55,11 +53,11 @@ PASSAGES = (
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question with what an honest model answers; the refusal sentence where no passage holds it."""
+    """A question with the honest answer, which is the refusal sentence where no passage holds an answer."""
 
     example: Example
     honest: str
-    wrong: str  # cited rightly, and not what was asked
+    wrong: str  # rightly cited, and not what was asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,24 +65,32 @@ class Row:
     """Mean rewards of one policy."""
 
     policy: str
-    answerable: float  # together
-    unanswerable: float  # together
-    mean: float  # of the two
-    alone: float  # the same mean, of groups that have only this policy
+    answerable: float
+    unanswerable: float
+    alone: float  # the same as `mean`, of groups that have only this policy
+
+    @property
+    def mean(self) -> float:
+        """The mean of answerable and unanswerable."""
+        return (self.answerable + self.unanswerable) / 2
+
+    def compared_with(self, honest: "Row") -> str:
+        """ "beats" or "ties" if the policy earns more than honesty or as much, in a mixed group or alone; else ""."""
+        slack = 1e-9
+        gain = max(self.mean - honest.mean, self.alone - honest.alone)
+        return "beats" if gain > slack else "ties" if gain > -slack else ""
 
 
 def _question(
     number: int, question: str, answers: Mapping[str, int], honest: str, wrong: str, style: Style = "prose"
 ) -> Question:
-    """`answers` maps each gold answer to the passage that holds it; 0 is none."""
-    found = tuple(tuple(held == p for held in answers.values()) for p in range(1, len(PASSAGES) + 1))
-    gold = tuple((answer,) for answer in answers)
+    """`answers` maps each gold answer to the number of the passage that holds it, or to 0."""
     example = Example(
         id=f"audit-{number}",
         question=question,
         passages=PASSAGES,
-        answers=gold,
-        found=found,
+        answers=tuple((answer,) for answer in answers),
+        found=tuple(tuple(held == p for held in answers.values()) for p in range(1, len(PASSAGES) + 1)),
         style=style,
         source="audit",
     )
@@ -121,35 +127,37 @@ QUESTIONS = (
 )
 
 
-def _copied(*numbers: int) -> str:
-    """These passages whole, each sentence with its citation."""
+def _copy(*numbers: int) -> str:
+    """These passages, each sentence with its citation."""
     return " ".join(f"{s[:-1]} [{n}]." for n in numbers for s in sentences(PASSAGES[n - 1].text))
 
 
 def _run_on(*numbers: int) -> str:
-    """These passages whole, as one sentence that cites them all."""
+    """These passages as one sentence that cites them all."""
     joined = "; ".join(s[:-1] for n in numbers for s in sentences(PASSAGES[n - 1].text))
     return f"{joined} {''.join(f'[{n}]' for n in numbers)}."
 
 
-def _cited(question: Question, marks: str) -> str:
+def _cite(question: Question, marks: str) -> str:
     return re.sub(r"\[\d+\]", marks, question.honest)
 
 
 def _holder(question: Question) -> int:
-    """The first passage that holds an answer; the first of all where none does."""
+    """The first passage that holds an answer, or else the first passage."""
     return next((n for n, row in enumerate(question.example.found, 1) if any(row)), 1)
 
 
-def _repeated(question: Question) -> str:
-    glue = ", " if question.example.style == "list" else " "
-    first = question.honest.split(", ")[0] if glue == ", " else sentences(question.honest)[0]
-    return glue.join([first] * 8) if question.example.answerable else REFUSAL
+def _repeat(question: Question) -> str:
+    if not question.example.answerable:
+        return REFUSAL
+    if question.example.style == "list":
+        return ", ".join([question.honest.split(", ")[0]] * 8)
+    return " ".join([sentences(question.honest)[0]] * 8)
 
 
 def _gold_dump(question: Question) -> str:
-    glue = ", " if question.example.style == "list" else ". "
-    return glue.join(spellings[0].rstrip(".") for spellings in question.example.answers) + "."
+    separator = ", " if question.example.style == "list" else ". "
+    return separator.join(spellings[0].rstrip(".") for spellings in question.example.answers) + "."
 
 
 POLICIES: Mapping[str, Callable[[Question], str]] = {
@@ -157,102 +165,101 @@ POLICIES: Mapping[str, Callable[[Question], str]] = {
     "always refuse": lambda q: REFUSAL,
     "never refuse, wrong": lambda q: q.wrong,
     "refuse, then answer": lambda q: f"{REFUSAL} {q.honest if q.example.answerable else q.wrong}",
-    "cite everything": lambda q: _cited(q, "[1][2][3]"),
+    "cite everything": lambda q: _cite(q, "[1][2][3]"),
     "cite nothing": lambda q: strip_citations(q.honest),
-    "cite another passage": lambda q: _cited(q, f"[{_holder(q) % len(PASSAGES) + 1}]"),
-    "copy a passage": lambda q: _copied(_holder(q)),
-    "copy all passages": lambda q: _copied(1, 2, 3),
+    "cite another passage": lambda q: _cite(q, f"[{_holder(q) % len(PASSAGES) + 1}]"),
+    "copy a passage": lambda q: _copy(_holder(q)),
+    "copy all passages": lambda q: _copy(1, 2, 3),
     "run-on copy": lambda q: _run_on(1, 2, 3),
     "run-on copy per passage": lambda q: " ".join(_run_on(n) for n in (1, 2, 3)),
-    "repeat one sentence": _repeated,
+    "repeat one sentence": _repeat,
     "gold dump": _gold_dump,
     "empty": lambda q: "",
 }
-"""What each policy writes as its answer."""
+"""The answer of each policy to a question."""
 
 TAGS_ONLY = "tags only"
 
 
-def audit(settings: RewardSettings, *, reasoning: bool, verifier: Verifier | None = None) -> list[Row]:
-    """What every policy earns under these settings, the best mean first; of equals the honest one.
-
-    `verifier` overrides the settings' name with an object that is already there.
-    """
-    ours = {name: weight for name, weight in settings.weights.items() if ":" not in name}
-    score = compose(settings.model_copy(update={"weights": ours}), reasoning=reasoning, verifier=verifier)
+def audit(config: RewardConfig, *, reasoning: bool, judge: Judge | None = None) -> list[Row]:
+    """The rows of all policies, best mean first, and of equals the honest one. `judge` replaces `config.judge`."""
+    built_in = {name: weight for name, weight in config.weights.items() if ":" not in name}
+    score = RewardScorer(config.model_copy(update={"weights": built_in}), reasoning=reasoning, judge=judge)
     names = [*POLICIES, *([TAGS_ONLY] if reasoning else [])]
-    together: dict[str, list[float]] = {name: [] for name in names}
-    alone: dict[str, list[float]] = {name: [] for name in names}
-    for question in QUESTIONS:
-        written = [_completion(name, question, reasoning=reasoning) for name in names]
-        for name, text, scored in zip(names, written, score(question.example, written), strict=True):
-            together[name].append(scored.total)
-            alone[name].append(score(question.example, [text, text])[0].total)
-    rows = [_row(name, together[name], alone[name]) for name in names]
+    texts = [[_completion(name, question, reasoning=reasoning) for name in names] for question in QUESTIONS]
+    groups = [_group(question, row) for question, row in zip(QUESTIONS, texts, strict=True)]
+    groups += [_group(question, [text] * 2) for question, row in zip(QUESTIONS, texts, strict=True) for text in row]
+    scores = score(groups)
+    mixed, alone = scores[: len(QUESTIONS)], scores[len(QUESTIONS) :]
+    rows = []
+    for n, name in enumerate(names):
+        answerable, unanswerable = _means([group[n].total for group in mixed])
+        means = _means([group[0].total for group in alone[n :: len(names)]])
+        rows.append(Row(policy=name, answerable=answerable, unanswerable=unanswerable, alone=sum(means) / 2))
     return sorted(rows, key=lambda row: (-row.mean, row.policy != HONEST))
 
 
-def _completion(name: str, question: Question, *, reasoning: bool) -> Completion:
-    said = "" if name == TAGS_ONLY else POLICIES[name](question)
-    if reasoning and (said or name == TAGS_ONLY):
-        said = f"<think>\n{strip_citations(said)}\n</think>\n<answer>\n{said}\n</answer>"
-    return Completion(text=said, token_ids=(), logprobs=(), finish="stop", version=0)
-
-
-def _row(name: str, together: Sequence[float], alone: Sequence[float]) -> Row:
-    answerable, unanswerable = _halves(together)
-    return Row(
-        policy=name,
-        answerable=answerable,
-        unanswerable=unanswerable,
-        mean=(answerable + unanswerable) / 2,
-        alone=sum(_halves(alone)) / 2,
-    )
-
-
-def _halves(totals: Sequence[float]) -> tuple[float, float]:
-    """Means over the answerable and over the unanswerable questions."""
-    halves = [
-        [total for question, total in zip(QUESTIONS, totals, strict=True) if question.example.answerable is kind]
-        for kind in (True, False)
-    ]
-    return sum(halves[0]) / len(halves[0]), sum(halves[1]) / len(halves[1])
+def policies_that_beat_honesty(rows: Sequence[Row]) -> list[str]:
+    """The policies of an audit that earn more than the honest one, in a mixed group or alone, the best mean first."""
+    honest = next(row for row in rows if row.policy == HONEST)
+    return [row.policy for row in rows if row.compared_with(honest) == "beats"]
 
 
 def table(rows: Sequence[Row], *, title: str = "reward audit") -> Table:
-    """The rows as a table, with a mark at every policy that earns as much as the honest one, together or alone."""
+    """The rows as a table, with a mark at every policy that earns as much as the honest one."""
     honest = next(row for row in rows if row.policy == HONEST)
     shown = Table(title=f"{title}: mean reward by policy", title_justify="left", box=box.SIMPLE)
     for column in ("policy", "answerable", "unanswerable", "mean", "alone", "vs honest"):
         shown.add_column(column, justify="left" if column in ("policy", "vs honest") else "right", no_wrap=True)
     for row in rows:
         numbers = [f"{value:.2f}" for value in (row.answerable, row.unanswerable, row.mean, row.alone)]
-        shown.add_row(row.policy, *numbers, "" if row is honest else _mark(row, honest))
+        shown.add_row(row.policy, *numbers, "" if row is honest else row.compared_with(honest))
     return shown
 
 
-def _mark(row: Row, honest: Row) -> str:
-    slack = 1e-9
-    if row.mean > honest.mean + slack or row.alone > honest.alone + slack:
-        return "beats"
-    return "ties" if row.mean > honest.mean - slack or row.alone > honest.alone - slack else ""
+def _completion(policy: str, question: Question, *, reasoning: bool) -> Completion:
+    text = "" if policy == TAGS_ONLY else POLICIES[policy](question)
+    if reasoning and (text or policy == TAGS_ONLY):
+        text = f"<think>\n{strip_citations(text)}\n</think>\n<answer>\n{text}\n</answer>"
+    return Completion(text=text, token_ids=(), logprobs=(), finish="stop", version=0)
+
+
+def _group(question: Question, completions: Sequence[Completion]) -> Group:
+    return Group(example=question.example, prompt_ids=(), completions=tuple(completions))
+
+
+def _means(totals: Sequence[float]) -> tuple[float, float]:
+    """Means over the answerable and over the unanswerable questions."""
+    halves: dict[bool, list[float]] = {True: [], False: []}
+    for question, total in zip(QUESTIONS, totals, strict=True):
+        halves[question.example.answerable].append(total)
+    return sum(halves[True]) / len(halves[True]), sum(halves[False]) / len(halves[False])
+
+
+class _Model(BaseModel, extra="ignore"):
+    reasoning: bool = False
+
+
+class _Recipe(BaseModel, extra="ignore"):
+    """The part of a recipe that the audit reads; other sections and keys are ignored."""
+
+    reward: RewardConfig = Field(default_factory=RewardConfig)
+    model: _Model = Field(default_factory=_Model)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the table of the recipes and overrides together, or one for each preset where none is named."""
-    from launch.config.recipe import Recipe  # the program reads recipes as training does; the library above knows none
-
+    """Print the table of the recipes and overrides together, or of every preset if there are none."""
     console = Console()
     try:
         if argv:
-            recipe = load(Recipe, argv)
+            recipe = load(_Recipe, argv)
             rows = audit(recipe.reward, reasoning=recipe.model.reasoning)
             console.print(table(rows, title=" + ".join(argv)))
-            if own := [name for name in recipe.reward.weights if ":" in name]:
-                console.print(f"left out: {', '.join(own)}")
+            if custom := [name for name in recipe.reward.weights if ":" in name]:
+                console.print(f"left out: {', '.join(custom)}")
             return 0
-        for name, settings in PRESETS.items():
-            console.print(table(audit(settings, reasoning=True), title=name))
+        for name, config in PRESETS.items():
+            console.print(table(audit(config, reasoning=True), title=name))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,19 +1,15 @@
-"""How is a function of the user's own called? Found by name, in either signature, and so that it cannot hang a run.
+"""User-written reward functions: loaded by name, called with a timeout, checked, and their failures counted.
 
 Three forms, told apart by the names of the parameters:
 
-    f(example, completions) -> list                 a group at a time, the type grpo.types.Reward
+    f(example, completions) -> list                 one group at a time, the type grpo.types.Reward
     f(prompts, completions, **columns) -> list      written for TRL: begins with `completions`, or names a column
     @per_answer
     f(example, completion) -> number or None        one answer at a time
 
-A function written for TRL gets plain strings, or conversations where the recipe says `trl_conversational = true`.
-
-Every value is a finite number, or None for "not scored". A call runs in a daemon thread of its own with a time limit.
-Threads, since rewards hold models, sessions and caches, which do not go to another process; no pool, since a thread
-cannot be killed: a call that hangs is abandoned, keeps its thread to itself, and cannot keep the program from ending.
-(One that never gives up the interpreter's lock, in a C extension, still stops everything.) The rewards of a recipe run
-side by side; a reward that was abandoned may still be running when it is called again.
+Every value is a finite number, or None for "not scored". Each call runs in its own daemon thread. Rewards hold models
+and sessions that cannot move to another process, and a thread cannot be killed: a call that exceeds its timeout is
+abandoned, may still be running at the next call, and cannot keep the program from ending.
 """
 
 import importlib
@@ -24,22 +20,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from grpo.data.example import Example
 from grpo.errors import UserError
 from grpo.types import Completion, Reward
+from rewards.config import RewardConfig
 
 Values = list[float | None]
 
-GRACE = 20
-"""Calls before which a share means little: up to then, failures are judged as if that many calls had been made."""
+MIN_CALLS = 20
+"""Below this number of calls, the share of failures is taken as if there had been as many."""
 
+COLUMNS = ("prompts", "completions", "completion_ids", "question", "answers", "docs", "style", "source")
 FORMS = "f(example, completions) or f(prompts, completions, **columns)"
 
 
 def per_answer(function: Callable[[Example, Completion], float | None]) -> Reward:
-    """A reward from a function that judges one answer at a time."""
+    """A reward from a function that scores one answer at a time."""
 
     def reward(example: Example, completions: Sequence[Completion]) -> Values:
         return [function(example, completion) for completion in completions]
@@ -51,36 +50,32 @@ def per_answer(function: Callable[[Example, Completion], float | None]) -> Rewar
 def trl_columns(
     example: Example, completions: Sequence[Completion], *, conversational: bool = False
 ) -> dict[str, list[Any]]:
-    """What a function written for TRL is called with, one entry per completion, as TRL repeats its columns.
+    """COLUMNS for a function written for TRL, one entry per completion.
 
-    `prompts` holds the question and `completions` the text: plain strings, or with `conversational` lists of one
-    message each, the two forms that TRL has. Then `completion_ids`, and the example's `question`, `answers` (a list of
-    spellings per answer), `docs` (title and text), `style` and `source`.
+    `prompts` holds the question and `completions` the texts: strings, or with `conversational` lists of one message.
+    `answers` is a list of spellings per gold answer, `docs` the passages with title and text.
     """
 
-    def said(role: str, text: str) -> Any:
+    def content(role: str, text: str) -> Any:
         return [{"role": role, "content": text}] if conversational else text
 
-    constant = {
-        "prompts": said("user", example.question),
+    columns = {
+        "prompts": content("user", example.question),
         "question": example.question,
         "answers": [list(spellings) for spellings in example.answers],
         "docs": [{"title": passage.title, "text": passage.text} for passage in example.passages],
         "style": example.style,
         "source": example.source,
     }
-    columns: dict[str, list[Any]] = {name: [value] * len(completions) for name, value in constant.items()}
-    columns["completions"] = [said("assistant", completion.text) for completion in completions]
-    columns["completion_ids"] = [list(completion.token_ids) for completion in completions]
-    return columns
-
-
-COLUMNS = ("prompts", "completions", "completion_ids", "question", "answers", "docs", "style", "source")
+    return {name: [value] * len(completions) for name, value in columns.items()} | {
+        "completions": [content("assistant", completion.text) for completion in completions],
+        "completion_ids": [list(completion.token_ids) for completion in completions],
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class TrlReward:
-    """A function written for TRL as a Reward: called by name with the columns that it wants."""
+    """A function written for TRL as a `Reward`, called with the columns in `wanted`."""
 
     function: Callable[..., Any]
     wanted: tuple[str, ...]
@@ -92,19 +87,22 @@ class TrlReward:
 
 
 def load_reward(path: str, *, conversational: bool = False) -> Reward:
-    """The user's function at "package.module:function", as a Reward; UserError for one that cannot be had."""
-    function = _find(path)
+    """The function at "package.module:function" as a `Reward`; UserError if it cannot be loaded or called."""
+    module, _, name = path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too, of a script without a main guard
+        raise UserError(f"reward {path!r} cannot be loaded: {type(error).__name__}: {_one_line(error)}") from error
     if not callable(function) or inspect.isclass(function):
         raise UserError(f"reward {path!r} is a {type(function).__name__}, not a function")
     if inspect.iscoroutinefunction(function):
         raise UserError(f"reward {path!r} is an async function; valid: a plain one, which may call asyncio.run")
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # a function of a C extension may have none
-        return cast(Reward, function)
-    parameters = list(signature.parameters.values())
-    if _is_for_trl([parameter.name for parameter in parameters]):
-        return TrlReward(function, _wanted(path, parameters), conversational)
+    signature = inspect.signature(function)
+    names = list(signature.parameters)
+    if names[:1] == ["completions"] or any(name in COLUMNS for name in names if name != "completions"):
+        return TrlReward(function, _wanted_columns(path, signature), conversational)
     try:
         signature.bind(None, None)
     except TypeError:
@@ -112,145 +110,138 @@ def load_reward(path: str, *, conversational: bool = False) -> Reward:
     return cast(Reward, function)
 
 
-def _find(path: str) -> Any:
-    """What stands at "package.module:name"; the user's module may raise anything while it is imported."""
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # SystemExit too, of a script without a main guard
-        raise UserError(f"reward {path!r} cannot be loaded: {type(error).__name__}: {_flat(error)}") from error
-
-
-def _is_for_trl(names: Sequence[str]) -> bool:
-    """Whether a function with these parameters is one for TRL: `f(completions, ...)`, or one that names a column."""
-    return names[:1] == ["completions"] or any(name in COLUMNS for name in names if name != "completions")
-
-
-def _wanted(path: str, parameters: Sequence[inspect.Parameter]) -> tuple[str, ...]:
-    """The columns a function for TRL is called with: all where it takes `**columns`, else those that it names."""
+def _wanted_columns(path: str, signature: inspect.Signature) -> tuple[str, ...]:
+    """The columns a function for TRL is called with: all if it takes `**columns`, else those that it names."""
+    parameters = signature.parameters.values()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    unknown = [p.name for p in named if p.name not in COLUMNS and p.default is p.empty]
-    if unknown:
-        raise UserError(f"reward {path!r} asks for {', '.join(unknown)}; there are the columns {', '.join(COLUMNS)}")
-    every = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    return COLUMNS if every else tuple(p.name for p in named if p.name in COLUMNS)
+    if unknown := [p.name for p in named if p.name not in COLUMNS and p.default is p.empty]:
+        raise UserError(f"reward {path!r} asks for {', '.join(unknown)}; valid columns: {', '.join(COLUMNS)}")
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return COLUMNS if takes_all else tuple(p.name for p in named if p.name in COLUMNS)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call under way."""
+def load_custom_rewards(config: RewardConfig) -> list["CustomReward"]:
+    """The reward functions that `config.weights` names; UserError if one cannot be loaded."""
+    custom = [
+        CustomReward(
+            path,
+            timeout=config.timeout,
+            failure_limit=config.failure_limit,
+            conversational=config.trl_conversational,
+        )
+        for path in config.weights
+        if ":" in path
+    ]
+    if config.trl_conversational and not any(reward.for_trl for reward in custom):
+        raise UserError(
+            "reward.trl_conversational = true, and no function in reward.weights is written for TRL; "
+            "valid: false, or name one as 'package.module:function'"
+        )
+    return custom
 
-    example: Example
-    count: int  # completions
-    deadline: float  # of time.monotonic, seconds
-    future: Future[Values]
 
+class CustomReward:
+    """A user-written reward function with a timeout, a check of its values, and a quota of failures.
 
-class Guarded:
-    """A reward of the user's own: its calls are timed and checked, its failures counted.
-
-    A call that raises, exceeds `timeout` seconds or returns something else than one finite number or None per
-    completion scores nothing: None for all. UserError once more than `limit` of all calls have failed (of at least
-    GRACE calls, so that the default 0.1 forgives the first two failures, and 0 none).
+    A call that raises, takes longer than `timeout` seconds, or does not return one finite number or None per completion
+    scores nothing: None for all. UserError once more than the share `failure_limit` of all calls has failed (of at
+    least MIN_CALLS, so that the default 0.1 forgives the first two failures, and 0 none).
     """
 
-    def __init__(self, path: str, *, timeout: float, limit: float, conversational: bool = False) -> None:
+    def __init__(self, path: str, *, timeout: float, failure_limit: float, conversational: bool = False) -> None:
         self.path = path
         self._reward = load_reward(path, conversational=conversational)
-        self._timeout, self._limit = timeout, limit
-        self._calls = self._failures = self._untaken = 0
-        self._first = ""
+        self._timeout, self._failure_limit = timeout, failure_limit
+        self._calls = self._failures = self._new_failures = 0
+        self._first_failure = ""
 
     @property
     def for_trl(self) -> bool:
         """Whether the function was written for TRL."""
         return isinstance(self._reward, TrlReward)
 
-    def start(self, example: Example, completions: Sequence[Completion]) -> Call:
-        """Begin to score a group; returns at once."""
+    def start(self, example: Example, completions: Sequence[Completion]) -> Callable[[], Values]:
+        """Begin to score a group. The function that is returned waits for the values, one per completion."""
         future: Future[Values] = Future()
-        work = threading.Thread(target=self._work, args=(future, example, completions), daemon=True, name=self.path)
-        call = Call(example, len(completions), time.monotonic() + self._timeout, future)
-        work.start()
-        return call
 
-    def finish(self, call: Call) -> Values:
-        """The values of a call, one per completion; waits until its deadline at most."""
+        def work() -> None:
+            try:
+                future.set_result(check_values(self._reward(example, completions), len(completions)))
+            except BaseException as error:  # SystemExit too: whatever ends the thread must reach the caller
+                future.set_exception(error)
+
+        threading.Thread(target=work, daemon=True, name=self.path).start()
+        return partial(self._finish, future, time.monotonic() + self._timeout, example, len(completions))
+
+    def pop_failures(self) -> int:
+        """Failed calls since the last call of this method."""
+        popped, self._new_failures = self._new_failures, 0
+        return popped
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts that the quota is judged by, and the first failure."""
+        counts = {"calls": self._calls, "failures": self._failures, "new_failures": self._new_failures}
+        return {**counts, "first_failure": self._first_failure}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._calls, self._failures = state["calls"], state["failures"]
+        self._new_failures, self._first_failure = state["new_failures"], state["first_failure"]
+
+    def _finish(self, future: Future[Values], deadline: float, example: Example, count: int) -> Values:
         self._calls += 1
         try:
-            error = call.future.exception(timeout=max(0.0, call.deadline - time.monotonic()))
-        except TimeoutError:  # of the wait: one that the reward raised is `error`
+            error = future.exception(timeout=max(0.0, deadline - time.monotonic()))
+        except TimeoutError:  # of the wait; a TimeoutError of the reward is returned as `error`
             problem = f"no result within reward.timeout = {self._timeout:g} s"
         else:
             if error is None:
-                return call.future.result()
-            problem = _flat(error) if isinstance(error, BadValues) else f"{type(error).__name__}: {_flat(error)}"
-            if isinstance(self._reward, TrlReward) and isinstance(error, TypeError | AttributeError | KeyError):
-                form = "conversations" if self._reward.conversational else "plain strings"
-                switched = str(not self._reward.conversational).lower()
-                problem += f" (it was given {form}; the other form: reward.trl_conversational = {switched})"
-        self._fail(f"question {call.example.id}: {problem}")
-        return [None] * call.count
-
-    def take_failures(self) -> int:
-        """Failed calls since this was last asked."""
-        taken, self._untaken = self._untaken, 0
-        return taken
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the limit is judged by: calls and failures so far, and the first failure; and what is to be taken."""
-        counts = {"calls": self._calls, "failures": self._failures, "untaken": self._untaken}
-        return {**counts, "first": self._first}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._calls, self._failures, self._first = state["calls"], state["failures"], state["first"]
-        self._untaken = state.get("untaken", 0)  # which is not in checkpoints of before
-
-    def _work(self, future: Future[Values], example: Example, completions: Sequence[Completion]) -> None:
-        try:
-            future.set_result(checked(self._reward(example, completions), len(completions)))
-        except BaseException as error:  # SystemExit too: whatever ends the thread must reach the one who waits
-            future.set_exception(error)
-
-    def _fail(self, problem: str) -> None:
+                return future.result()
+            problem = self._describe(error)
         self._failures += 1
-        self._untaken += 1
-        self._first = self._first or problem
-        if self._failures > self._limit * max(self._calls, GRACE):
+        self._new_failures += 1
+        self._first_failure = self._first_failure or f"question {example.id}: {problem}"
+        if self._failures > self._failure_limit * max(self._calls, MIN_CALLS):
             raise UserError(
                 f"reward {self.path!r} failed in {self._failures} of {self._calls} calls, more than "
-                f"reward.failure_limit = {self._limit:g} allows (valid: 0 to 1); the first: {self._first}"
+                f"reward.failure_limit = {self._failure_limit:g} allows (valid: 0 to 1); "
+                f"the first: {self._first_failure}"
             )
+        return [None] * count
+
+    def _describe(self, error: BaseException) -> str:
+        problem = _one_line(error) if isinstance(error, BadValues) else f"{type(error).__name__}: {_one_line(error)}"
+        if isinstance(self._reward, TrlReward) and isinstance(error, TypeError | AttributeError | KeyError):
+            given = "conversations" if self._reward.conversational else "plain strings"
+            other = str(not self._reward.conversational).lower()
+            problem += f" (it was given {given}; the other form: reward.trl_conversational = {other})"
+        return problem
 
 
 class BadValues(ValueError):
     """A reward returned something that is no list of values."""
 
 
-def checked(values: Any, count: int) -> Values:
-    """One finite number or None per completion, as floats; BadValues otherwise.
+def check_values(values: Any, count: int) -> Values:
+    """One float or None per completion; BadValues otherwise.
 
-    A number is whatever `float` takes that is no text: numpy's, and a tensor of one value too.
+    A number is whatever `float` takes except text: NumPy's, and a tensor of one value too.
     """
     if not hasattr(values, "__len__"):  # a forgotten `return` gives None
         raise BadValues(f"returned a {type(values).__name__}; valid: a list of {count} numbers or None")
     if len(values) != count:
         raise BadValues(f"returned {len(values)} values for {count} completions")
-    return [None if value is None else _number(value, n) for n, value in enumerate(values)]
+    return [None if value is None else _to_float(value, n) for n, value in enumerate(values)]
 
 
-def _number(value: Any, number: int) -> float:
+def _to_float(value: Any, number: int) -> float:
     try:
         converted = math.nan if isinstance(value, str | bytes) else float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):  # RuntimeError: a tensor of several values
         converted = math.nan
     if not math.isfinite(converted):
-        raise BadValues(f"returned {_flat(repr(value))} for completion {number}; valid: a finite number or None")
+        raise BadValues(f"returned {_one_line(repr(value))} for completion {number}; valid: a finite number or None")
     return converted
 
 
-def _flat(error: object) -> str:
-    """A message as one line of at most 200 characters."""
+def _one_line(error: object) -> str:
     return " ".join(str(error).split())[:200]

@@ -1,74 +1,80 @@
-"""Right where it can be, silent where it cannot? The fact and caution rewards of "GRPO for Factuality".
+"""The fact and caution rewards of "GRPO for Factuality" (Pan's slides, 2025).
 
-They need the whole group, since what an answer is worth depends on whether any sibling was right (Pan's slides, 2025):
+What an answer earns depends on whether any answer of its group is right:
 
     any right    right 1, process-correct 0.5, everything else 0, "Unknown" too       fact
-    none right   not attempted 1, attempted and wrong 0                               caution
+    none right   abstained 1, attempted and wrong 0                                   caution
 
-Each is 0 where the other one speaks, so that both weights at 1 are the slides' rule. The slides do not define
-"process-correct". Ours: the reasoning names a gold answer, and the final answer is something else.
+Each reward is 0 where the other applies, so that both weights at 1 are the slides' rule. The slides do not define
+"process-correct". Here, the reasoning names a gold answer and the final answer is something else.
 
-Right is what rewards.correctness.said finds: an alias by containment, whole words for short ones, and for claims what
-entails them. An answer that lists many candidates is thus right if one
-of them is; with several gold answers, one is enough, as in the slides' data.
+Right is what rewards.correctness.answers_stated finds. An answer that lists many candidates is thus right if one of
+them is. Of several gold answers one is enough, as in the slides' data.
 """
 
 from collections.abc import Sequence
 from typing import Literal
 
 from grpo.data.example import Example
-from rewards.answer import Answer, Statement
-from rewards.boxed import final_answer, is_silent
-from rewards.correctness import said
-from rewards.judges.base import Verifier
-from rewards.refusal import is_refusal, rscore
+from rewards.answer import ParsedAnswer, Statement, final_answer, is_abstention
+from rewards.correctness import answers_stated, claim_pairs
+from rewards.judges.base import Pair, Verdicts
+from rewards.refusal import is_refusal, refusal_score
 
-Verdict = Literal["right", "process", "silent", "wrong"]
+Outcome = Literal["right", "process", "abstained", "wrong"]
 
-PROCESS = 0.5
+PROCESS_CORRECT = 0.5
 
 
-def verdicts(example: Example, answers: Sequence[Answer], verifier: Verifier) -> list[Verdict]:
-    """What each answer of a group is; the verifier is asked at most once, and only for claims.
+def outcome_pairs(example: Example, answers: Sequence[ParsedAnswer]) -> list[Pair]:
+    """The pairs that `outcomes` needs verdicts of; only claims have any."""
+    return [pair for _, _, pair in claim_pairs(example, _reasoning_and_final(answers))]
 
-    Malformed is wrong. A refusal that goes on to answer is neither silent nor right.
+
+def outcomes(example: Example, answers: Sequence[ParsedAnswer], verdicts: Verdicts) -> list[Outcome]:
+    """The outcome of each answer of a group.
+
+    A malformed answer is wrong. A refusal that goes on to answer is neither abstained nor right.
     """
-    parts = [final_answer(answer) for answer in answers]
-    rows = [[Statement(text, ()) for text in pair] for pair in parts]
-    found = said(example, rows, verifier)
+    stated = answers_stated(example, _reasoning_and_final(answers), verdicts)
     return [
-        _verdict(answer, final, said_by_final=bool(right), said_by_reasoning=bool(thought))
-        for answer, (_, final), (thought, right) in zip(answers, parts, found, strict=True)
+        _outcome(answer, final_is_right=bool(final), reasoning_is_right=bool(reasoning))
+        for answer, (reasoning, final) in zip(answers, stated, strict=True)
     ]
 
 
-def _verdict(answer: Answer, final: str, *, said_by_final: bool, said_by_reasoning: bool) -> Verdict:
+def _reasoning_and_final(answers: Sequence[ParsedAnswer]) -> list[list[Statement]]:
+    return [[Statement(text, ()) for text in final_answer(answer)] for answer in answers]
+
+
+def _outcome(answer: ParsedAnswer, *, final_is_right: bool, reasoning_is_right: bool) -> Outcome:
+    _, final = final_answer(answer)
     if not answer.well_formed:
         return "wrong"
-    if is_silent(final):
-        return "silent"
-    if said_by_final:
-        return "wrong" if is_refusal(rscore(final)) else "right"
-    return "process" if said_by_reasoning else "wrong"
+    if is_abstention(final):
+        return "abstained"
+    if final_is_right:
+        return "wrong" if is_refusal(refusal_score(final)) else "right"
+    return "process" if reasoning_is_right else "wrong"
 
 
-def fact(group: Sequence[Verdict]) -> list[float]:
-    """1 right, 0.5 process-correct, 0 otherwise, where any answer of the group is right; else all 0.
+def fact(group: Sequence[Outcome]) -> list[float]:
+    """1 right, 0.5 process-correct, 0 otherwise, if any answer of the group is right; else all 0.
 
-    >>> fact(["right", "wrong", "silent", "process", "wrong"])
+    >>> fact(["right", "wrong", "abstained", "process", "wrong"])
     [1.0, 0.0, 0.0, 0.5, 0.0]
     """
     if "right" not in group:
         return [0.0] * len(group)
-    return [{"right": 1.0, "process": PROCESS}.get(each, 0.0) for each in group]
+    return [{"right": 1.0, "process": PROCESS_CORRECT}.get(each, 0.0) for each in group]
 
 
-def caution(group: Sequence[Verdict]) -> list[float]:
-    """1 for attempting nothing, where no answer of the group is right; else all 0.
+def caution(group: Sequence[Outcome]) -> list[float]:
+    """1 for abstaining if no answer of the group is right; else all 0.
 
-    >>> caution(["wrong", "silent", "wrong", "wrong", "silent"])
+    >>> caution(["wrong", "abstained", "wrong", "wrong", "abstained"])
     [0.0, 1.0, 0.0, 0.0, 1.0]
     """
     if "right" in group:
         return [0.0] * len(group)
-    return [float(each == "silent") for each in group]
+    return [float(each == "abstained") for each in group]

@@ -1,9 +1,9 @@
-"""Did the answer refuse, and was that right? rscore and R_refusal (Ground-GRPO eq 6; the metric's `_is_refusal`).
+"""The refusal score and R_refusal (Ground-GRPO eq 6).
 
-The paper leaves the fuzzy function open; we take the metric's own, a partial ratio over 0.85, in `rapidfuzz`, between
-the normalized texts. What is looked for is the metric's flag, the part of the refusal sentence that says "I could not
-find it": compared with the whole sentence, "I'm sorry, but I couldn't find an answer to your question in the search
-results." would score 0.94 instead of 0.82 and count, which the paper's worked case 13 says it must not.
+The paper leaves the fuzzy function open. This file takes that of the Trust-Score: rapidfuzz's partial ratio between the
+normalized texts, above 0.85. The text to find is FLAG, the first part of the refusal sentence. Compared with the whole
+sentence, "I'm sorry, but I couldn't find an answer to your question in the search results." would score 0.94 instead
+of 0.82, but worked case 13 of the paper says that it is no refusal.
 """
 
 from rapidfuzz import fuzz
@@ -11,12 +11,12 @@ from rapidfuzz import fuzz
 from grpo.data.text import REFUSAL, STOP_WORDS, normalize
 
 FLAG = "I apologize, but I couldn't find an answer"
-"""The first part of `grpo.data.text.REFUSAL`, as the metric has it."""
+"""The first part of `grpo.data.text.REFUSAL`, as in the Trust-Score."""
 
-THRESHOLD = 0.85
+REFUSAL_THRESHOLD = 0.85
 
-HEDGED = 0.5
-"""The share of a refusal's reward that is left when the answer says something else as well. Ours."""
+HEDGE_FACTOR = 0.5
+"""Share of a refusal's reward that remains if the answer says something else as well. Not in the paper."""
 
 _FLAG = normalize(FLAG)
 _VARIANTS = (
@@ -25,59 +25,56 @@ _VARIANTS = (
     "not", "passage", "passages", "provided", "question", "relevant", "sorry", "source", "sources", "there", "these",
     "this", "unable", "unfortunately", "with",
 )  # fmt: skip
-_REFUSING = frozenset((*normalize(REFUSAL).split(), *_VARIANTS)) | STOP_WORDS
+_REFUSAL_WORDS = frozenset((*normalize(REFUSAL).split(), *_VARIANTS)) | STOP_WORDS
 
 
-def rscore(answer: str, *, reference: bool = False) -> float:
-    """How much an answer looks like the refusal, 0 to 1: partial_ratio(normalize(FLAG), normalize(answer)) / 100.
+def refusal_score(answer: str) -> float:
+    """Similarity of an answer to the refusal, 0 to 1: partial_ratio(normalize(FLAG), normalize(answer)) / 100.
 
-    A partial ratio slides the shorter text over the longer one, so a short answer that is a piece of the flag scores 1
-    ("I", "an answer"). Here an answer shorter than the flag is compared with all of it. `reference=True` keeps the
-    field's behavior, false positives included.
+    A partial ratio slides the shorter text over the longer one, so that a short answer that is a piece of FLAG ("I",
+    "an answer") would score 1. An answer shorter than FLAG is therefore compared with all of FLAG.
 
-    >>> rscore("I apologize, but I couldn't find an answer to your question."), rscore("an answer", reference=True)
-    (1.0, 1.0)
-    >>> round(rscore("an answer"), 2), round(rscore("Ali Daei scored 109 goals [1]."), 2)
+    >>> refusal_score("I apologize, but I couldn't find an answer to your question.")
+    1.0
+    >>> round(refusal_score("an answer"), 2), round(refusal_score("Ali Daei scored 109 goals [1]."), 2)
     (0.28, 0.41)
     """
     text = normalize(answer)
-    if len(text) < len(_FLAG) and not reference:
-        return fuzz.ratio(_FLAG, text) / 100
-    return fuzz.partial_ratio(_FLAG, text) / 100
+    ratio = fuzz.ratio if len(text) < len(_FLAG) else fuzz.partial_ratio
+    return ratio(_FLAG, text) / 100
 
 
 def is_refusal(score: float) -> bool:
-    """Whether an rscore means a refusal: rscore > 0.85, strictly, as in the metric (the paper leaves equality open)."""
-    return score > THRESHOLD
+    """Whether a refusal score means a refusal: strictly above 0.85, as in the Trust-Score."""
+    return score > REFUSAL_THRESHOLD
 
 
-def is_plain(answer: str) -> bool:
-    """Whether an answer has no word but those that refusals are made of, so that it can only refuse. Ours.
+def is_pure_refusal(answer: str) -> bool:
+    """Whether an answer has only words that refusals consist of. Not in the paper.
 
-    A positive list, since what an answer may add cannot be listed: "I apologize, but I couldn't find an answer [1]. Ali
-    Daei." is a refusal to the metric, and also an answer. An unusual refusal is taken for a hedge and paid less.
+    The words are a positive list, because what an answer may add cannot be listed. Unusual refusals count as hedged.
 
-    >>> is_plain(REFUSAL), is_plain("I apologize, but I could not find an answer in the provided documents.")
+    >>> is_pure_refusal(REFUSAL), is_pure_refusal("I apologize, but I could not find an answer in the documents.")
     (True, True)
-    >>> is_plain(f"{REFUSAL} Ali Daei."), is_plain(f"{REFUSAL} [2]")
+    >>> is_pure_refusal(f"{REFUSAL} Ali Daei."), is_pure_refusal(f"{REFUSAL} [2]")
     (False, False)
     """
-    return _REFUSING.issuperset(normalize(straight(answer)).split())
+    return _REFUSAL_WORDS.issuperset(normalize(straight_quotes(answer)).split())
 
 
-def straight(text: str) -> str:
-    """The text with typographic apostrophes as ASCII ones, which `normalize` drops: "couldn’t" is "couldn't".
+def straight_quotes(text: str) -> str:
+    """The text with ASCII apostrophes, which `normalize` drops: "couldn’t" becomes "couldn't".
 
-    For the rules that are ours; the metric's own comparisons keep the difference.
+    Only rules outside the paper use this function. The Trust-Score's own comparison keeps the difference.
     """
     return text.replace("\u2019", "'").replace("\u2018", "'")
 
 
 def refusal_reward(score: float, *, answerable: bool, hedged: bool = False) -> float:
-    """R_refusal (eq 6) of an rscore, in [0, 1].
+    """R_refusal (eq 6) of a refusal score, in [0, 1].
 
-    answerable:    0.5 if rscore <= 0.85, else 0
-    unanswerable:  rscore if rscore > 0.85, else 0; half of it when `hedged`, which is ours
+    answerable:    0.5 if score <= 0.85, else 0
+    unanswerable:  score if score > 0.85, else 0; times HEDGE_FACTOR if `hedged`
 
     >>> refusal_reward(0.95, answerable=False), refusal_reward(0.41, answerable=False)
     (0.95, 0.0)
@@ -88,4 +85,4 @@ def refusal_reward(score: float, *, answerable: bool, hedged: bool = False) -> f
         return 0.0 if is_refusal(score) else 0.5
     if not is_refusal(score):
         return 0.0
-    return score * HEDGED if hedged else score
+    return score * HEDGE_FACTOR if hedged else score

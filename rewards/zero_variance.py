@@ -1,30 +1,30 @@
-"""Why did a group score all alike? All right, all wrong, all refused, all cut off, all malformed, or something else.
+"""Causes of zero variance: whether the answers of a group were all right, wrong, refused, cut off or malformed.
 
-Read from the answers and their labels, not from the rewards, so that it holds for every recipe.
+The cause is read from the answers and their labels, not from the rewards, so that it holds for every recipe.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from grpo.data.example import Example
 from grpo.data.text import contains
 from grpo.types import Group
-from rewards.answer import Answer, parse
-from rewards.boxed import final_answer, is_silent
-from rewards.factuality import verdicts
-from rewards.judges.base import ENTAILED, Lexical
+from rewards.answer import ParsedAnswer, final_answer, is_abstention, parse
+from rewards.factuality import outcomes
+from rewards.judges.base import ENTAILMENT_THRESHOLD, LexicalJudge
 
 CAUSES = ("truncated", "malformed", "refused", "right", "wrong", "mixed")
 
 
 def cause(group: Group, *, reasoning: bool) -> str:
-    """Which of CAUSES fits a dead group; the first that holds for all of its completions.
+    """The first of CAUSES that holds for all completions of a group.
 
     truncated   cut off at max_tokens
-    malformed   not in the format that is asked for
-    refused     refused, though the passages hold an answer; of closed-book questions: not attempted
-    right       an answer that the passages hold, or a refusal where they hold none
+    malformed   not in the required format
+    refused     refused, though the passages hold an answer; of closed-book questions: abstained
+    right       an answer that the passages hold, or a refusal if they hold none
     wrong       neither
-    mixed       none of these holds for all of them: they are worth the same by chance, or by a reward of your own
+    mixed       none of these; the scores are equal by chance, or by a custom reward
     """
     if all(completion.finish == "length" for completion in group.completions):
         return "truncated"
@@ -32,37 +32,37 @@ def cause(group: Group, *, reasoning: bool) -> str:
     answers = [parse(c.text, style=style, reasoning=reasoning, finished=c.finish == "stop") for c in group.completions]
     if not any(answer.well_formed for answer in answers):
         return "malformed"
-    if group.example.answerable and all(_silent(group.example, answer) for answer in answers):
+    if group.example.answerable and all(_declines(group.example, answer) for answer in answers):
         return "refused"
-    passes = [right(group.example, answer) for answer in answers]
-    return "right" if all(passes) else "mixed" if any(passes) else "wrong"
+    right = [is_right(group.example, answer) for answer in answers]
+    return "right" if all(right) else "mixed" if any(right) else "wrong"
 
 
-def right(example: Example, answer: Answer) -> bool:
-    """Whether an answer does what its question is for: says an answer that the passages hold, or refuses where none is.
+def is_right(example: Example, answer: ParsedAnswer) -> bool:
+    """Whether an answer states an answer that the passages hold, or refuses if they hold none.
 
-    A claim is said where all of its content words are (the lexical judge). A closed-book question has no passages: any
-    of its answers will do, in the box, or not attempting it where it has none.
+    A claim is stated if the lexical judge finds it entailed. A closed-book question has no passages: any of its answers
+    is right, in the box, or abstaining if it has none.
     """
     if not answer.well_formed:
         return False
     if example.style == "closed":
-        return verdicts(example, [answer], Lexical())[0] == ("right" if example.answerable else "silent")
+        return outcomes(example, [answer], verdicts={}) == ["right" if example.answerable else "abstained"]
     if answer.refused or not example.answerable:
         return answer.refused and not example.answerable
     if example.style == "claims":
         pairs = [(answer.answer_text, claim) for a in example.answerable_indices for claim in example.answers[a]]
-        return any(p > ENTAILED for p in Lexical().entails(pairs))
+        return any(p > ENTAILMENT_THRESHOLD for p in LexicalJudge().entails(pairs))
     return any(contains(answer.answer_text, example.answers[a]) for a in example.answerable_indices)
 
 
-def _silent(example: Example, answer: Answer) -> bool:
-    return answer.well_formed and is_silent(final_answer(answer)[1]) if example.style == "closed" else answer.refused
+def _declines(example: Example, answer: ParsedAnswer) -> bool:
+    if example.style == "closed":
+        return answer.well_formed and is_abstention(final_answer(answer)[1])
+    return answer.refused
 
 
-def count_causes(dead: Sequence[Group], *, reasoning: bool) -> dict[str, float]:
-    """{"dead_right": 2.0, ...}: how many of the dead groups there are of each cause, those of 0 included."""
-    counts: dict[str, int] = dict.fromkeys(CAUSES, 0)
-    for group in dead:
-        counts[cause(group, reasoning=reasoning)] += 1
-    return {f"dead_{name}": float(count) for name, count in counts.items()}
+def count_causes(groups: Sequence[Group], *, reasoning: bool) -> dict[str, float]:
+    """{"zero_variance_right": 2.0, ...}: the number of these zero-variance groups of each cause, zeros included."""
+    counts = Counter(cause(group, reasoning=reasoning) for group in groups)
+    return {f"zero_variance_{name}": float(counts[name]) for name in CAUSES}

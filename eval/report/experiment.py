@@ -22,13 +22,13 @@ from eval.report.table import TRUST_METRICS, Column, markdown_table, metric_rows
 from eval.trust_score import COLUMNS, percent, scores
 from grpo.data.example import Example
 from grpo.errors import UserError
-from rewards.judges.base import Verifier
+from rewards.judges.base import Judge
 
 GRADED = ("grounded", "right", "refused_answerable", "refused_unanswerable")
 SHOWN = (*TRUST_METRICS, *GRADED)
 PLOTTED = ("trust_score", "f1_gr", "f1_ac", "f1_gc")
 
-MakeJudge = Callable[[str], Verifier]
+MakeJudge = Callable[[str], Judge]
 
 
 def report(title: str, arms: Mapping[str, Sequence[Path]], out: Path, make_judge: MakeJudge) -> Table:

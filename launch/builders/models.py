@@ -10,7 +10,7 @@ from typing import Any
 from grpo.data.prompts import eos_ids
 from grpo.errors import UserError
 from grpo.telemetry.run_logger import Console
-from rewards.judges.base import Verifier, make_verifier
+from rewards.judges.base import Judge, load_judge
 
 EMBEDDED = "embedded:smollm2-135m"
 TINY = "random:tiny"
@@ -23,13 +23,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ground-grpo"
 
 
-def make_judge(name: str, *, console: Console) -> Verifier:
+def make_judge(name: str, *, console: Console) -> Judge:
     """A judge of entailment by name; the verdicts of a model are kept beside the converted models."""
     if name == "lexical":
-        return make_verifier(name)
+        return load_judge(name)
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    return make_verifier(name, cache=folder / "verdicts.sqlite", tell=console.status)
+    return load_judge(name, cache=folder / "verdicts.sqlite", tell=console.status)
 
 
 def locate(name: str, *, console: Console) -> str:

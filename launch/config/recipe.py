@@ -19,7 +19,7 @@ from grpo.checkpointing.settings import Keeping
 from grpo.data.example import Style
 from launch.config.model_size import Shape
 from launch.config.values import MEASURED, Limit, Name, Shots, Sources, StageShare, Steps, Unanswerable, in_stage
-from rewards.scorer import RewardSettings
+from rewards.config import RewardConfig
 
 # What is done to the examples of any source (curriculum/transforms.py).
 TRANSFORMS = ("distractors", "without_support", "shuffle")
@@ -243,7 +243,7 @@ class Setup:
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    reward: RewardSettings = field(default_factory=RewardSettings)
+    reward: RewardConfig = field(default_factory=RewardConfig)
     loss: Loss = field(default_factory=Loss)
     optim: Optimizer = field(default_factory=Optimizer)
     policy: Policy = field(default_factory=Policy)

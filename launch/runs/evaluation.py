@@ -31,7 +31,7 @@ from launch.builders.rollout import choose_rollout, make_rollout
 from launch.config.recipe import EVALUATION_READS, EvaluationRecipe
 from launch.runs.atomic_directory import beside
 from launch.runs.few_shot import Shown, choose_demonstrations, with_demonstrations
-from rewards.judges.base import check_name
+from rewards.judges.base import check_judge_name
 
 ANSWERS, SCORES, INPUTS = "predictions.jsonl", "scores.json", "inputs.json"
 SCORING = ("judge", "reference")  # of [eval]: they change the scores, not the answers
@@ -43,7 +43,7 @@ def run_evaluation(recipe: EvaluationRecipe, console: Console) -> Path:
     A folder with answers but without all scores is gone on with, if its answers were made as `recipe` says. Any other
     folder that is there already is refused.
     """
-    check_name(recipe.eval.judge)
+    check_judge_name(recipe.eval.judge)
     start = assemble.start_folder(recipe)
     _check_trained(recipe, start, console)
     recipe = _with_trained_prompt(recipe, start)

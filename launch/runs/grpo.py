@@ -39,8 +39,9 @@ from launch.runs.monitor import HeldOut, Watcher, check_best_by, show_table, wat
 from launch.runs.run_lock import FolderLock
 from launch.runs.sft import check_lengths, open_log, run_warm_up
 from rewards.audit import audit, table
-from rewards.judges.base import Verifier, check_name
-from rewards.scorer import GroupScorer, compose, load_own
+from rewards.custom import load_custom_rewards
+from rewards.judges.base import Judge, check_judge_name
+from rewards.scorer import RewardScorer
 
 
 def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
@@ -89,7 +90,7 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
             start = checkpoints.restore(found) if found else watcher.begin()
             start = steps if gate.is_reached else start  # it was asked to end in the very step that opened the gate
             with checkpoints.kept():
-                train(cfg, **who, score=score.step, curriculum=curriculum, render=speech.render, **ends, start=start)
+                train(cfg, **who, score=score, curriculum=curriculum, render=speech.render, **ends, start=start)
             return _finish(held_out, watcher, folder, steps)
 
 
@@ -109,7 +110,7 @@ def _finish(held_out: HeldOut, watcher: Watcher, folder: Path, steps: int) -> Pa
     return folder
 
 
-def _watcher(held_out: HeldOut, folder: Path, score: GroupScorer) -> Watcher:
+def _watcher(held_out: HeldOut, folder: Path, score: RewardScorer) -> Watcher:
     """Without checkpoints on the way, no best model is gone back to."""
     wanted, recipe = resume.checkpoints_of(folder), held_out.recipe
     sealed = (lambda: newest(wanted).step) if recipe.checkpoint.every else (lambda: math.inf)
@@ -207,15 +208,15 @@ def _policy(
     return Guarded(policy, **kept, comm=comm, tell=console.line)
 
 
-def _audited_judges(recipe: Recipe, console: Console, comm: Comm) -> tuple[GroupScorer, Verifier]:
-    """The recipe's rewards, after a table of what policies that game them would earn; and evaluation's own verifier."""
+def _audited_judges(recipe: Recipe, console: Console, comm: Comm) -> tuple[RewardScorer, Judge]:
+    """The recipe's rewards, after a table of what policies that game them would earn; and evaluation's own judge."""
     recipe.reward.check_format(reasoning=recipe.model.reasoning)
-    check_name(recipe.held_out.judge)
-    own = load_own(recipe.reward)  # what the user got wrong is found before a judge is loaded
+    check_judge_name(recipe.held_out.judge)
+    custom = load_custom_rewards(recipe.reward)  # what the user got wrong is found before a judge is loaded
     judge = make_judge(recipe.reward.judge, console=console)
-    score = compose(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge, own=own)
+    score = RewardScorer(recipe.reward, reasoning=recipe.model.reasoning, judge=judge, custom=custom)
     if comm.rank == 0:
-        Terminal().print(table(audit(recipe.reward, reasoning=recipe.model.reasoning, verifier=judge)))
+        Terminal().print(table(audit(recipe.reward, reasoning=recipe.model.reasoning, judge=judge)))
     same = recipe.held_out.judge == recipe.reward.judge
     return score, judge if same else make_judge(recipe.held_out.judge, console=console)
 

@@ -28,8 +28,8 @@ from grpo.telemetry.run_logger import RunLog
 from grpo.types import Group
 from launch.builders.assemble import Speech
 from launch.config.recipe import Recipe
-from rewards.judges.base import take_counts
-from rewards.scorer import GroupScorer
+from rewards.judges.base import pop_metrics
+from rewards.scorer import RewardScorer
 from rewards.zero_variance import count_causes
 
 SHOWN = (*LABEL_METRICS, *TRUST_METRICS)
@@ -104,7 +104,7 @@ class Watcher:
         *,
         every: int,
         best_by: str,
-        score: GroupScorer,
+        score: RewardScorer,
         sealed: Callable[[], float],
     ) -> None:
         """`sealed` tells up to which step the run can be gone on with: a best model that is gone back to stays."""
@@ -140,8 +140,8 @@ class Watcher:
         dead = [group for group, lives in zip(groups, living(groups), strict=True) if not lives]
         causes = count_causes(dead, reasoning=reasoning)
         numbers |= {f"group/{name}": value for name, value in causes.items()}
-        numbers |= self._score.take_counts()
-        numbers |= {f"verifier/{name}": value for name, value in take_counts(self._score.verifier).items()}
+        numbers |= self._score.pop_metrics()
+        numbers |= {f"judge/{name}": value for name, value in pop_metrics(self._score.judge).items()}
         for alarm in self._alarms.check({**values, **numbers}):
             self._held_out.log.console.line(f"ALARM step {step + 1}: {alarm}")
             self._held_out.log.note("alarm", {"step": step, "text": alarm})

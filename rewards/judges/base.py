@@ -1,6 +1,6 @@
-"""Does one text follow from another? One protocol for every judge, and the deterministic one that needs no model."""
+"""The judge protocol: the probability that one text entails another. Also the lexical judge, which needs no model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -9,81 +9,89 @@ from grpo.data.example import Passage
 from grpo.data.text import STOP_WORDS, content_words
 from grpo.errors import UserError
 
-ENTAILED = 0.5
+Pair = tuple[str, str]
+"""(premise, hypothesis)."""
+
+Verdicts = Mapping[Pair, float]
+"""The probability of entailment of each pair that was judged."""
+
+ENTAILMENT_THRESHOLD = 0.5
 """A probability above this counts as entailed."""
 
 VALID = "lexical, a folder with an NLI model, or a hub name like owner/model or owner/model@revision"
-"""What a verifier may be called."""
 
-_tokens = lru_cache(maxsize=4096)(content_words)  # a passage is asked about many times, within a call and over calls
+_content_words = lru_cache(maxsize=4096)(content_words)  # a passage is part of many premises
 
 
-class Verifier(Protocol):
-    """Judges pairs in one batch, so that a model can be one forward pass."""
+class Judge(Protocol):
+    """Judges whether hypotheses follow from their premises, in one batch."""
 
-    def entails(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """The probability, 0 to 1, that each (premise, hypothesis) has its hypothesis follow from its premise."""
+    def entails(self, pairs: Sequence[Pair]) -> list[float]:
+        """The probability, 0 to 1, that each premise entails its hypothesis."""
         ...
 
 
 @runtime_checkable
-class Counting(Protocol):
-    """A verifier that counts what it does, for the metrics."""
+class HasMetrics(Protocol):
+    """A judge that counts its work, for the metrics."""
 
-    def take_counts(self) -> dict[str, float]:
-        """What was counted since the last call, by name; counting starts again."""
+    def pop_metrics(self) -> dict[str, float]:
+        """The counts since the last call, by name."""
         ...
 
 
-class Lexical:
+class LexicalJudge:
     """Entailed iff every token of normalize(hypothesis) outside STOP_WORDS is a token of normalize(premise).
 
-    Deterministic, needs no model, and easily fooled: word order and negation mean nothing to it. It is exactly the stub
-    of the golden cases, so a hypothesis of stop words alone is trivially entailed, even by nothing. The rewards never
-    ask about a text that normalizes to nothing.
+    Deterministic, and easily fooled: word order and negation have no effect. It is exactly the stub of the golden
+    Trust-Score cases, so that anything entails a hypothesis of stop words.
 
-    >>> Lexical().entails([("Ali Daei scored 109 goals.", "Daei has 109 goals."), ("A mural.", "A wall.")])
+    >>> LexicalJudge().entails([("Ali Daei scored 109 goals.", "Daei has 109 goals."), ("A mural.", "A wall.")])
     [1.0, 0.0]
     """
 
-    def entails(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    def entails(self, pairs: Sequence[Pair]) -> list[float]:
         """1.0 or 0.0 for each pair."""
         return [1.0 if _covers(premise, hypothesis) else 0.0 for premise, hypothesis in pairs]
 
 
-def make_verifier(name: str, *, cache: Path | None = None, tell: Callable[[str], None] = lambda text: None) -> Verifier:
-    """The verifier of that name; its verdicts are kept in the file `cache`, when one is given.
+def ask(judge: Judge, pairs: Iterable[Pair]) -> dict[Pair, float]:
+    """Verdicts of the distinct pairs, from one call of the judge, or from none if there are no pairs."""
+    distinct = list(dict.fromkeys(pairs))
+    return dict(zip(distinct, judge.entails(distinct), strict=True)) if distinct else {}
 
-    "lexical" is `Lexical`, never cached: it is faster than a look-up. A folder, or owner/model on the hub (at a
-    revision, after an @), is an NLI model (`rewards/judges/nli.py`), loaded here. `tell` gets a line before each
-    long wait.
-    Raises UserError for any other name, a model that is no NLI model, or a cache that is not one.
+
+def load_judge(name: str, *, cache: Path | None = None, tell: Callable[[str], None] = lambda text: None) -> Judge:
+    """The judge of this name: "lexical", a folder with an NLI model, or owner/model[@revision] on the hub.
+
+    Verdicts of a model are kept in the file `cache` if one is given. `tell` gets a line before each long wait.
+    UserError for any other name, a model that is no NLI model, or a file that cannot be a cache.
     """
-    check_name(name)
+    check_judge_name(name)
     if name == "lexical":
-        return Lexical()
-    # torch and transformers take seconds to import, and most runs need neither here.
-    from rewards.judges.cache import Cached
+        return LexicalJudge()  # never cached: it is faster than a look-up
+    # Most runs need neither torch nor transformers here, which take seconds to import.
+    from rewards.judges.cache import CachedJudge
     from rewards.judges.nli import load_nli
 
-    verifier, identity = load_nli(name, tell=tell)
-    return verifier if cache is None else Cached(verifier, cache, model=identity, tell=tell)
+    judge, identity = load_nli(name, tell=tell)
+    return judge if cache is None else CachedJudge(judge, cache, model=identity, tell=tell)
 
 
-def check_name(name: str) -> None:
-    """UserError for what cannot be the name of a verifier; loads nothing."""
+def check_judge_name(name: str) -> None:
+    """UserError for what cannot be the name of a judge; loads nothing."""
     looks_like_hub = not name.startswith((".", "/", "~")) and name.partition("@")[0].count("/") == 1
     if name != "lexical" and not Path(name).is_dir() and not looks_like_hub:
-        raise UserError(f"unknown verifier {name!r}; valid: {VALID}")
+        raise UserError(f"unknown judge {name!r}; valid: {VALID}")
 
 
-def take_counts(verifier: Verifier) -> dict[str, float]:
-    """The counts of a verifier since the last call; none for one that does not count."""
-    return verifier.take_counts() if isinstance(verifier, Counting) else {}
+def pop_metrics(judge: Judge) -> dict[str, float]:
+    """The judge's counts since the last call; none for a judge that does not count."""
+    return judge.pop_metrics() if isinstance(judge, HasMetrics) else {}
 
 
 def premise(passages: Sequence[Passage]) -> str:
-    """Passages as the metric shows them to a verifier: "Title: {title}\\n{text}", joined by newlines.
+    """Passages as the Trust-Score shows them to a judge: "Title: {title}\\n{text}", joined by newlines.
 
     >>> premise([Passage(title="Ali Daei", text="109 goals.")])
     'Title: Ali Daei\\n109 goals.'
@@ -92,10 +100,10 @@ def premise(passages: Sequence[Passage]) -> str:
 
 
 def _covers(premise: str, hypothesis: str) -> bool:
-    """No token crosses a line, so that a passage shared by many premises is read once."""
-    missing = _tokens(hypothesis) - STOP_WORDS
+    """Whether all content tokens are there. Read line by line, so that a passage of many premises is read once."""
+    missing = _content_words(hypothesis) - STOP_WORDS
     for line in premise.split("\n"):
         if not missing:
             break
-        missing -= _tokens(line)
+        missing -= _content_words(line)
     return not missing

@@ -28,14 +28,14 @@ from grpo.config import dump, load
 from grpo.data.example import STYLES, Example, Passage, detect_format, load_examples, train_heldout_split
 from grpo.policy.optimizer_state import read_counts, read_parameter
 from grpo.telemetry.run_logger import make_run_folder
-from grpo.types import Completion
+from grpo.types import Completion, Group
 from launch.config.recipe import EvaluationRecipe, Recipe
 from launch.runs.lineage import stages_of
 from launch.runs.resume import cut_back, log_sizes, prepare_folder
 from rewards.answer import parse
-from rewards.judges.base import Lexical
-from rewards.presets import PRESETS
-from rewards.scorer import compose
+from rewards.config import PRESETS
+from rewards.judges.base import LexicalJudge
+from rewards.scorer import RewardScorer
 from tests.faults.test_checkpoints import Kept
 from tests.helpers.fuzz import Touched, anything, deep, many, no_hang, scalars, taken, values, words
 from tests.unit.curriculum.test_qa_formats import HOTPOT, LOG, MUSIQUE
@@ -226,7 +226,7 @@ def score(predictions, reasoning):
     for splitter in SPLITTERS:
         for reading in (DefaultProtocol(splitter), TrustEvalProtocol(splitter)):
             with no_hang():
-                sums = score_answers(predictions, Lexical(), protocol=reading, reasoning=reasoning).sums_IK
+                sums = score_answers(predictions, LexicalJudge(), protocol=reading, reasoning=reasoning).sums_IK
                 assert all(0 <= float(value[0]) <= 100 + 1e-9 for value in scores(sums.sum(0)).values())
 
 
@@ -240,12 +240,13 @@ def test_completions(texts, style, reasoning):
             answer = parse(text, style=style, reasoning=reasoning)
         assert all(statement.text.strip() for statement in answer.statements)
         assert 0 <= answer.refusal_score <= 1
-    group = [Completion(text=text, token_ids=(), logprobs=(), finish="stop", version=0) for text in texts]
+    made = [Completion(text=text, token_ids=(), logprobs=(), finish="stop", version=0) for text in texts]
+    group = Group(example=example, prompt_ids=(), completions=tuple(made))
     for settings in PRESETS.values():
         if settings.consistency and not reasoning:
             continue
         with no_hang():
-            rows = compose(settings, reasoning=reasoning, verifier=Lexical())(example, group)
+            (rows,) = RewardScorer(settings, reasoning=reasoning, judge=LexicalJudge())([group])
         assert all(math.isfinite(row.total) for row in rows)
 
 

@@ -18,7 +18,7 @@ from grpo.telemetry.run_logger import Console
 from launch.builders.assemble import load_questions
 from launch.config.recipe import Recipe
 from launch.experiment import Experiment, chain, find, names, read_seeds
-from rewards.judges.base import Lexical
+from rewards.judges.base import LexicalJudge
 from tests.helpers.forked import run_program
 
 SHORT = ["--run.steps=1", "--sampling.max_tokens=4", "--held_out.questions=4"]
@@ -70,7 +70,7 @@ def test_arms_with_other_passages_under_the_same_ids_are_refused(tmp_path):
     a, again, b = (tmp_path / name for name in shares)
     assert len(common_questions([a, again])) == 100
     with pytest.raises(UserError, match=r"/b: holds out other questions or passages than .*/a, so the two") as no:
-        report("t", {"1": [a, again], "2": [b]}, tmp_path / "out", lambda name: Lexical())
+        report("t", {"1": [a, again], "2": [b]}, tmp_path / "out", lambda name: LexicalJudge())
     assert "\n" not in str(no.value)
 
 

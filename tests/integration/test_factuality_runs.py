@@ -18,7 +18,7 @@ from launch.config.recipe import Recipe
 from launch.filter import tally
 from launch.runs.answers import Answer
 from launch.runs.lineage import stages_of
-from rewards.presets import PRESETS
+from rewards.config import PRESETS
 from rewards.zero_variance import cause
 
 ROOT = Path(__file__).resolve().parents[2]

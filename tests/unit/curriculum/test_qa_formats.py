@@ -19,7 +19,7 @@ from grpo.telemetry.run_logger import Console
 from launch.builders.assemble import load_questions
 from launch.builders.data import all_examples
 from launch.config.recipe import Recipe
-from rewards.judges.base import Lexical
+from rewards.judges.base import LexicalJudge
 
 HOTPOT = {
     "question": "Who led the town where Low Tide was written?",
@@ -134,7 +134,7 @@ def test_duplicates_and_too_much_support_are_dropped_and_counted(tmp_path, pool)
 def test_a_judge_must_agree_with_what_is_spelled(tmp_path, pool):
     """The lexical judge wants every word of question and answer: "led" is not in the third passage of the log."""
     path = write(tmp_path / "q.json", [LOG, {**LOG, "question": "Who ruled Orvale?"}])
-    examples, report = build_from_qa(path, passages=3, pool=pool, entails=Lexical().entails)
+    examples, report = build_from_qa(path, passages=3, pool=pool, entails=LexicalJudge().entails)
     assert report.dropped == {"with an answer that no passage entails": 1}
     with_gold, without = examples
     held = [with_gold.passages[n - 1].text for n in with_gold.passages_with(0)]

@@ -11,7 +11,7 @@ from eval.predictions import Prediction
 from eval.score import score_predictions, write_scores
 from grpo.data.text import REFUSAL
 from grpo.errors import UserError
-from rewards.judges.base import Lexical
+from rewards.judges.base import LexicalJudge
 
 EXAMPLES = make_world(40, seed=1, unanswerable=0.5, styles={"prose": 1.0})
 
@@ -20,7 +20,7 @@ def run(folder, outputs, examples=EXAMPLES):
     """The folder of a run with these answers, scored."""
     folder.mkdir()
     predictions = [Prediction(example, output) for example, output in zip(examples, outputs, strict=True)]
-    write_scores(folder / "scores.json", score_predictions(predictions, Lexical(), nli="lexical", resamples=200))
+    write_scores(folder / "scores.json", score_predictions(predictions, LexicalJudge(), nli="lexical", resamples=200))
     return folder
 
 

@@ -5,7 +5,7 @@ import pytest
 from eval.online_metrics import OnlineTrustScore
 from grpo.data.example import Example, Passage
 from grpo.types import Completion
-from rewards.judges.base import Lexical
+from rewards.judges.base import LexicalJudge
 
 REFUSAL = "I apologize, but I couldn't find an answer to your question in the search results."
 
@@ -29,7 +29,7 @@ def said(text: str) -> Completion:
 
 
 def test_scores_of_rollouts() -> None:
-    live = OnlineTrustScore(Lexical(), reasoning=False)
+    live = OnlineTrustScore(LexicalJudge(), reasoning=False)
     answers = [
         (example(), said("Daei scored 109 goals [1].")),
         (example(), said("Daei scored 109 goals [2].")),
@@ -49,7 +49,7 @@ def test_scores_of_rollouts() -> None:
 
 
 def test_lists_claims_and_prose_go_together_and_closed_book_questions_are_left_out() -> None:
-    live = OnlineTrustScore(Lexical(), reasoning=False)
+    live = OnlineTrustScore(LexicalJudge(), reasoning=False)
     assert live([(example("closed"), said("109"))]) == {}
     answers = [(example("list"), said("109 [1]")), (example("closed"), said("x")), (example(), said("109 goals [1]."))]
     numbers = live(answers)
@@ -57,7 +57,7 @@ def test_lists_claims_and_prose_go_together_and_closed_book_questions_are_left_o
 
 
 def test_alignment_of_a_reasoning_model() -> None:
-    live = OnlineTrustScore(Lexical(), reasoning=True)
+    live = OnlineTrustScore(LexicalJudge(), reasoning=True)
     text = "<think>{}</think><answer>Daei scored 109 goals [1].</answer>"
     answers = [(example(), said(text.format(thought))) for thought in ("Daei scored 109 goals.", "Hm.")]
     assert live(answers)["align"] == 50

@@ -23,7 +23,7 @@ from eval.trust_score import COLUMNS, confusion, scores
 from grpo.data.example import Passage
 from grpo.data.text import normalize
 from grpo.errors import UserError
-from rewards.judges.base import Lexical
+from rewards.judges.base import LexicalJudge
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "data/trust_score_golden.json").read_text())
 MICRO = GOLDEN["citation_micro"]
@@ -39,7 +39,7 @@ def predictions(items: list[dict], style: str, tmp_path: Path) -> list[Predictio
 
 def report(items: list[dict], style: str, tmp_path: Path, *, reference: bool, **options) -> dict:
     asked = predictions(items, style, tmp_path)
-    return score_predictions(asked, Lexical(), nli="lexical", reference=reference, resamples=0, **options)
+    return score_predictions(asked, LexicalJudge(), nli="lexical", reference=reference, resamples=0, **options)
 
 
 def micro(name: str) -> tuple[dict, str]:
@@ -229,7 +229,7 @@ def test_reasoning_is_not_scored_but_asked_whether_it_leads_to_the_answer(tmp_pa
 
 def test_the_confusion_matrix_and_its_rates(tmp_path: Path) -> None:
     asked = predictions(GOLDEN["asqa"]["items"], "prose", tmp_path)
-    items = score_answers(asked, Lexical(), protocol=TrustEvalProtocol(make_splitter()))
+    items = score_answers(asked, LexicalJudge(), protocol=TrustEvalProtocol(make_splitter()))
     assert confusion(items.sums_IK) == {
         "answerable_answered": 3,
         "answerable_refused": 1,
@@ -244,7 +244,7 @@ def test_scores_of_resamples_are_those_of_the_resampled_questions(tmp_path: Path
     items = GOLDEN["asqa"]["items"]
     chosen = [0, 0, 1, 4, 5, 5]
     sums = score_answers(
-        predictions(items, "prose", tmp_path), Lexical(), protocol=TrustEvalProtocol(make_splitter())
+        predictions(items, "prose", tmp_path), LexicalJudge(), protocol=TrustEvalProtocol(make_splitter())
     ).sums_IK
     counts = np.bincount(chosen, minlength=len(items)).astype(float)
     drawn = report([items[i] for i in chosen], "prose", tmp_path, reference=True)

@@ -9,14 +9,13 @@ ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = ("grpo", "rewards", "curriculum", "eval", "launch")
 LIGHT = {"grpo.types", "grpo.errors", "grpo.data.text", "grpo.data.example"}
 PROGRAMS = {  # what a file's own command line needs, to read recipes or to load a model
-    "rewards/audit.py": {"grpo.config", "launch.config.recipe"},
     "curriculum/build.py": {"grpo.telemetry.run_logger", "launch.builders.models"},
 }
 MAY_IMPORT = {  # of ours; a name stands for itself and what is below it
     "grpo": {"grpo"},
-    "rewards": {"rewards", *LIGHT},
+    "rewards": {"rewards", "grpo.config", *LIGHT},
     "curriculum": {"curriculum", *LIGHT},
-    "eval": {"eval", "curriculum", "grpo", "rewards.boxed", "rewards.answer", "rewards.judges.base"},
+    "eval": {"eval", "curriculum", "grpo", "rewards.answer", "rewards.judges.base"},
     "launch": set(FOLDERS),
 }
 ONLY_IN = {  # heavy package: where it may be imported

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from grpo.data.example import STYLES, Style
 from grpo.data.text import REFUSAL, normalize
-from rewards.answer import NO_PASSAGE, TAGS, Answer, Statement, parse
-from rewards.refusal import FLAG, refusal_reward, rscore
+from rewards.answer import NO_PASSAGE, TAGS, ParsedAnswer, Statement, parse
+from rewards.refusal import FLAG, refusal_reward, refusal_score
 
 PIECES = (*TAGS, "[1]", "[2]", "[", "]", ". ", ", ", "\n", "Ali Daei", "109", REFUSAL, "Dr. ", "\u0661", "\ud800", "a")
 TEXTS = st.one_of(
@@ -23,7 +23,7 @@ def reasoned(answer: str, think: str = "hm") -> str:
     return f"<think>{think}</think>\n<answer>{answer}</answer>"
 
 
-def check(answer: Answer, style: Style, reasoning: bool) -> None:
+def check(answer: ParsedAnswer, style: Style, reasoning: bool) -> None:
     assert 0.0 <= answer.refusal_score <= 1.0
     assert answer.refused == (answer.refusal_score > 0.85)
     assert all(normalize(statement.text) for statement in answer.statements)
@@ -156,21 +156,21 @@ def test_a_long_monotone_text_is_read_quickly(text: str, style: Style) -> None:
     ],
 )
 def test_the_fields_refusals_keep_their_sides(text: str, field: float, refused: bool) -> None:
-    assert rscore(text, reference=True) * 100 == pytest.approx(field, abs=0.01)
+    assert refusal_score(text, reference=True) * 100 == pytest.approx(field, abs=0.01)
     assert parse(text, style="prose", reasoning=False).refused == refused
-    assert (rscore(text) > 0.85) == refused == (rscore(text, reference=True) > 0.85)
+    assert (refusal_score(text) > 0.85) == refused == (refusal_score(text, reference=True) > 0.85)
 
 
 @pytest.mark.parametrize("piece", ["I apologize", "an answer", "I", "Apolo", "find an answer"])
 def test_a_piece_of_the_refusal_is_no_refusal(piece: str) -> None:
-    assert rscore(piece, reference=True) == 1.0
-    assert rscore(piece) < 0.56
+    assert refusal_score(piece, reference=True) == 1.0
+    assert refusal_score(piece) < 0.56
     assert not parse(piece, style="list", reasoning=False).refused
 
 
 def test_the_flag_is_the_start_of_the_sentence_that_prompts_ask_for() -> None:
     assert REFUSAL.startswith(FLAG)
-    assert rscore(FLAG) == rscore(FLAG.lower() + "!") == 1.0
+    assert refusal_score(FLAG) == refusal_score(FLAG.lower() + "!") == 1.0
 
 
 def test_equation_six_at_its_threshold() -> None:

@@ -10,8 +10,7 @@ import pytest
 from rich.console import Console
 
 from rewards.audit import HONEST, POLICIES, TAGS_ONLY, Row, audit, main, table
-from rewards.config import RewardSettings
-from rewards.presets import PRESETS
+from rewards.config import PRESETS, RewardConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 CITATIONS = {"cite everything", "cite nothing", "cite another passage", "repeat one sentence"}
@@ -80,7 +79,7 @@ def test_caution_is_gamed_by_a_model_that_only_refuses() -> None:
 
 
 def test_ones_own_rewards_are_left_out() -> None:
-    settings = RewardSettings(refusal=True, weights={"nowhere_at_all:f": 9.0, "citation": 2.0})
+    settings = RewardConfig(refusal=True, weights={"nowhere_at_all:f": 9.0, "citation": 2.0})
     honest = audit(settings, reasoning=True)[0]
     assert (honest.policy, honest.answerable) == (HONEST, 4.0 + 0.75)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from grpo.data.example import Passage
 from grpo.data.text import STOP_WORDS, normalize
 from grpo.errors import UserError
-from rewards.judges.base import Lexical, make_verifier, premise
+from rewards.judges.base import LexicalJudge, load_judge, premise
 
 DAEI = Passage(title="Ali Daei", text="Ali Daei scored 109 international goals.")
 BICAN = Passage(title="Josef Bican", text="He scored 805 career goals.")
@@ -35,13 +35,13 @@ BICAN = Passage(title="Josef Bican", text="He scored 805 career goals.")
     ],
 )
 def test_lexical(passages: tuple[Passage, ...], hypothesis: str, expected: float) -> None:
-    assert Lexical().entails([(premise(passages), hypothesis)]) == [expected]
+    assert LexicalJudge().entails([(premise(passages), hypothesis)]) == [expected]
 
 
 def test_a_batch_keeps_its_order() -> None:
     text = premise((DAEI,))
-    assert Lexical().entails([(text, "109"), (text, "805"), ("805", "805"), (text, "109")]) == [1.0, 0.0, 1.0, 1.0]
-    assert Lexical().entails([]) == []
+    assert LexicalJudge().entails([(text, "109"), (text, "805"), ("805", "805"), (text, "109")]) == [1.0, 0.0, 1.0, 1.0]
+    assert LexicalJudge().entails([]) == []
 
 
 def test_the_stop_list_is_the_stub_of_the_golden_cases() -> None:
@@ -56,14 +56,14 @@ def test_premise_is_the_fields_document_text() -> None:
     )
 
 
-def test_an_unknown_verifier_is_refused_with_the_valid_ones() -> None:
-    assert isinstance(make_verifier("lexical"), Lexical)
-    with pytest.raises(UserError, match=r"unknown verifier 'lexcal'; valid: .*lexical"):
-        make_verifier("lexcal")
+def test_an_unknown_judge_is_refused_with_the_valid_ones() -> None:
+    assert isinstance(load_judge("lexical"), LexicalJudge)
+    with pytest.raises(UserError, match=r"unknown judge 'lexcal'; valid: .*lexical"):
+        load_judge("lexcal")
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text("aThe .\n\r\x0b\u2028x1'-_\x00–é²\u0301"), st.text("aThe .\n\rx1–é"))
 def test_reading_line_by_line_changes_nothing(text: str, hypothesis: str) -> None:
     expected = set(normalize(hypothesis).split()) - STOP_WORDS <= set(normalize(text).split())
-    assert Lexical().entails([(text, hypothesis)]) == [float(expected)]
+    assert LexicalJudge().entails([(text, hypothesis)]) == [float(expected)]

@@ -3,15 +3,15 @@
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from grpo.errors import UserError
-from rewards.judges.base import Lexical, Verifier, take_counts
-from rewards.judges.cache import APPLICATION, WRITE, Cached
+from rewards.judges.base import Judge, LexicalJudge, pop_metrics
+from rewards.judges.cache import WRITE_BATCH, CachedJudge
 
 ROOT = Path(__file__).resolve().parents[3]
 RIGHT, WRONG = ("Ali Daei scored 109 goals.", "Daei scored 109."), ("Ali Daei scored 109 goals.", "Daei scored 805.")
@@ -26,14 +26,14 @@ class Watched:
 
     def entails(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         self.calls.append(list(pairs))
-        return [self._share * p for p in Lexical().entails(pairs)]
+        return [self._share * p for p in LexicalJudge().entails(pairs)]
 
-    def take_counts(self) -> dict[str, float]:
+    def pop_metrics(self) -> dict[str, float]:
         return {"cut": 3.0}
 
 
-def cached(path: Path, verifier: Verifier | None = None, model: str = "m@1") -> Cached:
-    return Cached(verifier or Watched(), path / "verdicts.sqlite", model=model)
+def cached(path: Path, judge: Judge | None = None, model: str = "m@1") -> CachedJudge:
+    return CachedJudge(judge or Watched(), path / "verdicts.sqlite", model=model)
 
 
 def test_distinct_pairs_are_asked_once_and_verdicts_keep_their_order(tmp_path: Path) -> None:
@@ -45,13 +45,13 @@ def test_distinct_pairs_are_asked_once_and_verdicts_keep_their_order(tmp_path: P
     assert watched.calls == [[WRONG, RIGHT], [("a", "goal")]]
 
 
-def test_hits_are_counted_beside_the_verifiers_own_counts(tmp_path: Path) -> None:
+def test_hits_are_counted_beside_the_judges_own_counts(tmp_path: Path) -> None:
     cache = cached(tmp_path)
     cache.entails([RIGHT, RIGHT, WRONG])
     cache.entails([RIGHT, ("a", "goal")])
-    assert take_counts(cache) == {"cut": 3.0, "asked": 4.0, "hit_rate": 0.25}
-    assert take_counts(cache) == {"cut": 3.0, "asked": 0.0}  # no rate of nothing
-    assert take_counts(Lexical()) == {}
+    assert pop_metrics(cache) == {"cut": 3.0, "asked": 4.0, "hit_rate": 0.25}
+    assert pop_metrics(cache) == {"cut": 3.0, "asked": 0.0}  # no rate of nothing
+    assert pop_metrics(LexicalJudge()) == {}
 
 
 def test_a_verdict_belongs_to_its_model_and_to_the_place_of_each_text(tmp_path: Path) -> None:
@@ -68,9 +68,9 @@ def test_a_verdict_belongs_to_its_model_and_to_the_place_of_each_text(tmp_path: 
 def test_verdicts_survive_the_process(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path;"
-        "from rewards.judges.base import Lexical; from rewards.judges.cache import Cached;"
-        f"cache = Cached(Lexical(), Path({str(tmp_path / 'sub' / 'verdicts.sqlite')!r}), model='m@1');"
-        f"print(cache.entails([{RIGHT!r}, {WRONG!r}]), cache.take_counts())"
+        "from rewards.judges.base import LexicalJudge; from rewards.judges.cache import CachedJudge;"
+        f"cache = CachedJudge(LexicalJudge(), Path({str(tmp_path / 'sub' / 'verdicts.sqlite')!r}), model='m@1');"
+        f"print(cache.entails([{RIGHT!r}, {WRONG!r}]), cache.pop_metrics())"
     )
     lines = [
         subprocess.run(
@@ -87,8 +87,8 @@ def test_verdicts_survive_the_process(tmp_path: Path) -> None:
 def test_processes_that_start_and_write_together_lose_nothing(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path;"
-        "from rewards.judges.base import Lexical; from rewards.judges.cache import Cached;"
-        f"cache = Cached(Lexical(), Path({str(tmp_path / 'verdicts.sqlite')!r}), model='m@1');"
+        "from rewards.judges.base import LexicalJudge; from rewards.judges.cache import CachedJudge;"
+        f"cache = CachedJudge(LexicalJudge(), Path({str(tmp_path / 'verdicts.sqlite')!r}), model='m@1');"
         "first = int(sys.argv[1]);"
         "[cache.entails([(f'text {n}', f'text {n}'), ('shared', f'{n % 7}')]) for n in range(first, first + 100)]"
     )
@@ -103,47 +103,16 @@ def test_processes_that_start_and_write_together_lose_nothing(tmp_path: Path) ->
     assert watched.calls == []
 
 
-def test_a_cache_that_another_process_is_just_making_is_waited_for_and_shared(tmp_path: Path) -> None:
-    path = tmp_path / "verdicts.sqlite"
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    made: list[object] = []
-
-    def make() -> None:
-        try:
-            made.append(Cached(Lexical(), path, model="m@1").entails([RIGHT]))
-        except UserError as error:
-            made.append(str(error))
-
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join(0.5)
-    assert made == []  # it waits for the lock
-    other.execute(f"PRAGMA application_id = {APPLICATION}")
-    other.execute("CREATE TABLE verdicts (key BLOB PRIMARY KEY, p REAL NOT NULL) WITHOUT ROWID")
-    other.execute("COMMIT")
-    thread.join()
-    assert made == [[1.0]]
-
-
 def test_threads_share_one_cache(tmp_path: Path) -> None:
     cache = cached(tmp_path)
-    errors: list[BaseException] = []
 
     def ask(first: int) -> None:
-        try:
-            for n in range(first, first + 50):
-                assert cache.entails([(f"text {n}", f"text {n}"), (f"text {n}", "other")]) == [1.0, 0.0]
-        except BaseException as error:  # a thread's own errors are lost otherwise
-            errors.append(error)
+        for n in range(first, first + 50):
+            assert cache.entails([(f"text {n}", f"text {n}"), (f"text {n}", "other")]) == [1.0, 0.0]
 
-    threads = [threading.Thread(target=ask, args=(first,)) for first in (0, 25, 50)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-    assert cache.take_counts() == {"cut": 3.0, "asked": 300.0, "hit_rate": 1 / 3}
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(ask, (0, 25, 50)))
+    assert cache.pop_metrics() == {"cut": 3.0, "asked": 300.0, "hit_rate": 1 / 3}
 
 
 def test_what_was_judged_before_a_failure_is_kept(tmp_path: Path) -> None:
@@ -153,21 +122,21 @@ def test_what_was_judged_before_a_failure_is_kept(tmp_path: Path) -> None:
                 raise RuntimeError("the model is gone")
             return super().entails(pairs)
 
-    asked = [(f"text {n}", f"text {n}") for n in range(WRITE + 10)]
+    asked = [(f"text {n}", f"text {n}") for n in range(WRITE_BATCH + 10)]
     with pytest.raises(RuntimeError, match="the model is gone"):
         cached(tmp_path, Failing()).entails(asked)
     watched = Watched()
     assert cached(tmp_path, watched).entails(asked) == [1.0] * len(asked)
-    assert watched.calls == [asked[WRITE:]]
+    assert watched.calls == [asked[WRITE_BATCH:]]
 
 
 def test_a_cache_that_fails_in_the_middle_of_a_run_is_given_up_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rewards.judges.cache.WAIT", 0.1)
+    monkeypatch.setattr("rewards.judges.cache.LOCK_SECONDS", 0.1)
     watched, told = Watched(), []
     path = tmp_path / "verdicts.sqlite"
-    cache = Cached(watched, path, model="m@1", tell=told.append)
+    cache = CachedJudge(watched, path, model="m@1", tell=told.append)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     assert [cache.entails([RIGHT, WRONG]) for _ in range(2)] == [[1.0, 0.0]] * 2
@@ -177,39 +146,17 @@ def test_a_cache_that_fails_in_the_middle_of_a_run_is_given_up_and_the_run_goes_
     assert other.execute("SELECT count(*) FROM verdicts").fetchone() == (0,)
 
 
-def write_foreign(path: Path, what: str) -> None:
-    if what == "text":
-        path.write_text("what I measured last year\n" * 100, encoding="utf-8")
-    elif what == "database":
-        other = sqlite3.connect(path)
-        other.execute("CREATE TABLE verdicts (key, p)")  # even of the same name
-        other.commit()
-        other.close()
-    elif what == "folder":
-        path.mkdir()
-    elif what == "torn":
-        cache = Cached(Lexical(), path, model="m@1")
-        cache.entails([(f"text {n}", f"text {n}") for n in range(3000)])
-        cache.close()
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-@pytest.mark.parametrize(
-    ("what", "says"),
-    [
-        ("text", "cannot be used as a cache of verdicts: file is not a database"),
-        ("database", "a database, but no cache of verdicts"),
-        ("folder", "cannot be used as a cache of verdicts: unable to open"),
-        ("torn", "cannot be used as a cache of verdicts: database disk image is malformed"),
-    ],
-)
-def test_a_damaged_or_foreign_file_is_named_and_left_as_it_is(tmp_path: Path, what: str, says: str) -> None:
+@pytest.mark.parametrize("what", ["text", "folder"])
+def test_what_cannot_be_a_cache_is_named_and_left_as_it_is(tmp_path: Path, what: str) -> None:
     path = tmp_path / "verdicts.sqlite"
-    write_foreign(path, what)
-    before = path.read_bytes() if path.is_file() else None
-    with pytest.raises(UserError, match=rf"^{path}: {says}.*; valid: one of ours, or a new path$"):
-        Cached(Lexical(), path, model="m@1").entails([(f"text {n}", f"text {n}") for n in range(3000)])
-    assert (path.read_bytes() if path.is_file() else None) == before
+    if what == "folder":
+        path.mkdir()
+    else:
+        path.write_text("what I measured last year\n" * 100, encoding="utf-8")
+    says = rf"^{path}: cannot be a cache of verdicts: .*; valid: such a cache, or a new path$"
+    with pytest.raises(UserError, match=says):
+        cached(tmp_path)
+    assert path.is_dir() or path.read_text(encoding="utf-8") == "what I measured last year\n" * 100
 
 
 def test_an_empty_file_becomes_a_cache(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import pytest
 from grpo.data.example import Example, Passage
 from grpo.data.text import REFUSAL
 from grpo.errors import UserError
-from grpo.types import Completion
-from rewards.judges.base import Lexical, Verifier
-from rewards.scorer import RewardSettings, compose
+from rewards.config import RewardConfig
+from rewards.judges.base import Judge, LexicalJudge
+from rewards.scorer import RewardScorer
+from tests.helpers.scoring import scores
 
 EXAMPLE = Example(
     id="q",
@@ -20,20 +21,19 @@ EXAMPLE = Example(
     style="prose",
     source="test",
 )
-SETTINGS = RewardSettings(consistency=True, refusal=True)
+CONFIG = RewardConfig(consistency=True, refusal=True)
 
 
-def process(*texts: str, verifier: Verifier | None = None, cut: bool = False) -> list[float]:
-    finish = "length" if cut else "stop"
-    group = [Completion(text=t, token_ids=(2,), logprobs=(0.0,), finish=finish, version=0) for t in texts]
-    return [s.parts["consistency"] for s in compose(SETTINGS, reasoning=True, verifier=verifier)(EXAMPLE, group)]
+def consistency(*texts: str, judge: Judge | None = None, cut: bool = False) -> list[float]:
+    scorer = RewardScorer(CONFIG, reasoning=True, judge=judge)
+    return [score.parts["consistency"] for score in scores(scorer, EXAMPLE, texts, cut=cut)]
 
 
 def reasoned(think: str, answer: str) -> str:
     return f"<think>{think}</think><answer>{answer}</answer>"
 
 
-class Half(Lexical):
+class Half(LexicalJudge):
     """Says 0.5 of everything; keeps what it was asked."""
 
     def __init__(self) -> None:
@@ -61,14 +61,14 @@ class Half(Lexical):
     ],
 )
 def test_thinking_that_entails_the_decision(text: str, value: float) -> None:
-    assert process(text) == [value]
+    assert consistency(text) == [value]
 
 
 def test_a_cut_completion_has_none() -> None:
-    assert process(reasoned("Ali Daei.", "Ali Daei."), cut=True) == [0.0]
+    assert consistency(reasoned("Ali Daei.", "Ali Daei."), cut=True) == [0.0]
 
 
-def test_it_is_the_verifiers_probability_asked_once_a_group_for_the_decision() -> None:
+def test_it_is_the_judges_probability_asked_once_a_group_for_the_decision() -> None:
     judge = Half()
     refusing = reasoned("no", f"{REFUSAL} [1]")
     texts = [
@@ -79,29 +79,28 @@ def test_it_is_the_verifiers_probability_asked_once_a_group_for_the_decision() -
         reasoned("so", "[1]"),
         "bad",
     ]
-    assert process(*texts, verifier=judge) == [0.5, 0.5, 0.5, 0.0, 0.0, 0.0]
+    assert consistency(*texts, judge=judge) == [0.5, 0.5, 0.5, 0.0, 0.0, 0.0]
     assert judge.asked == [[("so", "It won."), ("no", REFUSAL)]]
 
 
 def test_of_long_thinking_the_end_is_judged() -> None:
     judge = Half()
     long = " ".join(f"word{n}" for n in range(1000))
-    process(reasoned(f"{long} so it won", "It won."), verifier=judge)
+    consistency(reasoned(f"{long} so it won", "It won."), judge=judge)
     ((premise, _),) = judge.asked[0]
     assert premise.split() == [*(f"word{n}" for n in range(703, 1000)), "so", "it", "won"]
 
 
 def test_its_weight_is_one_and_can_be_set() -> None:
     text = reasoned("Ali Daei scored 109 goals.", "Ali Daei scored 109 [1].")
-    group = [Completion(text=text, token_ids=(2,), logprobs=(0.0,), finish="stop", version=0)]
     for weight, total in ((None, 4.5), (0.25, 3.75), (0.0, 3.5)):
         weights = {} if weight is None else {"consistency": weight}
-        settings = RewardSettings(consistency=True, refusal=True, weights=weights)
-        assert compose(settings, reasoning=True)(EXAMPLE, group)[0].total == total
+        settings = RewardConfig(consistency=True, refusal=True, weights=weights)
+        assert scores(RewardScorer(settings, reasoning=True), EXAMPLE, [text])[0].total == total
 
 
 def test_a_model_that_does_not_think_cannot_be_paid_for_it() -> None:
     with pytest.raises(
         UserError, match=r"consistency = true .* model.reasoning = false .*; valid: model.reasoning = true"
     ):
-        compose(SETTINGS, reasoning=False)
+        RewardScorer(CONFIG, reasoning=False)

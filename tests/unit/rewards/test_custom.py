@@ -13,9 +13,10 @@ import torch
 
 from grpo.data.example import Example, Passage
 from grpo.errors import UserError
-from grpo.types import Completion, Score
-from rewards.custom import COLUMNS, BadValues, Guarded, checked, load_reward, per_answer, trl_columns
-from rewards.scorer import GroupScorer, RewardSettings, compose
+from grpo.types import Completion, Group, Score
+from rewards.config import RewardConfig
+from rewards.custom import COLUMNS, BadValues, CustomReward, check_values, load_reward, per_answer, trl_columns
+from rewards.scorer import RewardScorer
 
 EXAMPLE = Example(
     id="asqa-1",
@@ -52,9 +53,14 @@ def gate() -> Iterator[threading.Event]:
     event.set()
 
 
-def scorer(own: types.ModuleType, function: Any, **changes: Any) -> GroupScorer:
+def scorer(own: types.ModuleType, function: Any, **changes: Any) -> RewardScorer:
     vars(own)["f"] = function
-    return compose(RewardSettings.model_validate({"weights": {NAME: 2.0}} | changes), reasoning=False)
+    return RewardScorer(RewardConfig.model_validate({"weights": {NAME: 2.0}} | changes), reasoning=False)
+
+
+def score(scorer: RewardScorer) -> list[Score]:
+    (found,) = scorer([Group(example=EXAMPLE, prompt_ids=(), completions=tuple(completions()))])
+    return found
 
 
 def totals(scores: Sequence[Score]) -> list[float]:
@@ -66,7 +72,7 @@ def test_a_group_at_a_time(own: types.ModuleType) -> None:
         longest = max(len(c.text) for c in completions)
         return [float(len(c.text) == longest) for c in completions]
 
-    scores = scorer(own, rank)(EXAMPLE, completions())
+    scores = score(scorer(own, rank))
     assert totals(scores) == [3.0 + 2.0, 2.0, 1.0]  # it passes no gate
     assert [score.parts[NAME] for score in scores] == [1.0, 0.0, 0.0]
 
@@ -78,15 +84,15 @@ def test_one_answer_at_a_time(own: types.ModuleType) -> None:
         return 1 - len(completion.text) / 40
 
     assert (short.__name__, short.__doc__) == ("short", "Pays for brevity.")
-    assert totals(scorer(own, short)(EXAMPLE, completions())) == pytest.approx([3 + 2 * 0.25, 2 + 2 * 0.6, 1 + 2])
+    assert totals(score(scorer(own, short))) == pytest.approx([3 + 2 * 0.25, 2 + 2 * 0.6, 1 + 2])
 
 
 def test_none_counts_as_the_mean_of_the_scored_siblings(own: types.ModuleType) -> None:
     """Neither a penalty nor a bonus can be dodged or had by not being scored; the part itself stays missing."""
-    scores = scorer(own, lambda example, completions: [-1.0, None, 0.5])(EXAMPLE, completions())
+    scores = score(scorer(own, lambda example, completions: [-1.0, None, 0.5]))
     assert totals(scores) == [3 - 2, 2 - 0.5, 1 + 1]
     assert [score.parts.get(NAME) for score in scores] == [-1.0, None, 0.5]
-    unscored = scorer(own, lambda example, completions: [None] * 3)(EXAMPLE, completions())
+    unscored = score(scorer(own, lambda example, completions: [None] * 3))
     assert totals(unscored) == [3.0, 2.0, 1.0]
     assert all(NAME not in score.parts for score in unscored)
 
@@ -98,7 +104,7 @@ def test_a_function_written_for_trl_gets_its_columns(own: types.ModuleType) -> N
         seen.update(kwargs)
         return [float(any(a in text for a in gold[0])) for text, gold in zip(completions, answers, strict=True)]
 
-    scores = scorer(own, accuracy)(EXAMPLE, completions())
+    scores = score(scorer(own, accuracy))
     assert [score.parts[NAME] for score in scores] == [1.0, 0.0, 0.0]
     assert set(seen) | {"completions", "answers"} == set(COLUMNS)
     assert seen["prompts"] == seen["question"] == ["Who scored 109 goals?"] * 3
@@ -115,8 +121,8 @@ def test_a_function_written_for_trl_without_kwargs_gets_what_it_names(own: types
         def __call__(self, completions: list[str], source: list[str]) -> list[float]:
             return [float(name == "asqa") for name in source]
 
-    assert [s.parts[NAME] for s in scorer(own, lengths)(EXAMPLE, completions())] == pytest.approx([3.0, 1.6, 0.0])
-    assert [s.parts[NAME] for s in scorer(own, Accuracy())(EXAMPLE, completions())] == [1.0, 1.0, 1.0]
+    assert [s.parts[NAME] for s in score(scorer(own, lengths))] == pytest.approx([3.0, 1.6, 0.0])
+    assert [s.parts[NAME] for s in score(scorer(own, Accuracy()))] == [1.0, 1.0, 1.0]
 
 
 def test_a_function_that_names_a_column_is_for_trl_wherever_it_stands(own: types.ModuleType) -> None:
@@ -129,8 +135,8 @@ def test_a_function_that_names_a_column_is_for_trl_wherever_it_stands(own: types
     def longest(q: Example, completions: Sequence[Completion]) -> list[float]:
         return [float(q.id == "asqa-1" and len(c.text) > 20) for c in completions]
 
-    assert [s.parts[NAME] for s in scorer(own, grounded)(EXAMPLE, completions())] == [1.0, 1.0, 0.0]
-    assert [s.parts[NAME] for s in scorer(own, longest)(EXAMPLE, completions())] == [1.0, 0.0, 0.0]
+    assert [s.parts[NAME] for s in score(scorer(own, grounded))] == [1.0, 1.0, 0.0]
+    assert [s.parts[NAME] for s in score(scorer(own, longest))] == [1.0, 0.0, 0.0]
 
 
 def talks(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
@@ -139,13 +145,13 @@ def talks(prompts: list[Any], completions: list[Any], **columns: Any) -> list[fl
 
 
 def test_a_function_for_conversations_gets_messages_where_the_recipe_says_so(own: types.ModuleType) -> None:
-    scores = scorer(own, talks, trl_conversational=True)(EXAMPLE, completions())
+    scores = score(scorer(own, talks, trl_conversational=True))
     assert [score.parts[NAME] for score in scores] == [1.0, 0.0, 0.0]
     with pytest.raises(UserError, match=r"TypeError: .* \(it was given plain strings; .*trl_conversational = true\)"):
-        scorer(own, talks, failure_limit=0)(EXAMPLE, completions())
+        score(scorer(own, talks, failure_limit=0))
     plain = lambda completions, **columns: [len(text.split()) for text in completions]  # noqa: E731
     with pytest.raises(UserError, match=r"it was given conversations; the other form: .*trl_conversational = false"):
-        scorer(own, plain, failure_limit=0, trl_conversational=True)(EXAMPLE, completions())
+        score(scorer(own, plain, failure_limit=0, trl_conversational=True))
 
 
 def test_a_switch_for_trl_without_a_function_for_trl_is_refused(own: types.ModuleType) -> None:
@@ -174,10 +180,10 @@ def test_whatever_a_module_raises_while_it_is_imported_is_one_line(
 
 def test_numbers_of_other_libraries_are_numbers(own: types.ModuleType) -> None:
     for values in (torch.tensor([1.0, 0.0, 0.5]), [torch.tensor(1.0), numpy.float32(0), 0.5], numpy.array([1, 0, 0.5])):
-        assert checked(values, 3) == [1.0, 0.0, 0.5]
+        assert check_values(values, 3) == [1.0, 0.0, 0.5]
     for wrong in ("1.0", b"1", torch.tensor([1.0, 2.0]), numpy.nan, [1.0], 1j):
         with pytest.raises(BadValues, match="for completion 1; valid: a finite number or None"):
-            checked([0.0, wrong], 2)
+            check_values([0.0, wrong], 2)
 
 
 def test_columns_are_one_entry_per_completion() -> None:
@@ -203,7 +209,7 @@ async def waits(completions: list[str]) -> list[float]:
         (NAME, 3, "is a int, not a function"),
         (NAME, dict, "is a type, not a function"),
         (NAME, lambda text: 1.0, r"takes \(text\); valid: f\(example, completions\) or f\(prompts, completions"),
-        (NAME, wants_a_state, "asks for trainer_state; there are the columns prompts, completions, completion_ids"),
+        (NAME, wants_a_state, "asks for trainer_state; valid columns: prompts, completions, completion_ids"),
         (NAME, waits, "is an async function; valid: a plain one"),
     ],
 )
@@ -237,13 +243,13 @@ FAILURES = [
 @pytest.mark.parametrize(("function", "message"), FAILURES, ids=[message for _, message in FAILURES])
 def test_a_failure_is_not_scored_counted_and_named(own: types.ModuleType, function: Any, message: str) -> None:
     forgiving = scorer(own, function)
-    assert totals(forgiving(EXAMPLE, completions())) == [3.0, 2.0, 1.0]
-    assert forgiving.take_counts() == {"reward_failures/own_rewards:f": 1.0}
-    assert forgiving.take_counts() == {"reward_failures/own_rewards:f": 0.0}
+    assert totals(score(forgiving)) == [3.0, 2.0, 1.0]
+    assert forgiving.pop_metrics() == {"reward_failures/own_rewards:f": 1.0}
+    assert forgiving.pop_metrics() == {"reward_failures/own_rewards:f": 0.0}
     with pytest.raises(
         UserError, match=f"'own_rewards:f' failed in 1 of 1 calls.*question asqa-1: {message}"
     ) as caught:
-        scorer(own, function, failure_limit=0.0)(EXAMPLE, completions())
+        score(scorer(own, function, failure_limit=0.0))
     assert "\n" not in str(caught.value)
 
 
@@ -258,10 +264,10 @@ def test_the_run_stops_above_the_share(own: types.ModuleType) -> None:
 
     strict = scorer(own, every_fifth, failure_limit=0.15)
     for _ in range(19):
-        strict(EXAMPLE, completions())
-    assert strict.take_counts() == {"reward_failures/own_rewards:f": 3.0}  # 3 of 20 is not above 0.15
+        score(strict)
+    assert strict.pop_metrics() == {"reward_failures/own_rewards:f": 3.0}  # 3 of 20 is not above 0.15
     with pytest.raises(UserError, match=r"failed in 4 of 20 calls, more than reward.failure_limit = 0.15 .* call 5$"):
-        strict(EXAMPLE, completions())
+        score(strict)
     assert len(calls) == 20
 
 
@@ -275,13 +281,13 @@ def test_a_call_that_hangs_is_abandoned_and_counted(
         return [9.0] * len(completions)
 
     forgiving = scorer(own, hangs, timeout=0.05)
-    assert totals(forgiving(EXAMPLE, completions())) == [3.0, 2.0, 1.0]
-    assert forgiving.take_counts() == {"reward_failures/own_rewards:f": 1.0}
+    assert totals(score(forgiving)) == [3.0, 2.0, 1.0]
+    assert forgiving.pop_metrics() == {"reward_failures/own_rewards:f": 1.0}
     left = [thread for thread in threading.enumerate() if thread.name == NAME]
     assert len(left) == 1
     assert left[0].daemon  # the program can end without it
     with pytest.raises(UserError, match=r"no result within reward.timeout = 0.05 s"):
-        scorer(own, hangs, timeout=0.05, failure_limit=0.0)(EXAMPLE, completions())
+        score(scorer(own, hangs, timeout=0.05, failure_limit=0.0))
 
 
 def test_a_timeout_of_its_own_is_an_error_and_not_ours(own: types.ModuleType) -> None:
@@ -289,7 +295,7 @@ def test_a_timeout_of_its_own_is_an_error_and_not_ours(own: types.ModuleType) ->
         raise TimeoutError("the judge is busy")
 
     with pytest.raises(UserError, match="TimeoutError: the judge is busy"):
-        scorer(own, service, failure_limit=0.0)(EXAMPLE, completions())
+        score(scorer(own, service, failure_limit=0.0))
 
 
 def test_the_rewards_of_a_recipe_run_side_by_side(own: types.ModuleType) -> None:
@@ -304,9 +310,9 @@ def test_the_rewards_of_a_recipe_run_side_by_side(own: types.ModuleType) -> None
         return reward
 
     vars(own)["f"], vars(own)["g"] = meets("f", "g"), meets("g", "f")
-    both = compose(RewardSettings(weights={NAME: 1.0, "own_rewards:g": 1.0}, timeout=20.0), reasoning=False)
-    assert totals(both(EXAMPLE, completions())) == [5.0, 4.0, 3.0]
-    assert both.take_counts() == {"reward_failures/own_rewards:f": 0.0, "reward_failures/own_rewards:g": 0.0}
+    both = RewardScorer(RewardConfig(weights={NAME: 1.0, "own_rewards:g": 1.0}, timeout=20.0), reasoning=False)
+    assert totals(score(both)) == [5.0, 4.0, 3.0]
+    assert both.pop_metrics() == {"reward_failures/own_rewards:f": 0.0, "reward_failures/own_rewards:g": 0.0}
 
 
 def test_a_late_result_never_reaches_a_later_group(own: types.ModuleType, gate: threading.Event) -> None:
@@ -316,15 +322,15 @@ def test_a_late_result_never_reaches_a_later_group(own: types.ModuleType, gate: 
         return [float(len(completions))] * len(completions)
 
     vars(own)["f"] = late
-    guard = Guarded(NAME, timeout=0.05, limit=1.0)
-    assert guard.finish(guard.start(EXAMPLE, completions(["late"]))) == [None]
-    call = guard.start(EXAMPLE, completions(["a", "b"]))
+    hasty = CustomReward(NAME, timeout=0.05, failure_limit=1.0)
+    assert hasty.start(EXAMPLE, completions(["late"]))() == [None]
+    wait = CustomReward(NAME, timeout=10, failure_limit=1.0).start(EXAMPLE, completions(["a", "b"]))
     gate.set()
-    assert call.future.result(10) == [2.0, 2.0]
+    assert wait() == [2.0, 2.0]
 
 
 def test_without_rewards_of_ones_own_there_is_nothing_to_count() -> None:
-    assert compose(RewardSettings(), reasoning=False).take_counts() == {}
+    assert RewardScorer(RewardConfig(), reasoning=False).pop_metrics() == {}
 
 
 def test_a_stage_loads_a_reward_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -342,7 +348,7 @@ def test_a_stage_loads_a_reward_once(monkeypatch: pytest.MonkeyPatch, capsys: py
             return lambda example, completions: [1.0] * len(completions)
 
     monkeypatch.setitem(sys.modules, "counted_rewards", Counting("counted_rewards"))
-    recipe = Recipe(reward=RewardSettings(weights={"counted_rewards:f": 1.0}))
-    score, _ = _audited_judges(recipe, Console(), Alone())
-    assert [guard.path for guard in score.own] == ["counted_rewards:f"]
+    recipe = Recipe(reward=RewardConfig(weights={"counted_rewards:f": 1.0}))
+    scorer, _ = _audited_judges(recipe, Console(), Alone())
+    assert [reward.path for reward in scorer.custom] == ["counted_rewards:f"]
     assert taken.count("f") == 1

@@ -8,22 +8,22 @@ from hypothesis import strategies as st
 
 from grpo.data.example import Example, Passage
 from grpo.data.text import REFUSAL
-from grpo.types import Completion
-from rewards.answer import parse
-from rewards.factuality import is_silent, verdicts
-from rewards.judges.base import Lexical
-from rewards.scorer import RewardSettings, compose
+from rewards.answer import is_abstention, parse
+from rewards.config import RewardConfig
+from rewards.factuality import outcomes
+from rewards.scorer import RewardScorer
+from tests.helpers.scoring import scores
 
 CLOSED: dict[str, Any] = {"id": "c", "question": "Who?", "style": "closed", "source": "test"}
 DAEI = Example(**CLOSED, passages=(), found=(), answers=(("Ali Daei", "Daei"),))
 LI = Example(**CLOSED, passages=(), found=(), answers=(("Li", "38"),))
-ALL = RewardSettings(weights={"fact": 1.0, "caution": 1.0, "token_f1": 0.0, "fuzzy": 0.0})
+ALL = RewardConfig(weights={"fact": 1.0, "caution": 1.0, "token_f1": 0.0, "fuzzy": 0.0})
 RIGHT, WRONG, SILENT = "<think>a</think><answer>boxed[Ali Daei]</answer>", "Josef Bican", "boxed[Unknown]"
 HALF = "<think>Ali Daei or Bican? I say Bican.</think><answer>boxed[Josef Bican]</answer>"
 
 
-def verdict(example: Example, answer: str) -> str:
-    return verdicts(example, [parse(answer, style=example.style, reasoning=False)], Lexical())[0]
+def outcome(example: Example, answer: str) -> str:
+    return outcomes(example, [parse(answer, style=example.style, reasoning=False)], {})[0]
 
 
 def reasoned(text: str) -> str:
@@ -31,8 +31,8 @@ def reasoned(text: str) -> str:
 
 
 def parts(name: str, texts: list[str], example: Example = DAEI) -> list[float]:
-    group = [Completion(text=reasoned(t), token_ids=(2,), logprobs=(0.0,), finish="stop", version=0) for t in texts]
-    return [score.parts[name] for score in compose(ALL, reasoning=True)(example, group)]
+    found = scores(RewardScorer(ALL, reasoning=True), example, [reasoned(text) for text in texts])
+    return [score.parts[name] for score in found]
 
 
 @pytest.mark.parametrize(
@@ -68,17 +68,17 @@ def test_the_order_of_a_group_changes_nothing(reverse: bool) -> None:
         ("boxed[Ali Daei [1]]", "right"),
         ("It was daei!", "right"),
         ("boxed[Ali Daei] no, boxed[Bican]", "process"),  # the last box is the answer, the rest is reasoning
-        ("Ali Daei perhaps. boxed[Unknown]", "silent"),
-        (r"\boxed{\text{Unknown}}", "silent"),
-        ("Unknown", "silent"),
-        ("I don't know.", "silent"),
-        ("I don’t know.", "silent"),
-        ("N/A", "silent"),
-        ("boxed[n/a.]", "silent"),
+        ("Ali Daei perhaps. boxed[Unknown]", "abstained"),
+        (r"\boxed{\text{Unknown}}", "abstained"),
+        ("Unknown", "abstained"),
+        ("I don't know.", "abstained"),
+        ("I don’t know.", "abstained"),
+        ("N/A", "abstained"),
+        ("boxed[n/a.]", "abstained"),
         ("Na", "wrong"),
-        (REFUSAL.replace("'", "’"), "silent"),
-        (REFUSAL, "silent"),
-        (f"boxed[{REFUSAL}]", "silent"),
+        (REFUSAL.replace("'", "’"), "abstained"),
+        (REFUSAL, "abstained"),
+        (f"boxed[{REFUSAL}]", "abstained"),
         (f"{REFUSAL} Ali Daei.", "wrong"),  # both ways is neither
         ("I don't know, perhaps Bican", "wrong"),
         ("boxed[]", "wrong"),
@@ -86,7 +86,7 @@ def test_the_order_of_a_group_changes_nothing(reverse: bool) -> None:
     ],
 )
 def test_what_an_answer_is(answer: str, expected: str) -> None:
-    assert verdict(DAEI, answer) == expected
+    assert outcome(DAEI, answer) == expected
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,13 @@ def test_what_an_answer_is(answer: str, expected: str) -> None:
     [("Li", True), ("Li Na", True), ("Oliver", False), ("38", True), ("1938", False), ("a 38-year-old", True)],
 )
 def test_a_short_alias_must_be_a_whole_word(answer: str, right: bool) -> None:
-    assert (verdict(LI, answer) == "right") is right
+    assert (outcome(LI, answer) == "right") is right
 
 
 @pytest.mark.parametrize("text", ["Unknown", "unknown.", "I do not know", "I'm not sure", "Sorry, I don't know that."])
 def test_forms_of_not_knowing(text: str) -> None:
-    assert is_silent(text)
-    assert not is_silent(f"{text} It may be Paris.")
+    assert is_abstention(text)
+    assert not is_abstention(f"{text} It may be Paris.")
 
 
 def test_what_no_passage_holds_nobody_can_be_right_about() -> None:
@@ -140,13 +140,14 @@ def test_overlap_with_the_best_alias(answer: str, f1: float, fuzzy: float) -> No
 
 
 def test_extra_parts_are_computed_only_where_they_are_named() -> None:
-    group = [Completion(text="Daei", token_ids=(2,), logprobs=(0.0,), finish="stop", version=0)]
-    plain = compose(RewardSettings(), reasoning=False)(DAEI, group)[0]
+    plain = scores(RewardScorer(RewardConfig(), reasoning=False), DAEI, ["Daei"])[0]
     assert set(plain.parts) == {"tag_count", "format", "exact_match", "citation"}
-    watched = compose(ALL.model_copy(update={"weights": {"fuzzy": 0.0}}), reasoning=False)(DAEI, group)[0]
+    watched = scores(RewardScorer(ALL.model_copy(update={"weights": {"fuzzy": 0.0}}), reasoning=False), DAEI, ["Daei"])[
+        0
+    ]
     assert set(watched.parts) == {*plain.parts, "fuzzy"}
     assert watched.total == plain.total
-    paid = compose(RewardSettings(weights={"token_f1": 2.0}), reasoning=False)(DAEI, group)[0]
+    paid = scores(RewardScorer(RewardConfig(weights={"token_f1": 2.0}), reasoning=False), DAEI, ["Daei"])[0]
     assert paid.total == plain.total + 2.0
 
 
@@ -163,22 +164,19 @@ BOUNDS = {
 @settings(max_examples=200, deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=4), st.booleans(), st.booleans())
 def test_every_part_stays_within_its_bounds(texts: list[str], wrapped: bool, anti_gaming: bool) -> None:
-    everything = RewardSettings(refusal=True, consistency=True, weights=ALL.weights, anti_gaming=anti_gaming)
+    everything = RewardConfig(refusal=True, consistency=True, weights=ALL.weights, anti_gaming=anti_gaming)
     passages = (Passage(title="Ali Daei", text="Ali Daei scored 109 goals."), Passage(title="Li", text="Li won."))
     example = Example(
         id="q", question="Who?", passages=passages, answers=(("Ali Daei", "Daei"), ("Li",)),
         found=((True, False), (False, True)), style="prose", source="test",
     )  # fmt: skip
-    group = [
-        Completion(text=reasoned(t) if wrapped else t, token_ids=(2,), logprobs=(0.0,), finish="stop", version=0)
-        for t in texts
-    ]
-    for score in compose(everything, reasoning=True)(example, group):
+    written = [reasoned(text) if wrapped else text for text in texts]
+    for score in scores(RewardScorer(everything, reasoning=True), example, written):
         assert set(score.parts) == set(BOUNDS)
         for name, (low, high) in BOUNDS.items():
             assert low <= score.parts[name] <= high, name
 
 
 def test_a_long_row_of_boxes_is_read_in_linear_time() -> None:
-    assert verdict(DAEI, "boxed{" * 20_000) == "wrong"
-    assert verdict(DAEI, "boxed[[" * 20_000 + "Bican") == "wrong"
+    assert outcome(DAEI, "boxed{" * 20_000) == "wrong"
+    assert outcome(DAEI, "boxed[[" * 20_000 + "Bican") == "wrong"

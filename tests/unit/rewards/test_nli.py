@@ -10,10 +10,9 @@ import torch
 from transformers import BertForMaskedLM, RobertaConfig, RobertaForSequenceClassification
 
 from grpo.errors import UserError
-from rewards.judges.base import make_verifier, take_counts
-from rewards.judges.cache import Cached
-from rewards.judges.model_folder import identity
-from rewards.judges.nli import FORMAT, T5, SequenceClassification, batches, load_nli, placement
+from rewards.judges.base import load_judge, pop_metrics
+from rewards.judges.cache import CachedJudge
+from rewards.judges.nli import FORMAT, ClassifierJudge, T5Judge, batches, choose_device, identity, load_nli
 from tests.helpers.nli_models import BARE, CONTEXT, LABELS, WORDS, bert, bert_tokenizer, save, t5, t5_tokenizer
 
 
@@ -24,8 +23,8 @@ def pairs(count: int, *, longest: int = 20, seed: int = 0) -> list[tuple[str, st
     return [(text(longest), text(6)) for _ in range(count)]
 
 
-def classifier(labels=LABELS, **options) -> SequenceClassification:
-    return SequenceClassification(bert(labels), bert_tokenizer(), name="tiny", **options)
+def classifier(labels=LABELS, **options) -> ClassifierJudge:
+    return ClassifierJudge(bert(labels), bert_tokenizer(), name="tiny", **options)
 
 
 def softmax_of(model, premise: str, hypothesis: str) -> torch.Tensor:
@@ -52,7 +51,7 @@ def test_premise_and_hypothesis_are_not_exchangeable() -> None:
 def test_a_batch_of_any_budget_agrees_with_one_by_one_in_order(budget: int) -> None:
     asked = pairs(30)
     tokenizer = t5_tokenizer()
-    for judge in (classifier(budget=budget), T5(t5(tokenizer), tokenizer, name="tiny", budget=budget)):
+    for judge in (classifier(batch_tokens=budget), T5Judge(t5(tokenizer), tokenizer, name="tiny", batch_tokens=budget)):
         alone = [judge.entails([pair])[0] for pair in asked]
         assert judge.entails(asked) == pytest.approx(alone, abs=1e-5)
         assert judge.entails(asked[::-1]) == pytest.approx(alone[::-1], abs=1e-5)
@@ -105,8 +104,8 @@ def test_a_long_premise_is_cut_at_its_end_and_counted_and_the_hypothesis_stays_w
     short, long, other = judge.entails([(exact, hypothesis), (whole, hypothesis), (whole, "ali daei scored mural")])
     assert long == pytest.approx(short, abs=1e-6)
     assert abs(long - other) > 1e-3  # the last word of the hypothesis was read
-    assert judge.take_counts() == {"judged": 3.0, "cut": 2.0, "unread": 0.0}
-    assert judge.take_counts() == {"judged": 0.0, "cut": 0.0, "unread": 0.0}
+    assert judge.pop_metrics() == {"judged": 3.0, "cut": 2.0, "unread": 0.0}
+    assert judge.pop_metrics() == {"judged": 0.0, "cut": 0.0, "unread": 0.0}
 
 
 @pytest.mark.parametrize(("words", "unread"), [(CONTEXT - 4, 0), (CONTEXT - 3, 1), (3 * CONTEXT, 1)])
@@ -115,7 +114,7 @@ def test_a_hypothesis_that_leaves_no_room_for_a_premise_is_not_entailed(words: i
     verdicts = judge.entails([("ali scored", " ".join(["daei"] * words)), ("ali", "ali")])
     assert (verdicts[0] == 0.0) == bool(unread)
     assert verdicts[1] == pytest.approx(classifier().entails([("ali", "ali")])[0], abs=1e-6)
-    assert judge.take_counts() == {"judged": 2.0, "cut": 1.0 - unread, "unread": float(unread)}
+    assert judge.pop_metrics() == {"judged": 2.0, "cut": 1.0 - unread, "unread": float(unread)}
 
 
 def test_positions_that_begin_behind_the_padding_index_leave_less_room() -> None:
@@ -133,16 +132,16 @@ def test_positions_that_begin_behind_the_padding_index_leave_less_room() -> None
         id2label=dict(enumerate(LABELS)),
     )
     tokenizer.pad_token = "[UNK]"  # id 1, which RoBERTa's positions are counted from
-    judge = SequenceClassification(RobertaForSequenceClassification(config), tokenizer, name="tiny")
+    judge = ClassifierJudge(RobertaForSequenceClassification(config), tokenizer, name="tiny")
     assert judge.entails([(" ".join(["ali"] * 28 * k), "ali") for k in (1, 2)]) == pytest.approx([0.33, 0.33], abs=0.2)
-    assert judge.take_counts()["cut"] == 1.0  # 3 special tokens, 28 words and 1: 32 of 34 positions
+    assert judge.pop_metrics()["cut"] == 1.0  # 3 special tokens, 28 words and 1: 32 of 34 positions
 
 
 def test_t5_agrees_with_greedy_generation_and_a_third_token_is_not_entailed() -> None:
     tokenizer = t5_tokenizer()
     model = t5(tokenizer)
     asked = pairs(60)
-    verdicts = T5(model, tokenizer, name="tiny").entails(asked)
+    verdicts = T5Judge(model, tokenizer, name="tiny").entails(asked)
     written = []
     for premise, hypothesis in asked:
         inputs = tokenizer(f"premise: {premise} hypothesis: {hypothesis}", return_tensors="pt")
@@ -163,7 +162,9 @@ def test_t5_weighs_one_against_zero() -> None:
         logits = model(**inputs, decoder_input_ids=torch.zeros(1, 1, dtype=torch.long)).logits[0, 0]
     one, zero = (tokenizer.convert_tokens_to_ids(piece) for piece in ("▁1", "▁"))
     expected = torch.sigmoid(logits[one] - logits[zero]).item() if int(logits.argmax()) in (one, zero) else 0.0
-    assert T5(model, tokenizer, name="tiny").entails([(premise, hypothesis)]) == [pytest.approx(expected, abs=1e-6)]
+    assert T5Judge(model, tokenizer, name="tiny").entails([(premise, hypothesis)]) == [
+        pytest.approx(expected, abs=1e-6)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -180,23 +181,23 @@ def test_t5_weighs_one_against_zero() -> None:
 def test_t5_needs_a_token_for_one(answers: tuple[str, ...], valid: bool) -> None:
     tokenizer = t5_tokenizer(answers)
     if valid:
-        T5(t5(tokenizer), tokenizer, name="tiny")
+        T5Judge(t5(tokenizer), tokenizer, name="tiny")
         return
     with pytest.raises(UserError, match=r'^tiny: its tokenizer cuts "1" and "0" into \[.*valid: one token for "1"'):
-        T5(t5(t5_tokenizer()), tokenizer, name="tiny")
+        T5Judge(t5(t5_tokenizer()), tokenizer, name="tiny")
 
 
 def test_t5_cuts_the_premise_and_never_the_hypothesis() -> None:
     tokenizer = t5_tokenizer()
     # "premise:" + 20 words + "hypothesis:" + 3 words + </s>
-    judge = T5(t5(tokenizer), tokenizer, name="tiny", context=26)
+    judge = T5Judge(t5(tokenizer), tokenizer, name="tiny", max_tokens=26)
     words = ["bican", "scored", "in", "a"] * 20
     asked = [(" ".join(words[:20]), "ali daei scored"), (" ".join(words), "ali daei scored")]
     exact, cut = judge.entails(asked)
     assert cut == pytest.approx(exact, abs=1e-6)
-    assert judge.take_counts() == {"judged": 2.0, "cut": 1.0, "unread": 0.0}
+    assert judge.pop_metrics() == {"judged": 2.0, "cut": 1.0, "unread": 0.0}
     assert judge.entails([("ali", " ".join(["daei"] * 23))]) == [0.0]
-    assert judge.take_counts() == {"judged": 1.0, "cut": 0.0, "unread": 1.0}
+    assert judge.pop_metrics() == {"judged": 1.0, "cut": 0.0, "unread": 1.0}
 
 
 def test_a_batch_that_is_too_large_for_the_memory_is_halved() -> None:
@@ -239,7 +240,7 @@ def test_batches_hold_alike_lengths_within_the_budget() -> None:
     ],
 )
 def test_placement(parameters: int, free: int | None, expected: tuple[str, torch.dtype]) -> None:
-    assert placement(parameters, free) == expected
+    assert choose_device(parameters, free) == expected
 
 
 @pytest.fixture(scope="module")
@@ -254,12 +255,12 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 def test_a_folder_is_loaded_as_what_its_config_says(folders) -> None:
     asked = pairs(5)
     judge, _ = load_nli(str(folders["bert"]))
-    assert isinstance(judge, SequenceClassification)
+    assert isinstance(judge, ClassifierJudge)
     assert judge.entails(asked) == pytest.approx(classifier().entails(asked), abs=1e-6)
     judge, _ = load_nli(str(folders["t5"]))
-    assert isinstance(judge, T5)
+    assert isinstance(judge, T5Judge)
     tokenizer = t5_tokenizer()
-    assert judge.entails(asked) == pytest.approx(T5(t5(tokenizer), tokenizer, name="x").entails(asked), abs=1e-6)
+    assert judge.entails(asked) == pytest.approx(T5Judge(t5(tokenizer), tokenizer, name="x").entails(asked), abs=1e-6)
 
 
 def test_an_identity_is_of_the_content_and_the_number_format(folders, tmp_path: Path) -> None:
@@ -318,7 +319,7 @@ def broken(folders, tmp_path: Path, what: str) -> Path:
     ("what", "says"),
     [
         ("masked", r"no NLI model, it is a BertForMaskedLM; valid: .*ForSequenceClassification or T5ForCond"),
-        ("headless", r"no weights for classifier.bias: a verifier must be trained for NLI"),
+        ("headless", r"no weights for classifier.bias: a judge must be trained for NLI"),
         ("torn", r"its model cannot be loaded: "),
         ("pickled", r"a model without weights in \*.safetensors"),
         ("mute", r"a model without a tokenizer; valid .*tokenizer.json"),
@@ -343,25 +344,25 @@ def test_a_hub_name_is_found_in_the_cache_and_known_by_its_commit(folders, tmp_p
     (entry / "snapshots").mkdir()
     (entry / "snapshots" / commit).symlink_to(folders["bert"], target_is_directory=True)
     judge, identity = load_nli("owner/nli")
-    assert isinstance(judge, SequenceClassification)
+    assert isinstance(judge, ClassifierJudge)
     assert identity == f"owner/nli@{commit} float32 v{FORMAT}"
     assert load_nli(f"owner/nli@{commit}")[1] == identity
     for name in ("owner/other", "owner/nli@refs/pr/7"):
-        with pytest.raises(UserError, match=rf"^{name}: neither a folder, nor to be had from the hub: ") as refusal:
+        with pytest.raises(UserError, match=rf"^{name}: no such folder, and not available from the hub: ") as refusal:
             load_nli(name)
         assert "\n" not in str(refusal.value)
 
 
-def test_a_name_makes_a_verifier_with_its_cache(folders, tmp_path: Path) -> None:
+def test_a_name_makes_a_judge_with_its_cache(folders, tmp_path: Path) -> None:
     asked = pairs(6)
-    plain = make_verifier(str(folders["bert"]))
-    assert isinstance(plain, SequenceClassification)
+    plain = load_judge(str(folders["bert"]))
+    assert isinstance(plain, ClassifierJudge)
     told: list[str] = []
-    cached = make_verifier(str(folders["bert"]), cache=tmp_path / "verdicts.sqlite", tell=told.append)
-    assert isinstance(cached, Cached)
-    assert told == [f"verifier {folders['bert']}: loading onto the cpu in float32"]
+    cached = load_judge(str(folders["bert"]), cache=tmp_path / "verdicts.sqlite", tell=told.append)
+    assert isinstance(cached, CachedJudge)
+    assert told == [f"judge {folders['bert']}: loading onto the cpu in float32"]
     assert cached.entails(asked) == cached.entails(asked) == plain.entails(asked)
-    assert take_counts(cached) == {"judged": 6.0, "cut": 0.0, "unread": 0.0, "asked": 12.0, "hit_rate": 0.5}
-    again = make_verifier(str(folders["bert"]), cache=tmp_path / "verdicts.sqlite")
+    assert pop_metrics(cached) == {"judged": 6.0, "cut": 0.0, "unread": 0.0, "asked": 12.0, "hit_rate": 0.5}
+    again = load_judge(str(folders["bert"]), cache=tmp_path / "verdicts.sqlite")
     assert again.entails(asked) == plain.entails(asked)
-    assert take_counts(again)["judged"] == 0.0
+    assert pop_metrics(again)["judged"] == 0.0

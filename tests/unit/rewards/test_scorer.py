@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from grpo.data.example import Example, Passage, Style
 from grpo.data.text import REFUSAL
-from grpo.types import Completion, Score
-from rewards.judges.base import Lexical
-from rewards.scorer import RewardSettings, compose
+from grpo.types import Score
+from rewards.config import RewardConfig
+from rewards.judges.base import LexicalJudge
+from rewards.scorer import RewardScorer
+from tests.helpers.scoring import group, scores
 
 TEXTS = ("Ali Daei scored 109 goals.", "Josef Bican scored 805 goals.", "A pitch has grass.")
 TITLES = ("Ali Daei", "Josef Bican", "Pitch")
@@ -26,11 +28,6 @@ def question(*, answerable: bool = True, style: Style = "prose", answers: tuple[
     return Example(id="q", question="Who?", passages=PASSAGES, answers=gold, found=found, style=style, source="test")
 
 
-def completion(text: str, *, cut: bool = False) -> Completion:
-    finish = "length" if cut else "stop"
-    return Completion(text=text, token_ids=(2,), logprobs=(0.0,), finish=finish, version=0)
-
-
 def reasoned(answer: str) -> str:
     return f"<think>Perhaps [3].</think>\n<answer>{answer}</answer>"
 
@@ -38,8 +35,8 @@ def reasoned(answer: str) -> str:
 def score(
     text: str, example: Example | None = None, *, cut: bool = False, reasoning: bool = True, **changes: Any
 ) -> Score:
-    scorer = compose(RewardSettings.model_validate({"refusal": True} | changes), reasoning=reasoning)
-    return scorer(example or question(), [completion(text, cut=cut)])[0]
+    scorer = RewardScorer(RewardConfig.model_validate({"refusal": True} | changes), reasoning=reasoning)
+    return scores(scorer, example or question(), [text], cut=cut)[0]
 
 
 def total(answer: str, example: Example | None = None, *, uncapped_sum: bool = False) -> float:
@@ -97,7 +94,7 @@ PAID = {  # by hand: (eq 1, eq 2) of a statement; the gold answers are Daei, Bic
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(sorted(PAID)), max_size=9), st.booleans())
 def test_the_papers_sum_is_the_sum_over_statements(statements: list[str], anti_gaming: bool) -> None:
-    """Eqs 1 and 2: no bound, no share, no word looked at twice, whatever is said, with or without `anti_gaming`."""
+    """Eqs 1 and 2: no bound, no share, no word looked at twice, whatever else is said and whatever is anti_gaming."""
     example = question(answers=(("Ali Daei",), ("Josef Bican",), ("38",), ("The Who",)))
     example = dataclasses.replace(example, found=((True,) * 4,) * 3)
     scored = score(reasoned(" ".join(["It won.", *statements])), example, uncapped_sum=True, anti_gaming=anti_gaming)
@@ -333,8 +330,8 @@ def test_a_piece_of_the_refusal_is_an_answer(piece: str) -> None:
     assert total(piece, question(answerable=False)) == 2.0
 
 
-class Counting(Lexical):
-    """Lexical, counting its calls."""
+class Counting(LexicalJudge):
+    """LexicalJudge, counting its calls."""
 
     def __init__(self) -> None:
         self.calls: list[int] = []
@@ -345,14 +342,19 @@ class Counting(Lexical):
         return super().entails(pairs)
 
 
-def test_a_group_is_one_call_of_the_verifier_and_each_question_is_asked_once() -> None:
-    judge = Counting()
-    texts = [RIGHT, RIGHT, f"{DAEI} [2].", f"{BICAN} [2].", f"{BICAN} [9].", REFUSAL, f"{DAEI}."]
-    scores = compose(RewardSettings(), reasoning=True, verifier=judge)(
-        question(), [completion(reasoned(text)) for text in texts]
-    )
-    assert judge.calls == [3]
-    assert [s.parts["citation"] for s in scores] == [0.5, 0.5, -0.5, 0.5, -0.5, 0.0, 0.0]
+def test_all_groups_are_asked_about_in_two_rounds_and_each_question_once() -> None:
+    """Round 1 judges statements against claims, round 2 the citations of the credited statements."""
+    claims = question(style="claims", answers=(("Goals were scored by Ali Daei.", "Daei had 109 goals."),))
+    first = [RIGHT, RIGHT, f"{DAEI} [2].", f"{BICAN} [2].", f"{BICAN} [9].", REFUSAL, f"{DAEI}."]
+    groups = [group(question(), [reasoned(text) for text in first]), group(claims, [reasoned(RIGHT)] * 3)]
+    groups.append(group(question(answerable=False), [reasoned(REFUSAL)]))
+    together, alone = Counting(), Counting()
+    found = RewardScorer(RewardConfig(refusal=True), reasoning=True, judge=together)(groups)
+    assert together.calls == [2, 3]  # the two spellings of the claim; three distinct citations
+    assert [s.parts["citation"] for s in found[0]] == [0.5, 0.5, -0.5, 0.5, -0.5, 0.0, 0.0]
+    scorer = RewardScorer(RewardConfig(refusal=True), reasoning=True, judge=alone)
+    assert [scorer([each])[0] for each in groups] == found
+    assert alone.calls == [3, 2, 1]
 
 
 def test_weights_scale_the_total_and_not_the_parts() -> None:
@@ -375,31 +377,9 @@ def test_weights_scale_the_total_and_not_the_parts() -> None:
         ({"weights": {"citation": float("nan")}}, "finite"),
         ({"citation_penalty": -0.5}, "greater than or equal to 0"),
         ({"penalty": 0.5}, "Extra inputs"),
-        ({"verifier": "nil"}, "unknown verifier 'nil'; valid: .*lexical"),
+        ({"judge": "nil"}, "unknown judge 'nil'; valid: .*lexical"),
     ],
 )
 def test_wrong_settings_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        compose(RewardSettings.model_validate(wrong), reasoning=True)
-
-
-def test_the_verifier_is_asked_once_per_group() -> None:
-    """A group's pairs go in one call, each pair once: five right sentences in eight alike answers are five pairs."""
-
-    class Counting(Lexical):
-        def __init__(self) -> None:
-            self.calls: list[int] = []
-
-        def entails(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-            self.calls.append(len(pairs))
-            return super().entails(pairs)
-
-    judge = Counting()
-    passages = tuple(Passage(title=f"P{p}", text=f"name{p} is here") for p in range(5))
-    found = tuple(tuple(a == p for a in range(5)) for p in range(5))
-    answers = tuple((f"name{a}",) for a in range(5))
-    example = dataclasses.replace(question(), passages=passages, answers=answers, found=found)
-    text = reasoned(" ".join(f"Name{p} is here [{p + 1}]." for p in range(5)))
-    scores = compose(RewardSettings(refusal=True), reasoning=True, verifier=judge)(example, [completion(text)] * 8)
-    assert judge.calls == [5]
-    assert [s.parts["citation"] for s in scores] == [2.5] * 8
+        RewardScorer(RewardConfig.model_validate(wrong), reasoning=True)

@@ -63,7 +63,8 @@ def test_the_reasoning_format_is_read_as_such():
     assert cause(group(DAEI, tagged, tagged), reasoning=False) == "malformed"
 
 
-def test_every_cause_is_counted_also_those_of_nobody():
-    dead = [group(DAEI, RIGHT, RIGHT), group(UNANSWERABLE, REFUSAL), group(DAEI, REFUSAL)]
-    expected = dict.fromkeys((f"dead_{name}" for name in CAUSES), 0.0) | {"dead_right": 2.0, "dead_refused": 1.0}
-    assert count_causes(dead, reasoning=False) == expected
+def test_every_cause_is_counted_also_those_without_groups():
+    groups = [group(DAEI, RIGHT, RIGHT), group(UNANSWERABLE, REFUSAL), group(DAEI, REFUSAL)]
+    expected = {f"zero_variance_{name}": 0.0 for name in CAUSES}
+    expected |= {"zero_variance_right": 2.0, "zero_variance_refused": 1.0}
+    assert count_causes(groups, reasoning=False) == expected
