@@ -12,7 +12,7 @@ from rewards.judges.base import Judge
 
 
 class OnlineTrustScore:
-    """Scores of (example, completion) pairs by the default protocol: `OnlineTrustScore(LexicalJudge(), reasoning=False)`."""
+    """Scores of (example, completion) pairs: `OnlineTrustScore(LexicalJudge(), reasoning=False)`."""
 
     def __init__(self, judge: Judge, *, reasoning: bool) -> None:
         self._judge, self._reasoning = judge, reasoning

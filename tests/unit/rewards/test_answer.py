@@ -5,6 +5,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rapidfuzz import fuzz
 
 from grpo.data.example import STYLES, Style
 from grpo.data.text import REFUSAL, normalize
@@ -156,14 +157,14 @@ def test_a_long_monotone_text_is_read_quickly(text: str, style: Style) -> None:
     ],
 )
 def test_the_fields_refusals_keep_their_sides(text: str, field: float, refused: bool) -> None:
-    assert refusal_score(text, reference=True) * 100 == pytest.approx(field, abs=0.01)
+    assert fuzz.partial_ratio(normalize(FLAG), normalize(text)) == pytest.approx(field, abs=0.01)
     assert parse(text, style="prose", reasoning=False).refused == refused
-    assert (refusal_score(text) > 0.85) == refused == (refusal_score(text, reference=True) > 0.85)
+    assert (refusal_score(text) > 0.85) == refused == (field > 85)
 
 
 @pytest.mark.parametrize("piece", ["I apologize", "an answer", "I", "Apolo", "find an answer"])
 def test_a_piece_of_the_refusal_is_no_refusal(piece: str) -> None:
-    assert refusal_score(piece, reference=True) == 1.0
+    assert fuzz.partial_ratio(normalize(FLAG), normalize(piece)) == 100
     assert refusal_score(piece) < 0.56
     assert not parse(piece, style="list", reasoning=False).refused
 
