@@ -29,7 +29,7 @@ from grpo.config import load
 from grpo.model.forward import completion_logprobs
 from grpo.rollout.base import RolloutEngine, sample_groups
 from grpo.rollout.hf import HfRollout
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from grpo.types import Sampling
 from launch.builders.assemble import make_speech
 from launch.builders.models import load_model, locate

@@ -28,7 +28,7 @@ from grpo.checkpointing.manager import Checkpoints
 from grpo.checkpointing.settings import Keeping
 from grpo.distributed.communicator import Alone
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 
 
 def job_of(workload: Workload, folder: Path, asked: argparse.Namespace, vocabulary: int) -> dict[str, Any]:

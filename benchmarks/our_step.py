@@ -28,7 +28,7 @@ from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.rollout.base import RolloutEngine
 from grpo.rollout.hf import HfRollout
-from grpo.telemetry.throughput import Positions, synchronize
+from grpo.telemetry.throughput import ForwardTokenCounter, synchronize
 from grpo.types import Completion, Group, Sampling, TokenIds
 from launch.builders.models import load_model
 from launch.config.model_size import read_shape
@@ -79,7 +79,7 @@ class OurStep:
             gradient_checkpointing=job["gradient_checkpointing"],
         )
         self._rollout = make_rollout(job, self._workload, model, self.device)
-        self._positions, self._memory = Positions(), PeakMemory(self.device)
+        self._positions, self._memory = ForwardTokenCounter(), PeakMemory(self.device)
         self._positions.follow(model)
 
     def peak(self) -> float:

@@ -59,7 +59,7 @@ def measure(groups: int) -> None:
     from grpo.policy.optimizer import AdamWConfig
     from grpo.policy.torch_backend import SinglePolicy
     from grpo.rollout.hf import HfRollout
-    from grpo.telemetry.run_logger import Console
+    from grpo.telemetry.console import Console
     from grpo.types import Sampling
     from launch.builders.models import load_model, locate
 

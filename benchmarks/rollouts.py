@@ -22,7 +22,7 @@ from rich.table import Table
 from grpo.rollout.base import RolloutEngine
 from grpo.rollout.hf import HfRollout
 from grpo.rollout.vllm import VllmRollout, start_vllm
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from grpo.types import Sampling
 from launch.builders.models import EMBEDDED, load_model, locate
 

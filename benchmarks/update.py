@@ -24,13 +24,13 @@ from benchmarks.machine import PeakMemory, machine, peak_flops
 from benchmarks.workload import Workload, find_model_shape, make_model, parse_workload, random_batch
 from grpo.batch import Batch
 from grpo.errors import UserError
-from grpo.losses import Objective, grpo_loss, weigh
+from grpo.losses import Objective, grpo_loss, with_token_weights
 from grpo.model.forward import Layout
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy, fast_bf16
 from grpo.telemetry.flops import Work, needed_flops, update_flops
 from grpo.telemetry.speed import padding, sharing
-from grpo.telemetry.throughput import Positions, synchronize
+from grpo.telemetry.throughput import ForwardTokenCounter, synchronize
 from launch.config.model_size import Shape
 
 
@@ -49,9 +49,7 @@ def make_policy(model: Any, asked: argparse.Namespace, *, budget: int, updates: 
 
 def weighed(batch: Batch) -> Batch:
     """The batch with GRPO's own averaging over all of its rows."""
-    tokens, rows = int(batch.learn_BC.sum()), len(batch.group_B)
-    width = batch.ids_BC.shape[1]
-    return weigh(batch, aggregation="sequence", max_tokens=width, tokens=tokens, sequences=rows, drop_dead=True)
+    return with_token_weights(batch, aggregation="sequence")
 
 
 LOSS = partial(grpo_loss, objective=Objective(importance_cap=None))  # nothing was sampled, so nothing is corrected
@@ -68,7 +66,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     model = make_model(shape, positions=workload.prompt_tokens + workload.completion_tokens, seed=asked.seed)
     budget = asked.token_budget or workload.group_tokens
     policy = make_policy(model.to(device), asked, budget=budget, updates=1 + asked.repeat)
-    counter, memory = Positions(), PeakMemory(device)
+    counter, memory = ForwardTokenCounter(), PeakMemory(device)
     counter.follow(model)
     batches = [
         weighed(random_batch(workload, vocabulary=shape.vocabulary, seed=asked.seed + number))

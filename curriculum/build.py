@@ -28,7 +28,7 @@ from curriculum.variants import Entails, Question, Variants, entailed_variants, 
 from grpo.data.example import Example, Passage
 from grpo.data.text import contains, normalize
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 
 # Normalized characters: "7" or "us" stands in most passages by accident. A question with any spelling so short is not
 # used: looked up, the spelling would be found where it is not meant; left out, a passage that has only it would be

@@ -1,9 +1,10 @@
-"""Groups -> tensors. Completion tokens only: how the model is run over them is the engine's business.
+"""The tensors of a step: completion tokens only, since the layout of the model's input belongs to the policy.
 
-B rows (completions), C completion positions (the longest row), right padding that nothing ever reads.
+B rows (completions), C completion positions (the longest row), right padding that nothing reads.
 """
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -14,11 +15,12 @@ from grpo.types import Completion, Group, TokenIds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one optimizer step learns from.
+    """The rows of one optimizer step or of a part of it.
 
     Two prompts, the first with completions of 3 and 1 tokens, the second with one of 2:
     `prompts=((5, 6), (7,)), group_B=[0, 0, 1], ids_BC=[[8, 9, 2], [2, 0, 0], [8, 2, 0]],
-    learn_BC=[[1, 1, 1], [1, 0, 0], [1, 1, 0]]`. The stop token (2) is learnt even where it equals the padding id.
+    learn_BC=[[1, 1, 1], [1, 0, 0], [1, 1, 0]]`. The stop token (2) is learnt, even where its id is that of
+    the padding.
     """
 
     prompts: tuple[TokenIds, ...]  # ragged
@@ -27,9 +29,10 @@ class Batch:
     learn_BC: Tensor  # bool: from lengths, never from pad ids
     advantage_B: Tensor  # float32
     sampler_logp_BC: Tensor  # float32: as the rollout engine reported them
-    old_logp_BC: Tensor | None = None  # None: one update per rollout, the gradient pass's own values are the old ones
-    ref_logp_BC: Tensor | None = None  # None: kl = 0
-    weight_BC: Tensor | None = None  # float32: the whole of the averaging, see `objective.token_weights`
+    old_logp_BC: Tensor | None = None  # None: one update per rollout, and the gradient pass gives the old values itself
+    ref_logp_BC: Tensor | None = None  # None: no reference model
+    weight_BC: Tensor | None = None  # float32: the whole of the averaging, see `losses.token_weights`
+    unit_B: Tensor | None = None  # int64: rows of one unit share a micro-batch (a DPO pair); None: every row is alone
 
     @property
     def lengths_B(self) -> Tensor:
@@ -37,7 +40,7 @@ class Batch:
         return self.learn_BC.sum(dim=1)
 
     def rows(self, index: Sequence[int]) -> "Batch":
-        """The given rows, in that order, with only the prompts they continue and only the columns they need."""
+        """Return these rows in this order, with only the prompts they continue and only the columns they need."""
         picked = torch.tensor(list(index), dtype=torch.long)
         groups = list(dict.fromkeys(self.group_B[picked].tolist()))
         renumber = {group: place for place, group in enumerate(groups)}
@@ -51,9 +54,34 @@ class Batch:
         cut["group_B"] = torch.tensor([renumber[group] for group in cut["group_B"].tolist()], dtype=torch.long)
         return replace(self, prompts=tuple(self.prompts[group] for group in groups), **cut)
 
+    def with_fixed_logprobs(self, logprobs: Callable[..., Tensor], *, old: bool, reference: bool) -> "Batch":
+        """Return the batch with the log-probabilities that its updates do not change, from `PolicyEngine.logprobs`.
+
+        Without a reference, rows of advantage 0 are not updated on, and their old log-probabilities stay 0.
+        """
+        batch = self
+        if old:
+            rows = torch.arange(len(self.group_B)) if reference else torch.nonzero(self.advantage_B).flatten()
+            old_BC = logprobs(self.rows(rows.tolist()))
+            old_logp_BC = torch.zeros(self.ids_BC.shape)
+            old_logp_BC[rows, : old_BC.shape[1]] = old_BC
+            batch = replace(batch, old_logp_BC=old_logp_BC)
+        return replace(batch, ref_logp_BC=logprobs(batch, reference=True)) if reference else batch
+
+    def minibatches(self, count: int, *, seed: int) -> "Iterator[Batch]":
+        """Yield the batch itself, or its groups shuffled into `count` parts of nearly equal size."""
+        if count == 1:
+            yield self
+            return
+        order = list(range(len(self.prompts)))
+        random.Random(seed).shuffle(order)
+        for start in range(count):
+            chosen = set(order[start::count])
+            yield self.rows([b for b, group in enumerate(self.group_B.tolist()) if group in chosen])
+
 
 def collate(groups: Sequence[Group], advantages_PG: Tensor) -> Batch:
-    """Groups with their advantages [P, G] -> one batch of P*G rows, group by group."""
+    """Return one batch of P*G rows, group by group, from groups and their advantages [P, G]."""
     completions: list[Completion] = [completion for group in groups for completion in group.completions]
     group_B = [place for place, group in enumerate(groups) for _ in group.completions]
     if advantages_PG.numel() != len(completions):

@@ -8,7 +8,7 @@ Every function returns per-token values with gradients with respect to `logp_BC`
 hold anything, also NaN, and are dropped in `grpo_loss`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -61,21 +61,23 @@ def token_weights(
     return (weight_B1 * learn_BC).float()
 
 
-def weigh(
-    batch: Batch, *, aggregation: Aggregation, max_tokens: int, tokens: int, sequences: int, drop_dead: bool
+def with_token_weights(
+    batch: Batch,
+    *,
+    aggregation: Aggregation,
+    max_tokens: int = 1,
+    drop_zero: bool = True,
+    total: Callable[[Sequence[float]], Sequence[float]] = lambda counts: counts,
 ) -> Batch:
-    """The batch with `weight_BC`; with `drop_dead`, without the rows whose advantage is 0.
+    """Return the batch with `weight_BC`, and with `drop_zero` without the rows whose advantage is 0.
 
-    Such rows have no gradient when kl = 0, so leaving them out changes nothing but the time: their tokens stay in
-    `tokens`, their completions in `sequences`. With kl > 0 they still feel the reference and must stay.
+    `total` adds counts over all ranks. Rows of advantage 0 have no gradient when kl = 0, so leaving them out saves time
+    and changes nothing else: their tokens and completions stay in the counts. With kl > 0 they feel the reference.
     """
-    weight_BC = token_weights(
-        batch.learn_BC, aggregation=aggregation, tokens=tokens, sequences=sequences, max_tokens=max_tokens
-    )
-    batch = replace(batch, weight_BC=weight_BC)
-    if not drop_dead:
-        return batch
-    return batch.rows(torch.nonzero(batch.advantage_B).flatten().tolist())
+    tokens, sequences = total([int(batch.learn_BC.sum()), len(batch.group_B)])
+    counts = {"tokens": int(tokens), "sequences": int(sequences), "max_tokens": max_tokens}
+    batch = replace(batch, weight_BC=token_weights(batch.learn_BC, aggregation=aggregation, **counts))
+    return batch.rows(torch.nonzero(batch.advantage_B).flatten().tolist()) if drop_zero else batch
 
 
 def clipped_surrogate(
@@ -205,13 +207,6 @@ def add_stats(total: Stats, part: Stats) -> Stats:
     for name, value in part.items():
         merged[name] = max(merged.get(name, value), value) if name.endswith("_max") else merged.get(name, 0.0) + value
     return merged
-
-
-def average_stats(updates: Sequence[Stats]) -> Stats:
-    """The statistics of several updates of one step: means, over the updates that have them."""
-    names = dict.fromkeys(name for stats in updates for name in stats)
-    having = {name: [stats[name] for stats in updates if name in stats] for name in names}
-    return {name: sum(values) / len(values) for name, values in having.items()}
 
 
 def mean_stats(total: Stats) -> Stats:

@@ -13,7 +13,7 @@ from grpo.checkpointing.stop_signal import SIGNALS
 from grpo.checkpointing.store import remove_all
 from grpo.config import load
 from grpo.errors import EXIT_STOPPED
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from launch.config.recipe import Recipe
 from launch.runs.resume import check_same, checkpoints_of, has_finished, set_aside
 from launch.runs.run_lock import FolderLock

@@ -13,7 +13,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # as in launch/train.py,
 
 from grpo.config import describe, load
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from launch.config.recipe import EVALUATION_READS, EvaluationRecipe
 
 READ = {f"--{section}.{name}" for section, names in EVALUATION_READS.items() for name in names}

@@ -17,7 +17,7 @@ from rich.console import Console as Terminal
 
 from grpo.config import load
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from launch.chain import ROOT, RunFailed, folder_of, is_finished, launcher, run
 from launch.config.recipe import Recipe
 

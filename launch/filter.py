@@ -18,7 +18,7 @@ from grpo.config import load
 from grpo.data.example import Example, train_heldout_split
 from grpo.distributed.communicator import Alone
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from grpo.types import Sampling
 from launch.builders import assemble
 from launch.builders.models import locate

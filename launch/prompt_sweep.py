@@ -24,7 +24,7 @@ from grpo.data.example import Example
 from grpo.data.prompts import PROMPTS
 from grpo.distributed.communicator import Alone
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from grpo.types import Sampling
 from launch.builders import assemble
 from launch.builders.models import locate

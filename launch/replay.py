@@ -25,7 +25,7 @@ from grpo.model.forward import Layout, completion_logprobs, micro_batches, resol
 from grpo.policy.nonfinite import load_rows, weights_hash
 from grpo.policy.optimizer_state import read_parameter
 from grpo.policy.torch_backend import disable_dropout
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from launch.builders import assemble
 from launch.builders.models import load_model, locate
 from launch.config.recipe import Recipe

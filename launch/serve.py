@@ -14,7 +14,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # as in launch/train.py,
 
 from grpo.config import describe, load
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from launch.config.recipe import Recipe
 
 MEMORY = "/dev/shm"  # a file system in memory, on Linux

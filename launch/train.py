@@ -13,7 +13,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from grpo.config import describe, load
 from grpo.distributed.communicator import Comm
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from launch.config.recipe import Recipe
 from launch.runs.ranks import run
 

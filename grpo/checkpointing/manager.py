@@ -23,7 +23,7 @@ from grpo.distributed.communicator import Comm
 from grpo.errors import EXIT_HUNG, EngineDied, NonFiniteError, Stopped, UserError
 from grpo.policy.base import PolicyEngine
 from grpo.policy.optimizer_state import HostBuffers, OptimizerSnapshot
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from grpo.telemetry.step_metrics import Around
 
 RESERVE = 1 << 28  # bytes that stay free: the run writes other files too

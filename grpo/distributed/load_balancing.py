@@ -1,21 +1,42 @@
-"""Which rank takes which work? Costs shared out so that no rank waits long for another.
-
-Largest differencing (Karmarkar and Karp 1982), for any number of ranks: the two partial solutions whose own sums are
-furthest apart are merged, the largest sum of one with the smallest of the other, until one is left.
-"""
+"""Load balancing: the groups of a step, shared out so that ranks have about as many model tokens each."""
 
 import heapq
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
 
-def balanced(costs: Sequence[float], ranks: int) -> list[list[int]]:
-    """Indices of `costs` for each rank, rising; every rank has some where so many costs are above 0.
+from grpo.distributed.communicator import Comm
+from grpo.types import Group
+
+
+def own_share(
+    groups: Sequence[Group], advantages_PG: Tensor, comm: Comm, *, drop_zero: bool = False
+) -> tuple[list[Group], Tensor]:
+    """Return the groups that this rank learns from, whichever rank sampled them, and their advantages.
+
+    `groups` are the same on all ranks. With `drop_zero` a group of advantage 0 is left out of the update, and costs
+    nothing.
+    """
+    costs = [len(g.prompt_ids) + sum(len(c.token_ids) - 1 for c in g.completions) for g in groups]
+    if drop_zero:
+        costs = [cost if row.any() else 1 for cost, row in zip(costs, advantages_PG, strict=True)]
+    places = karmarkar_karp(costs, comm.world)[comm.rank]
+    return [groups[place] for place in places], advantages_PG[torch.tensor(places, dtype=torch.long)]
+
+
+def karmarkar_karp(costs: Sequence[float], ranks: int) -> list[list[int]]:
+    """Return ascending indices of `costs` for each rank, with sums that are about equal.
+
+    Largest differencing (Karmarkar and Karp 1982) for any number of ranks. The two partial solutions whose own sums are
+    furthest apart are merged, the largest sum of one with the smallest of the other, until one solution is left. Every
+    rank has an index where at least so many costs are above 0.
 
     The classic case, in which dealing out the largest first would end at 17 and 13:
 
-    >>> balanced([8, 7, 6, 5, 4], 2)
+    >>> karmarkar_karp([8, 7, 6, 5, 4], 2)
     [[1, 3, 4], [0, 2]]
-    >>> balanced([3, 1, 4], 1)
+    >>> karmarkar_karp([3, 1, 4], 1)
     [[0, 1, 2]]
     """
     nothing: list[tuple[float, list[int]]] = [(0.0, [])] * (ranks - 1)

@@ -56,12 +56,12 @@ class Work:
 
     @property
     def read(self) -> int:
-        """Positions that the shared layout runs at least: each distinct token but the last ones."""
+        """ForwardTokenCounter that the shared layout runs at least: each distinct token but the last ones."""
         return self.distinct - self.completions
 
     @property
     def read_apart(self) -> int:
-        """Positions that the padded layout runs at least: the same with a prompt for every completion."""
+        """ForwardTokenCounter that the padded layout runs at least: the same with a prompt for every completion."""
         return self.equivalent - self.completions
 
 

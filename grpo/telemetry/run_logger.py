@@ -1,86 +1,32 @@
 """What a run leaves behind: a console that is never silent, metrics.jsonl, rollouts.jsonl, and wandb where it is on.
 
-Metric names are `area/what`: reward/total, group/dead, policy/mismatch, time/rollout, perf/mfu, memory/peak_gb.
+Metric names are `area/what`: reward/total, group/std, policy/mismatch, time/rollout, perf/mfu, memory/peak_gb.
 """
 
 import json
 import resource
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from grpo.data.example import Example
 from grpo.errors import UserError
+from grpo.telemetry.console import Console
 from grpo.telemetry.speed import phases, speeds, usage
-from grpo.telemetry.step_metrics import Around, Record
-from grpo.telemetry.wandb_logger import Tracker
+from grpo.telemetry.step_metrics import Around, StepMetrics
+from grpo.telemetry.wandb_logger import WandbLogger
 from grpo.types import Completion, Group
 
 if TYPE_CHECKING:  # torch takes seconds to load, and what only prints needs none
-    from grpo.telemetry.throughput import Meter
-
-QUIET = 5.0  # seconds: the longest time without a line where stdout is not a terminal
+    from grpo.telemetry.throughput import ThroughputMeter
 
 
-class Console:
-    """Lines that stay, and a status that does not. On a terminal the status is rewritten in place; elsewhere it becomes
-    a line of its own when nothing was written for `QUIET` seconds."""
-
-    def __init__(self, out: TextIO | None = None) -> None:
-        self._out = out or sys.stdout
-        self._terminal = self._out.isatty()
-        self._written = self._since = time.monotonic()
-        self._text = ""
-        self._lock = threading.Lock()
-
-    def line(self, text: str = "") -> None:
-        with self._lock:
-            self._write(("\r\x1b[2K" if self._terminal else "") + text + "\n")
-
-    def status(self, text: str) -> None:
-        """What is being computed now."""
-        with self._lock:
-            self._text, self._since = text, time.monotonic()
-            self._show()
-
-    @contextmanager
-    def alive(self) -> Iterator[None]:
-        """While this lasts, the status is repeated with its seconds, so that one long call is not taken for a hang."""
-        over = threading.Event()
-
-        def tick() -> None:
-            while not over.wait(1.0):
-                with self._lock:
-                    self._show()
-
-        thread = threading.Thread(target=tick, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-
-    def _show(self) -> None:
-        now = time.monotonic()
-        if self._text and (self._terminal or now - self._written >= QUIET):
-            seconds = f" ({now - self._since:.0f} s)" if now - self._since >= 1 else ""
-            shown = f"... {self._text}{seconds}"
-            self._write(f"\r\x1b[2K  {shown}" if self._terminal else f"  {shown}\n")
-
-    def _write(self, text: str) -> None:
-        self._out.write(text)
-        self._out.flush()
-        self._written = time.monotonic()
-
-
-class RunLog:
+class RunLogger:
     """One run's folder, console and wandb run."""
 
     def __init__(
@@ -96,7 +42,7 @@ class RunLog:
         writes: bool = True,
         wandb_id: str = "",
         around: Around = nullcontext,
-        meter: "Meter | None" = None,
+        meter: "ThroughputMeter | None" = None,
     ) -> None:
         """One rank of a run `writes`; the others keep the same records and leave nothing. A run that goes on has the
         `wandb_id` that it had; every phase of a step is entered through `around`. `meter` follows the policy's model;
@@ -104,9 +50,9 @@ class RunLog:
         self._folder, self._steps, self.console, self._every = folder, steps, console, rollouts_every
         self._writes, self._around, self._meter = writes, around, meter
         about: dict[str, Any] = {"name": name, "project": project, "settings": settings, "run_id": wandb_id}
-        self._tracker = Tracker(folder, **about, tell=console.line) if writes else None
+        self._tracker = WandbLogger(folder, **about, tell=console.line) if writes else None
         self._started, self._first = 0.0, -1
-        self._record = Record(-1)  # of the step under way
+        self._record = StepMetrics(-1)  # of the step under way
 
     @property
     def wandb_id(self) -> str:
@@ -114,8 +60,8 @@ class RunLog:
         return self._tracker.run_id if self._tracker else ""
 
     @contextmanager
-    def step(self, step: int) -> Iterator[Record]:
-        self._record = record = Record(step, self._around)
+    def step(self, step: int) -> Iterator[StepMetrics]:
+        self._record = record = StepMetrics(step, self._around)
         if self._first < 0:
             self._started, self._first = time.perf_counter(), step
         with record.timed("step"):
@@ -159,7 +105,7 @@ class RunLog:
             ],
         )
 
-    def __enter__(self) -> "RunLog":
+    def __enter__(self) -> "RunLogger":
         return self
 
     def __exit__(
@@ -172,7 +118,7 @@ class RunLog:
         if self._tracker:
             self._tracker.finish(failed=failed)
 
-    def _summary(self, record: Record) -> str:
+    def _summary(self, record: StepMetrics) -> str:
         values = record.values
         done = record.step - self._first + 1
         left = (time.perf_counter() - self._started) / done * (self._steps - record.step - 1)
@@ -183,10 +129,9 @@ class RunLog:
                 for n, v in values.items()
                 if n.startswith("reward/") and n != "reward/total"
             ]
-            shown += [
-                f"reward {values['reward/total']:.3f} ({', '.join(parts)})",
-                f"dead {values.get('group/dead', 0):.0f} ({100 * values.get('group/dead_share', 0):.0f} %)",
-            ]
+            shown.append(f"reward {values['reward/total']:.3f} ({', '.join(parts)})")
+        if "group/zero_variance_share" in values:
+            shown.append(f"zero variance {100 * values['group/zero_variance_share']:.0f} %")
         if "policy/nll" in values:
             shown.append(f"nll {values['policy/nll']:.3f}")
         shown += [*usage(values), phases(values), f"{values['memory/peak_gb']:.1f} GB"]

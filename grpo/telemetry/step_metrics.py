@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from grpo.advantages import has_signal, total_rewards
 from grpo.telemetry.flops import Work, batch_work
 from grpo.types import Group
 
@@ -15,7 +16,7 @@ Around = Callable[[str], AbstractContextManager[Any]]
 """Entered with a phase's name for as long as it lasts."""
 
 
-class Record:
+class StepMetrics:
     """What is known about one step; written when the step ends."""
 
     def __init__(self, step: int, around: Around = nullcontext) -> None:
@@ -23,6 +24,7 @@ class Record:
         self.values: dict[str, float] = {}
         self.groups_seen: list[Group] = []
         self.trained = Work()
+        self._updates: list[Mapping[str, float]] = []
         self._open: dict[str, float] = {}  # the phases that last, and since when
 
     def scalars(self, area: str, values: Mapping[str, float]) -> None:
@@ -48,12 +50,15 @@ class Record:
         past = {name: value for name, value in self.values.items() if name.startswith("time/")}
         return past | {name: past.get(name, 0.0) + now - since for name, since in self._open.items()}
 
-    def trains(self, batch: "Batch") -> None:
-        """This rank's policy is updated on this batch, in the phase `update`."""
+    def add_update(self, batch: "Batch", stats: Mapping[str, float]) -> None:
+        """Add an update of this rank's policy on this batch; of several updates the means are kept, as policy/..."""
         self.trained += batch_work(batch)
+        self._updates.append(stats)
+        for name in dict.fromkeys(name for each in self._updates for name in each):
+            self.values[f"policy/{name}"] = mean([each[name] for each in self._updates if name in each])
 
-    def groups(self, groups: Sequence[Group]) -> None:
-        """Rewards by part, lengths and truncation of these scored groups; they are also the step's transcript."""
+    def add_groups(self, groups: Sequence[Group]) -> None:
+        """Rewards by part, spread, lengths and truncation of scored groups, which are also the step's transcript."""
         self.groups_seen = list(groups)
         scores = [score for group in groups for score in group.scores]
         completions = [completion for group in groups for completion in group.completions]
@@ -63,6 +68,10 @@ class Record:
                 parts.setdefault(name, []).append(value)
         self.scalars("reward", {"total": mean([score.total for score in scores])})
         self.scalars("reward", {name: mean(values) for name, values in sorted(parts.items())})
+        rewards_PG = total_rewards(groups)
+        zero_variance = [not found for found in has_signal(rewards_PG).tolist()]
+        self.scalars("group", {"zero_variance": sum(zero_variance), "zero_variance_share": mean(zero_variance)})
+        self.scalars("group", {"std": float(rewards_PG.std(1).mean())})
         lengths = [len(completion.token_ids) for completion in completions]
         self.scalars("completion", {"tokens_mean": mean(lengths), "tokens_max": max(lengths)})
         self.scalars("completion", {"truncated": mean([completion.finish == "length" for completion in completions])})

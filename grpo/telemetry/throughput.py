@@ -19,7 +19,7 @@ Product = tuple[int, int, int]
 QUICK: dict[str, tuple[Product, ...]] = {"cpu": ((2048, 2048, 2048),), "cuda": ((8192, 8192, 8192),)}
 
 
-class Positions:
+class ForwardTokenCounter:
     """How many positions a model's decoder has run for a gradient, padding and repeated prompts included."""
 
     def __init__(self) -> None:
@@ -49,13 +49,13 @@ class Positions:
             self._calls += 1
 
 
-class Meter:
+class ThroughputMeter:
     """Turns a step's work and seconds into perf/mfu, perf/sharing and perf/padding of this rank's update."""
 
     def __init__(self, *, shared: bool, sizes: Sizes | None, peak: float | None) -> None:
         """`shared`: whether the layout runs a prompt once per group. `peak` is of this rank, in operations a second;
         without it or the model's sizes there is no MFU."""
-        self.positions = Positions()
+        self.positions = ForwardTokenCounter()
         self.shared, self._sizes, self._peak = shared, sizes, peak
 
     def read(self, work: Work, seconds: float) -> dict[str, float]:

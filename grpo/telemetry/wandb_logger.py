@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Tracker:
+class WandbLogger:
     """A wandb run where WANDB_API_KEY or WANDB_MODE says so, else nothing. Out of reach it is left out, with a line."""
 
     def __init__(

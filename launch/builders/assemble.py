@@ -11,19 +11,19 @@ from typing import Any
 from curriculum.mixing import mix
 from curriculum.reference_answers import reference_completion
 from curriculum.refusal_pairs import add_unanswerable_twins
+from grpo.collect import DynamicSampling, SyncCollector
 from grpo.config import dump
 from grpo.data.example import Example, train_heldout_split
 from grpo.data.prompts import load_system_prompt, make_prompt_renderer
 from grpo.distributed.communicator import Comm, check_shares
-from grpo.dynamic_sampling import Dynamic
 from grpo.errors import UserError
 from grpo.loop import LoopSettings
 from grpo.losses import Objective
 from grpo.policy.base import PolicyEngine
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.zero_config import ZeroConfig, zero_config
-from grpo.telemetry.run_logger import Console
-from grpo.telemetry.throughput import Meter
+from grpo.telemetry.console import Console
+from grpo.telemetry.throughput import ThroughputMeter
 from grpo.types import Completion, Group, PromptRenderer, Sampling
 from launch.builders.data import all_examples
 from launch.builders.models import fingerprint, load_model, load_tokenizer
@@ -138,7 +138,7 @@ def make_policy(
     updates: int,
     console: Console,
     comm: Comm,
-    meter: Meter,
+    meter: ThroughputMeter,
     temperature: float = 1.0,
     kl: float = 0.0,
 ) -> PolicyEngine:
@@ -219,8 +219,7 @@ def loop_settings(recipe: Recipe, *, steps: int) -> LoopSettings:
         )
     return LoopSettings(
         steps=steps,
-        prompts_per_step=s.prompts_per_step,
-        sampling=Sampling(group_size=s.group_size, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p),
+        max_tokens=s.max_tokens,
         objective=replace(
             Objective(**{field.name: getattr(loss, field.name) for field in fields(Objective)}),
             dual_clip=loss.dual_clip or None,  # 0 is off: TOML has no way to say none
@@ -229,10 +228,21 @@ def loop_settings(recipe: Recipe, *, steps: int) -> LoopSettings:
         aggregation=loss.aggregation,
         advantage=loss.advantage,
         weights=recipe.reward.weights,
-        dynamic=Dynamic(mode=s.dynamic, cap=s.refill_cap),
         updates_per_step=loss.updates_per_step,
         seed=recipe.run.seed,
         max_logprob_gap=max_logprob_gap(recipe),
+    )
+
+
+def make_collector(recipe: Recipe, **parts: Any) -> SyncCollector:
+    """The collector of the recipe's groups; `parts` are the policy, the sampler and what else it works with."""
+    s = recipe.sampling
+    return SyncCollector(
+        sampling=Sampling(group_size=s.group_size, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p),
+        prompts_per_step=s.prompts_per_step,
+        dynamic=DynamicSampling(mode=s.dynamic, cap=s.refill_cap),
+        seed=recipe.run.seed,
+        **parts,
     )
 
 

@@ -8,7 +8,7 @@ from curriculum.datasets.world import make_world
 from curriculum.transforms import apply_transforms
 from grpo.data.example import Example, detect_format, load_examples, read_records, source_name
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from launch.config.recipe import TRANSFORMS, Setup
 from launch.config.values import in_stage
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import torch
 
-from grpo.telemetry.throughput import Meter, matmul_peak
+from grpo.telemetry.throughput import ThroughputMeter, matmul_peak
 from launch.builders.precision import device, precision
 from launch.config.model_size import NotCounted, Shape, find_shape
 from launch.config.recipe import Recipe
 
 
-def make_meter(recipe: Recipe, folder: str) -> Meter:
+def make_meter(recipe: Recipe, folder: str) -> ThroughputMeter:
     """The meter of this rank, for the model in `folder`; the product is measured here and now.
 
     perf/mfu is left out for a model whose parameters are not counted.
@@ -18,7 +18,7 @@ def make_meter(recipe: Recipe, folder: str) -> Meter:
     sizes = _sizes(recipe, folder)
     dtype = torch.bfloat16 if precision(recipe) == "bfloat16" else torch.float32
     peak = None if sizes is None else matmul_peak(torch.device(device()), dtype)
-    return Meter(shared=recipe.policy.layout != "padded", sizes=sizes, peak=peak)
+    return ThroughputMeter(shared=recipe.policy.layout != "padded", sizes=sizes, peak=peak)
 
 
 def _sizes(recipe: Recipe, folder: str) -> Shape | None:

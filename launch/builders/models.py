@@ -9,7 +9,7 @@ from typing import Any
 
 from grpo.data.prompts import eos_ids
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from rewards.judges.base import Judge, load_judge
 
 EMBEDDED = "embedded:smollm2-135m"

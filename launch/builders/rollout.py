@@ -7,7 +7,7 @@ from typing import Any, Literal
 from grpo.distributed.communicator import Comm
 from grpo.errors import UserError
 from grpo.rollout.base import RolloutEngine
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from launch.builders.assemble import Speech, check_positions
 from launch.builders.models import load_model, load_shell, stop_ids
 from launch.builders.precision import device, precision

@@ -37,7 +37,7 @@ RENAMED = {
     "loss.cispo_bound": "loss.cispo_clip",
     "loss.kl": "loss.kl_coef",
     "loss.sampler_cap": "loss.importance_cap",
-    "loss.mismatch_limit": "loss.max_logprob_gap",
+    "loss.max_logprob_gap": "loss.max_logprob_gap",
     "optim.warmup": "optim.warmup_ratio",
     "policy.engine": "policy.backend",
     "policy.stage": "policy.zero_stage",
@@ -122,9 +122,7 @@ class SamplingSettings:
     max_tokens: Positive = 512
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    dynamic: Literal["off", "drop", "refill"] = (
-        "off"  # what becomes of groups that scored all alike (grpo/dynamic_sampling.py)
-    )
+    dynamic: Literal["off", "drop", "refill"] = "off"  # what becomes of groups that scored all alike (grpo/collect.py)
     refill_cap: Annotated[int, Field(ge=2)] = 3  # refill asks at most so many times prompts_per_step a step
 
 

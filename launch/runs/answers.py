@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from grpo.errors import UserError
 from grpo.rollout.base import RolloutEngine
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from grpo.types import Sampling, TokenIds
 from launch.builders.models import fingerprint
 from launch.builders.precision import precision

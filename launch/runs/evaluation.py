@@ -23,7 +23,8 @@ from grpo.data.prompts import load_system_prompt, make_prompt_renderer
 from grpo.distributed.communicator import Alone
 from grpo.errors import UserError
 from grpo.rollout.base import RolloutEngine
-from grpo.telemetry.run_logger import Console, refuse_existing
+from grpo.telemetry.console import Console
+from grpo.telemetry.run_logger import refuse_existing
 from grpo.types import Sampling, TokenIds
 from launch.builders import assemble
 from launch.builders.models import fingerprint, load_tokenizer, locate, make_judge

@@ -1,7 +1,8 @@
 """One stage of training from a recipe: plan, questions, warm-up where it is missing, before, GRPO, after."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from grpo.loop import train
 from grpo.policy.nonfinite import Guarded
 from grpo.rollout.base import RolloutEngine
 from grpo.rollout.restart import Restarted
-from grpo.telemetry.run_logger import Console, make_run_folder
-from grpo.telemetry.throughput import Meter
+from grpo.telemetry.console import Console
+from grpo.telemetry.run_logger import make_run_folder
+from grpo.telemetry.throughput import ThroughputMeter
+from grpo.types import Group
 from launch.builders import assemble
 from launch.builders.metering import make_meter
 from launch.builders.models import locate, make_judge
@@ -42,6 +45,23 @@ from rewards.audit import audit, table
 from rewards.custom import load_custom_rewards
 from rewards.judges.base import Judge, check_judge_name
 from rewards.scorer import RewardScorer
+
+
+@dataclass(frozen=True)
+class StageCallbacks:
+    """The end of a step: measurements, the end of the stage, checkpoints."""
+
+    watcher: Watcher
+    is_over: Callable[[Mapping[str, float]], bool]
+    checkpoints: Checkpoints
+
+    def on_step(self, step: int, groups: Sequence[Group], values: Mapping[str, float]) -> Mapping[str, float]:
+        return self.watcher(step, list(groups), values)
+
+    def on_step_end(self, done: int, values: Mapping[str, float]) -> bool:
+        over = self.is_over(values)
+        self.checkpoints(done)
+        return over
 
 
 def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
@@ -84,13 +104,16 @@ def run_stage(recipe: Recipe, console: Console, comm: Comm) -> Path:
             around=dog.phase,
             settle=logs.flush,
         )
-        ends: dict[str, Any] = {"watch": watcher, "gate": watched_gate(gate, log, comm), "save": checkpoints}
+        callbacks = StageCallbacks(watcher, watched_gate(gate, log, comm), checkpoints)
+        asked: dict[str, Any] = {"curriculum": curriculum, "score": score, "render": speech.render}
+        collector = assemble.make_collector(recipe, policy=policy, rollout=rollout, comm=comm, **asked)
         seed_random_states(recipe.run.seed, rank=comm.rank)  # of what draws beside the steps: a reward of one's own
         with log, dog.watching(end=checkpoints.hung):
             start = checkpoints.restore(found) if found else watcher.begin()
             start = steps if gate.is_reached else start  # it was asked to end in the very step that opened the gate
             with checkpoints.kept():
-                train(cfg, **who, score=score, curriculum=curriculum, render=speech.render, **ends, start=start)
+                ends: dict[str, Any] = {"callbacks": callbacks, "start": start}
+                train(cfg, collector=collector, policy=policy, comm=comm, log=log, **ends)
             return _finish(held_out, watcher, folder, steps)
 
 
@@ -178,7 +201,7 @@ def _engines(
     comm: Comm,
     *,
     updates: int,
-    meter: Meter,
+    meter: ThroughputMeter,
 ) -> tuple[Guarded, RolloutEngine]:
     """Who updates the weights, and who samples from them."""
     engine = choose_rollout(recipe, base, console)
@@ -188,7 +211,7 @@ def _engines(
 
 
 def _policy(
-    recipe: Recipe, base: str, folder: Path, *, updates: int, console: Console, comm: Comm, meter: Meter
+    recipe: Recipe, base: str, folder: Path, *, updates: int, console: Console, comm: Comm, meter: ThroughputMeter
 ) -> Guarded:
     """The policy that GRPO trains, for that many updates; rows that are not finite are kept in the run's `folder`."""
     console.line(f"loading      {base}")

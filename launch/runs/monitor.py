@@ -15,16 +15,16 @@ from eval.factuality import factuality_metrics
 from eval.label_metrics import evaluate, summarize
 from eval.online_metrics import OnlineTrustScore
 from eval.report.table import LABEL_METRICS, METRICS, TRUST_METRICS, terminal_table
+from grpo.advantages import has_signal, total_rewards
 from grpo.checkpointing.export import save_model_folder
 from grpo.checkpointing.manager import RESERVE
 from grpo.checkpointing.store import no_room
 from grpo.data.example import Example
 from grpo.distributed.communicator import Comm
-from grpo.dynamic_sampling import living
 from grpo.errors import UserError
 from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine
-from grpo.telemetry.run_logger import RunLog
+from grpo.telemetry.run_logger import RunLogger
 from grpo.types import Group
 from launch.builders.assemble import Speech
 from launch.config.recipe import Recipe
@@ -44,7 +44,7 @@ class HeldOut:
     policy: PolicyEngine
     rollout: RolloutEngine
     speech: Speech
-    log: RunLog
+    log: RunLogger
     comm: Comm
     live: OnlineTrustScore
 
@@ -137,7 +137,8 @@ class Watcher:
         numbers = {f"trust/{name}": value for name, value in self._held_out.live(answers).items()}
         reasoning = self._held_out.recipe.model.reasoning
         numbers |= {f"factuality/{name}": v for name, v in factuality_metrics(groups, reasoning=reasoning).items()}
-        dead = [group for group, lives in zip(groups, living(groups), strict=True) if not lives]
+        signal = has_signal(total_rewards(groups)).tolist()
+        dead = [group for group, found in zip(groups, signal, strict=True) if not found]
         causes = count_causes(dead, reasoning=reasoning)
         numbers |= {f"group/{name}": value for name, value in causes.items()}
         numbers |= self._score.pop_metrics()
@@ -197,7 +198,7 @@ class Watcher:
         self.clear()
 
 
-def watched_gate(gate: StageEnd, log: RunLog, comm: Comm) -> Callable[[Mapping[str, float]], bool]:
+def watched_gate(gate: StageEnd, log: RunLogger, comm: Comm) -> Callable[[Mapping[str, float]], bool]:
     """The stage's gate for `grpo.loop.train`: rank 0 decides for all, and what opened it is said and noted."""
 
     def over(values: Mapping[str, float]) -> bool:

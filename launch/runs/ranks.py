@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from grpo.distributed.communicator import Alone, Comm
 from grpo.errors import EngineDied, NonFiniteError, StaleWeights, Stopped, UserError, exit_status
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 
 Work = Callable[[Comm, Console], int]
 """Returns the exit status."""

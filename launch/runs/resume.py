@@ -15,7 +15,8 @@ from grpo.config import dump, parsed
 from grpo.data.example import Example
 from grpo.data.prompts import load_system_prompt
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console, RunLog, refuse_existing
+from grpo.telemetry.console import Console
+from grpo.telemetry.run_logger import RunLogger, refuse_existing
 from launch.builders.assemble import save_recipe
 from launch.config.recipe import Recipe
 from launch.runs.lineage import FILE as STAGES
@@ -180,7 +181,7 @@ def cut_back(folder: Path, sizes: Mapping[str, int]) -> None:
 class Logs:
     """The log files' lengths and wandb's run id, as a part of a checkpoint."""
 
-    def __init__(self, folder: Path, log: RunLog) -> None:
+    def __init__(self, folder: Path, log: RunLogger) -> None:
         self._folder, self._log = folder, log
 
     def state_dict(self) -> dict[str, Any]:

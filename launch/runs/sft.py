@@ -10,10 +10,11 @@ from grpo.checkpointing.export import save_model_folder
 from grpo.config import dump
 from grpo.distributed.communicator import Comm
 from grpo.errors import UserError
-from grpo.loop import warm_up
 from grpo.losses import sft_loss
 from grpo.policy.optimizer import AdamWConfig
-from grpo.telemetry.run_logger import Console, RunLog, refuse_existing
+from grpo.supervised import fit, sft_batch
+from grpo.telemetry.console import Console
+from grpo.telemetry.run_logger import RunLogger, refuse_existing
 from launch.builders import assemble
 from launch.builders.metering import make_meter
 from launch.builders.models import locate
@@ -47,12 +48,11 @@ def run_warm_up(recipe: Recipe, console: Console, comm: Comm, *, questions: asse
     with _building(folder, comm) as work:
         comm.lead(lambda: _describe_run(recipe, work, ("sft",)))
         with open_log(recipe, work, folder.name, w.steps, console, comm, meter=meter) as log:
-            warm_up(
+            order = EpochSampler(questions.warm_up, seed=w.seed, in_order=True)
+            fit(
+                lambda step: sft_batch([speech.gold(each) for each in order.next_batch(w.examples_per_step)], comm),
                 steps=w.steps,
-                examples_per_step=w.examples_per_step,
                 policy=policy,
-                curriculum=EpochSampler(questions.warm_up, seed=w.seed, in_order=True),
-                gold=speech.gold,
                 loss=sft_loss,
                 comm=comm,
                 log=log,
@@ -85,9 +85,11 @@ def _describe_run(recipe: Recipe, folder: Path, stages: tuple[str, ...]) -> None
     write_stages(folder, stages)
 
 
-def open_log(recipe: Recipe, folder: Path, name: str, steps: int, console: Console, comm: Comm, **more: Any) -> RunLog:
+def open_log(
+    recipe: Recipe, folder: Path, name: str, steps: int, console: Console, comm: Comm, **more: Any
+) -> RunLogger:
     """Of a run of that many steps; rank 0 writes it."""
-    return RunLog(
+    return RunLogger(
         folder,
         name=name,
         steps=steps,

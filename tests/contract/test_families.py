@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from grpo.errors import UserError
-from grpo.losses import sft_loss, weigh
+from grpo.losses import sft_loss, with_token_weights
 from grpo.model.forward import completion_logprobs, resolve_layout
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
@@ -76,7 +76,7 @@ def test_windows_are_run_padded_with_a_line_that_says_so(family):
         "layout       padded: the shared prompt cannot serve sliding-window layers; every completion repeats its prompt"
     ]
     counted = Counted(model)
-    policy.update(weigh(batch, aggregation="token", max_tokens=9, tokens=18, sequences=5, drop_dead=False), sft_loss)
+    policy.update(with_token_weights(batch, aggregation="token", max_tokens=9, drop_zero=False), sft_loss)
     assert counted.calls == [5 * 13]
     right_BC, _ = completion_logprobs(model, batch, layout="padded")
     wrong_BC, _ = completion_logprobs(model, batch, layout="shared")

@@ -6,27 +6,13 @@ from functools import partial
 import pytest
 import torch
 
-from grpo.distributed.communicator import Alone
-from grpo.loop import LoopSettings, parts, weighed, with_fixed_logprobs
-from grpo.losses import Objective, grpo_loss
+from grpo.losses import Objective, grpo_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
-from grpo.types import Sampling
 from tests.helpers.toy import random_batch, tiny_model
 from tests.unit.grpo.test_forward import Counted
 
-ALL, ALIVE = 8 + 15 + 10, 8 + 10  # model tokens of three groups, and without the dead one in the middle
-
-
-def settings(kl=0.0, updates=1):
-    return LoopSettings(
-        steps=1,
-        prompts_per_step=3,
-        sampling=Sampling(group_size=2, max_tokens=6),
-        objective=Objective(kl_coef=kl, importance_cap=None),
-        aggregation="token",
-        updates_per_step=updates,
-    )
+ALL, TAUGHT = 8 + 15 + 10, 8 + 10  # model tokens of three groups, and without the one of advantage 0 in the middle
 
 
 def a_batch():
@@ -34,39 +20,35 @@ def a_batch():
     return replace(batch, advantage_B=torch.tensor([1.0, -1.0, 0.0, 0.0, 0.5, -0.5]))
 
 
-def counted_step(cfg):
+def counted_step(kl=0.0, updates=1):
     """Tokens of every call, of the policy and of the reference, in step 5 of the loop."""
     model, reference = tiny_model(), tiny_model()
     policy = SinglePolicy(
-        model,
-        optim=AdamWConfig(),
-        updates=2,
-        token_budget=1000,
-        dtype="float32",
-        reference=reference if cfg.objective.kl else None,
+        model, optim=AdamWConfig(), updates=2, token_budget=1000, dtype="float32", reference=reference if kl else None
     )
     counts = Counted(model), Counted(reference)
-    batch = with_fixed_logprobs(a_batch(), cfg, policy)
-    for part in parts(batch, cfg.updates_per_step, seed=0):
-        policy.update(weighed(part, cfg, Alone()), partial(grpo_loss, objective=cfg.objective))
+    batch = a_batch().with_fixed_logprobs(policy.logprobs, old=updates > 1, reference=kl > 0)
+    for part in batch.minibatches(updates, seed=0):
+        loss = partial(grpo_loss, objective=Objective(kl_coef=kl, importance_cap=None))
+        policy.update(with_token_weights(part, aggregation="token", drop_zero=not kl), loss)
     return [count.calls for count in counts]
 
 
 @pytest.mark.parametrize(
     ("kl", "policy", "reference"),
     [
-        (0.0, [ALIVE], []),  # the gradient pass alone: no old log-probabilities, no reference, no dead group
-        (0.1, [ALL], [ALL]),  # a dead group feels the reference
+        (0.0, [TAUGHT], []),  # the gradient pass alone: no old log-probabilities, no reference, no zero-variance group
+        (0.1, [ALL], [ALL]),  # a zero-variance group feels the reference
     ],
 )
 def test_one_update_is_one_pass(kl, policy, reference):
-    assert counted_step(settings(kl=kl)) == [policy, reference]
+    assert counted_step(kl=kl) == [policy, reference]
 
 
 def test_several_updates_cost_one_pass_for_the_old_log_probabilities():
-    """Of the groups that are updated on: with kl = 0 not of the dead one."""
-    for kl, tokens in ((0.0, ALIVE), (0.1, ALL)):
-        (old, *passes), reference = counted_step(settings(kl=kl, updates=2))
+    """Of the groups that are updated on: with kl = 0 not of the one of advantage 0."""
+    for kl, tokens in ((0.0, TAUGHT), (0.1, ALL)):
+        (old, *passes), reference = counted_step(kl=kl, updates=2)
         assert old == tokens
         assert len(passes) == 2
         assert sum(passes) == tokens
@@ -74,21 +56,22 @@ def test_several_updates_cost_one_pass_for_the_old_log_probabilities():
 
 
 def test_old_log_probabilities_stand_in_the_rows_that_they_are_of():
-    """Dead are the second group and one row of the first, which is the longest completion."""
+    """Advantage 0 have the second group and one row of the first, which is the longest completion."""
     batch = random_batch(prompts=(5, 9, 4), sizes=(2, 2, 2), lengths=(4, 6, 3, 2, 5, 1))
     batch = replace(batch, advantage_B=torch.tensor([1.0, 0.0, 0.0, 0.0, 0.5, -0.5]))
     policy = SinglePolicy(tiny_model(), optim=AdamWConfig(), updates=2, token_budget=1000, dtype="float32")
-    old_BC, all_BC = with_fixed_logprobs(batch, settings(updates=2), policy).old_logp_BC, policy.logprobs(batch)
+    fixed = {"old": True, "reference": False}
+    old_BC, all_BC = batch.with_fixed_logprobs(policy.logprobs, **fixed).old_logp_BC, policy.logprobs(batch)
     assert old_BC.shape == all_BC.shape == (6, 6)
     assert not old_BC[1:4].any()
     torch.testing.assert_close(old_BC[[0, 4, 5]], all_BC[[0, 4, 5]])
-    dead = with_fixed_logprobs(replace(batch, advantage_B=torch.zeros(6)), settings(updates=2), policy)
-    assert not dead.old_logp_BC.any()
+    zero = replace(batch, advantage_B=torch.zeros(6)).with_fixed_logprobs(policy.logprobs, **fixed)
+    assert not zero.old_logp_BC.any()
 
 
-def test_tokens_of_dead_groups_stay_in_the_denominator():
-    left = weighed(a_batch(), settings(), Alone())
+def test_tokens_of_zero_variance_groups_stay_in_the_denominator():
+    left = with_token_weights(a_batch(), aggregation="token")
     assert len(left.group_B) == 4
     assert left.weight_BC is not None
     assert left.weight_BC[left.learn_BC].tolist() == pytest.approx([1 / 21] * 13)
-    assert len(weighed(a_batch(), settings(kl=0.1), Alone()).group_B) == 6
+    assert len(with_token_weights(a_batch(), aggregation="token", drop_zero=False).group_B) == 6

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from grpo.distributed.communicator import Alone
-from grpo.losses import Objective, grpo_loss, weigh
+from grpo.losses import Objective, grpo_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig, learning_rate
 from grpo.policy.optimizer_state import HostBuffers, write
 from grpo.policy.torch_backend import SinglePolicy, disable_dropout
@@ -50,7 +50,7 @@ def loss(logp, entropy, batch):
 
 def step_batch(seed):
     batch = random_batch(prompts=(5, 9, 3), sizes=(3, 2, 2), lengths=(4, 1, 6, 2, 5, 3, 2), seed=seed)
-    return weigh(batch, aggregation="sequence", max_tokens=9, tokens=23, sequences=7, drop_dead=True)
+    return with_token_weights(batch, aggregation="sequence", total=lambda _: (23, 7))
 
 
 def flat(policy):
@@ -117,7 +117,7 @@ def test_nothing_moves_when_nothing_teaches(kind):
     policy = engine(kind)
     before = train(policy, steps=1)  # so that Adam has momentum that could move the weights
     batch = replace(random_batch(), advantage_B=torch.zeros(5))
-    stats = policy.update(weigh(batch, aggregation="token", max_tokens=9, tokens=18, sequences=5, drop_dead=True), loss)
+    stats = policy.update(with_token_weights(batch, aggregation="token", max_tokens=9), loss)
     assert stats["skipped"] == 1.0
     assert torch.equal(flat(policy), before)
 

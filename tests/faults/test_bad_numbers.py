@@ -12,12 +12,12 @@ from grpo.checkpointing.store import Point
 from grpo.config import load
 from grpo.distributed.communicator import Alone
 from grpo.errors import NonFiniteError, UserError
-from grpo.losses import Objective, grpo_loss, weigh
+from grpo.losses import Objective, grpo_loss, with_token_weights
 from grpo.policy.nonfinite import Guarded, load_rows, save_rows, weights_hash
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.policy.zero_config import ZeroConfig
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from launch import replay
 from launch.builders.assemble import save_recipe
 from launch.builders.models import load_model, locate
@@ -35,7 +35,7 @@ def step_batch(seed=0, bad=False):
     batch = random_batch(prompts=(5, 9, 3), sizes=(3, 2, 2), lengths=(4, 1, 6, 2, 5, 3, 2), seed=seed)
     if bad:
         batch.advantage_B[4] = float("nan")
-    return weigh(batch, aggregation="sequence", max_tokens=9, tokens=23, sequences=7, drop_dead=True)
+    return with_token_weights(batch, aggregation="sequence", total=lambda _: (23, 7))
 
 
 def guarded(folder, said, limit=2):

@@ -15,6 +15,7 @@ from curriculum.samplers import EpochSampler
 from grpo.checkpointing import store as snapshot
 from grpo.checkpointing.manager import Checkpoints
 from grpo.checkpointing.settings import Keeping
+from grpo.collect import SyncCollector
 from grpo.distributed.communicator import Alone
 from grpo.errors import EngineDied, Stopped, UserError
 from grpo.loop import LoopSettings, train
@@ -23,16 +24,18 @@ from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.optimizer_state import OptimizerSnapshot
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.rollout.hf import HfRollout
-from grpo.telemetry.run_logger import Console, RunLog
+from grpo.telemetry.console import Console
+from grpo.telemetry.run_logger import RunLogger
 from grpo.types import Sampling
 from launch.runs import monitor as watching
 from launch.runs import resume
+from launch.runs.grpo import StageCallbacks
 from launch.runs.monitor import Watcher
 from launch.runs.resume import Logs
 from tests.helpers.disks import small_disk
 from tests.helpers.faults import fill
 from tests.helpers.toy import EOS, ByteTokenizer, example, per_group, tiny_model
-from tests.unit.grpo.test_loop import low_bytes
+from tests.helpers.toy_training import low_bytes
 
 
 class Lost(HfRollout):
@@ -61,7 +64,7 @@ class Kept:
             dtype="float32",
         )
         self.curriculum = EpochSampler([example(i) for i in range(6)], seed=0)
-        self.log = RunLog(folder, name="toy", steps=steps, console=console, project="test", settings={})
+        self.log = RunLogger(folder, name="toy", steps=steps, console=console, project="test", settings={})
         logs = Logs(folder, self.log)
         self.checkpoints = Checkpoints(
             folder=folder / "checkpoints",
@@ -77,29 +80,21 @@ class Kept:
             settle=logs.flush,
         )
 
-    def train(self, start=0, engine=HfRollout, score=low_bytes, **more):
-        cfg = LoopSettings(
-            steps=self.steps,
-            prompts_per_step=2,
+    def train(self, start=0, engine=HfRollout, score=low_bytes, watch=lambda *_: {}, gate=lambda _: False):
+        collector = SyncCollector(
+            policy=self.policy,
+            rollout=engine(tiny_model(seed=9), decode=ByteTokenizer().decode, eos_ids=(EOS,)),
+            curriculum=self.curriculum,
+            score=per_group(score),
+            render=lambda e: tuple(f"Q{e.id}:".encode()),
+            comm=Alone(),
             sampling=Sampling(group_size=4, max_tokens=4),
-            objective=Objective(),
+            prompts_per_step=2,
         )
-        rollout = engine(tiny_model(seed=9), decode=ByteTokenizer().decode, eos_ids=(EOS,))
+        cfg = LoopSettings(steps=self.steps, max_tokens=4, objective=Objective())
+        how = {"policy": self.policy, "comm": Alone(), "log": self.log, "start": start}
         with self.checkpoints.kept():
-            render = lambda e: tuple(f"Q{e.id}:".encode())  # noqa: E731
-            train(
-                cfg,
-                policy=self.policy,
-                rollout=rollout,
-                score=per_group(score),
-                curriculum=self.curriculum,
-                log=self.log,
-                render=render,
-                comm=Alone(),
-                save=self.checkpoints,
-                start=start,
-                **more,
-            )
+            train(cfg, collector=collector, callbacks=StageCallbacks(watch, gate, self.checkpoints), **how)
         return torch.cat([tensor.flatten().clone() for _, tensor in self.policy.export_weights()])
 
     @property

@@ -7,7 +7,8 @@ import pytest
 
 from grpo.config import load
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console, make_run_folder
+from grpo.telemetry.console import Console
+from grpo.telemetry.run_logger import make_run_folder
 from launch.builders.assemble import save_recipe
 from launch.chain import run as run_in_chain
 from launch.config.recipe import Recipe

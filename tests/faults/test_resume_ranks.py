@@ -20,7 +20,7 @@ NONE = [pytest.param(0, "", 0.0, 0, marks=pytest.mark.skip(reason="`make test-fa
 def stage(comm, home, arguments, fault, kill, count):
     """One rank of `launch/train.py`; `fault` is rank 1's. What it came to."""
     from grpo.distributed import failure_detection as ranks
-    from grpo.telemetry.run_logger import Console
+    from grpo.telemetry.console import Console
     from launch import train
 
     os.environ["FAULT"] = fault if comm.rank == 1 else ":0"

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from grpo.batch import Batch
-from grpo.losses import Aggregation, Objective, grpo_loss, weigh
+from grpo.losses import Aggregation, Objective, grpo_loss, with_token_weights
 
 TOLERANCE = 1e-5
 NUMBER = r"([0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)"
@@ -80,8 +80,7 @@ def compare(fixture: dict, name: str, *, split: tuple[int, ...] = ()) -> Differe
         old_logp_BC=torch.tensor(fixture["logp_old"]),
         ref_logp_BC=torch.tensor(fixture["logp_ref"]),
     )
-    tokens = int(learn_BC.sum())
-    batch = weigh(batch, aggregation=aggregation, max_tokens=max_tokens, tokens=tokens, sequences=rows, drop_dead=False)
+    batch = with_token_weights(batch, aggregation=aggregation, max_tokens=max_tokens, drop_zero=False)
     sizes = split or (rows,)
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     total, gradient_BC = 0.0, torch.zeros_like(logp_BC)

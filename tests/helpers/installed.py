@@ -44,7 +44,7 @@ def tiny_llm(*, tied: bool = True) -> Any:
 def embedded_llm() -> tuple[str, Any]:
     """The embedded model's folder and a vLLM over it; kept like the tiny one."""
     from grpo.rollout.vllm import start_vllm
-    from grpo.telemetry.run_logger import Console
+    from grpo.telemetry.console import Console
     from launch.builders.models import EMBEDDED, locate
 
     folder = locate(EMBEDDED, console=Console())

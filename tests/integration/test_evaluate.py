@@ -14,7 +14,7 @@ from eval.predictions import read_predictions
 from grpo.config import load
 from grpo.data.text import REFUSAL
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from launch.builders.tiny_model import write_tiny_model
 from launch.config.recipe import EvaluationRecipe
 from launch.runs.evaluation import choose_questions, count_answers, run_evaluation

@@ -14,7 +14,7 @@ from eval.report.experiment import GRADED, common_questions, metrics, pooled, re
 from eval.trust_score import COLUMNS
 from grpo.config import load
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from launch.builders.assemble import load_questions
 from launch.config.recipe import Recipe
 from launch.experiment import Experiment, chain, find, names, read_seeds

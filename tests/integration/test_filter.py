@@ -9,7 +9,7 @@ import pytest
 from grpo.config import load
 from grpo.data.example import Example, Passage, load_examples
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from launch.builders import assemble
 from launch.builders.data import all_examples
 from launch.config.recipe import Recipe

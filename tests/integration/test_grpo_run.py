@@ -76,7 +76,7 @@ def test_a_run_leaves_everything_behind(home, stage1):
     assert [row["step"] for row in metrics] == [0, 1, 2]
     for name in ("time/rollout", "time/score", "time/update", "time/step", "memory/peak_gb", "reward/total"):
         assert all(name in row for row in metrics)
-    for name in ("perf/tokens_per_second", "perf/equivalent_per_second", "group/dead_share"):
+    for name in ("perf/tokens_per_second", "perf/equivalent_per_second", "group/zero_variance_share"):
         assert all(row[name] >= 0 for row in metrics)
     (warm_up,) = (home / "runs").glob("sft-tiny-*")
     trained = [json.loads(line) for line in (warm_up / "metrics.jsonl").read_text().splitlines()]

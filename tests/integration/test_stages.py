@@ -68,7 +68,7 @@ def test_the_metrics_say_why_groups_were_dead(home, through):
             if name.startswith("group/zero_variance_") and name != "group/zero_variance_share"
         ]
         assert len(causes) == 6
-        assert sum(causes) == row["group/dead"]
+        assert sum(causes) == row["group/zero_variance"]
         assert 2 * 4 <= row["count/completions"] <= 3 * 2 * 4  # asked again, up to the cap
 
 

@@ -20,7 +20,7 @@ from grpo.model.forward import completion_logprobs
 from grpo.types import Group, Sampling
 from tests.helpers.installed import embedded_llm, need, need_embedded, tiny_llm
 from tests.helpers.toy import EOS, ByteTokenizer, example, tiny_model
-from tests.unit.grpo.test_loop import run
+from tests.helpers.toy_training import run_toy
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = "The beginning that all prompts share, long enough for blocks of it to be cached. " * 4 + "Q{}:"
@@ -60,7 +60,7 @@ def engine(llm=None, *, push=lambda weights: weights):
 
 
 def train(folder, rollout, *, steps=4):
-    return run(folder, steps=steps, rollout=rollout, model=tiny_model(head_dim=32), prompt=LONG, lr=3e-2)
+    return run_toy(folder, steps=steps, rollout=rollout, model=tiny_model(head_dim=32), prompt=LONG, lr=3e-2)
 
 
 def test_the_loop_trains_and_both_engines_agree(tmp_path):

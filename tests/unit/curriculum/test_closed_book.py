@@ -12,7 +12,7 @@ from curriculum.mixing import mix
 from grpo.config import load
 from grpo.data.example import Example, detect_format, load_examples, read_records
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from launch.builders.assemble import all_examples
 from launch.config.recipe import Recipe
 

@@ -15,7 +15,7 @@ from grpo.config import load
 from grpo.data.example import Passage, detect_format, load_examples
 from grpo.data.text import contains
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from launch.builders.assemble import load_questions
 from launch.builders.data import all_examples
 from launch.config.recipe import Recipe

@@ -88,7 +88,7 @@ def test_a_metric_that_is_never_logged_is_one_line():
     with pytest.raises(
         UserError, match=r"stage_end.metric = 'reward/totl' is not logged by this run; nearest: reward/tot"
     ):
-        gate({"reward/total": 1.0, "time/rollout": 2.0, "group/dead": 0.0})
+        gate({"reward/total": 1.0, "time/rollout": 2.0, "group/zero_variance": 0.0})
     for metric in ("total", "rewards/total", "time/step", "reward/"):
         with pytest.raises(
             ValidationError, match=r"stage_end.metric = .* is never logged; valid: reward/..., group/..."

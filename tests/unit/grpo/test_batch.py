@@ -5,7 +5,7 @@ import torch
 
 from grpo.batch import collate
 from grpo.types import Completion, Group
-from tests.helpers.toy import example
+from tests.helpers.toy import example, random_batch
 
 
 def completion(*ids):
@@ -49,3 +49,12 @@ def test_a_completion_without_tokens_is_refused():
     group = Group(example=example(3), prompt_ids=(5,), completions=(completion(), completion(2)))
     with pytest.raises(ValueError, match="toy-3"):
         collate([group], torch.zeros(1, 2))
+
+
+def test_minibatches_keep_groups_whole_and_lose_nothing():
+    batch = random_batch(prompts=(5, 9, 3), sizes=(3, 2, 2), lengths=(4, 1, 6, 2, 5, 8, 1))
+    split = list(batch.minibatches(2, seed=0))
+    assert sorted(prompt for part in split for prompt in part.prompts) == sorted(batch.prompts)
+    assert sum(len(part.group_B) for part in split) == 7
+    assert [len(part.prompts) for part in split] == [2, 1]
+    assert list(batch.minibatches(1, seed=0)) == [batch]

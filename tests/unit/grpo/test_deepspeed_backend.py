@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from grpo.distributed.communicator import Alone
 from grpo.errors import UserError
-from grpo.losses import Objective, grpo_loss, weigh
+from grpo.losses import Objective, grpo_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.optimizer_state import write
 from grpo.policy.torch_backend import SinglePolicy
@@ -39,7 +39,7 @@ def loss(logp, entropy, batch):
 
 def step_batch(seed):
     batch = random_batch(prompts=(5, 9, 3, 7), sizes=(3, 2, 2, 1), lengths=(4, 1, 6, 2, 5, 3, 2, 4), seed=seed)
-    return weigh(batch, aggregation="sequence", max_tokens=9, tokens=27, sequences=8, drop_dead=True)
+    return with_token_weights(batch, aggregation="sequence", total=lambda _: (27, 8))
 
 
 def share(batch, comm, cut):

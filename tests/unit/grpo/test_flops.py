@@ -9,13 +9,13 @@ from benchmarks.update import LOSS, weighed
 from benchmarks.workload import alternating, find_model_shape, make_model, parse_workload, random_batch
 from grpo.batch import Batch, collate
 from grpo.errors import UserError
-from grpo.loop import spread
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
+from grpo.telemetry.console import Console
 from grpo.telemetry.flops import Work, batch_work, group_work, needed_flops, update_flops
-from grpo.telemetry.run_logger import Console, RunLog
+from grpo.telemetry.run_logger import RunLogger
 from grpo.telemetry.speed import padding, phases, sharing, usage
-from grpo.telemetry.throughput import Meter, Positions, matmul_peak
+from grpo.telemetry.throughput import ForwardTokenCounter, ThroughputMeter, matmul_peak
 from grpo.types import Completion, Group, Score
 from launch.config.model_size import Shape
 from tests.helpers import toy
@@ -99,7 +99,7 @@ def equal_batch():
 
 def test_the_positions_of_an_update_are_counted_where_they_run():
     for layout, ran in (("shared", 2 * (10 + 4 * 4)), ("padded", 8 * (10 + 4))):
-        counter = Meter(shared=layout == "shared", sizes=None, peak=None)
+        counter = ThroughputMeter(shared=layout == "shared", sizes=None, peak=None)
         work = one_update(layout, counter, equal_batch())
         positions, calls = counter.positions.take()
         assert (positions, calls > 0) == (ran, True)
@@ -108,7 +108,7 @@ def test_the_positions_of_an_update_are_counted_where_they_run():
 
 
 def test_a_meter_reads_shares_and_mfu():
-    meter = Meter(shared=True, sizes=SMALL, peak=1000.0)
+    meter = ThroughputMeter(shared=True, sizes=SMALL, peak=1000.0)
     work = one_update("shared", meter, equal_batch())
     values = meter.read(work, 2.0)
     assert values["perf/sharing"] == pytest.approx(112 / 52)
@@ -118,14 +118,14 @@ def test_a_meter_reads_shares_and_mfu():
 
 
 def test_without_a_peak_there_is_no_mfu():
-    meter = Meter(shared=True, sizes=SMALL, peak=None)
+    meter = ThroughputMeter(shared=True, sizes=SMALL, peak=None)
     work = one_update("shared", meter, equal_batch())
     assert set(meter.read(work, 1.0)) == {"perf/sharing", "perf/padding"}
 
 
 def test_padding_of_unequal_rows_shows():
     batch = toy.random_batch(prompts=(5, 5), sizes=(2, 2), lengths=(4, 4, 9, 9))
-    meter = Meter(shared=False, sizes=None, peak=None)
+    meter = ThroughputMeter(shared=False, sizes=None, peak=None)
     work = one_update("padded", meter, batch)
     ran, _ = meter.positions.take()
     assert work.read_apart == 4 * 5 + 3 + 3 + 8 + 8
@@ -159,7 +159,7 @@ def test_no_advantage_of_a_benchmark_is_zero():
 
 
 def test_a_counter_leaves_out_passes_without_a_gradient():
-    model, counter = toy.tiny_model(), Positions()
+    model, counter = toy.tiny_model(), ForwardTokenCounter()
     counter.follow(model)
     with torch.no_grad():
         model.get_decoder()(input_ids=torch.ones(2, 3, dtype=torch.long))
@@ -171,16 +171,15 @@ def test_a_counter_leaves_out_passes_without_a_gradient():
 def test_a_step_logs_its_tokens_by_the_second_and_its_mfu(tmp_path):
     """A prompt of 5 with completions of 3 and 1, and one of 2 with 4 and 4: 19 distinct tokens, 26 with repeats."""
     groups = [scored_group(5, (3, 1)), scored_group(2, (4, 4))]
-    meter, model = Meter(shared=True, sizes=SMALL, peak=1e6), toy.tiny_model()
+    meter, model = ThroughputMeter(shared=True, sizes=SMALL, peak=1e6), toy.tiny_model()
     meter.positions.follow(model)
     policy = SinglePolicy(model, optim=AdamWConfig(), updates=1, token_budget=1000, dtype="float32")
-    log = RunLog(tmp_path, name="x", steps=1, console=Console(), project="test", settings={}, meter=meter)
+    log = RunLogger(tmp_path, name="x", steps=1, console=Console(), project="test", settings={}, meter=meter)
     batch = weighed(collate(groups, torch.tensor([[1.0, -1.0], [0.0, 0.0]])))  # the second group teaches nothing
     with log.step(0) as record:
-        record.groups(groups)
-        record.trains(batch)
+        record.add_groups(groups)
         with record.timed("update"):
-            policy.update(batch, LOSS)
+            record.add_update(batch, policy.update(batch, LOSS))
     (row,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert row["perf/tokens_per_second"] * row["time/step"] == pytest.approx(5 + 4 + 2 + 8)
     assert row["perf/equivalent_per_second"] * row["time/step"] == pytest.approx(10 + 4 + 4 + 8)
@@ -196,11 +195,6 @@ def scored_group(prompt, lengths):
     )
     scores = tuple(Score(total=float(place), parts={}) for place in range(len(lengths)))
     return Group(example=toy.example(), prompt_ids=(3,) * prompt, completions=completions, scores=scores)
-
-
-def test_dead_groups_are_counted_and_as_a_share():
-    found = spread(torch.tensor([[1.0, 1.0], [0.0, 1.0], [2.0, 2.0], [1.0, 3.0]], dtype=torch.float64))
-    assert (found["dead"], found["dead_share"]) == (2, 0.5)
 
 
 def test_the_console_line_says_where_the_time_went():

@@ -11,14 +11,13 @@ import torch
 from grpo.losses import (
     Objective,
     add_stats,
-    average_stats,
     clipped_surrogate,
     grpo_loss,
     kl_estimate,
     mean_stats,
     sft_loss,
     token_weights,
-    weigh,
+    with_token_weights,
 )
 from tests.helpers import golden_losses
 from tests.helpers.toy import random_batch
@@ -80,7 +79,7 @@ def test_kl_estimators():
 
 
 def test_on_policy_ratio_is_exactly_one_and_the_gradient_is_reinforce():
-    batch = weigh(random_batch(), aggregation="token", max_tokens=9, tokens=18, sequences=5, drop_dead=False)
+    batch = with_token_weights(random_batch(), aggregation="token", max_tokens=9, drop_zero=False)
     logp = torch.randn(batch.ids_BC.shape, requires_grad=True)
     loss, stats = grpo_loss(logp, torch.zeros_like(logp), batch, objective=Objective(importance_cap=None))
     loss.backward()
@@ -91,7 +90,7 @@ def test_on_policy_ratio_is_exactly_one_and_the_gradient_is_reinforce():
 
 
 def test_padding_may_hold_nan():
-    batch = weigh(random_batch(), aggregation="sequence", max_tokens=9, tokens=18, sequences=5, drop_dead=False)
+    batch = with_token_weights(random_batch(), aggregation="sequence", max_tokens=9, drop_zero=False)
     logp = torch.randn(batch.ids_BC.shape)
     nan_if_nonfinite = torch.where(batch.learn_BC, logp, torch.nan).requires_grad_(True)
     loss, _ = grpo_loss(nan_if_nonfinite, nan_if_nonfinite.detach(), batch, objective=Objective())
@@ -105,10 +104,10 @@ def test_padding_may_hold_nan():
 def test_dead_rows_are_left_out_exactly(aggregation):
     batch = random_batch()
     batch = replace(batch, advantage_B=torch.tensor([1.0, 0.0, -2.0, 0.0, 0.5]))
-    counts = {"aggregation": aggregation, "max_tokens": 9, "tokens": 18, "sequences": 5}
+    counts = {"aggregation": aggregation, "max_tokens": 9}
     logp = torch.randn(batch.ids_BC.shape)
-    kept = weigh(batch, drop_dead=False, **counts)
-    dropped = weigh(batch, drop_dead=True, **counts)
+    kept = with_token_weights(batch, drop_zero=False, **counts)
+    dropped = with_token_weights(batch, **counts)
     assert len(dropped.group_B) == 3
     full, _ = grpo_loss(logp, logp, kept, objective=Objective())
     some = logp[[0, 2, 4]][:, : dropped.ids_BC.shape[1]]
@@ -117,7 +116,7 @@ def test_dead_rows_are_left_out_exactly(aggregation):
 
 
 def test_supervised_loss_is_the_mean_negative_log_likelihood():
-    batch = weigh(random_batch(), aggregation="token", max_tokens=1, tokens=18, sequences=5, drop_dead=False)
+    batch = with_token_weights(random_batch(), aggregation="token", max_tokens=1, drop_zero=False)
     logp = torch.full(batch.ids_BC.shape, -2.0)
     loss, stats = sft_loss(logp, logp, batch)
     assert float(loss) == pytest.approx(2.0)
@@ -130,14 +129,13 @@ def test_stats_add_up_and_maxima_do_not():
         {"tokens": 6, "kl_sum": 3.0, "mismatch_max": 1.0},
     )
     assert total == {"tokens": 8, "kl_sum": 4.0, "mismatch_max": 3.0}
-    assert average_stats([{"a": 1.0, "b": 4.0}, {"a": 2.0}]) == {"a": 1.5, "b": 4.0}
     assert mean_stats(total) == {"tokens": 8, "kl": 0.5, "mismatch_max": 3.0}
 
 
 def test_how_far_the_policy_is_from_the_sampler_by_hand():
     """Half a nat below and above on two of three tokens: k3 is exp(d) - 1 - d of d = logp - sampler."""
     rows = random_batch(prompts=(3,), sizes=(1,), lengths=(3,))
-    batch = weigh(rows, aggregation="token", max_tokens=9, tokens=3, sequences=1, drop_dead=False)
+    batch = with_token_weights(rows, aggregation="token", max_tokens=9, drop_zero=False)
     logp_BC = batch.sampler_logp_BC + torch.tensor([[0.5, -0.5, 0.0]])
     stats = grpo_loss(logp_BC, torch.zeros(1, 3), batch, objective=Objective())[1]
     assert mean_stats(stats)["approx_kl"] == pytest.approx((math.exp(0.5) - 1.5 + math.exp(-0.5) - 0.5) / 3, rel=1e-5)

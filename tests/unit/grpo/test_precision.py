@@ -9,8 +9,8 @@ from grpo.config import load
 from grpo.distributed.communicator import Alone
 from grpo.errors import UserError
 from grpo.policy.optimizer import AdamWConfig
-from grpo.telemetry.run_logger import Console
-from grpo.telemetry.throughput import Meter
+from grpo.telemetry.console import Console
+from grpo.telemetry.throughput import ThroughputMeter
 from launch.builders.assemble import loop_settings, make_policy
 from launch.builders.precision import precision
 from launch.builders.tiny_model import write_tiny_model
@@ -37,7 +37,7 @@ def test_auto_is_what_the_policy_runs_in(fast, monkeypatch, tmp_path):
     assert limit() == (0.05 if fast else 0.005)
     write_tiny_model(tmp_path / "model")
     silent = Console(io.StringIO())
-    folder, meter = str(tmp_path / "model"), Meter(shared=True, sizes=None, peak=None)
+    folder, meter = str(tmp_path / "model"), ThroughputMeter(shared=True, sizes=None, peak=None)
     policy = make_policy(recipe, folder, optim=optim, updates=1, console=silent, comm=Alone(), meter=meter)
     with policy._autocast():
         weight = next(iter(policy._model.parameters()))

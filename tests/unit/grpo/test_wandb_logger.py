@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from grpo.telemetry.run_logger import Console, RunLog
+from grpo.telemetry.console import Console
+from grpo.telemetry.run_logger import RunLogger
 from tests.helpers.forked import forked, wait_for
 
 
 def open_log(folder, said):
     console = Console()
     console.line = said.append
-    return RunLog(folder, name="toy", steps=3, console=console, project="test", settings={})
+    return RunLogger(folder, name="toy", steps=3, console=console, project="test", settings={})
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from grpo.distributed import failure_detection as ranks
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.optimizer_state import OptimizerSnapshot
 from grpo.policy.torch_backend import SinglePolicy
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from tests.helpers.many_ranks import run_ranks
 from tests.helpers.toy import tiny_model
 

@@ -7,7 +7,7 @@ import pytest
 
 from grpo.config import load
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from grpo.types import Completion, Sampling
 from launch.config.recipe import Recipe
 from launch.runs.answers import FILE, Answer, AnswerStore, made_with, sample

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = ("grpo", "rewards", "curriculum", "eval", "launch")
 LIGHT = {"grpo.types", "grpo.errors", "grpo.data.text", "grpo.data.example"}
 PROGRAMS = {  # what a file's own command line needs, to read recipes or to load a model
-    "curriculum/build.py": {"grpo.telemetry.run_logger", "launch.builders.models"},
+    "curriculum/build.py": {"grpo.telemetry.console", "launch.builders.models"},
 }
 MAY_IMPORT = {  # of ours; a name stands for itself and what is below it
     "grpo": {"grpo"},
@@ -65,7 +65,8 @@ WITHOUT_THEM = [
     "curriculum.transforms",
     "curriculum.jsonl",
     "curriculum.datasets.closed_book",
-    "grpo.dynamic_sampling",
+    "grpo.collect",
+    "grpo.supervised",
     "eval.label_metrics",
     "eval.score",
     "eval.compare",

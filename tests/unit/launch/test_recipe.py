@@ -6,7 +6,7 @@ import pytest
 
 from grpo.config import describe, dump, load
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from launch.builders.data import examples_of
 from launch.config.recipe import Recipe
 from launch.plan import batch_plan

@@ -13,7 +13,7 @@ import torch
 
 from grpo.config import load
 from grpo.errors import UserError
-from grpo.telemetry.run_logger import Console
+from grpo.telemetry.console import Console
 from launch.builders.models import load_model, load_shell
 from launch.builders.rollout import choose_rollout
 from launch.builders.tiny_model import write_tiny_model

@@ -336,7 +336,7 @@ def test_without_rewards_of_ones_own_there_is_nothing_to_count() -> None:
 def test_a_stage_loads_a_reward_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A module that counts how often its reward is taken out of it."""
     from grpo.distributed.communicator import Alone
-    from grpo.telemetry.run_logger import Console
+    from grpo.telemetry.console import Console
     from launch.config.recipe import Recipe
     from launch.runs.grpo import _audited_judges
 

@@ -1,0 +1,168 @@
+"""Collection of a step's scored groups: ask, sample, score, and ask again (dynamic sampling).
+
+`SyncCollector` samples from the weights of the step itself. A collector that runs ahead of the trainer has the same
+protocol: `publish` gives new weights to the sampler, and `collect` returns the groups of a step, however old they are.
+
+Dynamic sampling is that of DAPO (arXiv 2503.14476, section 3.2). A zero-variance group has advantage 0: `off` keeps the
+group, with its tokens in the counts of the loss; `drop` leaves it out of both; `refill` asks further questions in its
+place.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import torch
+
+from grpo.advantages import has_signal, total_rewards
+from grpo.batch import Batch
+from grpo.data.example import Example
+from grpo.distributed.communicator import Comm
+from grpo.errors import StaleWeights
+from grpo.losses import Stats
+from grpo.policy.base import PolicyEngine
+from grpo.rollout.base import RolloutEngine, sample_groups
+from grpo.telemetry.step_metrics import StepMetrics
+from grpo.types import Group, PromptRenderer, Sampling, Scorer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicSampling:
+    """What becomes of zero-variance groups: `DynamicSampling(mode="refill", cap=3)`."""
+
+    mode: Literal["off", "drop", "refill"] = "off"
+    cap: int = 3  # refill asks at most this multiple of the step's number of questions
+
+
+class Curriculum(Protocol):
+    """The source of questions."""
+
+    def next_batch(self, count: int) -> list[Example]:
+        """The next questions, the same on every rank."""
+        ...
+
+    def observe(self, groups: list[Group]) -> None:
+        """Learn from the scored groups of a step."""
+        ...
+
+
+class Collector(Protocol):
+    """The source of a step's groups."""
+
+    def publish(self, step: int) -> None:
+        """Give the policy's weights to the sampler, as version `step`."""
+        ...
+
+    def collect(self, step: int, metrics: StepMetrics) -> list[Group]:
+        """Return the step's scored groups of all ranks, the same list on every rank."""
+        ...
+
+    def select(self, groups: Sequence[Group], *, at_least: int) -> list[Group]:
+        """Return the groups that the update learns from; zero-variance groups make up for fewer than `at_least`."""
+        ...
+
+
+@dataclass(kw_only=True)
+class SyncCollector:
+    """`Collector` that samples a step's groups from the step's own weights, and blocks while it does."""
+
+    policy: PolicyEngine
+    rollout: RolloutEngine
+    curriculum: Curriculum
+    score: Scorer
+    render: PromptRenderer
+    comm: Comm
+    sampling: Sampling
+    prompts_per_step: int  # over all ranks
+    dynamic: DynamicSampling = field(default_factory=DynamicSampling)
+    seed: int = 0
+
+    def publish(self, step: int) -> None:
+        self.rollout.load(self.policy.export_weights(), version=step)
+
+    def collect(self, step: int, metrics: StepMetrics) -> list[Group]:
+        """As the protocol. Raises StaleWeights where the sampler answers with another version of the weights."""
+        with metrics.timed("sync"):
+            self.publish(step)
+        groups: list[Group] = []
+        world = self.comm.world
+        while count := prompts_still_needed(groups, self.dynamic, count=self.prompts_per_step, world=world):
+            examples = self.comm.shard(self.curriculum.next_batch(count))
+            with metrics.timed("rollout"):
+                seed = seed_for(self.seed, step=step, rank=self.comm.rank, world=world, asked=len(groups))
+                own = sample_groups(self.rollout, examples, self.render, self.sampling, seed=seed, version=step)
+            with metrics.timed("score"):
+                scores = self.score(own)
+                own = [replace(group, scores=tuple(of)) for group, of in zip(own, scores, strict=True)]
+            groups += self.comm.gather(own)
+        self.rollout.release()
+        self.curriculum.observe(groups)
+        return groups
+
+    def select(self, groups: Sequence[Group], *, at_least: int) -> list[Group]:
+        return select_for_update(groups, self.dynamic, count=self.prompts_per_step, at_least=at_least)
+
+
+def seed_for(seed: int, *, step: int, rank: int, world: int, asked: int) -> int:
+    """Return the sampler's seed for one request of a rank, when `asked` groups of the step are there already.
+
+    >>> seed_for(3, step=5, rank=1, world=2, asked=0), seed_for(3, step=5, rank=1, world=2, asked=4)
+    (3000020, 4003000048)
+    """
+    return seed * 1_000_003 + step * world + rank + asked * 1_000_000_007
+
+
+def prompts_still_needed(groups: Sequence[Group], dynamic: DynamicSampling, *, count: int, world: int = 1) -> int:
+    """Return how many questions a step asks next over all ranks, given its scored groups so far; 0: enough.
+
+    The first request is `count`. Under refill the next ones are the missing groups with a signal, up to the cap. The
+    number is a multiple of `world`, as `count` is, and the same on every rank.
+    """
+    if not groups:
+        return count
+    if dynamic.mode != "refill":
+        return 0
+    missing = count - int(has_signal(total_rewards(groups)).sum())
+    room = dynamic.cap * count - len(groups)
+    return max(0, min(-(-missing // world), room // world)) * world
+
+
+def select_for_update(
+    groups: Sequence[Group], dynamic: DynamicSampling, *, count: int, at_least: int = 1
+) -> list[Group]:
+    """Return the groups of a step that the update learns from, in order, before ranks share them.
+
+    off      all groups
+    drop     groups with a signal; zero-variance groups make up for fewer than `at_least`
+    refill   `count` groups: the first with a signal; zero-variance groups replace what the cap left missing
+    """
+    if dynamic.mode == "off":
+        return list(groups)
+    signal = has_signal(total_rewards(groups)).tolist()
+    kept = [place for place, found in enumerate(signal) if found][:count]
+    size = count if dynamic.mode == "refill" else max(at_least, len(kept))
+    spare = [place for place, found in enumerate(signal) if not found][: size - len(kept)]
+    return [groups[place] for place in sorted(kept + spare)]
+
+
+def check_same_policy(
+    stats: Stats, batch: Batch, policy: PolicyEngine, comm: Comm, *, limit: float, step: int
+) -> Stats:
+    """Return the statistics of an update, with the gap between the log-probabilities of trainer and sampler.
+
+    An update without a signal runs no model: the gap is then measured on one group of each rank, unless `batch` has old
+    log-probabilities, which later updates of a step keep. Raises StaleWeights where the gap is above `limit`, in nats
+    per token on average: more than rounding explains.
+    """
+    if stats.keys() <= {"lr", "skipped"} and batch.old_logp_BC is None:
+        first = batch.rows(torch.nonzero(batch.group_B == 0).flatten().tolist())
+        gap_BC = (policy.logprobs(first) - first.sampler_logp_BC).abs() * first.learn_BC
+        total, tokens = comm.sum([float(gap_BC.sum()), float(first.learn_BC.sum())])
+        stats = stats | {"mismatch": total / max(tokens, 1.0)}
+    mismatch = stats.get("mismatch", 0.0)
+    if not mismatch <= limit:
+        raise StaleWeights(
+            f"step {step}: sampler and trainer differ by {mismatch:.3g} nats per token on average (limit {limit:.3g}); "
+            "the rollout engine does not run the trainer's weights"
+        )
+    return stats
