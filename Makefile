@@ -62,10 +62,10 @@ train-%: configs/%.toml configs/models/$(MODEL).toml $(STAMP)  ## Train a stage:
 	scripts/train.sh $(filter %.toml,$^) $(OVERRIDES)
 
 train: configs/stage1.toml configs/stage2.toml configs/models/$(MODEL).toml $(STAMP)  ## Stage 1, then stage 2 from its model; goes on after a kill
-	$(PY) launch/stages.py $(filter configs/stage%,$^) -- $(filter configs/models/%,$^) $(OVERRIDES)
+	$(PY) -m launch.pipeline $(filter configs/stage%,$^) -- $(filter configs/models/%,$^) $(OVERRIDES)
 
 train-factuality: configs/factuality-fact.toml configs/factuality-fact-then-caution.toml configs/models/$(MODEL).toml $(STAMP)  ## First fact, then caution, on closed-book questions (docs/factuality.md)
-	$(PY) launch/stages.py $(filter configs/factuality-%,$^) -- $(filter configs/models/%,$^) $(OVERRIDES)
+	$(PY) -m launch.pipeline $(filter configs/factuality-%,$^) -- $(filter configs/models/%,$^) $(OVERRIDES)
 
 eval: configs/models/$(MODEL).toml $(STAMP)  ## Trust-Score on held-out questions: make eval CHECKPOINT=runs/stage1-smollm2-135m
 	$(PY) launch/evaluate.py $(filter %.toml,$^) $(EVAL_OVERRIDES)

@@ -124,7 +124,7 @@ def test_fact_then_caution_on_the_tiny_model(tmp_path):
     sizes = ["--run.steps=1", "--held_out.questions=4", "--sampling.group_size=2", "--model.reasoning=true"]
     stages = ["configs/factuality-fact.toml", "configs/factuality-fact-then-caution.toml"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "WANDB_MODE": "", "WANDB_API_KEY": ""}
-    command = [sys.executable, "launch/stages.py", *stages, "--", *tiny, *sizes]
+    command = [sys.executable, "-m", "launch.pipeline", *stages, "--", *tiny, *sizes]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     first, second = (tmp_path / "runs" / f"{Path(stage).stem}-tiny" for stage in stages)

@@ -33,7 +33,7 @@ def test_every_stage_and_model_resolves(stage, model):
 def test_one_command_for_both_stages(model):
     said = " ".join(make("-n", "train", f"MODEL={model}", "SEED=3").stdout.split())
     stages = "configs/stage1.toml configs/stage2.toml"
-    assert f"launch/stages.py {stages} -- configs/models/{model}.toml '--run.seed=3'" in said
+    assert f"-m launch.pipeline {stages} -- configs/models/{model}.toml '--run.seed=3'" in said
 
 
 def test_scripts_see_the_gpus_and_the_port():

@@ -73,7 +73,7 @@ WITHOUT_THEM = [
     "eval.factuality",
     "eval.report.paper_results",
     "launch.config.recipe",
-    "launch.chain",
+    "launch.pipeline",
     "launch.config.model_size",
     "launch.planner.memory",
     "launch.planner.fit",
