@@ -6,7 +6,7 @@
 Before `--` stand the recipes of the stages, or one experiment; after it the model's recipe and overrides for all runs.
 Each run is a process of its own (scripts/train.sh, which reads GPUS and PORT) and starts from the model of the run
 before it. A finished run is not repeated, so that the same command resumes after a kill. A stage with
-`stage_end.when = "hand"` ends the pipeline. An experiment ends with a table, a plot and numbers in runs/EXPERIMENT-MODEL.
+`stage_end.when = "hand"` ends the pipeline. An experiment leaves a table, a plot and numbers in runs/EXPERIMENT-MODEL.
 """
 
 import signal

@@ -87,7 +87,7 @@ def sums(folder: Path, moment: str, questions: Mapping[str, Example], make_judge
     if unknown := [row["id"] for row in rows if row["id"] not in questions]:
         raise UserError(f"{path}: {unknown[0]} is not among the held-out questions of {folder / 'questions.jsonl'}")
     predictions = [Prediction(questions[row["id"]], row["text"]) for row in rows]
-    judge, reasoning = make_judge(recipe["eval"]["nli"]), recipe["model"]["reasoning"]
+    judge, reasoning = make_judge(recipe["held_out"]["judge"]), recipe["model"]["reasoning"]
     scored = score_answers(predictions, judge, protocol=DefaultProtocol(make_splitter()), reasoning=reasoning)
     labels = [
         [row["grounded"], row["right"], row["refused"] and row["answerable"], row["refused"] and not row["answerable"]]

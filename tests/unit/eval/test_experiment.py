@@ -8,7 +8,7 @@ from eval.predictions import write_questions
 from eval.report.experiment import GRADED, common_questions, metrics, pooled, report
 from eval.trust_score import COLUMNS
 from grpo.errors import UserError
-from rewards.judges.base import Lexical
+from rewards.judges.base import LexicalJudge
 
 
 def test_arms_with_other_passages_under_the_same_ids_are_refused(tmp_path):
@@ -18,7 +18,7 @@ def test_arms_with_other_passages_under_the_same_ids_are_refused(tmp_path):
     a, again, b = (tmp_path / name for name in ("a", "again", "b"))
     assert len(common_questions([a, again])) == 9
     with pytest.raises(UserError, match=r"/b: holds out other questions or passages than .*/a, so the two") as no:
-        report("t", {"1": [a, again], "2": [b]}, tmp_path / "out", lambda name: Lexical())
+        report("t", {"1": [a, again], "2": [b]}, tmp_path / "out", lambda name: LexicalJudge())
     assert "\n" not in str(no.value)
 
 
