@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import date
@@ -32,10 +32,9 @@ from benchmarks.channel import Contender, ContenderLost
 from benchmarks.machine import machine
 from benchmarks.report import choose_peer, keep, markdown
 from benchmarks.update import positive
-from benchmarks.workload import Workload, find_model_shape, parse_workload, random_prompts, write_model_folder
+from benchmarks.workload import Workload, find_model_config, parse_workload, random_prompts, write_model_folder
 from grpo.errors import UserError
 from grpo.policy.torch_backend import fast_bf16
-from launch.config.model_size import Shape
 
 TRL_PYTHON = ROOT / ".venv-trl" / "bin" / "python"
 OURS: dict[str, dict[str, str]] = {
@@ -90,14 +89,16 @@ def start(name: str, job: dict[str, Any], folder: Path) -> Contender:
     )
 
 
-def run_shape(workload: Workload, names: Sequence[str], asked: argparse.Namespace, shape: Shape) -> dict[str, Any]:
+def run_shape(
+    workload: Workload, names: Sequence[str], asked: argparse.Namespace, config: Mapping[str, Any]
+) -> dict[str, Any]:
     """Find the peer's fastest setting, warm ours up, and take the rounds, each in another order."""
     with tempfile.TemporaryDirectory() as work, ExitStack() as stack:
         model = Path(work) / "model"
-        write_model_folder(shape, model, positions=workload.prompt_tokens + workload.completion_tokens + 8)
+        write_model_folder(config, model, positions=workload.prompt_tokens + workload.completion_tokens + 8)
 
         def begin(name: str) -> Contender:
-            job = job_of(name, workload, asked, folder=str(model), vocabulary=shape.vocabulary)
+            job = job_of(name, workload, asked, folder=str(model), vocabulary=config["vocab_size"])
             contender = start(name, job, Path(work))
             stack.callback(contender.close)
             return contender
@@ -210,7 +211,7 @@ def bench(asked: argparse.Namespace) -> dict[str, Any]:
     """Everything that was measured, and on what."""
     names = contenders(asked)
     workloads = [parse_workload(text) for text in (asked.shapes or SHAPES[asked.device]).split(",")]
-    shape = find_model_shape(asked.model, layers=asked.layers)
+    config = find_model_config(asked.model, layers=asked.layers)
     for workload in workloads:  # what cannot be is found before the first hour
         for name in names:
             job_of(name, workload, asked, folder="", vocabulary=2)
@@ -218,12 +219,12 @@ def bench(asked: argparse.Namespace) -> dict[str, Any]:
     shapes = []
     for workload in workloads:
         print(f"{workload}:", file=sys.stderr, flush=True)
-        shapes.append(run_shape(workload, names, asked, shape))
+        shapes.append(run_shape(workload, names, asked, config))
     ready = [one for measured in shapes for name, one in measured["ready"].items() if not is_ours(name)]
     return {
         "date": date.today().isoformat(),
         "command": " ".join(["python -m benchmarks.bench", *sys.argv[1:]]),
-        "asked": vars(asked) | {"layers": shape.layers},
+        "asked": vars(asked) | {"layers": config["num_hidden_layers"]},
         "machine": about,
         "peer": {"trl": ready[0]["machine"]["versions"]["trl"]} if ready else {},
         "shapes": shapes,
@@ -236,7 +237,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--shapes", help=f"PROMPTSxGROUPxPROMPT+COMPLETION,...; {SHAPES['cpu']} on a CPU")
     parser.add_argument("--contenders", help="names, with commas; all that are installed if not given")
     parser.add_argument("--rounds", type=positive, default=3, help="counted steps of each contender")
-    parser.add_argument("--model", default="qwen3-0.6b" if gpu else "smollm2-135m", help="a folder or a named shape")
+    parser.add_argument("--model", default="qwen3-0.6b" if gpu else "smollm2-135m", help="a folder or a name")
     parser.add_argument("--layers", type=positive, help="so many of the model's layers; all of them if not given")
     parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="of each contender")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")

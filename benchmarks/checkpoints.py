@@ -23,7 +23,7 @@ import torch
 from benchmarks.machine import machine
 from benchmarks.our_step import OurStep
 from benchmarks.update import positive
-from benchmarks.workload import Workload, find_model_shape, parse_workload, random_prompts, write_model_folder
+from benchmarks.workload import Workload, find_model_config, parse_workload, random_prompts, write_model_folder
 from grpo.checkpointing.manager import Checkpoints
 from grpo.checkpointing.settings import Keeping
 from grpo.distributed.communicator import Alone
@@ -64,11 +64,11 @@ def saving(step: OurStep, folder: Path) -> Checkpoints:
 
 def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """Seconds of every stretch, without and with a checkpoint, and what the checkpoints weigh."""
-    workload, shape = parse_workload(asked.shape), find_model_shape(asked.model)
+    workload, config = parse_workload(asked.shape), find_model_config(asked.model)
     with tempfile.TemporaryDirectory(dir=asked.out) as work:
         model, runs = Path(work) / "model", Path(work) / "checkpoints"
-        write_model_folder(shape, model, positions=workload.prompt_tokens + workload.completion_tokens + 8)
-        job = job_of(workload, model, asked, shape.vocabulary)
+        write_model_folder(config, model, positions=workload.prompt_tokens + workload.completion_tokens + 8)
+        job = job_of(workload, model, asked, config["vocab_size"])
         step, prompts = OurStep(job), [tuple(prompt) for prompt in job["prompts"][0]]
         save = saving(step, runs)
         step(prompts, 0)

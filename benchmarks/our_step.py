@@ -31,7 +31,7 @@ from grpo.rollout.hf import HfRollout
 from grpo.telemetry.throughput import ForwardTokenCounter, synchronize
 from grpo.types import Completion, Group, Sampling, TokenIds
 from launch.builders.models import load_model
-from launch.config.model_size import read_shape
+from launch.config.model_size import count, read_config
 
 LOSS = partial(grpo_loss, objective=Objective())
 ASKED = Example(id="bench", question="", passages=(), answers=(), found=(), style="closed", source="benchmark")
@@ -67,7 +67,8 @@ class OurStep:
         torch.set_num_threads(job["threads"])
         self.device = torch.device(job["device"])
         self._dtype = torch.bfloat16 if job["dtype"] == "bfloat16" else torch.float32
-        self._shape, self._workload = read_shape(Path(job["folder"]) / "config.json"), parse_workload(job["workload"])
+        self._size = count(read_config(Path(job["folder"]) / "config.json"), job["folder"])
+        self._workload = parse_workload(job["workload"])
         model = load_model(job["folder"], device=str(self.device))
         self.policy = SinglePolicy(
             model,
@@ -108,7 +109,7 @@ class OurStep:
             "peak_bytes": peak_bytes,
             "tokens_computed": positions,
             "mismatch": stats["mismatch"],
-            **rates(self._shape, self._workload.work, ended - wrote, self.peak()),
+            **rates(self._size, self._workload.work, ended - wrote, self.peak()),
         }
 
     def _batch(self, prompts: list[TokenIds], written: list[list[Completion]]) -> Any:

@@ -17,10 +17,10 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from grpo.config import load
-from launch.config.model_size import find_shape
+from launch.config.model_size import find_size
 from launch.config.recipe import Recipe
-from launch.plan import plan_settings
 from launch.planner.memory import GB, Devices, memory_plan
+from launch.planner.report import plan_settings
 
 PROMPT, ANSWER, GROUP = 384, 64, 8
 TOKENS = PROMPT + GROUP * (ANSWER - 1)  # of a group: a completion's last token is predicted, not read
@@ -67,8 +67,8 @@ def measure(groups: int) -> None:
     recipe = load(Recipe, [*RECIPES, f"--policy.token_budget={budget}", "--policy.dtype=float32"])
     devices = Devices(kind="cpu", per_node=1, nodes=1, memory=64 * GB, fast_bf16=False)
     settings = replace(plan_settings(recipe, devices), rollout="hf", context=PROMPT + ANSWER, max_tokens=ANSWER)
-    settings = replace(settings, rows=GROUP, prompts=2 * groups, group_size=GROUP)
-    lines = memory_plan(find_shape(recipe.model.name, recipe.model.shape)[0], settings, devices)
+    settings = replace(settings, max_num_seqs=GROUP, prompts=2 * groups, group_size=GROUP)
+    lines = memory_plan(find_size(recipe.model.name, recipe.model.config)[0], settings, devices)
 
     peak, measured = Peak(), {}
     peak.begin()

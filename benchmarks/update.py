@@ -21,7 +21,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout, so that 
 import torch
 
 from benchmarks.machine import PeakMemory, machine, peak_flops
-from benchmarks.workload import Workload, find_model_shape, make_model, parse_workload, random_batch
+from benchmarks.workload import Workload, find_model_config, make_model, parse_workload, random_batch
 from grpo.batch import Batch
 from grpo.errors import UserError
 from grpo.losses import Objective, grpo_loss, with_token_weights
@@ -31,7 +31,7 @@ from grpo.policy.torch_backend import SinglePolicy, fast_bf16
 from grpo.telemetry.flops import Work, needed_flops, update_flops
 from grpo.telemetry.speed import padding, sharing
 from grpo.telemetry.throughput import ForwardTokenCounter, synchronize
-from launch.config.model_size import Shape
+from launch.config.model_size import ModelSize, count
 
 
 def make_policy(model: Any, asked: argparse.Namespace, *, budget: int, updates: int) -> SinglePolicy:
@@ -61,15 +61,16 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         torch.set_num_threads(asked.threads)
     device = torch.device(asked.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     bf16 = asked.dtype == "bfloat16" or (asked.dtype == "auto" and fast_bf16(device))
-    shape, workload = find_model_shape(asked.model, layers=asked.layers), workload_of(asked)
+    config, workload = find_model_config(asked.model, layers=asked.layers), workload_of(asked)
+    size = count(config, asked.model)
     peak = peak_flops(device, torch.bfloat16 if bf16 else torch.float32)
-    model = make_model(shape, positions=workload.prompt_tokens + workload.completion_tokens, seed=asked.seed)
+    model = make_model(config, positions=workload.prompt_tokens + workload.completion_tokens, seed=asked.seed)
     budget = asked.token_budget or workload.group_tokens
     policy = make_policy(model.to(device), asked, budget=budget, updates=1 + asked.repeat)
     counter, memory = ForwardTokenCounter(), PeakMemory(device)
     counter.follow(model)
     batches = [
-        weighed(random_batch(workload, vocabulary=shape.vocabulary, seed=asked.seed + number))
+        weighed(random_batch(workload, vocabulary=size.vocabulary, seed=asked.seed + number))
         for number in range(1 + asked.repeat)
     ]
     timed_update(policy, batches[0], device)  # to warm up
@@ -81,15 +82,15 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     return {
         "benchmark": "update",
         "model": asked.model,
-        "layers": shape.layers,
-        "parameters": shape.parameters,
+        "layers": size.layers,
+        "parameters": size.parameters,
         "shape": str(workload),
         "layout": asked.layout,
         "seconds": round(statistics.median(seconds), 4),
         "seconds_all": [round(second, 4) for second in seconds],
         "peak_bytes": peak_bytes,
         **counts(workload.work, ran // asked.repeat, asked.layout),
-        **rates(shape, workload.work, statistics.median(seconds), peak),
+        **rates(size, workload.work, statistics.median(seconds), peak),
         "token_budget": budget,
         "micro_batches": calls // asked.repeat,
         "dtype": "bfloat16" if bf16 else "float32",
@@ -123,13 +124,13 @@ def counts(work: Work, computed: int, layout: Layout) -> dict[str, Any]:
     }
 
 
-def rates(shape: Shape, work: Work, seconds: float, peak: float) -> dict[str, Any]:
+def rates(size: ModelSize, work: Work, seconds: float, peak: float) -> dict[str, Any]:
     """Tokens and useful operations of one update by the second, these also as a share of the peak."""
     return {
         "tokens_per_second": round(work.distinct / seconds, 1),
         "equivalent_per_second": round(work.equivalent / seconds, 1),
-        "mfu": round(update_flops(shape, work) / seconds / peak, 4),
-        "mfu_needed": round(needed_flops(shape, work) / seconds / peak, 4),
+        "mfu": round(update_flops(size, work) / seconds / peak, 4),
+        "mfu_needed": round(needed_flops(size, work) / seconds / peak, 4),
         "peak_flops": round(peak),
     }
 

@@ -7,7 +7,8 @@ import os
 import random
 import re
 import tomllib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,21 @@ from grpo.batch import Batch
 from grpo.errors import UserError
 from grpo.telemetry.flops import Work, group_work, total
 from grpo.types import TokenIds
-from launch.config.model_size import Shape, read_shape
+from launch.config.model_size import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL_QWEN3: dict[str, Any] = {
-    "layers": 28, "heads": 16, "kv_heads": 8, "head_dim": 128, "vocabulary": 151936, "tied": True, "qk_norm": True,
-}  # fmt: skip
-SHAPES = {  # beside those of configs/models
-    "qwen3-0.6b": Shape(hidden=1024, intermediate=3072, **SMALL_QWEN3),
-    "qwen3-1.7b": Shape(hidden=2048, intermediate=6144, **SMALL_QWEN3),
+    "model_type": "qwen3",
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
+CONFIGS = {  # beside those of configs/models
+    "qwen3-0.6b": {**SMALL_QWEN3, "hidden_size": 1024, "intermediate_size": 3072},
+    "qwen3-1.7b": {**SMALL_QWEN3, "hidden_size": 2048, "intermediate_size": 6144},
 }
 
 
@@ -97,61 +104,42 @@ def alternating(rows: int) -> torch.Tensor:
     return 1.0 - 2.0 * (torch.arange(rows) % 2)
 
 
-def find_model_shape(name: str, *, layers: int | None = None) -> Shape:
-    """The sizes of a model folder, of a name in `SHAPES`, or of a recipe in configs/models; `layers` of them if given.
+def find_model_config(name: str, *, layers: int | None = None) -> dict[str, Any]:
+    """The configuration of a model folder, a name in `CONFIGS` or a recipe in configs/models, with so many layers.
 
     UserError where there is no such name.
     """
     recipe = ROOT / "configs" / "models" / f"{name}.toml"
     if (Path(name) / "config.json").is_file():
-        shape = read_shape(Path(name) / "config.json")
-    elif name in SHAPES:
-        shape = SHAPES[name]
+        config = read_config(Path(name) / "config.json")
+    elif name in CONFIGS:
+        config = CONFIGS[name]
     elif recipe.is_file():
-        shape = Shape(**tomllib.loads(recipe.read_text(encoding="utf-8"))["model"]["shape"])
+        config = tomllib.loads(recipe.read_text(encoding="utf-8"))["model"]["config"]
     else:
-        names = sorted({*SHAPES, *(file.stem for file in recipe.parent.glob("*.toml"))})
-        raise UserError(f"model {name!r}: no model folder and no known shape; shapes: {', '.join(names)}")
-    if layers is None:
-        return shape
-    if not 1 <= layers <= shape.layers:
-        raise UserError(f"layers = {layers}: {name} has {shape.layers}; valid: 1 to {shape.layers}")
-    return replace(shape, layers=layers)
+        names = sorted({*CONFIGS, *(file.stem for file in recipe.parent.glob("*.toml"))})
+        raise UserError(f"model {name!r}: no model folder and no known name; valid: {', '.join(names)}")
+    most = config["num_hidden_layers"]
+    if layers is not None and not 1 <= layers <= most:
+        raise UserError(f"layers = {layers}: {name} has {most}; valid: 1 to {most}")
+    return {**config, "num_hidden_layers": layers or most}
 
 
-def make_model(shape: Shape, *, positions: int, seed: int = 0) -> Any:
-    """A transformers model of this shape with random weights in float32, attention through SDPA.
+def make_model(config: Mapping[str, Any], *, positions: int, seed: int = 0) -> Any:
+    """A transformers model of this configuration with random weights in float32, attention through SDPA.
 
     `positions` is the longest prompt with its completion. No token stops it.
     """
-    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = Qwen3Config if shape.qk_norm else Qwen2Config if shape.qkv_bias else LlamaConfig
+    own = {"max_position_embeddings": positions, "bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(
-        config(
-            vocab_size=shape.vocabulary,
-            hidden_size=shape.hidden,
-            intermediate_size=shape.intermediate,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.kv_heads,
-            head_dim=shape.head_dim,
-            max_position_embeddings=positions,
-            tie_word_embeddings=shape.tied,
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=0,
-        ),
-        dtype=torch.float32,
-        attn_implementation="sdpa",
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**{**config, **own}), dtype=torch.float32, attn_implementation="sdpa"
     )
-    counted = sum(parameter.numel() for parameter in model.parameters())
-    assert counted == shape.parameters, f"{counted} parameters where the shape counts {shape.parameters}"
-    return model
 
 
-def write_model_folder(shape: Shape, folder: Path, *, positions: int) -> None:
+def write_model_folder(config: Mapping[str, Any], folder: Path, *, positions: int) -> None:
     """Random weights as a model folder that every contender loads, with a tokenizer of one word per token: t0, t1, ...
 
     So the same token ids reach trainers that take text. The last token is the tokenizer's stop token. The model names
@@ -164,10 +152,11 @@ def write_model_folder(shape: Shape, folder: Path, *, positions: int) -> None:
     logging.disable_progress_bar()  # the driver has its own signs of life
     if not torch.cuda.is_available():  # else transformers, to save, imports a DeepSpeed that warns of finding no GPU
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    model = make_model(shape, positions=positions)
+    model = make_model(config, positions=positions)
     model.save_pretrained(folder)
-    words = Tokenizer(models.WordLevel({f"t{token}": token for token in range(shape.vocabulary)}, unk_token="t0"))
+    vocabulary = config["vocab_size"]
+    words = Tokenizer(models.WordLevel({f"t{token}": token for token in range(vocabulary)}, unk_token="t0"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token=f"t{shape.vocabulary - 1}", pad_token="t0", unk_token="t0"
+        tokenizer_object=words, eos_token=f"t{vocabulary - 1}", pad_token="t0", unk_token="t0"
     ).save_pretrained(folder)

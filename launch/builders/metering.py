@@ -6,7 +6,7 @@ import torch
 
 from grpo.telemetry.throughput import ThroughputMeter, matmul_peak
 from launch.builders.precision import device, precision
-from launch.config.model_size import NotCounted, Shape, find_shape
+from launch.config.model_size import ModelSize, UnknownModelSize, find_size
 from launch.config.recipe import Recipe
 
 
@@ -21,9 +21,9 @@ def make_meter(recipe: Recipe, folder: str) -> ThroughputMeter:
     return ThroughputMeter(shared=recipe.policy.layout != "padded", sizes=sizes, peak=peak)
 
 
-def _sizes(recipe: Recipe, folder: str) -> Shape | None:
+def _sizes(recipe: Recipe, folder: str) -> ModelSize | None:
     """Those of the weights that are trained where their config.json is on disk, else the recipe's."""
     try:
-        return find_shape(folder if Path(folder).is_dir() else recipe.model.name, recipe.model.shape)[0]
-    except NotCounted:
+        return find_size(folder if Path(folder).is_dir() else recipe.model.name, recipe.model.config)[0]
+    except UnknownModelSize:
         return None

@@ -1,152 +1,122 @@
-"""How large is a model? Its shape, from a recipe or a config.json, its parameters and its cache, counted from it.
+"""The size of a model, counted as transformers builds it on the meta device, without weights.
 
-Decoders of the Llama family only: what the trainer can run, and what memory plans (launch/planner/memory.py) are
-made for.
+Memory plans (launch/planner/) and perf/mfu are computed from it.
 """
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
-from pydantic.dataclasses import dataclass as checked
+from typing import Any
 
 from grpo.errors import UserError
 
-Positive = Annotated[int, Field(ge=1)]
 
-FAMILIES: dict[str, dict[str, bool]] = {  # model_type of a config.json -> what it adds to a Llama's parameters
-    "llama": {},
-    "mistral": {},
-    "qwen2": {"qkv_bias": True},
-    "qwen3": {"qk_norm": True},
-}
+class UnknownModelSize(UserError):
+    """No plan can be made for this model, which may be trained all the same."""
 
 
-class NotCounted(UserError):
-    """No plan can be made for this model. That is no reason not to train it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSize:
+    """The sizes of a decoder: `ModelSize(parameters=8_190_735_360, layers=36, hidden=4096, ...)` is Qwen3-8B."""
 
-
-@checked(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """A decoder's sizes, under the names of its config.json, or close to them.
-
-    >>> Shape(layers=36, hidden=4096, heads=32, kv_heads=8, head_dim=128, intermediate=12288, vocabulary=151936,
-    ...       tied=False, qk_norm=True).parameters
-    8190735360
-    """
-
-    layers: Positive
-    hidden: Positive
-    heads: Positive
-    kv_heads: Positive
-    head_dim: Positive
-    intermediate: Positive
-    vocabulary: Positive
-    tied: bool  # the head is the embedding: one matrix, counted once
-    qkv_bias: bool = False
-    qk_norm: bool = False
+    parameters: int  # a tied head is counted once
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int  # width of the feed-forward layers
+    vocabulary: int
+    tied: bool  # the head is the embedding
+    qk_norm: bool = False  # queries and keys are normalized
 
     @property
     def attention(self) -> int:
-        """Width of all queries together: heads x head_dim; the hidden size in most models, not in Qwen3-4B and 32B."""
+        """Width of all queries together. Qwen3-4B and 32B are wider than the hidden size."""
         return self.heads * self.head_dim
 
     @property
     def key_values(self) -> int:
-        """Width of all keys together, and of all values: kv_heads x head_dim."""
+        """Width of all keys together, and of all values."""
         return self.kv_heads * self.head_dim
 
     @property
     def head_parameters(self) -> int:
-        """Of the output embedding, vocabulary x hidden: the largest single tensor of every model here."""
+        """Parameters of the output embedding, the largest single tensor of most models."""
         return self.vocabulary * self.hidden
 
     @property
-    def layer_parameters(self) -> int:
-        """q, k, v, o; gate, up, down; two norms; in some families biases or norms of queries and keys."""
-        count = 2 * self.hidden * (self.attention + self.key_values) + 3 * self.hidden * self.intermediate
-        count += 2 * self.hidden
-        count += (self.attention + 2 * self.key_values) * self.qkv_bias + 2 * self.head_dim * self.qk_norm
-        return count
-
-    @property
-    def parameters(self) -> int:
-        """Embedding, head unless tied, layers, last norm. Equal to the sum of numel() of the transformers model."""
-        return (2 - self.tied) * self.head_parameters + self.layers * self.layer_parameters + self.hidden
+    def trunk_parameters(self) -> int:
+        """Parameters without the embedding and the head."""
+        return self.parameters - (2 - self.tied) * self.head_parameters
 
     def cache_bytes(self, width: int) -> int:
         """Keys and values of one token, in numbers of `width` bytes: 147,456 bytes for Qwen3-8B in bfloat16."""
         return 2 * self.layers * self.key_values * width
 
 
-def read_shape(file: Path) -> Shape:
-    """The shape that a config.json gives. NotCounted for a family that is not known here."""
+def count(config: Mapping[str, Any], source: str) -> ModelSize:
+    """The size of the model that transformers builds from the values of a config.json, which came from `source`.
+
+    Raises UnknownModelSize where transformers cannot build a causal language model from them.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        own = {name: value for name, value in config.items() if name not in ("model_type", "quantization_config")}
+        whole: Any = AutoConfig.for_model(config.get("model_type", ""), **own)
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(whole, trust_remote_code=False)
+    except Exception as error:  # each family checks its own values, by exceptions of many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise UnknownModelSize(f"{source}: no causal language model of transformers: {reason}") from None
+    text = whole.get_text_config()
+    head = model.get_output_embeddings().weight
+    return ModelSize(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        heads=text.num_attention_heads,
+        kv_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        vocabulary=head.shape[0],
+        tied=head is model.get_input_embeddings().weight,
+        qk_norm=any(".q_norm." in name for name, _ in model.named_parameters()),
+    )
+
+
+def find_size(name: str, config: Mapping[str, Any]) -> tuple[ModelSize, str]:
+    """(size, its source) of a model: the config.json of a folder or of the hub's cache, else the recipe's values.
+
+    Nothing is downloaded. Raises UnknownModelSize where there is neither.
+    """
+    file = _config_file(name)
+    if file is not None:
+        return count(read_config(file), str(file)), str(file)
+    if config:
+        return count(config, "[model.config] of the recipe"), "[model.config] of the recipe"
+    raise UnknownModelSize(
+        f"model.name = {name!r}: its size is unknown; valid: a model folder, a model in the hub's cache, or a "
+        "[model.config] in the recipe with the values of its config.json"
+    )
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The values of a config.json; UserError where it is not JSON."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{file}: cannot be read as JSON: {error}") from None
-    kind = config.get("model_type")
-    if kind not in FAMILIES:
-        raise NotCounted(
-            f"{file}: model_type = {kind!r}: its parameters are not counted here; counted: {', '.join(FAMILIES)}; "
-            "or say in a [model.shape] of the recipe what to plan with"
-        )
-    if kind == "llama" and (config.get("attention_bias") or config.get("mlp_bias")):
-        raise NotCounted(f"{file}: a llama with attention_bias or mlp_bias is not counted here; valid: both false")
-    return _shape(config, kind, file)
 
 
-def _shape(config: Mapping[str, Any], kind: str, file: Path) -> Shape:
-    def number(name: str, default: int | None = None) -> int:
-        value = config.get(name)
-        value = default if value is None else value  # null stands for the default
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"{file}: {name} = {value!r}: expected a whole number, 1 or more")
-        return value
-
-    hidden, heads = number("hidden_size"), number("num_attention_heads")
-    return Shape(
-        layers=number("num_hidden_layers"),
-        hidden=hidden,
-        heads=heads,
-        kv_heads=number("num_key_value_heads", heads if kind == "llama" else None),
-        head_dim=number("head_dim", 128 if kind == "qwen3" else hidden // heads),
-        intermediate=number("intermediate_size"),
-        vocabulary=number("vocab_size"),
-        tied=bool(config.get("tie_word_embeddings", False)),  # the default of these four families
-        **FAMILIES[kind],
-    )
-
-
-def find_shape(name: str, given: Shape | None) -> tuple[Shape, str]:
-    """(shape, where it is from): the config.json of a model folder or of the hub's cache, else the recipe's.
-
-    The recipe's also where that config.json is of a family that is not counted.
-    Nothing is downloaded. NotCounted where neither is there.
-    """
-    file = config_file(name)
-    if file is not None:
-        try:
-            return read_shape(file), str(file)
-        except NotCounted:
-            if given is None:
-                raise
-    if given is not None:
-        return given, "[model.shape] of the recipe"
-    raise NotCounted(
-        f"model.name = {name!r}: neither its config.json (a model folder, or the hub's cache) nor a [model.shape] in "
-        "the recipe says how large it is; valid: one of the two"
-    )
-
-
-def config_file(name: str) -> Path | None:
-    """Where the config.json of this model lies on disk, or None; embedded and random models have none to look for."""
+def _config_file(name: str) -> Path | None:
     if (Path(name) / "config.json").is_file():
         return Path(name) / "config.json"
     if ":" in name or name.startswith((".", "/")) or name.count("/") != 1:
-        return None
+        return None  # embedded and random models, and folders that are missing
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(name, "config.json")

@@ -8,7 +8,7 @@ values forbids is checked at the end, before anything heavy is imported.
 
 import difflib
 from dataclasses import dataclass, field, fields
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass as checked
@@ -17,7 +17,6 @@ from curriculum.samplers import OrderSettings
 from curriculum.stage_end import GateSettings
 from grpo.checkpointing.settings import Keeping
 from grpo.data.example import Style
-from launch.config.model_size import Shape
 from launch.config.values import MEASURED, Limit, Name, Shots, Sources, StageShare, Steps, Unanswerable, in_stage
 from rewards.config import RewardConfig
 
@@ -27,6 +26,7 @@ TRANSFORMS = ("distractors", "without_support", "shuffle")
 # Keys of recipes before December 2026, and what they are called now.
 RENAMED = {
     "model.start": "model.init_from",
+    "model.shape": "model.config, with the keys of config.json",
     "data.questions": "data.max_train",
     "reward.process": "reward.consistency",
     "reward.verifier": "reward.judge",
@@ -75,6 +75,7 @@ class Run:
     steps: Steps = 0  # or by stage: { default = 30, stage2 = 45 }; 0: as many as `epochs` over the questions need
     epochs: Positive = 4  # paper 3.1
     rollouts_every: Positive = 1  # steps between transcripts in rollouts.jsonl
+    plan: Literal["refuse", "warn", "off"] = "warn"  # what becomes of a run that by the estimate does not fit in memory
     project: str = "ground-grpo"  # wandb project, used where WANDB_API_KEY or WANDB_MODE is set
 
 
@@ -89,7 +90,7 @@ class Model:
     reasoning: bool = False  # <think>..</think><answer>..</answer>, or plain text for instruct models
     context: Positive = 2048  # tokens: prompt and completion together
     prompt: str = ""  # system prompt: a .txt file, or one of configs/prompts; "" is reasoning or plain
-    shape: Shape | None = None  # for plans of a model whose config.json is not here (python -m launch.plan)
+    config: dict[str, Any] = field(default_factory=dict)  # values of the model's config.json, for plans without it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,9 +33,10 @@ from launch.builders.metering import make_meter
 from launch.builders.models import locate, make_judge
 from launch.builders.precision import max_logprob_gap, precision
 from launch.builders.rollout import choose_rollout, make_rollout
-from launch.config.model_size import NotCounted
+from launch.config.model_size import UnknownModelSize
 from launch.config.recipe import Recipe
-from launch.plan import announce, batch_plan, devices_at_hand, make_plan
+from launch.planner.devices import devices_at_hand
+from launch.planner.report import announce, batch_plan, make_plan
 from launch.runs import resume
 from launch.runs.lineage import check_after, stages_of, write_stages
 from launch.runs.monitor import HeldOut, Watcher, check_best_by, show_table, watched_gate
@@ -156,13 +157,15 @@ def _announce_plans(recipe: Recipe, console: Console, comm: Comm, *, questions: 
     console.line(batch_plan(recipe, questions=questions, ranks=comm.world))
     limit = f"{max_logprob_gap(recipe):.3g} nats a token between sampler and trainer"
     console.line(f"precision    {precision(recipe)}; more than {limit}, on average, stop the run")
+    if recipe.run.plan == "off":
+        return
     per_node = ranks_of_node(comm.world)
     try:
         plan = make_plan(recipe, devices_at_hand(per_node=per_node, nodes=comm.world // per_node))
-    except NotCounted as error:  # what cannot be counted may still be trained
+    except UnknownModelSize as error:  # what cannot be counted may still be trained
         console.line(f"memory plan  none: {error}")
         return
-    announce(plan)
+    announce(plan, recipe.run.plan)
 
 
 def _prepare_folder(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.update import LOSS, weighed
-from benchmarks.workload import alternating, find_model_shape, make_model, parse_workload, random_batch
+from benchmarks.workload import alternating, find_model_config, make_model, parse_workload, random_batch
 from grpo.batch import Batch, collate
 from grpo.errors import UserError
 from grpo.policy.optimizer import AdamWConfig
@@ -17,10 +17,11 @@ from grpo.telemetry.run_logger import RunLogger
 from grpo.telemetry.speed import padding, phases, sharing, usage
 from grpo.telemetry.throughput import ForwardTokenCounter, ThroughputMeter, matmul_peak
 from grpo.types import Completion, Group, Score
-from launch.config.model_size import Shape
+from launch.config.model_size import ModelSize, count
 from tests.helpers import toy
 
-SMALL = Shape(layers=2, hidden=4, heads=2, kv_heads=1, head_dim=3, intermediate=5, vocabulary=7, tied=False)
+SIZES = {"layers": 2, "hidden": 4, "heads": 2, "kv_heads": 1, "head_dim": 3, "intermediate": 5, "vocabulary": 7}
+SMALL = ModelSize(parameters=340, tied=False, **SIZES)
 # A layer: q, k, v, o 2 x 4 x (6 + 3) = 72; gate, up, down 3 x 4 x 5 = 60; two norms 8: 140. Two of them, the embedding
 # and the head of 28 each, the last norm 4: 340 parameters.
 
@@ -46,15 +47,13 @@ def test_a_batch_is_counted_from_its_rows():
 
 def test_operations_of_an_update_by_hand():
     work = group_work(2, [3, 1])  # 6 distinct, 4 read, 4 learnt, 10 pairs
-    assert SMALL.parameters == 340
     attention = 4 * 2 * 6 * 10  # two products of a multiplication and an addition; 2 layers, width 2 x 3, 10 pairs
     assert update_flops(SMALL, work) == 3 * (2 * (340 - 28) * 6 + attention)  # the input embedding is looked up
     assert needed_flops(SMALL, work) == 3 * (2 * (340 - 56) * 4 + 2 * 28 * 4 + attention)
 
 
 def test_a_tied_embedding_is_the_head():
-    tied = Shape(layers=2, hidden=4, heads=2, kv_heads=1, head_dim=3, intermediate=5, vocabulary=7, tied=True)
-    assert tied.parameters == 312
+    tied = ModelSize(parameters=312, tied=True, **SIZES)
     assert update_flops(tied, group_work(2, [3, 1])) == update_flops(SMALL, group_work(2, [3, 1]))
     assert needed_flops(tied, group_work(2, [3, 1])) == needed_flops(SMALL, group_work(2, [3, 1]))
 
@@ -139,17 +138,17 @@ def test_the_peak_is_operations_by_the_second():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_named_shapes_are_built_as_they_are_counted():
-    shape = find_model_shape("tiny")
-    model = make_model(shape, positions=64)
-    assert sum(parameter.numel() for parameter in model.parameters()) == shape.parameters == 45248
-    assert find_model_shape("qwen3-0.6b").parameters == 596_049_920
-    assert find_model_shape("qwen3-1.7b").parameters == 1_720_574_976
-    assert find_model_shape("qwen3-8b", layers=4).parameters < find_model_shape("qwen3-8b").parameters
+def test_named_models_are_built_as_they_are_counted():
+    config = find_model_config("tiny")
+    model = make_model(config, positions=64)
+    assert sum(parameter.numel() for parameter in model.parameters()) == count(config, "tiny").parameters == 45248
+    assert count(find_model_config("qwen3-0.6b"), "").parameters == 596_049_920
+    assert count(find_model_config("qwen3-1.7b"), "").parameters == 1_720_574_976
+    assert find_model_config("qwen3-8b", layers=4)["num_hidden_layers"] == 4
     with pytest.raises(UserError, match=r"qwen3-0\.6b, qwen3-1\.7b"):
-        find_model_shape("qwen9")
+        find_model_config("qwen9")
     with pytest.raises(UserError, match="valid: 1 to 36"):
-        find_model_shape("qwen3-8b", layers=37)
+        find_model_config("qwen3-8b", layers=37)
 
 
 def test_no_advantage_of_a_benchmark_is_zero():
