@@ -1,1 +1,1 @@
-"""What the model is asked, when, and why."""
+"""The training questions: their sources, mixture and order, and the end of a stage."""

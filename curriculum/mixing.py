@@ -1,4 +1,4 @@
-"""Which questions come next: every question once per epoch, in an order that depends on the seed and the epoch only."""
+"""Mixtures of questions: shares of sources and of unanswerable questions, and an even order."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ from grpo.errors import UserError
 
 
 def spread_evenly(examples: Sequence[Example], rng: random.Random) -> list[Example]:
-    """A random order in which every stretch holds each kind in proportion: the kind is where the answer stands.
+    """A random order in which every stretch has each kind in proportion. The kind is the first passage with an answer.
 
-    With four questions a step, a few steps in a row in which passage 3 happens to hold no answer teach a small model
-    never to cite [3], faster than it learns to read (docs/results).
+    With four questions a step, a few steps in which passage 3 happens to hold no answer teach a small model never to
+    cite [3], faster than it learns to read (docs/results).
     """
     kinds: dict[int, list[Example]] = {}
     for example in examples:
@@ -21,12 +21,12 @@ def spread_evenly(examples: Sequence[Example], rng: random.Random) -> list[Examp
     for _, members in sorted(kinds.items()):
         rng.shuffle(members)
         start = rng.random()
-        placed += [((place + start) / len(members), example) for place, example in enumerate(members)]
+        placed += [((position + start) / len(members), example) for position, example in enumerate(members)]
     return [example for _, example in sorted(placed, key=lambda pair: pair[0])]
 
 
 def first_supporting_passage(example: Example) -> int:
-    """The number of the first passage that holds an answer, from 1; 0 where none does."""
+    """The number of the first passage that holds an answer, from 1; 0 if none does."""
     return next((number for number, row in enumerate(example.found, 1) if any(row)), 0)
 
 
@@ -39,20 +39,20 @@ def mix(
     key: str,
     mixture: Mapping[str, float] | None = None,
 ) -> list[Example]:
-    """At most `count` examples with this share of unanswerable ones, within one example; fewer in all where a kind runs
-    short, so that the share holds. With "any" each source gives its own share of them. `key` is the setting to name
-    when a kind is missing.
+    """At most `count` examples, of which the share `unanswerable`, within one example, is unanswerable.
 
-    Sources are drawn from evenly while they last; with a `mixture`, weights by source, in proportion to it, and fewer
-    in all where one runs short.
+    The share holds even if a kind runs short: there are then fewer examples. With "any", each source gives its own
+    share. Sources are drawn from evenly while they last, or by the weights of `mixture`, with fewer examples if one
+    source runs short. `key` is the setting that errors name.
     """
     _check_mixture(examples, mixture)
     if unanswerable == "any":
-        chosen = _in_turn(examples, seed, mixture)[:count]
+        chosen = _interleave_sources(examples, seed, mixture)[:count]
         random.Random(f"{seed}/mix").shuffle(chosen)
         return chosen
     kinds = {
-        wanted: _in_turn([e for e in examples if e.answerable is wanted], seed, mixture) for wanted in (True, False)
+        wanted: _interleave_sources([e for e in examples if e.answerable is wanted], seed, mixture)
+        for wanted in (True, False)
     }
     refusals = round(count * unanswerable)
     wanted = {True: count - refusals, False: refusals}
@@ -77,9 +77,11 @@ def _check_mixture(examples: Sequence[Example], mixture: Mapping[str, float] | N
         raise UserError(f"data.mixture names {', '.join(unknown)}; the data has the sources {', '.join(there)}")
 
 
-def _in_turn(examples: Sequence[Example], seed: int, mixture: Mapping[str, float] | None) -> list[Example]:
-    """Shuffled, and the sources in turn: any prefix holds them in proportion to the mixture, to which it is cut where
-    one of its sources has no more; without a mixture in equal numbers while they last."""
+def _interleave_sources(examples: Sequence[Example], seed: int, mixture: Mapping[str, float] | None) -> list[Example]:
+    """The examples shuffled, their sources in turn, so that any prefix has the sources in proportion to the mixture.
+
+    With a mixture, the list ends where one of its sources does; without, sources have equal shares while they last.
+    """
     by_source: dict[str, list[Example]] = {}
     for example in examples:
         by_source.setdefault(example.source, []).append(example)
@@ -87,9 +89,9 @@ def _in_turn(examples: Sequence[Example], seed: int, mixture: Mapping[str, float
         random.Random(f"{seed}/{source}").shuffle(members)
     weights = mixture or dict.fromkeys(by_source, 1.0)
     placed = [
-        ((place + 0.5) / weights[source], source, example)
+        ((position + 0.5) / weights[source], source, example)
         for source, members in by_source.items()
-        for place, example in enumerate(members)
+        for position, example in enumerate(members)
         if weights.get(source)
     ]
     placed.sort(key=lambda entry: entry[:2])

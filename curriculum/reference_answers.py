@@ -1,6 +1,6 @@
-"""The answer that a grounded model should give, made from what an example already knows: for supervised warm-up.
+"""Reference answers for supervised steps, made of an example alone.
 
-Works for invented and for real data alike: it copies sentences of the passages that `found` points to, and cites them.
+They copy and cite sentences of the passages that `found` points to, for invented and for real data alike.
 """
 
 import re
@@ -13,7 +13,7 @@ _FULL_STOP = re.compile(r"[.!?]+[\"')\u201d\u2019]*$")
 
 
 def reference_answer(example: Example) -> str:
-    """The supervised target: the refusal sentence, or every supported answer with a citation that holds it.
+    """The refusal sentence, or every supported answer with the citation of a passage that holds it.
 
     Prose and claims copy at most three sentences ("Mara Fenwick was born in Port Alder [2]."), lists name the answers
     ("The Glass Orchard [1], Low Water [3]."), and closed questions, which have no passages, box their first answer:
@@ -32,7 +32,7 @@ def reference_answer(example: Example) -> str:
 
 
 def reference_completion(example: Example, *, reasoning: bool) -> str:
-    """What the model should write: the gold answer, for reasoning models inside `<answer>` and after a `<think>`."""
+    """The reference answer; for reasoning models inside `<answer>`, after a `<think>`."""
     answer = reference_answer(example)
     return f"<think>\n{_thought(example)}\n</think>\n<answer>\n{answer}\n</answer>" if reasoning else answer
 
@@ -51,14 +51,14 @@ def _thought(example: Example) -> str:
 
 
 def _source(example: Example, answer: int) -> int:
-    """The passage number that the gold answer cites for an answer."""
+    """The number of the passage that the reference answer cites for an answer."""
     if example.style == "list":
         return min(example.passages_with(answer))
     return (_claim_sentence if example.style == "claims" else _prose_sentence)(example, answer)[0]
 
 
 def _candidates(example: Example, answer: int) -> list[tuple[int, str]]:
-    """(passage number, sentence) of all passages that hold an answer, without the citation marks of the source."""
+    """(passage number, sentence) of all passages that hold an answer, without the citation marks of the passage."""
     return [
         (number, plain)
         for number in sorted(example.passages_with(answer))
@@ -96,7 +96,7 @@ def _list_item(example: Example, answer: int) -> str:
 
 
 def _cite(sentence: str, number: int) -> str:
-    """The sentence with `[number]` before its final full stop; it gets one if it has none."""
+    """The sentence with `[number]` before its full stop, which is added if there is none."""
     end = _FULL_STOP.search(sentence)
     if end is None:
         return f"{sentence} [{number}]."

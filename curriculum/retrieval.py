@@ -1,4 +1,4 @@
-"""Which other passages look as if they might answer a question? A pool of passages, each once, ranked by BM25."""
+"""Retrieval of distractors: passages, each once, ranked by BM25."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import cast
@@ -11,10 +11,9 @@ from grpo.data.text import normalize
 
 
 class BM25Index:
-    """Passages by what they say: two whose whole texts normalize to the same are one, the first of them.
+    """Passages without duplicates: of several whose whole texts normalize to the same, the first is kept.
 
-    A passage is given whole, which is what tells it from others, and as the model will be shown it, which is what is
-    searched and looked into.
+    A passage is given as a pair: whole, to tell it from others, and as the model will see it, to be searched.
     """
 
     def __init__(self, pairs: Iterable[tuple[Passage, Passage]]) -> None:
@@ -31,20 +30,20 @@ class BM25Index:
         self._index.index(_tokens([shown_text(passage) for passage in self.passages]), show_progress=False)
 
     def search(self, question: str, *, without: Collection[str]) -> Iterator[int]:
-        """The places of all passages but those of these keys, the nearest first."""
+        """The positions of all passages except those with these keys, best match first."""
         words = _tokens([question])[0]
         scores = self._index.get_scores(words) if words else np.zeros(len(self.keys))  # get_scores fails on no words
-        for place in np.argsort(-scores, kind="stable").tolist():
-            if self.keys[place] not in without:
-                yield place
+        for position in np.argsort(-scores, kind="stable").tolist():
+            if self.keys[position] not in without:
+                yield position
 
-    def holds(self, place: int, answers: Sequence[str]) -> bool:
-        """Whether title or text of a passage holds one of these normalized answers."""
-        return any(answer in self._bodies[place] for answer in answers)
+    def holds(self, position: int, answers: Sequence[str]) -> bool:
+        """Whether the title or text of a passage holds one of these normalized answers."""
+        return any(answer in self._bodies[position] for answer in answers)
 
 
 def passage_key(passage: Passage) -> str:
-    """What a passage says, whatever its title and punctuation."""
+    """The normalized text, by which duplicates are found."""
     return normalize(passage.text)
 
 

@@ -1,8 +1,8 @@
-"""A closed fictional world, and grounded examples about it: nothing in it can be answered from a model's memory.
+"""Grounded examples about a fictional world, which no model can answer from memory.
 
-`make_world` first invents a graph of people, companies, books, towns, regions and rivers, whose facts agree with each
-other, and then asks about it. Everything is drawn with `random.Random(seed).random()`, the one stream that Python
-promises never to change, so the same arguments give the same bytes everywhere.
+`make_world` invents a graph of people, companies, books, towns, regions and rivers with consistent facts, and asks
+about it. Everything is drawn with `random.Random(seed).random()`, the one stream that Python promises never to change:
+equal arguments give equal bytes everywhere.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from grpo.errors import UserError
 
 T = TypeVar("T")
 Answers = tuple[tuple[str, ...], ...]
-Evidence = Literal["held", "related", "unrelated"]  # the answer is there; only its subject is; neither is
+Evidence = Literal["held", "related", "unrelated"]  # the answer is there; only its subject; neither
 
 MIXTURE: Mapping[Style, float] = {"prose": 0.6, "list": 0.2, "claims": 0.2}
 FEWEST_WORDS, USUAL_WORDS = 20, 27  # of a passage
@@ -45,13 +45,13 @@ def make_world(
 ) -> list[Example]:
     """`count` examples over `passages` passages each, a share `unanswerable` of them with no answer in any passage.
 
-    Of these, a share `unrelated` has no passage about the subject of the question either; the others tell something
-    else about it, which is much harder to refuse. `styles` are mixture weights of prose, list and claims (default 0.6,
-    0.2, 0.2). Shares are met within one example, and `unanswerable` within each style too. `answers` keeps the true
-    answers of unanswerable examples. Ids hold the seed, so that worlds of different seeds can be mixed.
+    A share `unrelated` of these has no passage about the subject of the question either. The passages of the others
+    state something else about the subject, which is much harder to refuse. `styles` are weights of prose, list and
+    claims (default 0.6, 0.2, 0.2). Shares are met within one example, `unanswerable` within each style too.
+    Unanswerable examples keep their true `answers`. Ids hold the seed, so that worlds of different seeds can be mixed.
     """
     shares = {"unanswerable": unanswerable, "unrelated": unrelated}
-    weights = _checked(count, shares, passages, MIXTURE if styles is None else styles)
+    weights = _check_arguments(count, shares, passages, MIXTURE if styles is None else styles)
     draw = Draw(seed)
     writer = _Writer(Graph(count, draw), draw, passages)
     order: list[Style] = [style for style, share in _apportion(count, weights).items() for _ in range(share)]
@@ -67,7 +67,7 @@ def make_world(
     return [writer.example(f"world-{seed}-{i:06d}", style, evidence) for i, (style, evidence) in enumerate(plan)]
 
 
-def _checked(
+def _check_arguments(
     count: int, shares: Mapping[str, float], passages: int, styles: Mapping[Style, float]
 ) -> Mapping[Style, float]:
     if count < 0:
@@ -117,7 +117,7 @@ def _titled(entity: Entity, passages: Sequence[Passage]) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ask:
-    """A question about `subject`, its answers, and passages that hold them. `relations` are those it asks about."""
+    """A question about `relations` of `subject`, its answers, and passages that hold them."""
 
     question: str
     subject: Entity
@@ -127,7 +127,7 @@ class _Ask:
 
 
 class _Writer:
-    """Turns the graph into examples. Decks go round the relations and their subjects, so that all come up equally."""
+    """Writes examples about the graph. Decks of relations and of their subjects make all of them equally frequent."""
 
     def __init__(self, graph: Graph, draw: Draw, passages: int) -> None:
         self._graph, self._draw, self._passages = graph, draw, passages
@@ -176,7 +176,7 @@ class _Writer:
         members = self._draw.shuffled(owner.members[relation.name])
         paired = len(members) > self._room or self._draw.chance(0.3)
         support = [self._paired(inverse, owner, members)] if paired else []
-        # with fewer than three passages a third answer finds no room: `found` then says that nothing holds it
+        # with fewer than three passages there is no room for a third answer: `found` then says that no passage holds it
         alone = members[2 * len(support) :][: self._room - len(support)]
         support += [self._passage(member, [relation], [relation]) for member in alone]
         return _Ask(
@@ -189,7 +189,7 @@ class _Writer:
 
     def _paired(self, inverse: Inverse, owner: Entity, members: Sequence[Entity]) -> Passage:
         fact = self._draw.choice(inverse.pairs).format(s=owner.name, a=members[0].name, b=members[1].name)
-        return Passage(title=owner.label, text=self._filled(owner, [fact]))
+        return Passage(title=owner.label, text=self._with_filler(owner, [fact]))
 
     def _claims(self) -> _Ask:
         """Two facts of one subject, in one passage or in two."""
@@ -208,8 +208,8 @@ class _Writer:
     def _distractors(self, ask: _Ask, style: Style, kept: Sequence[Passage], *, related: bool) -> list[Passage]:
         """Passages that look right and hold no answer: other facts of the subject, and the same facts of others.
 
-        How many passages are about the subject is drawn in the same way with and without support, or their number
-        would tell which questions to refuse; unless it is to tell, in those that are not `related`.
+        The number of passages about the subject is drawn in the same way with and without support. Otherwise it would
+        tell which questions to refuse, as it does in questions that are not `related`.
         """
         size = self._passages - len(kept)
         about = min(_titled(ask.subject, ask.support) + self._draw.chance(SUBJECT), self._room)
@@ -236,7 +236,7 @@ class _Writer:
         raise RuntimeError(f"no {size} distractors for {ask.question!r}")
 
     def _stranger(self, ask: _Ask, *, first: bool) -> tuple[Entity, Relation]:
-        """Somebody or something else with one of the relations asked about: a namesake first, often a relative."""
+        """Another entity with one of the relations asked about: a namesake first, often a relative."""
         relation = self._draw.choice(ask.relations)
         namesake = ask.subject.namesake
         if first and namesake is not None and self._draw.chance(NAMESAKE):
@@ -248,19 +248,19 @@ class _Writer:
         return self._draw.choice(stock), relation
 
     def _passage(self, entity: Entity, stated: Sequence[Relation], banned: Sequence[Relation]) -> Passage:
-        """A passage about `entity` that states some relations and none of the `banned` ones besides."""
+        """A passage about `entity` that states the relations `stated`, and none of the `banned` ones besides."""
         facts = [self._fact(entity, relation) for relation in stated]
         others = [r for r in OF_KIND[entity.kind] if r not in banned and r not in stated]
         if len(stated) == 1 and others and entity.namesake is None and self._draw.chance(SECOND_FACT):
             facts.append(self._fact(entity, self._draw.choice(others)))
-        return Passage(title=entity.label, text=self._filled(entity, facts))
+        return Passage(title=entity.label, text=self._with_filler(entity, facts))
 
     def _fact(self, entity: Entity, relation: Relation) -> str:
         value = entity.facts[relation.name]
         spelling = self._draw.choice(value.aliases) if self._draw.chance(2 * VARIANT) else value.name
         return self._draw.choice(relation.facts).format(s=entity.name, o=spelling)
 
-    def _filled(self, entity: Entity, facts: list[str]) -> str:
+    def _with_filler(self, entity: Entity, facts: list[str]) -> str:
         """The facts and enough filler, in random order."""
         words = sum(len(fact.split()) for fact in facts)
         lines = [

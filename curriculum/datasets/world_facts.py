@@ -2,11 +2,11 @@
 
 Three rules hold for every sentence of a relation, and `tests/unit/curriculum/test_world.py` checks them:
 
-* it names its subject and its object in full, with no pronoun, so that it is an answer when copied alone;
-* it holds every content word of the relation's `claim`, so that the `lexical` verifier entails the claim from it;
+* it names its subject and its object in full, without a pronoun, so that a copy of it alone is an answer;
+* it holds every content word of the relation's `claim`, so that the `lexical` judge entails the claim from it;
 * no filler holds the verb of a relation, so that filler never states a fact.
 
-Names are made of common English-like pieces because those are few tokens to a byte-pair vocabulary.
+Names are made of common English-like pieces, which are few tokens in a byte-pair vocabulary.
 """
 
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
-"""The closed world before anything is asked: people, companies, books, towns, regions and rivers, and the facts that
-hold between them. One graph per seed, whose facts agree with each other."""
+"""The graph of the fictional world: people, companies, books, towns, regions and rivers, and the facts between them.
+
+One graph per seed; its facts are consistent.
+"""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -41,7 +43,7 @@ class Draw:
         return mixed
 
     def deck(self, items: Sequence[T]) -> Iterator[T]:
-        """Every item once in random order, again and again, so that questions repeat as late as possible."""
+        """All items in random order, again and again, so that questions repeat as late as possible."""
         while True:
             yield from self.shuffled(items)
 
@@ -121,7 +123,7 @@ class Graph:
                 next(members).state(relation, owner)
 
     def _share_names(self) -> None:
-        """Give every tenth person, and every twelfth book, the name of another person, or of a town."""
+        """Give every tenth person the name of another person, and every twelfth book that of a town."""
         people = self.entities["person"]
         # neither of a pair has written or founded anything: a book's passage could not say which of the two it means
         for i in range(len(people) // 2 + 5, len(people), 10):

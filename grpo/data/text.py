@@ -1,19 +1,19 @@
-"""The contract between the prompt that asks, the parser that rewards and the metric that grades: what text means.
+"""Normalization, containment, citations and sentences of text. Prompts, rewards and metrics share them.
 
-Normalization is the field's own (the ALCE and SQuAD rule). Standard library only.
+Normalization is the rule of SQuAD and ALCE. Standard library only.
 """
 
 import re
 import string
 
 REFUSAL = "I apologize, but I couldn't find an answer to your question in the search results."
-"""The refusal sentence of Trust-Align, which the prompts ask for and the rewards compare with."""
+"""The refusal sentence of Trust-Align. Prompts ask for it, and rewards compare with it."""
 
 STOP_WORDS = frozenset(
     ("and", "at", "by", "did", "for", "has", "have", "in", "is", "it", "its", "of", "on", "that", "to", "was", "were")
     + ("what", "when", "which", "who")
 )
-"""Words that carry no content when one text is looked for in another (the stub of the golden Trust-Score cases)."""
+"""Words without content for lexical entailment (the stub of the golden Trust-Score cases)."""
 
 CITATION = re.compile(r"\[(\d+)\]")
 _ARTICLES = frozenset(("a", "an", "the"))
@@ -34,10 +34,10 @@ def normalize(text: str) -> str:
 
 
 def content_words(text: str) -> frozenset[str]:
-    """The distinct content_words of the normalized text: frozenset(normalize(text).split()).
+    """The distinct words of the normalized text: frozenset(normalize(text).split()), but faster.
 
-    Faster than that: a word of letters and digits is an article as a whole or not at all, so that only other words,
-    such as "a–b", need the pattern.
+    A word of letters and digits is an article as a whole or not at all. Only other words, such as "a–b", need the
+    pattern.
 
     >>> sorted(content_words("The U.S. won, an A-team; it's the–best"))
     ['ateam', 'its', 'us', 'won', '–best']
@@ -50,7 +50,7 @@ def content_words(text: str) -> frozenset[str]:
 
 
 def contains(text: str, aliases: tuple[str, ...]) -> bool:
-    """Whether any alias, normalized, is a substring of the normalized text; an alias that normalizes to nothing is not.
+    """Whether the normalized text contains any normalized alias. An alias that normalizes to nothing does not count.
 
     >>> contains("He scored 109 goals.", ("one hundred nine", "109"))
     True
@@ -69,7 +69,7 @@ def strip_citations(text: str) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, each with the citations that follow its full stop.
+    """Split a text into sentences, each with the citations that follow its full stop.
 
     >>> sentences("Dr. Moss wrote it [1]. It won. [2] J. Ode sang")
     ['Dr. Moss wrote it [1].', 'It won. [2]', 'J. Ode sang']
@@ -78,7 +78,7 @@ def sentences(text: str) -> list[str]:
     for line in re.finditer(r"[^\n]+", text):
         start = line.start()
         for end in _END.finditer(text, line.start(), line.end()):
-            # A look back of 12 characters covers every abbreviation and keeps the time linear.
+            # looking back 12 characters covers every abbreviation and keeps the time linear
             if _NO_END.search(text[max(start, end.start() - 12) : end.start() + 1]):
                 continue
             found.append(text[start : end.end()].strip())
