@@ -9,7 +9,6 @@ the limit, since the only stop token lies outside the vocabulary; advantages are
 import json
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from benchmarks.update import rates, weighed
 from benchmarks.workload import Workload, alternating, parse_workload
 from grpo.batch import collate
 from grpo.data.example import Example
-from grpo.losses import Objective, grpo_loss
+from grpo.losses import Objective, make_loss
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.rollout.base import RolloutEngine
@@ -33,7 +32,7 @@ from grpo.types import Completion, Group, Sampling, TokenIds
 from launch.builders.models import load_model
 from launch.config.model_size import count, read_config
 
-LOSS = partial(grpo_loss, objective=Objective())
+LOSS = make_loss(Objective())
 ASKED = Example(id="bench", question="", passages=(), answers=(), found=(), style="closed", source="benchmark")
 
 

@@ -8,7 +8,6 @@ P prompts, G completions per prompt, B = P*G rows.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal, Protocol
 
 from grpo.advantages import Mode, advantages
@@ -16,7 +15,7 @@ from grpo.batch import collate
 from grpo.collect import Collector, check_same_policy
 from grpo.distributed.communicator import Comm
 from grpo.distributed.load_balancing import own_share
-from grpo.losses import Aggregation, Objective, grpo_loss, with_token_weights
+from grpo.losses import Aggregation, Objective, make_loss, with_token_weights
 from grpo.policy.base import PolicyEngine
 from grpo.telemetry.run_logger import RunLogger
 from grpo.types import Group
@@ -78,7 +77,7 @@ def train(
     are those of a run that never stopped. Raises StaleWeights where the sampler does not run the policy's weights.
     """
     callbacks = callbacks or NoCallbacks()
-    loss, kl = partial(grpo_loss, objective=cfg.objective), cfg.objective.kl_coef
+    loss, kl = make_loss(cfg.objective), cfg.objective.kl_coef
     counting: dict[str, Any] = {"max_tokens": cfg.max_tokens, "drop_zero": not kl, "total": comm.sum}
     for step in range(start, cfg.steps):
         with log.step(step) as metrics:

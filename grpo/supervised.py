@@ -8,8 +8,8 @@ from grpo.batch import Batch, collate
 from grpo.distributed.communicator import Comm
 from grpo.distributed.load_balancing import own_share
 from grpo.loop import Callbacks, NoCallbacks
-from grpo.losses import with_token_weights
-from grpo.policy.base import Loss, PolicyEngine
+from grpo.losses import Loss, with_token_weights
+from grpo.policy.base import PolicyEngine
 from grpo.telemetry.run_logger import RunLogger
 from grpo.types import Group
 

@@ -10,7 +10,6 @@ Nothing is written. Exit status 1 where a number was not finite again.
 import math
 import sys
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from grpo.batch import Batch
 from grpo.checkpointing.store import damaged, newest_whole, point_of
 from grpo.config import load
 from grpo.errors import UserError
-from grpo.losses import grpo_loss
+from grpo.losses import make_loss
 from grpo.model.forward import Layout, completion_logprobs, micro_batches, resolve_layout
 from grpo.policy.nonfinite import load_rows, weights_hash
 from grpo.policy.optimizer_state import read_parameter
@@ -87,7 +86,7 @@ def _run(model: Any, part: Batch, recipe: Recipe, layout: Layout, *, autocast: b
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=autocast):
         logp_BC, entropy_BC = completion_logprobs(model, part, layout=layout, temperature=recipe.sampling.temperature)
     objective = assemble.loop_settings(recipe, steps=1).objective
-    loss, _ = partial(grpo_loss, objective=objective)(logp_BC.float().cpu(), entropy_BC.float().cpu(), part)
+    loss, _ = make_loss(objective)(logp_BC.float().cpu(), entropy_BC.float().cpu(), part)
     loss.backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     return {

@@ -1,17 +1,14 @@
 """The seam to whatever owns the trainable weights."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
 from grpo.batch import Batch
-from grpo.losses import Stats
+from grpo.losses import Loss, Stats
 from grpo.policy.optimizer_state import HostBuffers, OptimizerSnapshot
-
-Loss = Callable[[Tensor, Tensor, Batch], tuple[Tensor, Stats]]
-"""(logp_BC, entropy_BC, rows) -> (loss as a plain weighted sum over these rows, statistics as sums)."""
 
 
 class PolicyEngine(Protocol):

@@ -25,10 +25,9 @@ from torch import Tensor
 from grpo.batch import Batch
 from grpo.distributed.communicator import Comm
 from grpo.distributed.failure_detection import backend
-from grpo.losses import Stats, add_stats, mean_stats
+from grpo.losses import Loss, Metrics, Stats, finalize_metrics, merge_metrics
 from grpo.model.forward import Layout, LayoutOption, completion_logprobs, micro_batches, resolve_layout
 from grpo.model.lm_head import ChunkedHead
-from grpo.policy.base import Loss
 from grpo.policy.nonfinite import nan_if_nonfinite
 from grpo.policy.optimizer import AdamWConfig, learning_rate
 from grpo.policy.optimizer_state import (
@@ -136,21 +135,21 @@ class ZeroPolicy:
         passes = self._passes(batch)
         if not passes:
             return {"lr": lr, "skipped": 1.0}
-        total: Stats = {}
+        total: Metrics = {}
         for number, (index, part) in enumerate(passes):
             self._progress(f"update: micro-batch {number + 1} of {len(passes)}")
             self._engine.set_gradient_accumulation_boundary(number + 1 == len(passes))
             logp_BC, entropy_BC = self._engine(part)
             if index:
                 part_loss, stats = loss(logp_BC.float().cpu(), entropy_BC.float().cpu(), part)
-                total = add_stats(total, stats)
+                total = merge_metrics(total, stats)
             else:
                 part_loss = 0.0 * logp_BC.float().cpu().sum()
             part_loss = nan_if_nonfinite(part_loss, logp_BC)
             self._engine.backward(part_loss * self._comm.world)  # DeepSpeed takes the mean over ranks: undone here
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        stats = mean_stats(reduce(add_stats, self._comm.gather([total])))
+        stats = finalize_metrics(reduce(merge_metrics, self._comm.gather([total])))
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
         if not self._engine.was_step_applied():  # the gradient was not finite

@@ -19,8 +19,8 @@ from torch import Tensor
 from grpo.batch import Batch
 from grpo.distributed.communicator import Comm
 from grpo.errors import NonFiniteError, UserError
-from grpo.losses import Stats
-from grpo.policy.base import Delegate, Loss, PolicyEngine
+from grpo.losses import Loss, Stats
+from grpo.policy.base import Delegate, PolicyEngine
 
 
 class Guarded(Delegate):

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from grpo.batch import Batch
-from grpo.losses import Stats, add_stats, mean_stats
+from grpo.losses import Loss, Metrics, Stats, finalize_metrics, merge_metrics
 from grpo.model.forward import Layout, LayoutOption, completion_logprobs, micro_batches, resolve_layout
-from grpo.policy.base import Loss
 from grpo.policy.nonfinite import nan_if_nonfinite
 from grpo.policy.optimizer import AdamWConfig, learning_rate
 from grpo.policy.optimizer_state import (
@@ -97,7 +96,7 @@ class SinglePolicy:
         self._num_updates += 1
         if not batch.learn_BC.any():
             return {"lr": lr, "skipped": 1.0}
-        total: Stats = {}
+        total: Metrics = {}
         plan = micro_batches(batch, layout=self.layout, token_budget=self._budget)
         for number, index in enumerate(plan):
             self._progress(f"update: micro-batch {number + 1} of {len(plan)}")
@@ -109,7 +108,7 @@ class SinglePolicy:
             # Everything after the head is cheap and float32; the batch itself stays on the CPU.
             part_loss, stats = loss(logp_BC.float().cpu(), entropy_BC.float().cpu(), part)
             nan_if_nonfinite(part_loss, logp_BC).backward()
-            total = add_stats(total, stats)
+            total = merge_metrics(total, stats)
         grad_norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._optim.max_grad_norm)
         if not torch.isfinite(grad_norm):  # clipping would spread it over all weights, and Adam would keep it
             self._optimizer.zero_grad(set_to_none=True)
@@ -119,7 +118,7 @@ class SinglePolicy:
         self._optimizer.step()
         self._num_steps_applied += 1
         self._optimizer.zero_grad(set_to_none=True)
-        return mean_stats(total) | {"grad_norm": float(grad_norm), "lr": lr, "skipped": 0.0}
+        return finalize_metrics(total) | {"grad_norm": float(grad_norm), "lr": lr, "skipped": 0.0}
 
     def export_weights(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._model.named_parameters():

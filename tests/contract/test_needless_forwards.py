@@ -1,12 +1,11 @@
 """What is never computed: counted in calls of the decoder and the tokens it is given."""
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 
-from grpo.losses import Objective, grpo_loss, with_token_weights
+from grpo.losses import Objective, make_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
 from tests.helpers.toy import random_batch, tiny_model
@@ -29,7 +28,7 @@ def counted_step(kl=0.0, updates=1):
     counts = Counted(model), Counted(reference)
     batch = a_batch().with_fixed_logprobs(policy.logprobs, old=updates > 1, reference=kl > 0)
     for part in batch.minibatches(updates, seed=0):
-        loss = partial(grpo_loss, objective=Objective(kl_coef=kl, importance_cap=None))
+        loss = make_loss(Objective(kl_coef=kl, importance_cap=None))
         policy.update(with_token_weights(part, aggregation="token", drop_zero=not kl), loss)
     return [count.calls for count in counts]
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from grpo.distributed.communicator import Alone
-from grpo.losses import Objective, grpo_loss, with_token_weights
+from grpo.losses import Objective, make_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig, learning_rate
 from grpo.policy.optimizer_state import HostBuffers, write
 from grpo.policy.torch_backend import SinglePolicy, disable_dropout
@@ -45,7 +45,7 @@ def engine(kind, model=None, *, lr=2e-3, budget=1000, layout="shared", updates=3
 
 
 def loss(logp, entropy, batch):
-    return grpo_loss(logp, entropy, batch, objective=Objective(importance_cap=None))
+    return make_loss(Objective(importance_cap=None))(logp, entropy, batch)
 
 
 def step_batch(seed):

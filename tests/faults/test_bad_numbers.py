@@ -12,7 +12,7 @@ from grpo.checkpointing.store import Point
 from grpo.config import load
 from grpo.distributed.communicator import Alone
 from grpo.errors import NonFiniteError, UserError
-from grpo.losses import Objective, grpo_loss, with_token_weights
+from grpo.losses import Objective, make_loss, with_token_weights
 from grpo.policy.nonfinite import Guarded, load_rows, save_rows, weights_hash
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
@@ -28,7 +28,7 @@ from tests.helpers.toy import random_batch, tiny_model
 
 
 def loss(logp, entropy, batch):
-    return grpo_loss(logp, entropy, batch, objective=Objective(importance_cap=None))
+    return make_loss(Objective(importance_cap=None))(logp, entropy, batch)
 
 
 def step_batch(seed=0, bad=False):

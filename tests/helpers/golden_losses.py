@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from grpo.batch import Batch
-from grpo.losses import Aggregation, Objective, grpo_loss, with_token_weights
+from grpo.losses import Aggregation, Objective, make_loss, with_token_weights
 
 TOLERANCE = 1e-5
 NUMBER = r"([0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)"
@@ -88,7 +88,7 @@ def compare(fixture: dict, name: str, *, split: tuple[int, ...] = ()) -> Differe
         part = batch.rows(range(start, start + size))
         width = part.ids_BC.shape[1]
         part_logp_BC = logp_BC[start : start + size, :width].clone().requires_grad_(True)
-        loss, _ = grpo_loss(part_logp_BC, torch.zeros_like(part_logp_BC), part, objective=objective)
+        loss, _ = make_loss(objective)(part_logp_BC, torch.zeros_like(part_logp_BC), part)
         loss.backward()
         assert part_logp_BC.grad is not None
         gradient_BC[start : start + size, :width] += part_logp_BC.grad

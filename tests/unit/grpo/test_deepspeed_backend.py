@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from grpo.distributed.communicator import Alone
 from grpo.errors import UserError
-from grpo.losses import Objective, grpo_loss, with_token_weights
+from grpo.losses import Objective, make_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.optimizer_state import write
 from grpo.policy.torch_backend import SinglePolicy
@@ -34,7 +34,7 @@ CUTS = ((1000, 2), (20, 3), (20, 4))
 
 
 def loss(logp, entropy, batch):
-    return grpo_loss(logp, entropy, batch, objective=Objective(importance_cap=None))
+    return make_loss(Objective(importance_cap=None))(logp, entropy, batch)
 
 
 def step_batch(seed):

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from grpo.losses import (
+    Metric,
     Objective,
-    add_stats,
     clipped_surrogate,
-    grpo_loss,
+    finalize_metrics,
     kl_estimate,
-    mean_stats,
+    make_loss,
+    merge_metrics,
     sft_loss,
     token_weights,
     with_token_weights,
@@ -81,10 +82,10 @@ def test_kl_estimators():
 def test_on_policy_ratio_is_exactly_one_and_the_gradient_is_reinforce():
     batch = with_token_weights(random_batch(), aggregation="token", max_tokens=9, drop_zero=False)
     logp = torch.randn(batch.ids_BC.shape, requires_grad=True)
-    loss, stats = grpo_loss(logp, torch.zeros_like(logp), batch, objective=Objective(importance_cap=None))
+    loss, stats = make_loss(Objective(importance_cap=None))(logp, torch.zeros_like(logp), batch)
     loss.backward()
-    assert stats["ratio_sum"] == stats["tokens"] == 18
-    assert stats["clip_sum"] == 0
+    assert stats["ratio"] == Metric(18, 18)
+    assert stats["clip"] == Metric(0, 18)
     expected = -batch.advantage_B[:, None] * batch.weight_BC
     assert torch.allclose(logp.grad, expected, atol=1e-8)
 
@@ -93,8 +94,8 @@ def test_padding_may_hold_nan():
     batch = with_token_weights(random_batch(), aggregation="sequence", max_tokens=9, drop_zero=False)
     logp = torch.randn(batch.ids_BC.shape)
     nan_if_nonfinite = torch.where(batch.learn_BC, logp, torch.nan).requires_grad_(True)
-    loss, _ = grpo_loss(nan_if_nonfinite, nan_if_nonfinite.detach(), batch, objective=Objective())
-    clean, _ = grpo_loss(logp, logp, batch, objective=Objective())
+    loss, _ = make_loss(Objective())(nan_if_nonfinite, nan_if_nonfinite.detach(), batch)
+    clean, _ = make_loss(Objective())(logp, logp, batch)
     loss.backward()
     assert float(loss.detach()) == float(clean)
     assert torch.isfinite(nan_if_nonfinite.grad).all()
@@ -109,9 +110,9 @@ def test_dead_rows_are_left_out_exactly(aggregation):
     kept = with_token_weights(batch, drop_zero=False, **counts)
     dropped = with_token_weights(batch, **counts)
     assert len(dropped.group_B) == 3
-    full, _ = grpo_loss(logp, logp, kept, objective=Objective())
+    full, _ = make_loss(Objective())(logp, logp, kept)
     some = logp[[0, 2, 4]][:, : dropped.ids_BC.shape[1]]
-    less, _ = grpo_loss(some, some, dropped, objective=Objective())
+    less, _ = make_loss(Objective())(some, some, dropped)
     assert float(less) == pytest.approx(float(full), abs=1e-7)
 
 
@@ -120,16 +121,35 @@ def test_supervised_loss_is_the_mean_negative_log_likelihood():
     logp = torch.full(batch.ids_BC.shape, -2.0)
     loss, stats = sft_loss(logp, logp, batch)
     assert float(loss) == pytest.approx(2.0)
-    assert mean_stats(stats)["nll"] == pytest.approx(2.0)
+    assert finalize_metrics(stats)["nll"] == pytest.approx(2.0)
 
 
-def test_stats_add_up_and_maxima_do_not():
-    total = add_stats(
-        add_stats({}, {"tokens": 2, "kl_sum": 1.0, "mismatch_max": 3.0}),
-        {"tokens": 6, "kl_sum": 3.0, "mismatch_max": 1.0},
-    )
-    assert total == {"tokens": 8, "kl_sum": 4.0, "mismatch_max": 3.0}
-    assert mean_stats(total) == {"tokens": 8, "kl": 0.5, "mismatch_max": 3.0}
+def test_metrics_add_up_and_maxima_do_not():
+    one = {"tokens": Metric(2), "kl": Metric(1.0, 2), "mismatch": Metric(1.0, 2, 3.0)}
+    other = {"tokens": Metric(6), "kl": Metric(3.0, 6), "mismatch": Metric(0.0, 6, 1.0), "clip": Metric(0.0, 0.0)}
+    total = merge_metrics(merge_metrics({}, one), other)
+    assert total["mismatch"] == Metric(1.0, 8, 3.0)
+    values = {"tokens": 8, "kl": 0.5, "mismatch": 0.125, "mismatch_max": 3.0, "clip": 0.0}
+    assert finalize_metrics(total) == values
+
+
+@pytest.mark.parametrize(
+    ("kind", "clipped"),
+    [("grpo", 2 / 4), ("gspo", 2 / 4), ("cispo", None), ("sapo", None)],
+)
+def test_clip_counts_the_active_side_only(kind, clipped):
+    """Of four tokens with ratios 2, 1/2, 2, 1/2 and advantages 1, 1, -1, -1 the first and the last are clipped."""
+    batch = random_batch(prompts=(3,) * 4, sizes=(1,) * 4, lengths=(1,) * 4)
+    logp_BC = torch.tensor([[2.0], [0.5], [2.0], [0.5]]).log()
+    batch = replace(batch, advantage_B=torch.tensor([1.0, 1.0, -1.0, -1.0]), old_logp_BC=torch.zeros(4, 1))
+    batch = with_token_weights(batch, aggregation="token")
+    _, metrics = make_loss(Objective(type=kind))(logp_BC, torch.zeros(4, 1), batch)
+    assert finalize_metrics(metrics).get("clip") == clipped
+
+
+def test_an_unknown_loss_is_refused():
+    with pytest.raises(ValueError, match="unknown loss 'dpoo'; valid: grpo, gspo, cispo, sapo, sft"):
+        make_loss(Objective(type="dpoo"))
 
 
 def test_how_far_the_policy_is_from_the_sampler_by_hand():
@@ -137,5 +157,7 @@ def test_how_far_the_policy_is_from_the_sampler_by_hand():
     rows = random_batch(prompts=(3,), sizes=(1,), lengths=(3,))
     batch = with_token_weights(rows, aggregation="token", max_tokens=9, drop_zero=False)
     logp_BC = batch.sampler_logp_BC + torch.tensor([[0.5, -0.5, 0.0]])
-    stats = grpo_loss(logp_BC, torch.zeros(1, 3), batch, objective=Objective())[1]
-    assert mean_stats(stats)["approx_kl"] == pytest.approx((math.exp(0.5) - 1.5 + math.exp(-0.5) - 0.5) / 3, rel=1e-5)
+    stats = make_loss(Objective())(logp_BC, torch.zeros(1, 3), batch)[1]
+    assert finalize_metrics(stats)["approx_kl"] == pytest.approx(
+        (math.exp(0.5) - 1.5 + math.exp(-0.5) - 0.5) / 3, rel=1e-5
+    )
