@@ -64,13 +64,8 @@ train-%: configs/%.toml configs/models/$(MODEL).toml $(STAMP)  ## Train a stage:
 train: configs/stage1.toml configs/stage2.toml configs/models/$(MODEL).toml $(STAMP)  ## Stage 1, then stage 2 from its model; goes on after a kill
 	$(PY) -m launch.pipeline $(filter configs/stage%,$^) -- $(filter configs/models/%,$^) $(OVERRIDES)
 
-<<<<<<< HEAD
 train-factuality: configs/factuality-fact.toml configs/factuality-fact-then-caution.toml configs/models/$(MODEL).toml $(STAMP)  ## First fact, then caution, on closed-book questions (docs/data-and-rewards.md)
 	$(PY) -m launch.pipeline $(filter configs/factuality-%,$^) -- $(filter configs/models/%,$^) $(OVERRIDES)
-=======
-train-factuality: configs/factuality-fact.toml configs/factuality-fact-then-caution.toml configs/models/$(MODEL).toml $(STAMP)  ## First fact, then caution, on closed-book questions (docs/data-and-rewards.md)
-	$(PY) launch/stages.py $(filter configs/factuality-%,$^) -- $(filter configs/models/%,$^) $(OVERRIDES)
->>>>>>> 3337da8 (Docs: seven pages, each begins with its table; README names what the peers have too)
 
 eval: configs/models/$(MODEL).toml $(STAMP)  ## Trust-Score on held-out questions: make eval CHECKPOINT=runs/stage1-smollm2-135m
 	$(PY) launch/evaluate.py $(filter %.toml,$^) $(EVAL_OVERRIDES)

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from eval.answer_extraction import contains_answer
 from eval.bootstrap import Floats, intervals
-from grpo.data.example import Record, read_records, text_field
+from grpo.data.files import Record, read_records, text_field
 from grpo.data.text import normalize
 from grpo.errors import UserError
 from rewards.correctness import answers_mentioned
@@ -61,7 +61,7 @@ def read_judged(path: str) -> tuple[list[Judged], int, int]:
             if record.get(f"judge_{system}") is None or record.get(f"answer_{system}") is None:
                 without += 1
                 continue
-            text = text_field(place, record, f"answer_{system}", empty=True)
+            text = text_field(place, record, f"answer_{system}", blank=True)
             judged.append(Judged(number, system, text, aliases, _judgement(place, record, f"judge_{system}")))
     if not judged:
         raise UserError(f"{path}: no judged answers; expected answer_... and judge_... of {', '.join(SYSTEMS)}")

@@ -1,78 +1,85 @@
-"""How is one grounded example made into another? Pure functions of examples; `found` stays true to the passages.
+"""Transforms of examples. They are pure functions, and `found` stays true to the passages.
 
-A recipe names them: `data.distractors`, `data.without_support`, `data.shuffle`. `transformed` does them in that order.
-
-A passage keeps its row of `found` wherever it goes; for a passage that comes from elsewhere the row is looked up in its
-text, by the same rule as in the builder.
+A recipe names three: `data.distractors`, `data.without_support`, `data.shuffle`; `apply_transforms` applies them in
+that order. A passage keeps its row of `found`; for a new passage the answers are looked up in its text.
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from grpo.data.example import Example, Passage, with_unique_id
-from grpo.data.text import contains
+from grpo.data.example import Example, Passage, Style, with_unique_id
+from grpo.data.text import STOP_WORDS, contains, content_words, normalize
 from grpo.errors import UserError
+
+
+def answers_in(style: Style, answers: Sequence[tuple[str, ...]], passage: Passage) -> tuple[bool, ...]:
+    """Which answers the title or text of a passage holds: by normalized containment, claims by lexical entailment.
+
+    This is stricter than `Example.found`, which ignores titles.
+    """
+    shown = f"{passage.title}\n{passage.text}"
+    if style == "claims":
+        words = content_words(shown)
+        return tuple(content_words(spellings[0]) - STOP_WORDS <= words for spellings in answers)
+    body = normalize(shown)
+    return tuple(any((key := normalize(spelling)) and key in body for spelling in spellings) for spellings in answers)
 
 
 def apply_transforms(
     examples: Sequence[Example], *, distractors: int, without_support: bool, shuffle: bool, seed: int
 ) -> list[Example]:
-    """The examples with `distractors` more passages each, from other questions, at random places; behind each its form
-    `without_support`, where it has one; and all passages in a random order.
+    """The examples with `distractors` more passages each, from other questions, at random positions; each followed by
+    its variant `without_support`, if it has one; and all passages in a random order.
 
-    Closed-book questions, which have no passages, are left alone. The same seed gives the same examples, whatever
-    others there are but for the distractors. UserError as of the single transforms.
+    Closed-book questions, which have no passages, stay as they are. Equal seeds give equal examples. UserError if a
+    transform cannot be applied.
     """
-    rngs = {name: random.Random(f"{seed}/{name}") for name in ("distractors", "pool")}
+    rng, pool_rng = random.Random(f"{seed}/distractors"), random.Random(f"{seed}/pool")
     pool = list(dict.fromkeys(passage for example in examples for passage in example.passages)) if distractors else []
-    rngs["pool"].shuffle(pool)
+    pool_rng.shuffle(pool)
     ids = {example.id for example in examples}
     made: list[Example] = []
     for given in examples:
-        if not given.passages:
-            made.append(given)
-            continue
         example = given
-        if distractors:
-            start = rngs["pool"].randrange(len(pool))
-            example = add_distractors(given, pool[start:] + pool[:start], distractors, rngs["distractors"])
+        if distractors and given.passages:
+            start = pool_rng.randrange(len(pool))
+            example = add_distractors(given, pool[start:] + pool[:start], distractors, rng)
         made.append(example)
         if without_support and example.answerable and not all(any(row) for row in example.found):
             made.append(with_unique_id(drop_support(example), ids))
-    return [shuffle_passages(e, random.Random(f"{seed}/{e.id}")) if shuffle else e for e in made]
+    return [shuffle_passages(e, random.Random(f"{seed}/{e.id}")) for e in made] if shuffle else made
 
 
 def shuffle_passages(example: Example, rng: random.Random) -> Example:
-    """The same passages in another order, so that their place says nothing."""
+    """The same passages in another order, so that a position says nothing."""
     order = list(range(len(example.passages)))
     rng.shuffle(order)
     return _pick(example, order)
 
 
 def drop_support(example: Example, *, suffix: str = "-u") -> Example:
-    """Without every passage that holds an answer: a question to refuse. UserError where none would be left."""
-    keep = [place for place, row in enumerate(example.found) if not any(row)]
+    """The example without the passages that hold an answer: a question to refuse. UserError if none would be left."""
+    keep = [position for position, row in enumerate(example.found) if not any(row)]
     if not keep:
         raise UserError(f"example {example.id}: every passage holds an answer; expected one that holds none")
     return replace(_pick(example, keep), id=f"{example.id}{suffix}")
 
 
 def add_distractors(example: Example, passages: Sequence[Passage], count: int, rng: random.Random) -> Example:
-    """With the first `count` of `passages` that it has not yet and that hold no answer, at random places.
+    """The example with the first `count` new passages that hold no answer, at random positions.
 
-    UserError where there are fewer, and for claims, which are entailed rather than spelled: only a judge can say which
-    passage holds one.
+    UserError if there are fewer, and for claims: only a judge can say which passage entails one.
     """
     if example.style == "claims":
         raise UserError(f"example {example.id}: claims cannot be looked up in a passage; expected prose or list")
-    there = {*example.passages}
+    present = {*example.passages}
     free: list[Passage] = []
     for passage in passages:
         if len(free) == count:
             break
-        if passage not in there and not any(answers_in(passage, example.answers)):
-            there.add(passage)
+        if passage not in present and not any(answers_in(example.style, example.answers, passage)):
+            present.add(passage)
             free.append(passage)
     if len(free) < count:
         raise UserError(
@@ -85,15 +92,44 @@ def add_distractors(example: Example, passages: Sequence[Passage], count: int, r
     return replace(example, passages=tuple(p for p, _ in pairs), found=tuple(row for _, row in pairs))
 
 
-def answers_in(passage: Passage, answers: Sequence[tuple[str, ...]]) -> tuple[bool, ...]:
-    """Which answers stand in a passage's title or text: stricter than `found`, since a title may give one away."""
-    shown = f"{passage.title}\n{passage.text}"
-    return tuple(contains(shown, spellings) for spellings in answers)
+def truncate_passage(
+    passage: Passage, answers: tuple[str, ...], max_words: int | None, rng: random.Random
+) -> Passage | None:
+    """`max_words` words of the passage in a row, with its answer anywhere among them; None if the answer is longer.
+
+    A passage that holds no answer is cut anywhere; None for `max_words` cuts nothing.
+    """
+    words = passage.text.split()
+    if max_words is None or len(words) <= max_words:
+        return passage
+    start, end = _answer_span(words, answers) if contains(passage.text, answers) else (0, 0)
+    if end - start > max_words:
+        return None
+    low, high = (max(0, end - max_words), min(start, len(words) - max_words)) if end else (0, len(words) - max_words)
+    first = rng.randint(low, high)
+    return Passage(title=passage.title, text=" ".join(words[first : first + max_words]))
+
+
+def _answer_span(words: Sequence[str], answers: tuple[str, ...]) -> tuple[int, int]:
+    """The smallest range of words around the first position of an answer, which must be somewhere in `words`."""
+
+    def whole(part: Sequence[str]) -> bool:
+        body = f" {normalize(' '.join(part))} "
+        return any(f" {normalize(answer)} " in body for answer in answers)
+
+    def anywhere(part: Sequence[str]) -> bool:
+        return contains(" ".join(part), answers)
+
+    # "one" should be found in "one goal" before "someone"; an answer inside a word is the last resort
+    holds = whole if whole(words) else anywhere
+    end = next(end for end in range(1, len(words) + 1) if holds(words[:end]))
+    start = next(start for start in range(end - 1, -1, -1) if holds(words[start:end]))
+    return start, end
 
 
 def _pick(example: Example, order: Sequence[int]) -> Example:
     return replace(
         example,
-        passages=tuple(example.passages[place] for place in order),
-        found=tuple(example.found[place] for place in order),
+        passages=tuple(example.passages[position] for position in order),
+        found=tuple(example.found[position] for position in order),
     )

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from curriculum.jsonl import to_record
-from grpo.data.example import STYLES, Example, Style, load_examples, read_example, read_records, with_unique_id
+from grpo.data.example import STYLES, Example, Style, load_examples, read_example, to_record, with_unique_id
+from grpo.data.files import read_records
 from grpo.errors import UserError
 
 QUESTIONS = "questions.jsonl"

@@ -13,9 +13,9 @@ from pathlib import Path
 from rich.console import Console as Terminal
 
 from curriculum.difficulty import Tally, histogram, keep_hardest
-from curriculum.jsonl import check_free, to_record, write_jsonl
 from grpo.config import load
-from grpo.data.example import Example, train_heldout_split
+from grpo.data.example import Example, to_record, train_heldout_split
+from grpo.data.files import check_new_file, write_jsonl
 from grpo.distributed.communicator import Alone
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
 
 def filter_questions(recipe: Recipe, out: Path, answers: Path, *, keep: int, samples: int, console: Console) -> None:
     """Write the kept training questions to `out`, and all held-out ones, so that a run on `out` holds out the same."""
-    check_free(out)
+    check_new_file(out)
     refuse_server(recipe)
     examples = assemble.load_questions(recipe, console).train
     _, held_out = train_heldout_split(assemble.all_examples(recipe, console), held_out=recipe.data.held_out)

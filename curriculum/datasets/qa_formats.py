@@ -1,158 +1,156 @@
-"""What was asked, and which passages came with it? Question-answer files in four shapes, read into one.
+"""Question-answer pairs with passages, in four formats that are read into one.
 
 * NQ-open-oracle: `question`, `answers` (accepted spellings of one answer) and `ctxs`, one of them the gold passage
 * HotpotQA: `question`, `answer`, `context` (pairs of title and sentences) and `supporting_facts` (pairs, titles first)
 * MuSiQue: `question`, `answer`, `answer_aliases` and `paragraphs` (title, paragraph_text, is_supporting)
 * a log of a RAG system: `question`, `passages` (title and text, or strings) and `answer`, or `answers`
 
-In a log nothing says which passage is the gold one: it is the first that holds the answer. Every complaint is an
-`UserError` of one line: where, which field, and what would be valid.
+A log does not say which passage is the gold one: it is the first that holds the answer. A new format is a subclass of
+`_Pair` and its entry in `FORMATS`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Annotated
 
-from grpo.data.example import Passage, Record, read_records, text_field
+from pydantic import Field, Strict
+
+from grpo.data.example import Passage
+from grpo.data.files import Record, Schema, Text, parse_record, read_records, wrong_field
 from grpo.data.text import contains
 from grpo.errors import UserError
 
 SPELLINGS = 'a list of accepted spellings such as ["Paris"]'
+Flag = Annotated[bool, Strict(False)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class QuestionAnswer:
     """A question as a file has it."""
 
     number: int  # of the record in the file, from 1
     text: str
     answers: tuple[str, ...]  # accepted spellings of the one answer
     gold: tuple[Passage, ...]  # what it takes to answer; none in a log whose passages do not hold the answer
-    others: tuple[Passage, ...] = ()  # that came with the question: its first distractors
-    marked: bool = False  # said to be unanswerable by the file itself
+    others: tuple[Passage, ...] = ()  # the question's other passages: its first distractors
+    marked: bool = False  # the file itself says that the question is unanswerable
 
 
-def read_questions(path: str | Path) -> Iterator[Asked]:
-    """The questions of a file, in order; every record has the shape of the first."""
-    read: Callable[[int, str, Record], Asked] | None = None
-    for number, (place, record) in enumerate(read_records(path), 1):
-        if read is None:
-            field = next((name for name in SHAPES if name in record), None)
-            if field is None:
-                raise UserError(
-                    f"{place}: no passages; expected ctxs (NQ), context (HotpotQA), paragraphs (MuSiQue) or passages"
-                )
-            read = SHAPES[field]
-        yield read(number, place, record)
+def read_questions(path: str | Path) -> Iterator[QuestionAnswer]:
+    """The questions of a file, in order; every record has the format of the first."""
+    schema: type[_Pair] | None = None
+    for number, (location, record) in enumerate(read_records(path), 1):
+        if schema is None:
+            schema = next((schema for name, schema in FORMATS.items() if record.get(name) is not None), None)
+        if schema is None:
+            raise UserError(
+                f"{location}: no passages; expected ctxs (NQ), context (HotpotQA), paragraphs (MuSiQue) or passages"
+            )
+        yield parse_record(location, record, schema).read(location, number)
 
 
-def read_pool(path: str | Path) -> Iterator[Passage]:
+def read_passages(path: str | Path) -> Iterator[Passage]:
     """The passages of a file of `{"title", "text"}` records."""
-    for place, record in read_records(path):
-        yield _passage(place, record)
+    for location, record in read_records(path):
+        yield parse_record(location, record, _Passage).passage
 
 
-def _nq(number: int, place: str, record: Record) -> Asked:
-    question = text_field(place, record, "question")
-    answers = _strings(place, record, "answers", SPELLINGS)
-    rows = _objects(place, record, "ctxs", "title, text and isgold")
-    gold = [row for row in rows if row.get("isgold", len(rows) == 1)]
-    if len(gold) != 1:
-        raise UserError(f"{place}: ctxs has {len(gold)} gold passages; expected exactly one with isgold true")
-    return Asked(number=number, text=question, answers=answers, gold=(_passage(f"{place}: ctxs", gold[0]),))
+class _Passage(Schema):
+    title: str | None = Field(None, description="a string")
+    text: Text = Field(description="a string")
+
+    @property
+    def passage(self) -> Passage:
+        return Passage(title=self.title or "", text=self.text)
 
 
-def _hotpot(number: int, place: str, record: Record) -> Asked:
-    question, answer = text_field(place, record, "question"), text_field(place, record, "answer")
-    valid = 'a list of pairs such as ["Title", ["A sentence.", "Another."]]'
-    passages = []
-    for title, sentences in _pairs(place, record, "context", valid):
-        if not isinstance(sentences, list) or not all(isinstance(s, str) for s in cast(list[object], sentences)):
-            raise UserError(f"{place}: context has {sentences!r:.60}; expected {valid}")
-        passages.append(Passage(title=title, text="".join(cast(list[str], sentences)).strip()))
-    titles = {title for title, _ in _pairs(place, record, "supporting_facts", 'a list of pairs such as ["Title", 0]')}
-    return Asked(
-        number=number,
-        text=question,
-        answers=(answer,),
-        gold=tuple(p for p in passages if p.title in titles),
-        others=tuple(p for p in passages if p.title not in titles),
+class _Pair(Schema):
+    question: Text = Field(description="a string")
+
+    def read(self, location: str, number: int) -> QuestionAnswer:
+        """The record in the one form; UserError at `location`."""
+        raise NotImplementedError
+
+    def _with(self, number: int, answers: Iterable[str], rows: Iterable[tuple[Passage, bool]]) -> QuestionAnswer:
+        """`rows` are the passages, each with whether it is gold."""
+        rows = list(rows)
+        return QuestionAnswer(
+            number=number,
+            text=self.question,
+            answers=tuple(answers),
+            gold=tuple(passage for passage, gold in rows if gold),
+            others=tuple(passage for passage, gold in rows if not gold),
+        )
+
+
+class _Context(_Passage):
+    isgold: Flag | None = None
+
+
+class _NQ(_Pair):
+    answers: list[str] = Field(description=SPELLINGS)
+    ctxs: list[_Context] = Field(description="a list of objects with title, text and isgold")
+
+    def read(self, location: str, number: int) -> QuestionAnswer:
+        gold = [row for row in self.ctxs if (len(self.ctxs) == 1 if row.isgold is None else row.isgold)]
+        if len(gold) != 1:
+            raise UserError(f"{location}: ctxs has {len(gold)} gold passages; expected exactly one with isgold true")
+        return self._with(number, self.answers, [(gold[0].passage, True)])
+
+
+class _HotpotQA(_Pair):
+    answer: Text = Field(description="a string")
+    context: list[Annotated[tuple[str, list[str]], Strict(False)]] = Field(
+        description='a list of pairs such as ["Title", ["A sentence.", "Another."]]'
+    )
+    supporting_facts: list[Annotated[tuple[str, object], Strict(False)]] = Field(
+        description='a list of pairs such as ["Title", 0]'
     )
 
+    def read(self, location: str, number: int) -> QuestionAnswer:
+        titles = {title for title, _ in self.supporting_facts}
+        passages = [Passage(title=title, text="".join(sentences).strip()) for title, sentences in self.context]
+        return self._with(number, [self.answer], [(passage, passage.title in titles) for passage in passages])
 
-def _musique(number: int, place: str, record: Record) -> Asked:
-    question, answer = text_field(place, record, "question"), text_field(place, record, "answer")
-    aliases = _strings(place, record, "answer_aliases", SPELLINGS) if record.get("answer_aliases") is not None else ()
-    gold, others = [], []
-    for row in _objects(place, record, "paragraphs", "title, paragraph_text and is_supporting"):
-        passage = _passage(f"{place}: paragraphs", row, text="paragraph_text")
-        (gold if row.get("is_supporting") else others).append(passage)
-    return Asked(
-        number=number,
-        text=question,
-        answers=(answer, *aliases),
-        gold=tuple(gold),
-        others=tuple(others),
-        marked=record.get("answerable") is False,
+
+class _Paragraph(_Passage):
+    text: Text = Field(alias="paragraph_text")
+    is_supporting: Flag | None = None
+
+
+class _MuSiQue(_Pair):
+    answer: Text = Field(description="a string")
+    answer_aliases: list[str] = Field([], description=SPELLINGS)
+    answerable: bool = Field(True, description="true or false")
+    paragraphs: list[_Paragraph] = Field(description="a list of objects with title, paragraph_text and is_supporting")
+
+    def read(self, location: str, number: int) -> QuestionAnswer:
+        rows = [(row.passage, bool(row.is_supporting)) for row in self.paragraphs]
+        pair = self._with(number, [self.answer, *self.answer_aliases], rows)
+        return replace(pair, marked=not self.answerable)
+
+
+class _RagLog(_Pair):
+    answer: Text | None = Field(None, description="a string")
+    answers: list[str] | None = Field(None, description=SPELLINGS)
+    passages: list[Text] | list[_Passage] = Field(
+        min_length=1, description="a list of strings, or of objects with title and text"
     )
 
-
-def _log(number: int, place: str, record: Record) -> Asked:
-    question = text_field(place, record, "question")
-    if record.get("answers") is None:
-        answers = (text_field(place, record, "answer"),)
-    else:
-        answers = _strings(place, record, "answers", SPELLINGS)
-    value = record.get("passages")
-    if not isinstance(value, list) or not value:
-        raise UserError(f"{place}: passages is {value!r:.60}; expected a list of strings, or of title and text")
-    if all(isinstance(row, str) and row.strip() for row in cast(list[object], value)):
-        passages = [Passage(title="", text=text) for text in cast(list[str], value)]
-    else:
-        passages = [_passage(f"{place}: passages", row) for row in _objects(place, record, "passages", "title, text")]
-    first = next((n for n, passage in enumerate(passages) if contains(passage.text, answers)), len(passages))
-    return Asked(
-        number=number,
-        text=question,
-        answers=answers,
-        gold=tuple(passages[first : first + 1]),
-        others=tuple(passages[:first] + passages[first + 1 :]),
-    )
+    def read(self, location: str, number: int) -> QuestionAnswer:
+        answers = self.answers if self.answers is not None else [self.answer] if self.answer else None
+        if answers is None:
+            raise wrong_field(location, "answer", None, f"a string, or answers: {SPELLINGS}")
+        passages = [Passage(title="", text=row) if isinstance(row, str) else row.passage for row in self.passages]
+        first = next((n for n, passage in enumerate(passages) if contains(passage.text, tuple(answers))), None)
+        return self._with(number, answers, [(passage, n == first) for n, passage in enumerate(passages)])
 
 
-SHAPES: Mapping[str, Callable[[int, str, Record], Asked]] = {
-    "ctxs": _nq,
-    "context": _hotpot,
-    "paragraphs": _musique,
-    "passages": _log,
-}
-"""How a file is read, by the field that its first record has passages in."""
+FORMATS: Mapping[str, type[_Pair]] = {"ctxs": _NQ, "context": _HotpotQA, "paragraphs": _MuSiQue, "passages": _RagLog}
+"""The format of a file, by the field that its first record has passages in."""
 
 
-def _passage(place: str, row: Record, *, text: str = "text") -> Passage:
-    title = text_field(place, row, "title", empty=True) if row.get("title") is not None else ""
-    return Passage(title=title, text=text_field(place, row, text))
-
-
-def _strings(place: str, record: Record, field: str, valid: str) -> tuple[str, ...]:
-    value = record.get(field)
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in cast(list[object], value)):
-        raise UserError(f"{place}: {field} is {value!r:.60}; expected {valid}")
-    return tuple(cast(list[str], value))
-
-
-def _objects(place: str, record: Record, field: str, keys: str) -> list[Record]:
-    value = record.get(field)
-    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in cast(list[object], value)):
-        raise UserError(f"{place}: {field} is {value!r:.60}; expected a list of objects with {keys}")
-    return cast(list[Record], value)
-
-
-def _pairs(place: str, record: Record, field: str, valid: str) -> list[tuple[str, object]]:
-    value = record.get(field)
-    rows = cast(list[object], value) if isinstance(value, list) else [None]
-    for row in rows:
-        if not isinstance(row, list) or len(cast(list[object], row)) != 2 or not isinstance(row[0], str):
-            raise UserError(f"{place}: {field} is {value!r:.60}; expected {valid}")
-    return [(row[0], row[1]) for row in cast(list[list[str]], rows)]
+def has_passages(record: Record) -> bool:
+    """Whether this first record of a source is in one of the formats."""
+    return any(record.get(name) is not None for name in FORMATS)

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from curriculum.datasets import DataSpec
 from curriculum.datasets import world_facts as data
 from curriculum.datasets.world_facts import Inverse, Kind, Relation
 from curriculum.datasets.world_graph import Draw, Entity, Graph
+from curriculum.transforms import answers_in
 from grpo.data.example import STYLES, Example, Passage, Style
-from grpo.data.text import STOP_WORDS, normalize
 from grpo.errors import UserError
 
 T = TypeVar("T")
@@ -32,6 +33,18 @@ RELATION: Mapping[str, Relation] = {relation.name: relation for relation in data
 OF_KIND: Mapping[Kind, tuple[Relation, ...]] = {
     kind: tuple(relation for relation in data.RELATIONS if relation.subject == kind) for kind in data.FILLERS
 }
+
+
+def load(spec: DataSpec) -> list[Example]:
+    """The world of a recipe, half of it unanswerable."""
+    return make_world(
+        spec.world_size,
+        seed=spec.seed,
+        unanswerable=0.5,
+        unrelated=spec.unrelated,
+        passages=spec.passages,
+        styles=spec.styles,
+    )
 
 
 def make_world(
@@ -97,20 +110,6 @@ def _apportion(count: int, weights: Mapping[Style, float]) -> dict[Style, int]:
     return shares
 
 
-def _content(text: str) -> frozenset[str]:
-    return frozenset(normalize(text).split()) - STOP_WORDS
-
-
-def held(style: Style, answers: Answers, passage: Passage) -> tuple[bool, ...]:
-    """Which answers a passage holds: by normalized containment, or for claims by lexical entailment."""
-    premise = f"{passage.title}\n{passage.text}"
-    if style == "claims":
-        tokens = frozenset(normalize(premise).split())
-        return tuple(_content(aliases[0]) <= tokens for aliases in answers)
-    body = normalize(premise)
-    return tuple(any(normalize(alias) in body for alias in aliases) for aliases in answers)
-
-
 def _titled(entity: Entity, passages: Sequence[Passage]) -> int:
     return sum(passage.title == entity.label for passage in passages)
 
@@ -152,7 +151,7 @@ class _Writer:
             question=ask.question,
             passages=tuple(passages),
             answers=ask.answers,
-            found=tuple(held(style, ask.answers, passage) for passage in passages),
+            found=tuple(answers_in(style, ask.answers, passage) for passage in passages),
             style=style,
             source="world",
         )
@@ -231,7 +230,7 @@ class _Writer:
                     continue
                 used.append((entity, relation))
                 passage = self._passage(entity, [relation], ())
-            if passage not in passages and not any(held(style, ask.answers, passage)):
+            if passage not in passages and not any(answers_in(style, ask.answers, passage)):
                 passages.append(passage)
         raise RuntimeError(f"no {size} distractors for {ask.question!r}")
 

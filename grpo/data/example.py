@@ -1,38 +1,41 @@
-"""Grounded examples from local files and from the hub, and their split into training and held-out questions.
+"""Examples: a question with its passages, its answers, and which passage holds which answer.
 
-A record has the shape of Trust-Data (`declare-lab/Trust-Data`):
+A record of a file or hub data set becomes an example if it has the fields of Trust-Data (`declare-lab/Trust-Data`):
 
 * `question`: a string;
-* `answers`: a list with one list of accepted spellings per answer. A flat list of strings is one answer with its
-  spellings in prose style (as in NQ), and one answer per string in list and claims style;
-* `docs`: a list of `{"title", "text", "answers_found"}`, the last with one 0 or 1 per answer; where it is missing it is
-  computed by normalized containment (not for claims, which are entailed rather than spelled);
-* optional `id` (made from question and answers where missing), `source`, and `style` or Trust-Data's `data_type`.
+* `answers`: one list of accepted spellings per answer. A flat list of strings is one answer with its spellings in prose
+  and closed style, and one answer per string in list and claims style;
+* `docs`: a list of `{"title", "text", "answers_found"}`, the last with one 0 or 1 per answer. A missing `answers_found`
+  is computed by normalized containment, except for claims, which are entailed and not spelled;
+* optional: `id` (else made from question and answers), `source`, and `style` or Trust-Data's `data_type`.
 
-A closed-book record has `style` "closed" and no docs; its `answers` may be `[]`, which is a question that nobody can
-answer. A field that is `null` counts as missing, since the columns of a hub data set are filled up with it. Every
-complaint is an `UserError` of one line: where, which field, what is wrong, and what would be valid.
+A closed-book record has `style` "closed" and no docs; `answers` `[]` then means that nobody can answer the question.
+All other fields of a record are kept in `Example.extra`.
 """
 
 import hashlib
 import itertools
 import json
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
-from grpo.data.files import SUFFIXES, file_rows
+from annotated_types import MaxLen, MinLen
+from pydantic import Field, Strict, ValidationInfo, field_validator
+
+from grpo.data.files import Record, Schema, Text, parse_record, read_records, source_name, wrong_field
 from grpo.data.text import contains, normalize
 from grpo.errors import UserError
 
 Style = Literal["prose", "list", "claims", "closed"]
 STYLES: tuple[Style, ...] = ("prose", "list", "claims", "closed")
+DATA_TYPES: Mapping[str, Style] = {"asqa": "prose", "qampari": "list", "eli5": "claims", "expertqa": "claims"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """A source, `Passage(title="Ali Daei", text="Ali Daei scored 109 goals.")`; its number is its place, from 1."""
+    """A source, `Passage(title="Ali Daei", text="Ali Daei scored 109 goals.")`; cited by its position, from 1."""
 
     title: str
     text: str
@@ -51,12 +54,11 @@ class Example:
     id: str  # unique within its source: "asqa-17"
     question: str
     passages: tuple[Passage, ...]
-    answers: tuple[
-        tuple[str, ...], ...
-    ]  # one tuple of accepted spellings per answer; several answers for lists and claims
+    answers: tuple[tuple[str, ...], ...]  # per answer its accepted spellings; several answers for lists and claims
     found: tuple[tuple[bool, ...], ...]  # found[p][a]: passage p holds answer a
     style: Style
     source: str  # data set of origin, for metrics by source: "asqa"
+    extra: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)  # the record's other fields
 
     def __post_init__(self) -> None:
         if len(self.found) != len(self.passages):
@@ -69,7 +71,7 @@ class Example:
 
     @property
     def answerable(self) -> bool:
-        """Whether any passage holds any answer (Trust-Align, section 3); a closed-book question with answers is."""
+        """Whether any passage holds any answer (Trust-Align, section 3); in closed style whether there is an answer."""
         if self.style == "closed":
             return bool(self.answers)
         return any(any(row) for row in self.found)
@@ -80,84 +82,131 @@ class Example:
         return tuple(a for a in range(len(self.answers)) if any(row[a] for row in self.found))
 
     def passages_with(self, answer: int) -> frozenset[int]:
-        """Numbers, from 1, of the passages that hold answer `answer` (an index from 0)."""
+        """Numbers, from 1, of the passages that hold the answer of this index, from 0."""
         return frozenset(number for number, row in enumerate(self.found, 1) if row[answer])
 
 
-Record = Mapping[str, object]
-Shape = Literal["grounded", "question_answer", "closed_book"]
+class _Doc(Schema):
+    title: str
+    text: Text
+    answers_found: list[Annotated[bool, Strict(False)]] | None = None
 
-__all__ = [
-    "SUFFIXES",
-    "Record",
-    "detect_format",
-    "load_examples",
-    "read_example",
-    "read_records",
-    "text_field",
-    "train_heldout_split",
-]
 
-HUB = "hub:"
-PASSAGES_OF_PAIRS = {"ctxs", "context", "paragraphs", "passages"}  # see curriculum.datasets.qa_formats
-CLOSED_BOOK = {
-    "problem",
-    "possible_answers",
-    "answerable",
-    "golden_answer",
-    "Answer",
-}  # see curriculum.datasets.closed_book
-DATA_TYPES: Mapping[str, Style] = {"asqa": "prose", "qampari": "list", "eli5": "claims", "expertqa": "claims"}
-_FIELDS = "question, answers and docs"
-_ANSWERS = 'a list of lists of spellings such as [["Paris", "City of Paris"]]'
+class _ClosedRecord(Schema):
+    style: Style = Field(description=f"one of {', '.join(STYLES)}")  # before answers, whose reading depends on it
+    source: Text
+    id: Text | int | None = Field(None, description="a string, a whole number, or no id")
+    question: Text = Field(description="a string")
+    answers: list[Annotated[list[str], MinLen(1)]] = Field(
+        description='a list of lists of spellings such as [["Paris", "City of Paris"]]'
+    )
+    docs: Annotated[list[object], MaxLen(0)] = Field([], description="no docs in closed style")
+
+    @field_validator("answers", mode="before")
+    @classmethod
+    def _nest_flat_list(cls, value: object, info: ValidationInfo) -> object:
+        rows = cast(list[object], value) if isinstance(value, list) else []
+        if not rows or not all(isinstance(row, str) for row in rows):
+            return value
+        return [rows] if info.data.get("style") in ("prose", "closed") else [[row] for row in rows]
+
+
+class _GroundedRecord(_ClosedRecord):
+    docs: Annotated[list[_Doc], MinLen(1)] = Field(
+        description="a list of objects with title, text and answers_found, which has one 0 or 1 per answer"
+    )
+
+
+KNOWN = {*_GroundedRecord.model_fields, "data_type"}
 
 
 def load_examples(source: str | Path, *, style: Style = "prose") -> list[Example]:
-    """The examples of a local file (`SUFFIXES`), or of `hub:NAME`, `hub:NAME:SPLIT` or `hub:NAME:CONFIG/SPLIT`.
+    """The examples of a source of `grpo.data.files.read_records`.
 
     `style` is for records that state neither `style` nor `data_type`. Ids are unique within the result: a given id that
-    comes twice is an `UserError`; a made one gets `-2`, `-3` in order (Trust-Data repeats questions with other docs).
+    comes twice is a `UserError`; a made id gets `-2`, `-3` in order, as Trust-Data repeats questions with other docs.
     """
     seen, examples = dict[str, str](), list[Example]()
-    for place, record in read_records(source):
-        example = read_example(place, record, style=style, source=source_name(source))
+    for location, record in read_records(source):
+        example = read_example(location, record, style=style, source=source_name(source))
         if record.get("id") is None:
             example = with_unique_id(example, seen)
         elif example.id in seen:
-            raise _wrong(place, "id", f"{example.id!r} is taken by {seen[example.id]}", "another id in each record")
-        seen[example.id] = place
+            raise UserError(f"{location}: id {example.id!r} is taken by {seen[example.id]}; expected another id")
+        seen[example.id] = location
         examples.append(example)
     return examples
 
 
-def detect_format(source: str | Path) -> Shape:
-    """What reads the records, by the first of them: `load_examples` ("grounded"), `curriculum.build`
-    ("question_answer") or `curriculum.datasets.closed_book`."""
-    place, record = next(read_records(source))
-    there = {name for name, value in record.items() if value is not None}
-    if "docs" in there or record.get("style") == "closed":
-        return "grounded"
-    if there & PASSAGES_OF_PAIRS:
-        return "question_answer"
-    if there & CLOSED_BOOK or isinstance(record.get("answer"), Mapping):
-        return "closed_book"
-    if str(source).startswith(HUB):
-        return "grounded"  # `load_examples` says what is missing
-    valid = "docs (grounded), or ctxs (question, answers, gold passage), or the fields of a closed-book data set"
-    raise _wrong(place, "docs", "is missing", valid)
+def read_example(location: str, record: Record, *, style: Style, source: str, blank_answers: bool = False) -> Example:
+    """The example in one record; `style` and `source` are for a record that states none.
+
+    Answers that all normalize to nothing cannot be learned and are refused, unless `blank_answers`: predictions that
+    are only scored may have them.
+    """
+    kind = record.get("data_type")
+    if kind is not None:
+        if str(kind).lower() not in DATA_TYPES:
+            raise wrong_field(location, "data_type", kind, f"one of {', '.join(DATA_TYPES)}")
+        style, source = DATA_TYPES[str(kind).lower()], str(kind).lower()
+    schema = _ClosedRecord if (record.get("style") or style) == "closed" else _GroundedRecord
+    row = parse_record(location, record, schema, style=style, source=source)
+    docs = row.docs if isinstance(row, _GroundedRecord) else []
+    if not row.answers and any(doc.answers_found != [] for doc in docs):
+        raise wrong_field(location, "answers", [], "an answer, or answers_found [] in all docs")
+    if row.answers and not blank_answers and not any(normalize(alias) for aliases in row.answers for alias in aliases):
+        raise UserError(f"{location}: answers are only punctuation and articles; expected another word or digit")
+    answers = tuple(map(tuple, row.answers))
+    digest = hashlib.sha256(json.dumps([row.question, answers], ensure_ascii=False).encode()).hexdigest()
+    return Example(
+        id=f"{row.source}-{digest[:12]}" if row.id is None else str(row.id),
+        question=row.question,
+        passages=tuple(Passage(title=doc.title, text=doc.text) for doc in docs),
+        answers=answers,
+        found=tuple(_flags(f"{location}: docs[{n}]", doc, answers, row.style) for n, doc in enumerate(docs)),
+        style=row.style,
+        source=row.source,
+        extra={name: value for name, value in record.items() if name not in KNOWN and value is not None},
+    )
 
 
-def read_records(source: str | Path) -> Iterator[tuple[str, Record]]:
-    """Every record with its place as messages name it: `data.jsonl:3`, or `data.json, record 3`; never without any."""
-    rows = _hub_rows(str(source)) if str(source).startswith(HUB) else file_rows(Path(source))
-    empty = True
-    for place, row in rows:
-        if not isinstance(row, Mapping):
-            raise UserError(f"{place}: a record is {type(row).__name__}; expected an object with {_FIELDS}")
-        empty = False
-        yield place, cast(Record, row)
-    if empty:
-        raise UserError(f"{source}: holds no records; expected at least one with {_FIELDS}")
+def _flags(location: str, doc: _Doc, answers: Sequence[tuple[str, ...]], style: Style) -> tuple[bool, ...]:
+    """Which answers a passage holds: as the record says, else by containment."""
+    if doc.answers_found is None:
+        if (
+            style == "claims"
+        ):  # containment finds no claim, so that every question would silently be taught as a refusal
+            raise wrong_field(location, "answers_found", None, "1 per claim that the text entails, else 0")
+        return tuple(contains(doc.text, aliases) for aliases in answers)
+    if len(doc.answers_found) != len(answers):
+        raise UserError(
+            f"{location}: answers_found has {len(doc.answers_found)} entries; "
+            f"expected {len(answers)} of 0 or 1, one per answer"
+        )
+    return tuple(doc.answers_found)
+
+
+def to_record(example: Example) -> dict[str, object]:
+    """The record of an example, which `read_example` reads back."""
+    docs = [
+        {"title": passage.title, "text": passage.text, "answers_found": [int(flag) for flag in row]}
+        for passage, row in zip(example.passages, example.found, strict=True)
+    ]
+    return {
+        **example.extra,
+        "id": example.id,
+        "question": example.question,
+        "answers": [list(spellings) for spellings in example.answers],
+        "docs": docs,
+        "style": example.style,
+        "source": example.source,
+    }
+
+
+def with_unique_id(example: Example, seen: Container[str]) -> Example:
+    """The example, with -2, -3 and so on behind its id if that is taken."""
+    copies = (f"{example.id}-{copy}" for copy in itertools.count(2))
+    return replace(example, id=next(key for key in itertools.chain([example.id], copies) if key not in seen))
 
 
 def train_heldout_split(
@@ -165,9 +214,8 @@ def train_heldout_split(
 ) -> tuple[list[Example], list[Example]]:
     """(training, held-out) examples, each in the given order.
 
-    The side is decided by the sha256 of the salt and the normalized question, which is what identifies a question: all
-    forms and all copies of it, from whichever file and with whichever id, land on one side, and a question keeps its
-    side when examples are added, dropped or reordered. `held_out` is thus the expected share, hit exactly only by luck.
+    The sha256 of the salt and the normalized question decides. All variants and copies of a question are thus on one
+    side, and a question keeps its side when examples are added, dropped or reordered. `held_out` is the expected share.
     """
     if not 0 <= held_out < 1:
         raise UserError(f"held_out = {held_out} is no share; expected 0 <= held_out < 1")
@@ -177,150 +225,3 @@ def train_heldout_split(
         digest = hashlib.sha256(f"{salt}\n{key}".encode()).digest()
         sides[int.from_bytes(digest[:8]) < held_out * 2**64].append(example)
     return sides
-
-
-def _hub_rows(source: str) -> Iterator[tuple[str, object]]:
-    name, _, rest = source.removeprefix(HUB).partition(":")
-    config, _, part = rest.rpartition("/")
-    try:
-        import datasets
-        from datasets.exceptions import DatasetsError
-    except ImportError as error:
-        raise UserError(f"{source}: needs the datasets package; install it, or give a local file") from error
-    try:
-        rows = datasets.load_dataset(name, config or None, split=part or "train")
-    except (OSError, ValueError, DatasetsError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{source}: {reason}; expected hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIG/SPLIT") from error
-    for number, row in enumerate(cast(Iterable[object], rows), 1):
-        yield f"{source}, record {number}", row
-
-
-def read_example(place: str, record: Record, *, style: Style, source: str, blank_answers: bool = False) -> Example:
-    """The example in one record; `style` and `source` are for a record that states none of its own.
-
-    Answers that all normalize to nothing cannot be learned and are refused, unless `blank_answers`: a file that only
-    has to be scored is taken as it is.
-    """
-    if "ctxs" in record and record.get("docs") is None:
-        raise _wrong(place, "docs", "is missing but ctxs is there", "docs (ctxs are for curriculum.build)")
-    question = text_field(place, record, "question")
-    style, source = _style(place, record, style, source)
-    docs = _docs(place, record, style)
-    labelled = all(doc.get("answers_found") == [] for doc in docs)  # a closed question has no docs
-    answers = _answers(place, record, style, empty_allowed=labelled)
-    if answers and not blank_answers and not any(normalize(alias) for aliases in answers for alias in aliases):
-        raise _wrong(place, "answers", "are only punctuation and articles", "one with another word or digit")
-    passages, found = list[Passage](), list[tuple[bool, ...]]()
-    for n, doc in enumerate(docs):
-        where = f"{place}: docs[{n}]"
-        title = text_field(where, doc, "title", empty=True)
-        passages.append(Passage(title=title, text=text_field(where, doc, "text")))
-        found.append(_flags(where, doc, passages[-1].text, answers, style))
-    given = record.get("id")
-    if given is not None and (isinstance(given, bool) or not isinstance(given, str | int) or given == ""):
-        raise _wrong(place, "id", f"is {given!r}", "a string, a whole number or no id")
-    digest = hashlib.sha256(json.dumps([question, answers], ensure_ascii=False).encode()).hexdigest()
-    key = f"{source}-{digest[:12]}" if given is None else str(given)
-    return Example(
-        id=key,
-        question=question,
-        passages=tuple(passages),
-        answers=answers,
-        found=tuple(found),
-        style=style,
-        source=source,
-    )
-
-
-def _style(place: str, record: Record, style: Style, source: str) -> tuple[Style, str]:
-    kind = record.get("data_type")
-    if kind is not None:
-        if not isinstance(kind, str) or kind.lower() not in DATA_TYPES:
-            raise _wrong(place, "data_type", f"is {kind!r}", f"one of {', '.join(DATA_TYPES)}")
-        style, source = DATA_TYPES[kind.lower()], kind.lower()
-    if record.get("style") is not None:
-        if record["style"] not in STYLES:
-            raise _wrong(place, "style", f"is {record['style']!r}", f"one of {', '.join(STYLES)}")
-        style = cast(Style, record["style"])
-    if record.get("source") is not None:
-        source = text_field(place, record, "source")
-    return style, source
-
-
-def _answers(place: str, record: Record, style: Style, *, empty_allowed: bool) -> tuple[tuple[str, ...], ...]:
-    value = record.get("answers")
-    if not isinstance(value, list):
-        raise _wrong(place, "answers", _state(value), _ANSWERS)
-    rows = cast(list[object], value)
-    if not rows and not empty_allowed:
-        raise _wrong(place, "answers", "is empty", f"{_ANSWERS} (or answers_found [] in all docs)")
-    if rows and all(isinstance(row, str) for row in rows):
-        rows = [rows] if style in ("prose", "closed") else [[row] for row in rows]
-    for number, row in enumerate(rows):
-        if not isinstance(row, list) or not row or not all(isinstance(alias, str) for alias in cast(list[object], row)):
-            raise _wrong(place, f"answers[{number}]", f"is {row!r:.60}", _ANSWERS)
-    return tuple(tuple(row) for row in cast(list[list[str]], rows))
-
-
-def _docs(place: str, record: Record, style: Style) -> list[Record]:
-    value = record.get("docs")
-    if style == "closed":
-        if value:
-            raise _wrong(place, "docs", "is given in closed style", f"no docs, or a style of {', '.join(STYLES[:-1])}")
-        return []
-    valid = "a list of objects with title, text and answers_found"
-    if not isinstance(value, list) or not value:
-        raise _wrong(place, "docs", "is empty" if value == [] else _state(value), valid)
-    for number, doc in enumerate(cast(list[object], value)):
-        if not isinstance(doc, Mapping):
-            raise _wrong(place, f"docs[{number}]", _state(doc), valid)
-    return cast(list[Record], value)
-
-
-def _flags(place: str, doc: Record, text: str, answers: Sequence[tuple[str, ...]], style: Style) -> tuple[bool, ...]:
-    value = doc.get("answers_found")
-    if value is None:
-        if style == "claims":
-            # containment finds no sentence-long claim, so each question would silently become one to refuse
-            raise _wrong(place, "answers_found", "is missing", "1 per claim that the text entails, else 0")
-        return tuple(contains(text, aliases) for aliases in answers)
-    valid = f"{len(answers)} of 0 or 1, one per answer"
-    if not isinstance(value, list):
-        raise _wrong(place, "answers_found", _state(value), valid)
-    flags = cast(list[object], value)
-    if len(flags) != len(answers):
-        raise _wrong(place, "answers_found", f"has {len(flags)} entries", valid)
-    if not all(flag in (0, 1) for flag in flags):
-        raise _wrong(place, "answers_found", f"is {flags!r:.60}", valid)
-    return tuple(flag == 1 for flag in flags)
-
-
-def text_field(place: str, record: Record, field: str, *, empty: bool = False) -> str:
-    """The string in `record[field]`; a missing, blank (unless `empty`) or other value is an `UserError` at `place`."""
-    value = record.get(field)
-    if not isinstance(value, str):
-        raise _wrong(place, field, _state(value), "a string")
-    if not empty and not value.strip():
-        raise _wrong(place, field, "is empty", "a string with text")
-    return value
-
-
-def with_unique_id(example: Example, seen: Container[str]) -> Example:
-    """The example, with -2, -3 and so on behind its id where that is taken."""
-    copies = (f"{example.id}-{copy}" for copy in itertools.count(2))
-    return replace(example, id=next(key for key in itertools.chain([example.id], copies) if key not in seen))
-
-
-def source_name(source: str | Path) -> str:
-    """What a source is called where its records do not say: `hub:NAME` is NAME, `data/musique.jsonl.gz` "musique"."""
-    text = str(source)
-    return text.removeprefix(HUB) if text.startswith(HUB) else Path(text).name.partition(".")[0]
-
-
-def _state(value: object) -> str:
-    return "is missing" if value is None else f"is {type(value).__name__}"
-
-
-def _wrong(place: str, field: str, problem: str, valid: str) -> UserError:
-    return UserError(f"{place}: {field} {problem}; expected {valid}")

@@ -17,15 +17,16 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curriculum.build import build_from_qa
-from curriculum.datasets.qa_formats import read_pool, read_questions
+from curriculum.builder import build_from_qa
+from curriculum.datasets.qa_formats import read_passages, read_questions
+from curriculum.sources import detect_format
 from eval.answer_extraction import DefaultProtocol, TrustEvalProtocol, make_splitter, rule_based_splitter
 from eval.answer_scores import score_answers
 from eval.predictions import Prediction, read_predictions
 from eval.trust_score import scores
 from grpo.checkpointing import store as snapshot
 from grpo.config import dump, load
-from grpo.data.example import STYLES, Example, Passage, detect_format, load_examples, train_heldout_split
+from grpo.data.example import STYLES, Example, Passage, load_examples, train_heldout_split
 from grpo.policy.optimizer_state import read_counts, read_parameter
 from grpo.telemetry.run_logger import make_run_folder
 from grpo.types import Completion, Group
@@ -168,9 +169,9 @@ def files(draw):
 READERS = (
     lambda path: train_heldout_split(load_examples(path, style="list")),
     lambda path: train_heldout_split(load_examples(path)),
-    detect_format,
+    lambda path: detect_format(str(path)),
     lambda path: list(read_questions(path)),
-    lambda path: list(read_pool(path)),
+    lambda path: list(read_passages(path)),
     lambda path: build_from_qa(path, passages=2, max_words=5),
     lambda path: build_from_qa(path, passages=1, unanswerable=0.0, pool=path),
 )

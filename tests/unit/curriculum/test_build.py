@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from curriculum.build import BuildReport, build_from_qa
+from curriculum.builder import BuildReport, build_from_qa
 from grpo.data.example import Example, train_heldout_split
 from grpo.data.text import contains
 from grpo.errors import UserError
@@ -169,10 +169,11 @@ GOOD = record("who", ["Ada Quill"], "Ada Quill it was.")
 BAD: list[tuple[dict[str, object], str]] = [
     ({**GOOD, "question": None}, r"qa\.jsonl:1: question is missing; expected a string"),
     ({**GOOD, "answers": "Ada"}, r"qa\.jsonl:1: answers is 'Ada'; expected a list of accepted spellings"),
-    ({**GOOD, "ctxs": None}, r"qa\.jsonl:1: ctxs is None; expected a list of objects with title, text and isgold"),
+    ({**GOOD, "ctxs": None}, r"qa\.jsonl:1: no passages; expected ctxs"),
+    ({**GOOD, "ctxs": "x"}, r"qa\.jsonl:1: ctxs is 'x'; expected a list of objects with title, text and isgold"),
     ({**GOOD, "ctxs": []}, r"qa\.jsonl:1: ctxs has 0 gold passages; expected exactly one"),
     ({**GOOD, "ctxs": [{"title": "", "text": "x"}] * 2}, r"qa\.jsonl:1: ctxs has 0 gold passages"),
-    ({**GOOD, "ctxs": [{"title": "", "isgold": True}]}, r"qa\.jsonl:1: ctxs: text is missing; expected a string"),
+    ({**GOOD, "ctxs": [{"title": "", "isgold": True}]}, r"qa\.jsonl:1: ctxs\[0\]\.text is missing; expected a list"),
     (record("who", ["Nobody"], "Someone."), "no question can be used"),
     (GOOD, r"passages = 3, but it has 1 usable ones; expected at most that"),
 ]

@@ -6,11 +6,13 @@ from collections import Counter
 
 import pytest
 
+from curriculum.datasets import closed_book, grounded
 from curriculum.datasets.closed_book import describe_counts, drop_repeated, load_closed_book
-from curriculum.jsonl import to_record, write_jsonl
 from curriculum.mixing import mix
+from curriculum.sources import detect_format
 from grpo.config import load
-from grpo.data.example import Example, detect_format, load_examples, read_records
+from grpo.data.example import Example, load_examples, to_record
+from grpo.data.files import read_records, write_jsonl
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from launch.builders.assemble import all_examples
@@ -75,7 +77,7 @@ def tsv(rows):
 )
 def test_each_source_is_read_by_its_fields(tmp_path, name, content, source, expected):
     path = write(tmp_path, name, content)
-    assert detect_format(path) == "closed_book"
+    assert detect_format(path) is closed_book
     examples, dropped = load_closed_book(path)
     assert [(e.question, e.answers[0] if e.answers else None) for e in examples] == expected
     assert {(e.style, e.source, e.passages) for e in examples} == {("closed", source, ())}
@@ -95,7 +97,7 @@ def test_the_hubs_fields_come_through_datasets(tmp_path, monkeypatch):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / name / "test.jsonl").write_text(lines, encoding="utf-8")
         source = f"hub:{tmp_path / name}:test"
-        assert detect_format(source) == "closed_book"
+        assert detect_format(source) is closed_book
         found[name] = [(e.question, e.answers) for e in load_closed_book(source)[0]]
     assert found["trivia"] == [("Who won?", (("Ada Moss", "Moss, Ada"),))]
     assert found["self"][1:] == [("Why is there luck?", ()), ("Is time kind?", ())]
@@ -107,14 +109,17 @@ def test_the_hubs_fields_come_through_datasets(tmp_path, monkeypatch):
         ({"question": "Q?", "possible_answers": "poet"}, r"record 1: possible_answers is 'poet'; expected a list"),
         ({"question": "Q?", "possible_answers": [1]}, r"possible_answers is \[1\]; expected a list of accepted"),
         ({"question": "Q?", "answerable": True, "answer": "Moss"}, r"answer is 'Moss'; expected a list of accepted"),
-        ({"question": "Q?", "answerable": True, "answer": []}, r"answer is \[\]; expected a list of accepted"),
+        ({"question": "Q?", "answerable": True, "answer": []}, r"answer is empty; expected a list of accepted"),
         ({"question": "Q?", "answerable": "yes", "answer": ["a"]}, r"answerable is 'yes'; expected true or false"),
         ({"question": "Q?", "answerable": False, "answer": ["a"]}, r"answer is \['a'\]; expected null, since"),
-        ({"question": "Q?", "answer": {"value": "A", "aliases": "B"}}, r"answer.aliases is 'B'; expected a list"),
-        ({"question": "Q?", "answer": {"aliases": ["B"]}}, r"record 1: answer: value is missing; expected a string"),
+        (
+            {"question": "Q?", "answer": {"value": "A", "aliases": "B"}},
+            r"answer is {'value': .*; expected an object with",
+        ),
+        ({"question": "Q?", "answer": {"aliases": ["B"]}}, r"answer is {'aliases': .*; expected an object with"),
         ({"problem": "", "answer": "A"}, r"problem is empty; expected a string with text"),
         ({"problem": "Q?"}, r"record 1: answer is missing; expected a string"),
-        ({"question": "Q?", "golden_answer": ["A"]}, r"golden_answer is list; expected a string"),
+        ({"question": "Q?", "golden_answer": ["A"]}, r"golden_answer is \['A'\]; expected a string"),
         ({"question": "Q?", "text": "A"}, r"not a closed-book question; expected problem \(SimpleQA\), poss"),
     ],
 )
@@ -183,7 +188,7 @@ def test_sources_are_mixed_evenly_and_give_what_they_have(sources, capsys):
 def test_a_question_without_an_answer_survives_a_file(tmp_path, sources):
     examples = load_closed_book(sources[2])[0]
     write_jsonl(tmp_path / "kept.jsonl", map(to_record, examples))
-    assert detect_format(tmp_path / "kept.jsonl") == "grounded"
+    assert detect_format(str(tmp_path / "kept.jsonl")) is grounded
     assert load_examples(tmp_path / "kept.jsonl") == examples
 
 

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from curriculum.build import build_from_qa, main
+from curriculum import builder
+from curriculum.build import main
+from curriculum.builder import build_from_qa
 from curriculum.datasets.qa_formats import read_questions
-from curriculum.truncate import truncate_passage
+from curriculum.sources import detect_format
+from curriculum.transforms import truncate_passage
 from grpo.config import load
-from grpo.data.example import Passage, detect_format, load_examples
+from grpo.data.example import Passage, load_examples
 from grpo.data.text import contains
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
@@ -67,7 +70,7 @@ def true_to_text(example):
 @pytest.mark.parametrize("record", [HOTPOT, MUSIQUE], ids=["hotpot", "musique"])
 def test_all_of_the_support_is_shown_and_none_of_it_where_it_is_to_be_refused(tmp_path, pool, record):
     path = write(tmp_path / "q.json", [record])
-    assert detect_format(path) == "question_answer"
+    assert detect_format(str(path)) is builder
     (with_gold, without), report = build_from_qa(path, passages=4, pool=pool, source="hop")
     titles = [{p.title for p in e.passages} for e in (with_gold, without)]
     assert titles[0] == {"Low Tide", "Orvale", "Quenby", "High Tide"}  # its own distractors come first
@@ -109,10 +112,12 @@ def test_a_question_without_any_form_is_dropped_and_counted(tmp_path):
     lost = {**LOG, "question": "Who led Quenby?", "passages": ["Not known."]}
     path = write(tmp_path / "q.json", [{**LOG, "passages": LOG["passages"][1:]}, lost])
     examples, report = build_from_qa(path, passages=2, unanswerable=0.0)
-    assert (report.read, report.kept, report.dropped) == (2, 1, {"with too few passages for either form": 1})
+    assert (report.read, report.kept, report.dropped) == (2, 1, {"with too few passages for either variant": 1})
     assert (len(examples), report.answerable, report.without_refusal) == (1, 1, 1)
     others = write(tmp_path / "others.json", [{"title": "T", "text": text} for text in LOG["passages"][1:]])
-    with pytest.raises(UserError, match=r"no question can be used \(\{'with too few passages for either form': 1\}\)"):
+    with pytest.raises(
+        UserError, match=r"no question can be used \(\{'with too few passages for either variant': 1\}\)"
+    ):
         build_from_qa(write(tmp_path / "r.json", [lost]), passages=2, pool=others)
 
 
@@ -154,14 +159,17 @@ def test_passages_without_an_answer_are_cut_anywhere():
     ("record", "message"),
     [
         ({"question": "Who?"}, r"record 1: no passages; expected ctxs \(NQ\), context \(HotpotQA\), paragraphs"),
-        ({**HOTPOT, "context": [["T", "text"]]}, r"record 1: context has 'text'; expected a list of pairs"),
+        ({**HOTPOT, "context": [["T", "text"]]}, r"record 1: context\[0\]\[1\] is 'text'; expected a list of pairs"),
         ({**HOTPOT, "supporting_facts": "T"}, r"record 1: supporting_facts is 'T'; expected a list of pairs"),
         ({**MUSIQUE, "answer_aliases": "A"}, r"record 1: answer_aliases is 'A'; expected a list of accepted spellings"),
-        ({**MUSIQUE, "paragraphs": [{"title": "T"}]}, r"record 1: paragraphs: paragraph_text is missing"),
-        ({**LOG, "passages": []}, r"record 1: passages is \[\]; expected a list of strings"),
-        ({**LOG, "passages": [3]}, r"record 1: passages is \[3\]; expected a list of objects with title, text"),
+        ({**MUSIQUE, "paragraphs": [{"title": "T"}]}, r"record 1: paragraphs\[0\].paragraph_text is missing"),
+        ({**LOG, "passages": []}, r"record 1: passages is empty; expected a list of strings"),
+        (
+            {**LOG, "passages": [3]},
+            r"record 1: passages\[0\] is 3; expected a list of strings, or of objects with title",
+        ),
         ({**LOG, "answer": None}, r"record 1: answer is missing; expected a string"),
-        ({**LOG, "answers": [["Ada"]]}, r"record 1: answers is \[\['Ada'\]\]; expected a list of accepted spellings"),
+        ({**LOG, "answers": [["Ada"]]}, r"record 1: answers\[0\] is \['Ada'\]; expected a list of accepted spellings"),
     ],
 )
 def test_records_of_the_wrong_shape(tmp_path, record, message):
@@ -221,7 +229,7 @@ def test_the_command_writes_examples_and_a_report(tmp_path, pool, capsys, monkey
     assert (report["read"], report["kept"], report["answerable"], report["unanswerable"]) == (1, 1, 1, 1)
     assert "1 questions, 1 kept (dropped: none)" in capsys.readouterr().out
     assert main([*arguments, "--passages", "4"]) == 2
-    assert "out.jsonl is there already and is not overwritten" in capsys.readouterr().out
+    assert "out.jsonl exists and is not overwritten" in capsys.readouterr().out
     small = [str(tmp_path / "q.json"), "--out", str(tmp_path / "b.jsonl"), "--passages", "5"]
     assert main(small) == 2
     assert "passages = 5, but it has 4 usable ones; expected at most that or a --pool" in capsys.readouterr().out

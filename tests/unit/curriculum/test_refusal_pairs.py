@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from curriculum.datasets.world import held, make_world
+from curriculum.datasets.world import make_world
 from curriculum.reference_answers import reference_answer
 from curriculum.refusal_pairs import add_unanswerable_twins, unanswerable_twin
 from curriculum.samplers import EpochSampler
+from curriculum.transforms import answers_in
 from grpo.data.text import REFUSAL, normalize
 from grpo.errors import UserError
 
@@ -24,7 +25,7 @@ def test_a_twin_asks_the_same_of_passages_that_know_nothing_of_it():
         assert reference_answer(other) == REFUSAL
         assert len(other.passages) == len(other.found) == 3
         for passage in other.passages:
-            assert not any(held(example.style, example.answers, passage))
+            assert not any(answers_in(example.style, example.answers, passage))
             assert f" {normalize(passage.title)} " not in f" {normalize(example.question)} "
 
 
@@ -56,7 +57,7 @@ def test_where_titles_tell_nothing_only_the_answers_count(title: str):
     ]
     other = unanswerable_twin(alike[0], alike, random.Random(0))
     assert other.passages != alike[0].passages
-    assert not any(any(held("prose", other.answers, passage)) for passage in other.passages)
+    assert not any(any(answers_in("prose", other.answers, passage)) for passage in other.passages)
 
 
 def test_what_cannot_be_made_is_refused():

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curriculum.datasets.world import make_world
-from curriculum.jsonl import to_record, write_jsonl
 from curriculum.mixing import mix
 from curriculum.transforms import add_distractors, apply_transforms, drop_support, shuffle_passages
 from grpo.config import load
-from grpo.data.example import Example, Passage, load_examples
+from grpo.data.example import Example, Passage, load_examples, to_record
+from grpo.data.files import write_jsonl
 from grpo.data.text import contains
 from grpo.errors import UserError
 from grpo.telemetry.console import Console

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo.data.example import Example, detect_format, load_examples, train_heldout_split
+from grpo.data.example import Example, load_examples, to_record, train_heldout_split
 from grpo.errors import UserError
 
 DOC = {"title": "Ali Daei", "text": "Ali Daei scored 109 goals.", "answers_found": [1, 0]}
@@ -27,7 +27,6 @@ def test_every_ending_gives_the_same_examples(tmp_path: Path, name: str) -> None
     assert example.found == ((True, False),)
     assert example.style == "prose"
     assert (example.id, example.source) == ("a-7e218bf7c536", "a")
-    assert detect_format(tmp_path / name) == "grounded"
 
 
 def test_labels_are_computed_only_where_they_are_missing(tmp_path: Path) -> None:
@@ -63,7 +62,6 @@ def test_closed_questions_need_no_docs(tmp_path: Path) -> None:
     (example,) = load_examples(path)
     assert example.passages == ()
     assert example.answerable
-    assert detect_format(path) == "grounded"
 
 
 def test_a_question_over_other_docs_gets_a_numbered_id(tmp_path: Path) -> None:
@@ -94,29 +92,29 @@ def doc(**changes: object) -> dict[str, object]:
 BAD_RECORDS: list[tuple[object, list[str]]] = [
     (without("question"), ["question is missing", "expected a string"]),
     ({**GOOD, "question": " "}, ["question is empty"]),
-    ({**GOOD, "question": 3}, ["question is int", "a string"]),
+    ({**GOOD, "question": 3}, ["question is 3", "a string"]),
     (without("answers"), ["answers is missing", '[["Paris", "City of Paris"]]']),
-    ({**GOOD, "answers": "Daei"}, ["answers is str", "list of lists"]),
+    ({**GOOD, "answers": "Daei"}, ["answers is 'Daei'", "list of lists"]),
     ({**GOOD, "answers": []}, ["answers is empty"]),
-    ({**GOOD, "answers": [["Daei"], []]}, ["answers[1] is []"]),
-    ({**GOOD, "answers": [["Daei"], [1937]]}, ["answers[1] is [1937]"]),
+    ({**GOOD, "answers": [["Daei"], []]}, ["answers[1] is empty"]),
+    ({**GOOD, "answers": [["Daei"], [1937]]}, ["answers[1][0] is 1937"]),
     ({**GOOD, "answers": [["..."], ["the", "?"]]}, ["answers are only punctuation and articles"]),
     (without("docs"), ["docs is missing", "list of objects with title, text"]),
     ({**GOOD, "docs": []}, ["docs is empty"]),
-    ({**GOOD, "docs": ["text"]}, ["docs[0] is str"]),
-    ({**without("docs"), "ctxs": []}, ["docs is missing but ctxs is there", "curriculum.build"]),
-    (doc(text=None), ["docs[1]: text is missing"]),
-    (doc(title=1), ["docs[1]: title is int"]),
+    ({**GOOD, "docs": ["text"]}, ["docs[0] is 'text'"]),
+    ({**without("docs"), "ctxs": []}, ["docs is missing", "(the record has question, answers, ctxs)"]),
+    (doc(text=None), ["docs[1].text is missing"]),
+    (doc(title=1), ["docs[1].title is 1"]),
     (doc(answers_found=[1]), ["docs[1]: answers_found has 1 entries", "2 of 0 or 1, one per answer"]),
-    (doc(answers_found=[1, 2]), ["docs[1]: answers_found is [1, 2]", "2 of 0 or 1"]),
-    (doc(answers_found="10"), ["docs[1]: answers_found is str"]),
+    (doc(answers_found=[1, 2]), ["docs[1].answers_found[1] is 2", "one 0 or 1 per answer"]),
+    (doc(answers_found="10"), ["docs[1].answers_found is '10'"]),
     ({**doc(answers_found=None), "style": "claims"}, ["docs[1]: answers_found is missing", "1 per claim"]),
     ({**GOOD, "style": "poem"}, ["style is 'poem'", "prose, list, claims, closed"]),
     ({**GOOD, "data_type": "nq"}, ["data_type is 'nq'", "asqa, qampari, eli5, expertqa"]),
-    ({**GOOD, "style": "closed"}, ["docs is given in closed style", "prose, list, claims"]),
-    ({**GOOD, "id": True}, ["id is True", "a string, a whole number or no id"]),
-    ({**GOOD, "id": ""}, ["id is ''"]),
-    (["question"], ["a record is list", "question, answers and docs"]),
+    ({**GOOD, "style": "closed"}, ["docs is [{", "no docs in closed style"]),
+    ({**GOOD, "id": True}, ["id is True", "a string, a whole number, or no id"]),
+    ({**GOOD, "id": ""}, ["id is empty"]),
+    (["question"], ["a record is list", "an object"]),
 ]
 
 
@@ -180,11 +178,11 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         load_examples(tmp_path)
 
 
-def test_shape_tells_question_answer_pairs_apart(tmp_path: Path) -> None:
-    pair = {"question": "Who?", "answers": ["Daei"], "ctxs": [{"title": "", "text": "Daei"}]}
-    assert detect_format(write(tmp_path / "a.jsonl", pair)) == "question_answer"
-    with pytest.raises(UserError, match=r"b\.jsonl:1: docs is missing; expected docs .* or ctxs .* closed-book"):
-        detect_format(write(tmp_path / "b.jsonl", {"question": "Who?"}))
+def test_other_fields_of_a_record_are_kept(tmp_path: Path) -> None:
+    record = {**GOOD, "id": "q", "style": "prose", "source": "t", "topic": "sport", "empty": None}
+    (example,) = load_examples(write(tmp_path / "a.jsonl", record))
+    assert example.extra == {"topic": "sport"}
+    assert to_record(example) == {name: value for name, value in record.items() if value is not None}
 
 
 def test_hub_data_sets_load_through_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +196,6 @@ def test_hub_data_sets_load_through_datasets(tmp_path: Path, monkeypatch: pytest
     assert first.id == "q"
     assert first.found == ((True, False),)
     assert second.found == ((False, True),)
-    assert detect_format(f"hub:{folder}") == "grounded"
     with pytest.raises(UserError, match=r"test.*expected hub:NAME, hub:NAME:SPLIT"):
         load_examples(f"hub:{folder}:test")
 

@@ -7,7 +7,7 @@ import pytest
 from grpo.config import describe, dump, load
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from launch.builders.data import examples_of
+from launch.builders.data import all_examples
 from launch.config.recipe import Recipe
 from launch.planner.report import batch_plan
 
@@ -55,9 +55,7 @@ def test_a_share_by_stage():
         with pytest.raises(UserError, match=r"data.unrelated = .*: valid: a share from 0 to 1, or one for each stage"):
             load(Recipe, [f"--data.unrelated={wrong}"])
     questions = {
-        (stage, share): examples_of(
-            "world", load(Recipe, [f"--run.stage={stage}", f"--data.unrelated={share}"]), Console()
-        )
+        (stage, share): all_examples(load(Recipe, [f"--run.stage={stage}", f"--data.unrelated={share}"]), Console())
         for stage in ("stage1", "stage2")
         for share in ("0.8", "1.0", "{default=0.8,stage2=1.0}")
     }
