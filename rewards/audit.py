@@ -53,7 +53,7 @@ PASSAGES = (
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question with the honest answer, which is the refusal sentence where no passage holds an answer."""
+    """A question with its honest answer, the refusal sentence where no passage holds an answer."""
 
     example: Example
     honest: str
@@ -75,7 +75,7 @@ class Row:
         return (self.answerable + self.unanswerable) / 2
 
     def compared_with(self, honest: "Row") -> str:
-        """ "beats" or "ties" if the policy earns more than honesty or as much, in a mixed group or alone; else ""."""
+        """Whether the policy earns more than honesty ("beats") or as much ("ties"), in a mixed group or alone."""
         slack = 1e-9
         gain = max(self.mean - honest.mean, self.alone - honest.alone)
         return "beats" if gain > slack else "ties" if gain > -slack else ""
@@ -183,8 +183,7 @@ TAGS_ONLY = "tags only"
 
 def audit(config: RewardConfig, *, reasoning: bool, judge: Judge | None = None) -> list[Row]:
     """The rows of all policies, best mean first, and of equals the honest one. `judge` replaces `config.judge`."""
-    built_in = {name: weight for name, weight in config.weights.items() if ":" not in name}
-    score = RewardScorer(config.model_copy(update={"weights": built_in}), reasoning=reasoning, judge=judge)
+    score = RewardScorer(config, reasoning=reasoning, judge=judge, custom=())
     names = [*POLICIES, *([TAGS_ONLY] if reasoning else [])]
     texts = [[_completion(name, question, reasoning=reasoning) for name in names] for question in QUESTIONS]
     groups = [_group(question, row) for question, row in zip(QUESTIONS, texts, strict=True)]

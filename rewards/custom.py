@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -34,7 +33,6 @@ MIN_CALLS = 20
 """Below this number of calls, the share of failures is taken as if there had been as many."""
 
 COLUMNS = ("prompts", "completions", "completion_ids", "question", "answers", "docs", "style", "source")
-FORMS = "f(example, completions) or f(prompts, completions, **columns)"
 
 
 def per_answer(function: Callable[[Example, Completion], float | None]) -> Reward:
@@ -73,21 +71,11 @@ def trl_columns(
     }
 
 
-@dataclass(frozen=True, slots=True)
-class TrlReward:
-    """A function written for TRL as a `Reward`, called with the columns in `wanted`."""
+def load_reward(path: str, *, conversational: bool = False) -> tuple[Reward, bool]:
+    """The function at "package.module:function" as a `Reward`, and whether it was written for TRL.
 
-    function: Callable[..., Any]
-    wanted: tuple[str, ...]
-    conversational: bool
-
-    def __call__(self, example: Example, completions: Sequence[Completion]) -> Values:
-        columns = trl_columns(example, completions, conversational=self.conversational)
-        return self.function(**{name: columns[name] for name in self.wanted})
-
-
-def load_reward(path: str, *, conversational: bool = False) -> Reward:
-    """The function at "package.module:function" as a `Reward`; UserError if it cannot be loaded or called."""
+    UserError if it cannot be loaded or called.
+    """
     module, _, name = path.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
@@ -100,38 +88,39 @@ def load_reward(path: str, *, conversational: bool = False) -> Reward:
     if inspect.iscoroutinefunction(function):
         raise UserError(f"reward {path!r} is an async function; valid: a plain one, which may call asyncio.run")
     signature = inspect.signature(function)
-    names = list(signature.parameters)
+    parameters = list(signature.parameters.values())
+    names = [parameter.name for parameter in parameters]
     if names[:1] == ["completions"] or any(name in COLUMNS for name in names if name != "completions"):
-        return TrlReward(function, _wanted_columns(path, signature), conversational)
+        return _trl_reward(path, function, parameters, conversational=conversational), True
     try:
         signature.bind(None, None)
     except TypeError:
-        raise UserError(f"reward {path!r} takes {signature}; valid: {FORMS}") from None
-    return cast(Reward, function)
+        valid = "f(example, completions) or f(prompts, completions, **columns)"
+        raise UserError(f"reward {path!r} takes {signature}; valid: {valid}") from None
+    return cast(Reward, function), False
 
 
-def _wanted_columns(path: str, signature: inspect.Signature) -> tuple[str, ...]:
-    """The columns a function for TRL is called with: all if it takes `**columns`, else those that it names."""
-    parameters = signature.parameters.values()
+def _trl_reward(
+    path: str, function: Callable[..., Any], parameters: Sequence[inspect.Parameter], *, conversational: bool
+) -> Reward:
+    """Calls a function written for TRL with all columns if it takes `**columns`, else with those that it names."""
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if unknown := [p.name for p in named if p.name not in COLUMNS and p.default is p.empty]:
         raise UserError(f"reward {path!r} asks for {', '.join(unknown)}; valid columns: {', '.join(COLUMNS)}")
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    return COLUMNS if takes_all else tuple(p.name for p in named if p.name in COLUMNS)
+    wanted = COLUMNS if takes_all else [p.name for p in named if p.name in COLUMNS]
+
+    def reward(example: Example, completions: Sequence[Completion]) -> Values:
+        columns = trl_columns(example, completions, conversational=conversational)
+        return function(**{name: columns[name] for name in wanted})
+
+    return reward
 
 
 def load_custom_rewards(config: RewardConfig) -> list["CustomReward"]:
     """The reward functions that `config.weights` names; UserError if one cannot be loaded."""
-    custom = [
-        CustomReward(
-            path,
-            timeout=config.timeout,
-            failure_limit=config.failure_limit,
-            conversational=config.trl_conversational,
-        )
-        for path in config.weights
-        if ":" in path
-    ]
+    paths = [name for name in config.weights if ":" in name]
+    custom = [CustomReward(path, config) for path in paths]
     if config.trl_conversational and not any(reward.for_trl for reward in custom):
         raise UserError(
             "reward.trl_conversational = true, and no function in reward.weights is written for TRL; "
@@ -148,17 +137,12 @@ class CustomReward:
     least MIN_CALLS, so that the default 0.1 forgives the first two failures, and 0 none).
     """
 
-    def __init__(self, path: str, *, timeout: float, failure_limit: float, conversational: bool = False) -> None:
+    def __init__(self, path: str, config: RewardConfig) -> None:
         self.path = path
-        self._reward = load_reward(path, conversational=conversational)
-        self._timeout, self._failure_limit = timeout, failure_limit
+        self._config = config  # timeout, failure_limit, trl_conversational
+        self._reward, self.for_trl = load_reward(path, conversational=config.trl_conversational)
         self._calls = self._failures = self._new_failures = 0
         self._first_failure = ""
-
-    @property
-    def for_trl(self) -> bool:
-        """Whether the function was written for TRL."""
-        return isinstance(self._reward, TrlReward)
 
     def start(self, example: Example, completions: Sequence[Completion]) -> Callable[[], Values]:
         """Begin to score a group. The function that is returned waits for the values, one per completion."""
@@ -171,7 +155,7 @@ class CustomReward:
                 future.set_exception(error)
 
         threading.Thread(target=work, daemon=True, name=self.path).start()
-        return partial(self._finish, future, time.monotonic() + self._timeout, example, len(completions))
+        return partial(self._finish, future, time.monotonic() + self._config.timeout, example, len(completions))
 
     def pop_failures(self) -> int:
         """Failed calls since the last call of this method."""
@@ -192,7 +176,7 @@ class CustomReward:
         try:
             error = future.exception(timeout=max(0.0, deadline - time.monotonic()))
         except TimeoutError:  # of the wait; a TimeoutError of the reward is returned as `error`
-            problem = f"no result within reward.timeout = {self._timeout:g} s"
+            problem = f"no result within reward.timeout = {self._config.timeout:g} s"
         else:
             if error is None:
                 return future.result()
@@ -200,19 +184,19 @@ class CustomReward:
         self._failures += 1
         self._new_failures += 1
         self._first_failure = self._first_failure or f"question {example.id}: {problem}"
-        if self._failures > self._failure_limit * max(self._calls, MIN_CALLS):
+        if self._failures > self._config.failure_limit * max(self._calls, MIN_CALLS):
             raise UserError(
                 f"reward {self.path!r} failed in {self._failures} of {self._calls} calls, more than "
-                f"reward.failure_limit = {self._failure_limit:g} allows (valid: 0 to 1); "
+                f"reward.failure_limit = {self._config.failure_limit:g} allows (valid: 0 to 1); "
                 f"the first: {self._first_failure}"
             )
         return [None] * count
 
     def _describe(self, error: BaseException) -> str:
         problem = _one_line(error) if isinstance(error, BadValues) else f"{type(error).__name__}: {_one_line(error)}"
-        if isinstance(self._reward, TrlReward) and isinstance(error, TypeError | AttributeError | KeyError):
-            given = "conversations" if self._reward.conversational else "plain strings"
-            other = str(not self._reward.conversational).lower()
+        if self.for_trl and isinstance(error, TypeError | AttributeError | KeyError):
+            given = "conversations" if self._config.trl_conversational else "plain strings"
+            other = str(not self._config.trl_conversational).lower()
             problem += f" (it was given {given}; the other form: reward.trl_conversational = {other})"
         return problem
 

@@ -36,8 +36,7 @@ DEFAULT_MAX_TOKENS = 2048
 """Tokens of a pair for a model without its own limit, such as T5. Three passages of 100 words have about 500."""
 
 FORMAT = 1
-"""Version of the way from pair to verdict. A change of prompt, truncation or label rule counts it up, so that cached
-verdicts of the old way are not used."""
+"""Version of the way from pair to verdict. Count it up with every change of prompt, truncation or label rule."""
 
 ENTAILMENT_LABELS = ("entailment", "entail", "entails", "entailed")
 
@@ -87,7 +86,7 @@ class NliJudge:
         raise NotImplementedError
 
     def _cut(self, pair: Pair) -> Row | None:
-        """The pair in `max_tokens` tokens, the premise cut; None if the hypothesis leaves no room for a premise."""
+        """The pair with its premise cut to fit `max_tokens`; None if the hypothesis leaves no room."""
         raise NotImplementedError
 
     def _probabilities(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -146,11 +145,11 @@ class ClassifierJudge(NliJudge):
 class T5Judge(NliJudge):
     """A T5 that writes "1" for entailed: P("1") against P("0") at the first decoder step.
 
-    The Trust-Score decodes greedily and compares the text with "1". If the most likely first token is "1" or "0", then
-    it is "1" exactly where P("1") > 0.5 here. If a third token wins, that text is not "1", and the verdict is 0.0.
+    The Trust-Score decodes greedily and compares the text with "1". That text is "1" exactly where P("1") > 0.5 here,
+    unless a third token wins; then the verdict is 0.0.
 
-    "1" must be one token, or the first step would not tell it from "10" or "a". "0" may be several, of which the first
-    counts: in T5's own vocabulary it is the bare prefix piece and then "0". UserError, naming `name`, otherwise.
+    "1" must be one token, or the first step would not tell it from "10". "0" may be several with another first one: in
+    T5's own vocabulary it is the bare prefix piece and then "0". UserError, naming `name`, otherwise.
     """
 
     def __init__(
@@ -200,7 +199,12 @@ def load_nli(name: str, *, tell: Callable[[str], None] = lambda text: None) -> t
     config = _load(name, "configuration", AutoConfig, folder)
     kind, head = _judge_class(config, name=name)
     tokenizer = _load(name, "tokenizer", AutoTokenizer, folder)
-    device, dtype = _device_for(config, head)
+    parameters = free = 0
+    if torch.cuda.is_available():
+        free = torch.cuda.mem_get_info()[0]
+        with torch.device("meta"):
+            parameters = head.from_config(config, trust_remote_code=False).num_parameters()
+    device, dtype = choose_device(parameters, free)
     number_format = str(dtype).removeprefix("torch.")
     tell(f"judge {name}: loading onto the {device} in {number_format}")
     logging.disable_progress_bar()
@@ -212,10 +216,7 @@ def load_nli(name: str, *, tell: Callable[[str], None] = lambda text: None) -> t
 
 
 def model_folder(name: str, tell: Callable[[str], None]) -> Path:
-    """The folder of that name, or of a model on the hub, from its cache or downloaded.
-
-    UserError, one line, if there is neither, or if configuration, tokenizer or safetensors are missing.
-    """
+    """The folder of that name, or of the hub's model, from its cache or downloaded; UserError if there is neither."""
     folder = Path(name)
     if not folder.is_dir():
         owner_model, _, revision = name.partition("@")
@@ -225,13 +226,8 @@ def model_folder(name: str, tell: Callable[[str], None]) -> Path:
             folder = Path(snapshot_download(owner_model, revision=revision or None, **patterns))
         except (OSError, ValueError) as error:
             raise UserError(f"{name}: no such folder, and not available from the hub: {_one_line(error)}") from None
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{name}: not a model folder: it has no config.json")
-    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
-        valid = ", ".join(TOKENIZER_FILES)
-        raise UserError(f"{name}: a model without a tokenizer; valid beside its config.json: {valid}")
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{name}: a model without weights in *.safetensors; other formats are not read")
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES):  # transformers would make an empty one
+        raise UserError(f"{name}: a model without a tokenizer; valid: one of {', '.join(TOKENIZER_FILES)}")
     return folder
 
 
@@ -251,16 +247,13 @@ def identity(name: str, folder: Path, number_format: str) -> str:
 
 
 def entailment_label(config: Any, *, name: str) -> int:
-    """The index of the one label called entailment, in any case, in `id2label` or `label2id`; UserError if none is."""
-    named = [(label, int(index)) for index, label in (config.id2label or {}).items()]
-    named += [(label, int(index)) for label, index in (config.label2id or {}).items()]
-    found = {index for label, index in named if str(label).strip().lower() in ENTAILMENT_LABELS}
-    if len(found) != 1 or not found <= set(range(config.num_labels)):
-        labels = ", ".join(dict.fromkeys(str(label) for label, _ in named))
-        raise UserError(
-            f"{name}: its labels are {labels}; valid: exactly one called entailment (id2label in its config.json)"
-        )
-    return found.pop()
+    """The index of the one label called entailment, in any case; UserError if there is not exactly one."""
+    labels = [str(config.id2label[index]) for index in range(config.num_labels)]
+    found = [index for index, label in enumerate(labels) if label.strip().lower() in ENTAILMENT_LABELS]
+    if len(found) != 1:
+        valid = "exactly one called entailment (id2label in its config.json)"
+        raise UserError(f"{name}: its labels are {', '.join(labels)}; valid: {valid}")
+    return found[0]
 
 
 def max_input_tokens(model: Any, tokenizer: Any) -> int:
@@ -288,23 +281,10 @@ def batches(lengths: Mapping[int, int], batch_tokens: int) -> list[list[int]]:
     return parts
 
 
-def choose_device(parameters: int, free: int | None) -> tuple[str, torch.dtype]:
-    """Device and number format of a model, for a GPU with `free` bytes (None: no GPU).
-
-    The GPU if the weights and RESERVED_BYTES fit, in bfloat16 from BF16_PARAMETERS; else the CPU in float32.
-    """
+def choose_device(parameters: int, free: int) -> tuple[str, torch.dtype]:
+    """The GPU if its `free` bytes hold weights and RESERVED_BYTES, in bfloat16 from BF16_PARAMETERS; else the CPU."""
     dtype = torch.bfloat16 if parameters >= BF16_PARAMETERS else torch.float32
-    if free is not None and parameters * dtype.itemsize + RESERVED_BYTES <= free:
-        return "cuda", dtype
-    return "cpu", torch.float32
-
-
-def _device_for(config: Any, head: Any) -> tuple[str, torch.dtype]:
-    if not torch.cuda.is_available():
-        return choose_device(0, None)
-    with torch.device("meta"):
-        parameters = head.from_config(config, trust_remote_code=False).num_parameters()
-    return choose_device(parameters, torch.cuda.mem_get_info()[0])
+    return ("cuda", dtype) if parameters * dtype.itemsize + RESERVED_BYTES <= free else ("cpu", torch.float32)
 
 
 def _judge_class(config: Any, *, name: str) -> tuple[Callable[..., NliJudge], Any]:

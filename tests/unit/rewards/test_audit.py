@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rewards.audit import HONEST, POLICIES, TAGS_ONLY, Row, audit, main, table
+from rewards.audit import HONEST, POLICIES, TAGS_ONLY, Row, audit, main, policies_that_beat_honesty, table
 from rewards.config import PRESETS, RewardConfig
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -78,10 +78,16 @@ def test_caution_is_gamed_by_a_model_that_only_refuses() -> None:
     assert both["always refuse"].mean == 2.5 < both[HONEST].mean == 3.0
 
 
-def test_ones_own_rewards_are_left_out() -> None:
-    settings = RewardConfig(refusal=True, weights={"nowhere_at_all:f": 9.0, "citation": 2.0})
-    honest = audit(settings, reasoning=True)[0]
+def test_custom_rewards_are_left_out() -> None:
+    weights = {"nowhere_at_all:f": 9.0, "citation": 2.0}
+    honest = audit(RewardConfig(refusal=True, weights=weights, trl_conversational=True), reasoning=True)[0]
     assert (honest.policy, honest.answerable) == (HONEST, 4.0 + 0.75)
+
+
+def test_the_policies_that_beat_honesty_are_named() -> None:
+    assert policies_that_beat_honesty(audit(PRESETS["stage2"], reasoning=True)) == []
+    assert policies_that_beat_honesty(audit(PRESETS["paper"], reasoning=False)) == ["repeat one sentence"]
+    assert policies_that_beat_honesty(audit(PRESETS["caution"], reasoning=True)) == ["always refuse"]
 
 
 def test_the_table_fits_and_marks_what_earns_as_much_as_honesty() -> None:

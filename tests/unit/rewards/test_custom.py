@@ -1,4 +1,4 @@
-"""Rewards of the user's own: found by name, in three forms, timed, checked and counted."""
+"""Custom rewards: found by name, in three forms, timed, checked, and their failures counted."""
 
 import sys
 import threading
@@ -15,7 +15,7 @@ from grpo.data.example import Example, Passage
 from grpo.errors import UserError
 from grpo.types import Completion, Group, Score
 from rewards.config import RewardConfig
-from rewards.custom import COLUMNS, BadValues, CustomReward, check_values, load_reward, per_answer, trl_columns
+from rewards.custom import COLUMNS, BadValues, CustomReward, check_values, load_reward, per_answer
 from rewards.scorer import RewardScorer
 
 EXAMPLE = Example(
@@ -107,6 +107,7 @@ def test_a_function_written_for_trl_gets_its_columns(own: types.ModuleType) -> N
     scores = score(scorer(own, accuracy))
     assert [score.parts[NAME] for score in scores] == [1.0, 0.0, 0.0]
     assert set(seen) | {"completions", "answers"} == set(COLUMNS)
+    assert {len(values) for values in seen.values()} == {3}
     assert seen["prompts"] == seen["question"] == ["Who scored 109 goals?"] * 3
     assert seen["docs"][2] == [{"title": "Ali Daei", "text": "Ali Daei scored 109 goals."}]
     assert seen["completion_ids"] == [[0, 2], [1, 2], [2, 2]]
@@ -184,12 +185,6 @@ def test_numbers_of_other_libraries_are_numbers(own: types.ModuleType) -> None:
     for wrong in ("1.0", b"1", torch.tensor([1.0, 2.0]), numpy.nan, [1.0], 1j):
         with pytest.raises(BadValues, match="for completion 1; valid: a finite number or None"):
             check_values([0.0, wrong], 2)
-
-
-def test_columns_are_one_entry_per_completion() -> None:
-    columns = trl_columns(EXAMPLE, completions())
-    assert tuple(sorted(columns)) == tuple(sorted(COLUMNS))
-    assert {len(values) for values in columns.values()} == {3}
 
 
 def wants_a_state(completions: list[str], trainer_state: Any) -> list[float]:
@@ -322,33 +317,12 @@ def test_a_late_result_never_reaches_a_later_group(own: types.ModuleType, gate: 
         return [float(len(completions))] * len(completions)
 
     vars(own)["f"] = late
-    hasty = CustomReward(NAME, timeout=0.05, failure_limit=1.0)
+    hasty = CustomReward(NAME, RewardConfig(timeout=0.05, failure_limit=1.0))
     assert hasty.start(EXAMPLE, completions(["late"]))() == [None]
-    wait = CustomReward(NAME, timeout=10, failure_limit=1.0).start(EXAMPLE, completions(["a", "b"]))
+    wait = CustomReward(NAME, RewardConfig(timeout=10)).start(EXAMPLE, completions(["a", "b"]))
     gate.set()
     assert wait() == [2.0, 2.0]
 
 
 def test_without_rewards_of_ones_own_there_is_nothing_to_count() -> None:
     assert RewardScorer(RewardConfig(), reasoning=False).pop_metrics() == {}
-
-
-def test_a_stage_loads_a_reward_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A module that counts how often its reward is taken out of it."""
-    from grpo.distributed.communicator import Alone
-    from grpo.telemetry.console import Console
-    from launch.config.recipe import Recipe
-    from launch.runs.grpo import _audited_judges
-
-    taken: list[str] = []
-
-    class Counting(types.ModuleType):
-        def __getattr__(self, name: str) -> Any:
-            taken.append(name)
-            return lambda example, completions: [1.0] * len(completions)
-
-    monkeypatch.setitem(sys.modules, "counted_rewards", Counting("counted_rewards"))
-    recipe = Recipe(reward=RewardConfig(weights={"counted_rewards:f": 1.0}))
-    scorer, _ = _audited_judges(recipe, Console(), Alone())
-    assert [reward.path for reward in scorer.custom] == ["counted_rewards:f"]
-    assert taken.count("f") == 1

@@ -42,11 +42,6 @@ def test_a_classifier_says_the_softmax_of_its_entailment_label_and_moves_with_th
     assert expected.std(dim=0).min() > 0.05  # the pairs are told apart
 
 
-def test_premise_and_hypothesis_are_not_exchangeable() -> None:
-    there, back = classifier().entails([("ali scored", "daei"), ("daei", "ali scored")])
-    assert abs(there - back) > 0.01
-
-
 @pytest.mark.parametrize("budget", [1, 60, 100_000])
 def test_a_batch_of_any_budget_agrees_with_one_by_one_in_order(budget: int) -> None:
     asked = pairs(30)
@@ -153,20 +148,6 @@ def test_t5_agrees_with_greedy_generation_and_a_third_token_is_not_entailed() ->
     assert 0.0 < min(p for p in verdicts if p) < 0.4 < 0.6 < max(verdicts) < 1.0
 
 
-def test_t5_weighs_one_against_zero() -> None:
-    tokenizer = t5_tokenizer()
-    model = t5(tokenizer)
-    premise, hypothesis = pairs(1, seed=3)[0]
-    inputs = tokenizer(f"premise: {premise} hypothesis: {hypothesis}", return_tensors="pt")
-    with torch.no_grad():
-        logits = model(**inputs, decoder_input_ids=torch.zeros(1, 1, dtype=torch.long)).logits[0, 0]
-    one, zero = (tokenizer.convert_tokens_to_ids(piece) for piece in ("▁1", "▁"))
-    expected = torch.sigmoid(logits[one] - logits[zero]).item() if int(logits.argmax()) in (one, zero) else 0.0
-    assert T5Judge(model, tokenizer, name="tiny").entails([(premise, hypothesis)]) == [
-        pytest.approx(expected, abs=1e-6)
-    ]
-
-
 @pytest.mark.parametrize(
     ("answers", "valid"),
     [
@@ -231,15 +212,14 @@ def test_batches_hold_alike_lengths_within_the_budget() -> None:
 @pytest.mark.parametrize(
     ("parameters", "free", "expected"),
     [
-        (400_000_000, None, ("cpu", torch.float32)),
+        (400_000_000, 0, ("cpu", torch.float32)),
         (400_000_000, 24 << 30, ("cuda", torch.float32)),
         (400_000_000, 5 << 30, ("cpu", torch.float32)),  # 1.6 GB and the reserve of 4 GiB
         (11_000_000_000, 80 << 30, ("cuda", torch.bfloat16)),
         (11_000_000_000, 24 << 30, ("cpu", torch.float32)),  # 22 GB and the reserve
-        (11_000_000_000, None, ("cpu", torch.float32)),
     ],
 )
-def test_placement(parameters: int, free: int | None, expected: tuple[str, torch.dtype]) -> None:
+def test_placement(parameters: int, free: int, expected: tuple[str, torch.dtype]) -> None:
     assert choose_device(parameters, free) == expected
 
 
@@ -321,10 +301,10 @@ def broken(folders, tmp_path: Path, what: str) -> Path:
         ("masked", r"no NLI model, it is a BertForMaskedLM; valid: .*ForSequenceClassification or T5ForCond"),
         ("headless", r"no weights for classifier.bias: a judge must be trained for NLI"),
         ("torn", r"its model cannot be loaded: "),
-        ("pickled", r"a model without weights in \*.safetensors"),
-        ("mute", r"a model without a tokenizer; valid .*tokenizer.json"),
+        ("pickled", r"its model cannot be loaded: .*safetensors"),
+        ("mute", r"a model without a tokenizer; valid: one of tokenizer.json"),
         ("garbled", r"its tokenizer cannot be loaded: "),
-        ("empty", r"it has no config.json"),
+        ("empty", r"its configuration cannot be loaded: .*config.json"),
     ],
 )
 def test_a_folder_that_is_no_nli_model_is_refused_in_one_line(folders, tmp_path: Path, what: str, says: str) -> None:
