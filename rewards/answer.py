@@ -13,8 +13,7 @@ from grpo.data.text import CITATION, normalize, sentences, strip_citations
 from rewards.refusal import is_pure_refusal, is_refusal, refusal_score, straight_quotes
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-NO_PASSAGE = 10**9
-"""Stands for a citation with ten or more digits. Python refuses to read more than 4,300 digits."""
+NO_PASSAGE = 10**9  # a citation with ten or more digits; Python refuses to read more than 4,300 of them
 
 _REASONED = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
 _THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)

@@ -23,11 +23,8 @@ from rewards.judges.base import ENTAILMENT_THRESHOLD, Pair, Verdicts, premise
 
 CITED_RIGHT = 0.5
 
-Sources = tuple[int, ...]
-"""Distinct passage numbers in ascending order, so that a premise does not depend on the order of citation."""
-
-Citation = tuple[Sources, str]
-"""The cited passages and the text of the statement."""
+Sources = tuple[int, ...]  # distinct passage numbers in ascending order: a premise does not depend on their order
+Citation = tuple[Sources, str]  # the cited passages and the text of the statement
 
 
 def citation_pairs(

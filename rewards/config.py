@@ -7,15 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from grpo.errors import UserError
 
-ALWAYS = ("tag_count", "format", "exact_match", "citation")
-"""Parts of every recipe: Ground-GRPO stage 1."""
-
-SWITCHED = ("refusal", "consistency")
-"""Parts that the field of the same name adds."""
-
-EXTRA = ("token_f1", "fuzzy", "fact", "caution")
-"""Parts that are computed only where `weights` names them."""
-
+ALWAYS = ("tag_count", "format", "exact_match", "citation")  # parts of every recipe: Ground-GRPO stage 1
+SWITCHED = ("refusal", "consistency")  # parts that the field of the same name adds
+EXTRA = ("token_f1", "fuzzy", "fact", "caution")  # parts that are computed only where `weights` names them
 PARTS = (*ALWAYS, *SWITCHED, *EXTRA)
 
 

@@ -13,11 +13,7 @@ from grpo.data.text import REFUSAL, normalize, strip_citations
 from rewards.answer import ParsedAnswer
 from rewards.judges.base import Pair, Verdicts
 
-MAX_THINK_WORDS = 300
-"""Words of thinking shown to the judge, which fit beside an answer into the 512 tokens of a common NLI model.
-
-They are the last ones: a model would cut the end off, which is where a chain of thought reaches its decision.
-"""
+MAX_THINK_WORDS = 300  # the last ones, where a chain of thought reaches its decision; an NLI model reads 512 tokens
 
 
 def consistency_pair(answer: ParsedAnswer) -> Pair | None:

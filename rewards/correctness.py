@@ -24,20 +24,11 @@ from grpo.data.text import STOP_WORDS, normalize, strip_citations
 from rewards.answer import ParsedAnswer, Statement
 from rewards.judges.base import ENTAILMENT_THRESHOLD, Pair, Verdicts
 
-AnswerIndices = frozenset[int]
-"""Indices of the gold answers that a statement states."""
-
+AnswerIndices = frozenset[int]  # indices of the gold answers that a statement states
 EXACT_MATCH = 0.5
-
-MAX_SHORT_ANSWER = 3
-"""Characters of a normalized answer that is found inside other words and numbers: "38" in "1938"."""
-
-FREE_STATEMENTS = 2
-"""Statements of introduction or context without a penalty, beside two for every right statement."""
-
-FREE_WORDS, WORDS_PER_ANSWER = 40, 30
-"""Words without a penalty, in total and per gold answer stated: two or three long sentences for the first answer."""
-
+MAX_SHORT_ANSWER = 3  # characters of a normalized answer that is found inside other words and numbers: "38" in "1938"
+FREE_STATEMENTS = 2  # statements of introduction or context without a penalty, beside two for every right statement
+FREE_WORDS, WORDS_PER_ANSWER = 40, 30  # words without a penalty, in total and per gold answer stated
 _JOINTS = re.compile(r"[-/\u2010-\u2014]")  # hyphens, dashes, slashes: "38-year-old" states 38
 
 

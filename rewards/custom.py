@@ -28,10 +28,7 @@ from grpo.types import Completion, Reward
 from rewards.config import RewardConfig
 
 Values = list[float | None]
-
-MIN_CALLS = 20
-"""Below this number of calls, the share of failures is taken as if there had been as many."""
-
+MIN_CALLS = 20  # below this number of calls, the share of failures is taken as if there had been as many
 COLUMNS = ("prompts", "completions", "completion_ids", "question", "answers", "docs", "style", "source")
 
 

@@ -10,13 +10,9 @@ from rapidfuzz import fuzz
 
 from grpo.data.text import REFUSAL, STOP_WORDS, normalize
 
-FLAG = "I apologize, but I couldn't find an answer"
-"""The first part of `grpo.data.text.REFUSAL`, as in the Trust-Score."""
-
+FLAG = "I apologize, but I couldn't find an answer"  # the first part of `grpo.data.text.REFUSAL`, as in the Trust-Score
 REFUSAL_THRESHOLD = 0.85
-
-HEDGE_FACTOR = 0.5
-"""Share of a refusal's reward that remains if the answer says something else as well. Not in the paper."""
+HEDGE_FACTOR = 0.5  # on a refusal's reward if the answer says something else as well; not in the paper
 
 _FLAG = normalize(FLAG)
 _VARIANTS = (

@@ -39,9 +39,7 @@ from rewards.refusal import is_pure_refusal, refusal_reward
 
 OVERLAPS = {"token_f1": token_f1, "fuzzy": fuzzy_containment}
 FACTUALITY = {"fact": fact, "caution": caution}
-
-Parts = dict[str, float]
-"""The parts of one completion by name, before their weights."""
+Parts = dict[str, float]  # the parts of one completion by name, before their weights
 
 
 @dataclass(frozen=True, slots=True)

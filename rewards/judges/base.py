@@ -9,15 +9,9 @@ from grpo.data.example import Passage
 from grpo.data.text import STOP_WORDS, content_words
 from grpo.errors import UserError
 
-Pair = tuple[str, str]
-"""(premise, hypothesis)."""
-
-Verdicts = Mapping[Pair, float]
-"""The probability of entailment of each pair that was judged."""
-
-ENTAILMENT_THRESHOLD = 0.5
-"""A probability above this counts as entailed."""
-
+Pair = tuple[str, str]  # (premise, hypothesis)
+Verdicts = Mapping[Pair, float]  # the probability of entailment of each pair that was judged
+ENTAILMENT_THRESHOLD = 0.5  # a probability above this counts as entailed
 VALID = "lexical, a folder with an NLI model, or a hub name like owner/model or owner/model@revision"
 
 _content_words = lru_cache(maxsize=4096)(content_words)  # a passage is part of many premises

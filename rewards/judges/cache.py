@@ -12,14 +12,9 @@ from pathlib import Path
 from grpo.errors import UserError
 from rewards.judges.base import Judge, Pair, pop_metrics
 
-LOCK_SECONDS = 60.0
-"""How long to wait for another process that is writing."""
-
-READ_BATCH = 500
-"""Keys of one query."""
-
-WRITE_BATCH = 4096
-"""Pairs judged between two writes, so that a killed run loses few verdicts."""
+LOCK_SECONDS = 60.0  # how long to wait for another process that is writing
+READ_BATCH = 500  # keys of one query
+WRITE_BATCH = 4096  # pairs judged between two writes, so that a killed run loses few verdicts
 
 
 class CachedJudge:

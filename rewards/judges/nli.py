@@ -20,29 +20,14 @@ from transformers.utils import logging
 from grpo.errors import UserError
 from rewards.judges.base import Pair
 
-Row = Mapping[str, list[int]]
-"""A tokenized pair: {"input_ids": [...], "attention_mask": [...]}."""
-
-BATCH_TOKENS = 8192
-"""Tokens of one forward pass, padding included."""
-
-BF16_PARAMETERS = 1_000_000_000
-"""Parameters from which a model runs in bfloat16 on a GPU, as the T5 of the Trust-Score does."""
-
-RESERVED_BYTES = 4 << 30
-"""GPU memory to leave beside the weights, estimated for 11B parameters."""
-
-DEFAULT_MAX_TOKENS = 2048
-"""Tokens of a pair for a model without its own limit, such as T5. Three passages of 100 words have about 500."""
-
-FORMAT = 1
-"""Version of the way from pair to verdict. Count it up with every change of prompt, truncation or label rule."""
-
+Row = Mapping[str, list[int]]  # a tokenized pair: {"input_ids": [...], "attention_mask": [...]}
+BATCH_TOKENS = 8192  # of one forward pass, padding included
+BF16_PARAMETERS = 1_000_000_000  # from which a model runs in bfloat16 on a GPU, as the T5 of the Trust-Score does
+RESERVED_BYTES = 4 << 30  # of GPU memory beside the weights, estimated for 11B parameters
+DEFAULT_MAX_TOKENS = 2048  # of a pair, for a model without a limit such as T5; three passages have about 500
+FORMAT = 1  # counted up with every change of prompt, truncation or label rule, so that cached verdicts are not used
 ENTAILMENT_LABELS = ("entailment", "entail", "entails", "entailed")
-
-MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
-"""Files of a model that are downloaded and hashed: no pickle and no code."""
-
+MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")  # downloaded and hashed: no pickle and no code
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model")
 TOKENIZER_FILES += ("vocab.json", "vocab.txt")
 
