@@ -5,12 +5,10 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rapidfuzz import fuzz
 
 from grpo.data.example import STYLES, Style
 from grpo.data.text import REFUSAL, normalize
 from rewards.answer import NO_PASSAGE, TAGS, ParsedAnswer, Statement, parse
-from rewards.refusal import FLAG, refusal_reward, refusal_score
 
 PIECES = (*TAGS, "[1]", "[2]", "[", "]", ". ", ", ", "\n", "Ali Daei", "109", REFUSAL, "Dr. ", "\u0661", "\ud800", "a")
 TEXTS = st.one_of(
@@ -139,41 +137,3 @@ def test_a_long_monotone_text_is_read_quickly(text: str, style: Style) -> None:
     parse(text, style=style, reasoning=False)
     parse(text, style=style, reasoning=True)
     assert time.perf_counter() - start < 2.0
-
-
-@pytest.mark.parametrize(
-    ("text", "field", "refused"),
-    [
-        (REFUSAL, 100.0, True),
-        (f"{REFUSAL} Ali Daei scored 109 goals [1].", 100.0, True),
-        ("I apologize, but I could not find an answer to your question.", 94.59, True),
-        ("I'm sorry, but I couldn't find an answer to your question in the search results.", 81.69, False),
-        ("Unfortunately, I couldn't find an answer to your question in the search results.", 69.44, False),
-        ("The documents do not contain the answer.", 61.82, False),
-        ("I could not find the answer in the provided documents.", 70.0, False),
-        ("Ali Daei scored 109 goals [1].", 40.82, False),
-        ("Unknown", 42.86, False),
-        ("", 0.0, False),
-    ],
-)
-def test_the_fields_refusals_keep_their_sides(text: str, field: float, refused: bool) -> None:
-    assert fuzz.partial_ratio(normalize(FLAG), normalize(text)) == pytest.approx(field, abs=0.01)
-    assert parse(text, style="prose", reasoning=False).refused == refused
-    assert (refusal_score(text) > 0.85) == refused == (field > 85)
-
-
-@pytest.mark.parametrize("piece", ["I apologize", "an answer", "I", "Apolo", "find an answer"])
-def test_a_piece_of_the_refusal_is_no_refusal(piece: str) -> None:
-    assert fuzz.partial_ratio(normalize(FLAG), normalize(piece)) == 100
-    assert refusal_score(piece) < 0.56
-    assert not parse(piece, style="list", reasoning=False).refused
-
-
-def test_the_flag_is_the_start_of_the_sentence_that_prompts_ask_for() -> None:
-    assert REFUSAL.startswith(FLAG)
-    assert refusal_score(FLAG) == refusal_score(FLAG.lower() + "!") == 1.0
-
-
-def test_equation_six_at_its_threshold() -> None:
-    assert [refusal_reward(x, answerable=True) for x in (0.0, 0.85, 0.851, 1.0)] == [0.5, 0.5, 0.0, 0.0]
-    assert [refusal_reward(x, answerable=False) for x in (0.0, 0.85, 0.851, 1.0)] == [0.0, 0.0, 0.851, 1.0]

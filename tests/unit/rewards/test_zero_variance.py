@@ -1,11 +1,11 @@
-"""Why groups are dead: each cause by an example, in both formats."""
+"""Causes of zero variance: each by an example, in both formats."""
 
 import pytest
 
 from grpo.data.example import Example, Passage
 from grpo.data.text import REFUSAL
-from grpo.types import Completion, Group
 from rewards.zero_variance import CAUSES, cause, count_causes
+from tests.helpers.scoring import group
 
 DAEI = Example(
     id="q1",
@@ -27,11 +27,6 @@ CLAIM = Example(
 RIGHT, WRONG = "He scored 109 [1].", "He scored 12 [1]."
 
 
-def group(example, *texts, finish="stop"):
-    wrote = [Completion(text=t, token_ids=(1,), logprobs=(0.0,), finish=finish, version=0) for t in texts]
-    return Group(example=example, prompt_ids=(1,), completions=tuple(wrote))
-
-
 @pytest.mark.parametrize(
     ("example", "texts", "expected"),
     [
@@ -49,22 +44,22 @@ def group(example, *texts, finish="stop"):
     ],
 )
 def test_causes(example, texts, expected):
-    assert cause(group(example, *texts), reasoning=False) == expected
+    assert cause(group(example, texts), reasoning=False) == expected
 
 
 def test_cut_off_comes_before_malformed():
-    assert cause(group(DAEI, RIGHT, WRONG, finish="length"), reasoning=False) == "truncated"
+    assert cause(group(DAEI, [RIGHT, WRONG], cut=True), reasoning=False) == "truncated"
 
 
 def test_the_reasoning_format_is_read_as_such():
     tagged = f"<think>12?</think><answer>{RIGHT}</answer>"
-    assert cause(group(DAEI, tagged, tagged), reasoning=True) == "right"
-    assert cause(group(DAEI, RIGHT, RIGHT), reasoning=True) == "malformed"
-    assert cause(group(DAEI, tagged, tagged), reasoning=False) == "malformed"
+    assert cause(group(DAEI, [tagged] * 2), reasoning=True) == "right"
+    assert cause(group(DAEI, [RIGHT] * 2), reasoning=True) == "malformed"
+    assert cause(group(DAEI, [tagged] * 2), reasoning=False) == "malformed"
 
 
 def test_every_cause_is_counted_also_those_without_groups():
-    groups = [group(DAEI, RIGHT, RIGHT), group(UNANSWERABLE, REFUSAL), group(DAEI, REFUSAL)]
+    groups = [group(DAEI, [RIGHT] * 2), group(UNANSWERABLE, [REFUSAL]), group(DAEI, [REFUSAL])]
     expected = {f"zero_variance_{name}": 0.0 for name in CAUSES}
     expected |= {"zero_variance_right": 2.0, "zero_variance_refused": 1.0}
     assert count_causes(groups, reasoning=False) == expected
