@@ -64,7 +64,7 @@ def make_curriculum(settings: OrderSettings, examples: Sequence[Example], *, see
 
 
 def load_curriculum(path: str, examples: Sequence[Example], *, seed: int) -> Curriculum:
-    """What the user's `function(examples, *, seed)` at "package.module:function" returns: an object with METHODS."""
+    """The result of the user's `function(examples, *, seed)` at "package.module:function": an object with METHODS."""
     function = find_function(path)
     try:
         inspect.signature(function).bind(list(examples), seed=seed)
@@ -77,15 +77,15 @@ def load_curriculum(path: str, examples: Sequence[Example], *, seed: int) -> Cur
             f"curriculum.order = {path!r} returned a {type(made).__name__} without {', '.join(missing)}; valid: an "
             f"object with {', '.join(METHODS)}"
         )
-    return _Checked(path, cast(Curriculum, made))
+    return _CheckedCurriculum(path, cast(Curriculum, made))
 
 
 def find_function(path: str) -> Callable[..., Any]:
-    """What stands at "package.module:function"; the user's module may raise anything while it is imported."""
+    """The function at "package.module:function". UserError for anything that the import of the user's module raises."""
     module, _, name = path.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
-    except (Exception, SystemExit) as error:  # SystemExit: of a script without a main guard
+    except (Exception, SystemExit) as error:  # a script without a main guard may exit
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"curriculum.order = {path!r} cannot be loaded: {reason}") from error
     if not callable(function):
@@ -93,8 +93,8 @@ def find_function(path: str) -> Callable[..., Any]:
     return function
 
 
-class _Checked:
-    """A user's curriculum, with what it returns looked at: a wrong batch would otherwise fail far from its cause."""
+class _CheckedCurriculum:
+    """A user's curriculum whose results are checked: a wrong batch would otherwise fail far from its cause."""
 
     def __init__(self, path: str, inner: Curriculum) -> None:
         self._path, self._inner = path, inner
@@ -120,10 +120,9 @@ class _Checked:
 
 
 def passed(example: Example, score: Score) -> bool:
-    """Whether a completion did what its question is for: an answer right, or refused where the passages hold none.
+    """Whether a completion has a right answer, or refuses an unanswerable question, by the parts of its score.
 
-    Read from the parts of its score: `exact_match` or, where it is paid, `fact` for answerable questions, `refusal` or
-    `caution` for the others.
+    The parts are `fact`, else `exact_match`, for answerable questions, and `refusal` or `caution` for the others.
     """
     if example.answerable:
         return score.parts["fact"] >= 1 if "fact" in score.parts else score.parts.get("exact_match", 0.0) > 0
@@ -131,25 +130,21 @@ def passed(example: Example, score: Score) -> bool:
 
 
 class EpochSampler:
-    """A curriculum over one list of examples. The same batches on every rank, and after `load_state_dict` the same
-    stream as if there had been no break."""
+    """Every question once per epoch, in an order that depends on the seed and the epoch only."""
 
     def __init__(self, examples: Sequence[Example], *, seed: int, in_order: bool = False) -> None:
-        """`in_order` keeps the order given, in every epoch."""
-        if not examples:
-            raise UserError(
-                "no training questions are left after the split and the mix; check data.max_train and data.unanswerable"
-            )
-        self._examples, self._seed, self._in_order, self._drawn = list(examples), seed, in_order, 0
+        """`in_order` keeps the given order in every epoch. UserError without examples."""
+        self._examples, self._seed, self._in_order = _not_empty(examples), seed, in_order
+        self._drawn = 0
         self._epoch, self._order = -1, self._examples
 
     def next_batch(self, count: int) -> list[Example]:
-        batch = [self._at(place) for place in range(self._drawn, self._drawn + count)]
+        batch = [self._at(position) for position in range(self._drawn, self._drawn + count)]
         self._drawn += count
         return batch
 
     def observe(self, groups: Sequence[Group]) -> None:
-        """The order does not depend on how the questions went."""
+        """The order does not depend on the scores."""
 
     def state_dict(self) -> dict[str, int]:
         return {"drawn": self._drawn}
@@ -157,8 +152,8 @@ class EpochSampler:
     def load_state_dict(self, state: dict[str, int]) -> None:
         self._drawn = state["drawn"]
 
-    def _at(self, place: int) -> Example:
-        epoch, offset = divmod(place, len(self._examples))
+    def _at(self, position: int) -> Example:
+        epoch, offset = divmod(position, len(self._examples))
         if epoch != self._epoch:
             self._epoch = epoch
             if not self._in_order:
@@ -167,19 +162,15 @@ class EpochSampler:
 
 
 class DifficultySampler:
-    """A curriculum that asks most often what the model sometimes gets right.
+    """Questions drawn by weight: the most frequent are those that the model sometimes gets right.
 
-    A question's weight is p(1 - p), p the share of its completions that passed the last time it was asked, at least
-    `floor`; one that was never asked weighs 0.25, the most there is. A batch is drawn without repetition as far as
-    there are questions, by weight; it depends on the seed, the number of batches drawn and what was observed only.
+    A question's weight is max(p (1 - p), floor), where p is the share of its completions that passed when it was last
+    asked; 0.25 for a question that was never asked. A batch repeats no question while there are others. It depends
+    only on the seed, the number of batches drawn and what was observed.
     """
 
     def __init__(self, examples: Sequence[Example], *, seed: int, floor: float = 0.05) -> None:
-        if not examples:
-            raise UserError(
-                "no training questions are left after the split and the mix; check data.max_train and data.unanswerable"
-            )
-        self._examples, self._seed, self._floor = list(examples), seed, floor
+        self._examples, self._seed, self._floor = _not_empty(examples), seed, floor
         self._rates: dict[str, float] = {}
         self._batches = 0
 
@@ -192,10 +183,10 @@ class DifficultySampler:
         self._batches += 1
         batch: list[Example] = []
         while len(batch) < count:
-            # The largest of u ** (1 / weight): a weighted draw without repetition (Efraimidis and Spirakis, 2006).
-            keyed = [(rng.random() ** (1 / self.weight(e)), place) for place, e in enumerate(self._examples)]
+            # the largest of u ** (1 / weight): a weighted draw without repetition (Efraimidis and Spirakis, 2006)
+            keyed = [(rng.random() ** (1 / self.weight(e)), n) for n, e in enumerate(self._examples)]
             keyed.sort(reverse=True)
-            batch += [self._examples[place] for _, place in keyed[: count - len(batch)]]
+            batch += [self._examples[n] for _, n in keyed[: count - len(batch)]]
         return batch
 
     def observe(self, groups: Sequence[Group]) -> None:
@@ -209,3 +200,11 @@ class DifficultySampler:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._batches, self._rates = state["batches"], dict(state["rates"])
+
+
+def _not_empty(examples: Sequence[Example]) -> list[Example]:
+    if not examples:
+        raise UserError(
+            "no training questions are left after the split and the mix; check data.max_train and data.unanswerable"
+        )
+    return list(examples)

@@ -1,4 +1,4 @@
-"""When is a stage over? After its last step, as soon as a metric has been flat for a window, or when you say so."""
+"""The end of a stage: after its last step, on a plateau of a metric, or by hand."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from grpo.errors import UserError
 
 SHARES = ("trust", "factuality")
-"""Of these a step lacks what it has no question for: a share of no questions is no number."""
+"""Areas whose metrics are missing in steps without a question of their kind: a share of no questions is undefined."""
 
 AREAS = ("reward", "group", "completion", "policy", *SHARES, "held_out", "count", "judge", "reward_failures")
-"""What a watched metric may be of: the areas of a step's metrics, but for times and memory, which differ by rank."""
+"""The areas of metrics that can be watched: all but times and memory, which differ by rank."""
 
 
 class GateSettings(BaseModel):
@@ -48,8 +48,8 @@ class GateSettings(BaseModel):
 def has_plateaued(values: Sequence[float], *, window: int, tolerance: float) -> bool:
     """Whether the mean of the last `window` values is within `tolerance` of the mean of the `window` before them.
 
-    A steady climb of s a step moves that mean by s * window. A falling metric is as little flat as a rising one, and
-    one that is not finite never is.
+    A steady climb of s a step moves that mean by s * window. A falling metric is no plateau either, nor is one with
+    a value that is not finite.
 
     >>> has_plateaued([0.0, 1.0, 2.0, 2.0, 2.1, 1.9], window=2, tolerance=0.05)
     True
@@ -63,53 +63,56 @@ def has_plateaued(values: Sequence[float], *, window: int, tolerance: float) -> 
 
 
 class StageEnd:
-    """Told every step's metrics, says when the stage is over before its last step."""
+    """Decides from the metrics of every step whether a stage ends before its last step."""
 
     def __init__(self, settings: GateSettings) -> None:
         self._settings = settings
         self._values: list[float] = []
-        self._without = 0  # steps that lacked the metric, since the start or since the run went on
+        self._without = 0  # steps without the metric, since the start or the resume
 
     def __call__(self, values: Mapping[str, float]) -> bool:
-        """Whether the stage is over. UserError where the metric has never been among `values`, and should have been:
-        in the first step, in the first that measures held-out questions, or for SHARES in a window of steps."""
-        wanted = self._settings
-        if wanted.when != "plateau":
+        """Whether the stage is over, after a step with these metrics.
+
+        UserError if the metric was missing where it is due: in the first step, in the first step that measures
+        held-out questions, or for SHARES in a window of steps.
+        """
+        config = self._settings
+        if config.when != "plateau":
             return False
-        if wanted.metric in values:
-            self._values.append(values[wanted.metric])
+        if config.metric in values:
+            self._values.append(values[config.metric])
             return self.is_reached
         self._without += 1
         if not self._values and self._is_due(values):
             logged = [name for name in values if name.partition("/")[0] in AREAS]
-            near = difflib.get_close_matches(wanted.metric, logged, n=3, cutoff=0.0)
+            near = difflib.get_close_matches(config.metric, logged, n=3, cutoff=0.0)
             raise UserError(
-                f"stage_end.metric = {wanted.metric!r} is not logged by this run; nearest: {', '.join(near)}"
+                f"stage_end.metric = {config.metric!r} is not logged by this run; nearest: {', '.join(near)}"
             )
         return False
 
     def _is_due(self, values: Mapping[str, float]) -> bool:
-        """Whether a metric that is logged at all would be there by now."""
-        wanted = self._settings
-        if wanted.occasional:
+        """Whether a metric that is ever logged would have been logged by now."""
+        config = self._settings
+        if config.occasional:
             return any(name.startswith("held_out/") for name in values)
-        if wanted.metric.partition("/")[0] in SHARES:
-            return self._without >= wanted.window
-        return not values.get("policy/skipped")  # such an update, of dead groups for example, has fewer numbers
+        if config.metric.partition("/")[0] in SHARES:
+            return self._without >= config.window
+        return not values.get("policy/skipped")  # a skipped update has fewer metrics
 
     @property
     def is_reached(self) -> bool:
-        """Whether the stage was over at the last measurement: also of a gate that goes on from a saved state."""
-        wanted = self._settings
-        return wanted.when == "plateau" and has_plateaued(
-            self._values, window=wanted.window, tolerance=wanted.tolerance
+        """Whether the stage was over at the last measurement, also after a resume."""
+        config = self._settings
+        return config.when == "plateau" and has_plateaued(
+            self._values, window=config.window, tolerance=config.tolerance
         )
 
     @property
     def reason(self) -> str:
-        """What a gate that has opened saw, in words."""
-        wanted = self._settings
-        return f"{wanted.metric} flat within {wanted.tolerance:g} over two windows of {wanted.window}"
+        """Why the stage ended."""
+        config = self._settings
+        return f"{config.metric} flat within {config.tolerance:g} over two windows of {config.window}"
 
     def state_dict(self) -> dict[str, list[float]]:
         return {"values": list(self._values)}
@@ -119,8 +122,8 @@ class StageEnd:
 
 
 def check_stage_end(settings: GateSettings, *, steps: int, every: int) -> None:
-    """UserError where a plateau could never be seen in a stage of `steps` steps that measures held-out questions every
-    `every` steps (0: never)."""
+    """UserError if a stage of `steps` steps, with held-out questions every `every` steps (0: never), is too short to
+    see a plateau."""
     if settings.when != "plateau":
         return
     if settings.occasional and not every:
