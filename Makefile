@@ -81,8 +81,8 @@ test-gpu: $(STAMP)  ## Try the engines' contracts and 20 steps on an NVIDIA GPU;
 test-faults: $(STAMP)  ## Kill runs at KILLS=200 points, damage their checkpoints, go on, and tell in a table (half an hour)
 	KILLS=$(or $(KILLS),200) STEPS=500 OMP_NUM_THREADS=1 $(PY) -m pytest -q -rP tests/faults/test_resume.py \
 	  tests/faults/test_resume_ranks.py tests/unit/grpo/test_store.py tests/faults/test_checkpoints.py tests/faults/test_bad_numbers.py \
-	  tests/faults/test_cut_off.py tests/unit/grpo/test_writer.py \
-	  tests/unit/grpo/test_watchdog.py tests/faults/test_restart.py tests/unit/launch/test_run_lock.py tests/unit/grpo/test_wandb_logger.py tests/faults/test_leaks.py \
+	  tests/faults/test_begin_again.py tests/unit/grpo/test_writer.py \
+	  tests/unit/grpo/test_watchdog.py tests/faults/test_engine_died.py tests/unit/launch/test_run_lock.py tests/unit/grpo/test_wandb_logger.py tests/faults/test_leaks.py \
 	  tests/unit/rewards/test_custom.py tests/unit/grpo/test_failure_detection.py $(ARGS)
 
 test-fuzz: $(STAMP)  ## Try FUZZ=10000 damaged recipes, data files, checkpoints and completions of each kind

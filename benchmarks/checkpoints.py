@@ -24,9 +24,9 @@ from benchmarks.machine import machine
 from benchmarks.our_step import OurStep
 from benchmarks.update import positive
 from benchmarks.workload import Workload, find_model_config, parse_workload, random_prompts, write_model_folder
-from grpo.checkpointing.manager import Checkpoints
+from grpo.checkpointing.manager import CheckpointManager
 from grpo.checkpointing.settings import Keeping
-from grpo.distributed.communicator import Alone
+from grpo.distributed.communicator import SingleProcess
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 
@@ -47,9 +47,9 @@ def job_of(workload: Workload, folder: Path, asked: argparse.Namespace, vocabula
     }
 
 
-def saving(step: OurStep, folder: Path) -> Checkpoints:
+def saving(step: OurStep, folder: Path) -> CheckpointManager:
     """A run's own checkpoints of this step's policy, with nothing beside it."""
-    return Checkpoints(
+    return CheckpointManager(
         folder=folder,
         settings=Keeping(every=1, keep=2),
         steps=1_000_000,
@@ -57,7 +57,7 @@ def saving(step: OurStep, folder: Path) -> Checkpoints:
         shared={},
         own={},
         about={},
-        comm=Alone(),
+        comm=SingleProcess(),
         console=Console(sys.stderr),
     )
 
@@ -78,13 +78,13 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
             for kind in seconds:
                 started = time.perf_counter()
                 if kind == "with":
-                    save(done)
+                    save.on_step_end(done)
                     held += time.perf_counter() - started
                 for _ in range(asked.every):
                     done += 1
                     step(prompts, done)
                 if kind == "with":
-                    with save.kept():  # on leaving, what is being written is waited for
+                    with save.guard():  # on leaving, what is being written is waited for
                         pass
                 seconds[kind].append(time.perf_counter() - started)
                 print(

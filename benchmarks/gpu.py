@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from grpo.batch import collate
-from grpo.distributed.communicator import Alone
+from grpo.distributed.communicator import SingleProcess
 from grpo.losses import Objective, make_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
@@ -55,7 +55,7 @@ def policy(kind: str, device: str, dtype: Any = "float32") -> Any:
     from grpo.policy.deepspeed_backend import ZeroPolicy
 
     model = tiny_model() if kind.endswith("3") else tiny_model().to(device)
-    return ZeroPolicy(model, zero=ZeroConfig(stage=int(kind[-1])), comm=Alone(), **settings)  # type: ignore[arg-type]
+    return ZeroPolicy(model, zero=ZeroConfig(stage=int(kind[-1])), comm=SingleProcess(), **settings)  # type: ignore[arg-type]
 
 
 def trained(engine: Any) -> torch.Tensor:

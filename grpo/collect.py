@@ -17,7 +17,7 @@ import torch
 from grpo.advantages import has_signal, total_rewards
 from grpo.batch import Batch
 from grpo.data.example import Example
-from grpo.distributed.communicator import Comm
+from grpo.distributed.communicator import Communicator
 from grpo.errors import StaleWeights
 from grpo.losses import Stats
 from grpo.policy.base import PolicyEngine
@@ -71,7 +71,7 @@ class SyncCollector:
     curriculum: Curriculum
     score: Scorer
     render: PromptRenderer
-    comm: Comm
+    comm: Communicator
     sampling: Sampling
     prompts_per_step: int  # over all ranks
     dynamic: DynamicSampling = field(default_factory=DynamicSampling)
@@ -146,7 +146,7 @@ def select_for_update(
 
 
 def check_same_policy(
-    stats: Stats, batch: Batch, policy: PolicyEngine, comm: Comm, *, limit: float, step: int
+    stats: Stats, batch: Batch, policy: PolicyEngine, comm: Communicator, *, limit: float, step: int
 ) -> Stats:
     """Return the statistics of an update, with the gap between the log-probabilities of trainer and sampler.
 

@@ -31,11 +31,19 @@ class StaleWeights(RuntimeError):
     """The rollout engine sampled from other weights than the trainer's. Training on such samples is silently wrong."""
 
 
-class EngineDied(RuntimeError):
-    """A rollout engine died or does not answer. All ranks raise this error together."""
+class FatalError(RuntimeError):
+    """An error that ends the run. `all_ranks`: every rank raises it at the same place, so they can save together."""
+
+    def __init__(self, message: str, *, all_ranks: bool = False) -> None:
+        super().__init__(message)
+        self.all_ranks = all_ranks
 
 
-class NonFiniteError(RuntimeError):
+class EngineDied(FatalError):
+    """A rollout engine died or does not answer."""
+
+
+class NonFiniteError(FatalError):
     """NaN or infinity in too many updates in a row, or in the distribution that is sampled from."""
 
 
@@ -53,6 +61,6 @@ def exit_status(error: BaseException) -> tuple[int, str]:
         return EXIT_USER_ERROR, f"error: {error}"
     if isinstance(error, Stopped):
         return EXIT_STOPPED, f"stopped: {error}"
-    if isinstance(error, NonFiniteError | EngineDied | StaleWeights):
+    if isinstance(error, FatalError | StaleWeights):
         return EXIT_FAILED, f"stopped: {error}"
     return EXIT_FAILED, f"failed: {type(error).__name__}: {error}"

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 from grpo.advantages import Mode, advantages
 from grpo.batch import collate
 from grpo.collect import Collector, check_same_policy
-from grpo.distributed.communicator import Comm
+from grpo.distributed.communicator import Communicator
 from grpo.distributed.load_balancing import own_share
 from grpo.losses import Aggregation, Objective, make_loss, with_token_weights
 from grpo.policy.base import PolicyEngine
@@ -66,7 +66,7 @@ def train(
     *,
     collector: Collector,
     policy: PolicyEngine,
-    comm: Comm,
+    comm: Communicator,
     log: RunLogger,
     callbacks: Callbacks | None = None,
     start: int = 0,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from grpo.batch import Batch, collate
-from grpo.distributed.communicator import Comm
+from grpo.distributed.communicator import Communicator
 from grpo.distributed.load_balancing import own_share
 from grpo.loop import Callbacks, NoCallbacks
 from grpo.losses import Loss, with_token_weights
@@ -20,7 +20,7 @@ def fit(
     steps: int,
     policy: PolicyEngine,
     loss: Loss,
-    comm: Comm,
+    comm: Communicator,
     log: RunLogger,
     callbacks: Callbacks | None = None,
     start: int = 0,
@@ -43,6 +43,6 @@ def fit(
             return
 
 
-def sft_batch(groups: Sequence[Group], comm: Comm) -> Batch:
+def sft_batch(groups: Sequence[Group], comm: Communicator) -> Batch:
     """Return this rank's share of groups with one gold completion each, which are the same on all ranks."""
     return collate(*own_share(groups, torch.ones(len(groups), 1), comm))

@@ -16,7 +16,7 @@ from curriculum.difficulty import Tally, histogram, keep_hardest
 from grpo.config import load
 from grpo.data.example import Example, to_record, train_heldout_split
 from grpo.data.files import check_new_file, write_jsonl
-from grpo.distributed.communicator import Alone
+from grpo.distributed.communicator import SingleProcess
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from grpo.types import Sampling
@@ -80,7 +80,7 @@ def sample_all(
     sampling = Sampling(group_size=samples, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
     with AnswerStore(folder, made_with(recipe, base, engine, sampling, recipe.run.seed)) as store:
         return sample(
-            lambda: make_rollout(engine, recipe, base, speech, console, Alone()),
+            lambda: make_rollout(engine, recipe, base, speech, console, SingleProcess()),
             prompts,
             sampling,
             store,

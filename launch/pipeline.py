@@ -27,7 +27,7 @@ from grpo.config import load
 from grpo.errors import EXIT_STOPPED, UserError
 from grpo.telemetry.console import Console
 from launch.config.recipe import Recipe
-from launch.runs.resume import check_same, has_finished
+from launch.runs.resume import check_same_recipe, has_finished
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = str(ROOT / "scripts" / "train.sh")
@@ -103,7 +103,7 @@ class Job:
         """Whether the run has left its model. UserError where the run there has another recipe."""
         if not has_finished(self.folder):
             return False
-        check_same(self.recipe, self.folder)
+        check_same_recipe(self.recipe, self.folder)
         return True
 
 

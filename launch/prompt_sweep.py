@@ -22,7 +22,7 @@ from eval.report.table import Column
 from grpo.config import load
 from grpo.data.example import Example
 from grpo.data.prompts import PROMPTS
-from grpo.distributed.communicator import Alone
+from grpo.distributed.communicator import SingleProcess
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from grpo.types import Sampling
@@ -93,7 +93,7 @@ def sweep(recipe: Recipe, paths: dict[int, Path], out: Path, *, samples: int, co
     sampling = Sampling(group_size=samples, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
     with AnswerStore(out, made_with(recipe, base, engine, sampling, recipe.run.seed)) as store:
         answers = sample(
-            lambda: make_rollout(engine, recipe, base, decoder, console, Alone()),
+            lambda: make_rollout(engine, recipe, base, decoder, console, SingleProcess()),
             prompts,
             sampling,
             store,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from grpo.batch import Batch
-from grpo.checkpointing.store import damaged, newest_whole, point_of
+from grpo.checkpointing.store import find_corruption, latest_valid, step_of
 from grpo.config import load
 from grpo.errors import UserError
 from grpo.losses import make_loss
@@ -28,7 +28,7 @@ from grpo.telemetry.console import Console
 from launch.builders import assemble
 from launch.builders.models import load_model, locate
 from launch.config.recipe import Recipe
-from launch.runs.ranks import run
+from launch.runs.ranks import run_on_ranks
 from launch.runs.resume import checkpoints_of
 
 
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
         print(__doc__)
         return 0 if argv and argv[0] in ("-h", "--help") else 2
     weights = Path(argv[1]) if len(argv) > 1 else None
-    return run(lambda comm, console: min(replay(Path(argv[0]).resolve(), weights, console), 1))
+    return run_on_ranks(lambda comm, console: min(replay(Path(argv[0]).resolve(), weights, console), 1))
 
 
 def replay(file: Path, weights: Path | None, console: Console) -> int:
@@ -110,7 +110,7 @@ def _not_finite(row: Batch) -> list[str]:
 
 def _newest(run: Path, console: Console) -> Path:
     """The run's newest whole checkpoint, else the model that it left."""
-    found = newest_whole(checkpoints_of(run), tell=console.line)
+    found = latest_valid(checkpoints_of(run))
     path = found.path if found else run / "model"
     if not path.is_dir():
         raise UserError(f"{run}: has neither a checkpoint nor a model; give one: python -m launch.replay FILE FOLDER")
@@ -134,8 +134,8 @@ def _model(recipe: Recipe, weights: Path, console: Console) -> Any:
 
 
 def _check_whole(checkpoint: Path) -> None:
-    at = point_of(checkpoint.name)
-    if damage := damaged(checkpoint, at) if at else "is no folder of a checkpoint or a model":
+    step = step_of(checkpoint)
+    if damage := find_corruption(checkpoint, step) if step is not None else "is no folder of a checkpoint or a model":
         raise UserError(f"{checkpoint}: {damage}")
 
 

@@ -55,7 +55,7 @@ def run_server(recipe: Recipe, folder: Path, console: Console) -> None:
         engine = make_vllm(recipe, model, speech, console)
         console.status("")
         console.line(f"serving      {model} at {wanted.host}:{wanted.port}")
-        about = {"host": wanted.host, "device": device(), "patience": wanted.timeout}
+        about = {"host": wanted.host, "device": device(), "timeout": wanted.timeout}
         server.serve(Service(engine, model=model, shapes=shapes_of(model), folder=folder, **about))
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from grpo.config import describe, load
-from grpo.distributed.communicator import Comm
+from grpo.distributed.communicator import Communicator
 from grpo.telemetry.console import Console
 from launch.config.recipe import Recipe
-from launch.runs.ranks import run
+from launch.runs.ranks import run_on_ranks
 
 
 def main(argv: list[str]) -> int:
@@ -23,21 +23,19 @@ def main(argv: list[str]) -> int:
         print(__doc__)
         print(describe(Recipe))
         return 0
-    return run(partial(train, argv))
+    return run_on_ranks(partial(train, argv))
 
 
-def train(argv: list[str], comm: Comm, console: Console) -> int:
-    """The same recipe on every rank; returns the exit status."""
+def train(argv: list[str], comm: Communicator, console: Console) -> int:
+    """Train by the recipe, on every rank; returns the exit status."""
     recipe = load(Recipe, [argument for argument in argv if not argument.startswith("--local_rank")])
     with console.alive():
         console.status("loading torch")
-        from launch.runs.grpo import run_stage  # only after the recipe is known to be good
-        from launch.runs.sft import run_warm_up
+        from launch.runs.grpo import train_grpo  # only after the recipe is known to be valid
+        from launch.runs.sft import train_sft
 
-        if recipe.run.stage == "sft":
-            run_warm_up(recipe, console, comm)
-        else:
-            run_stage(recipe, console, comm)
+        algorithms = {"grpo": train_grpo, "sft": train_sft}
+        algorithms[recipe.run.algorithm](recipe, console, comm)
     return 0
 
 

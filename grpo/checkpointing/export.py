@@ -1,40 +1,28 @@
-"""What is kept of a run: whole model folders, never half ones."""
+"""Export of a trained model as a folder that transformers and vLLM load."""
 
-import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from grpo.checkpointing.store import flush
-from grpo.distributed.communicator import Alone, Comm
+from grpo.checkpointing.atomic_directory import atomic_directory
+from grpo.distributed.communicator import Communicator
 from grpo.errors import UserError
 from grpo.policy.base import PolicyEngine
 
 
-def save_model_folder(policy: PolicyEngine, tokenizer: Any, path: Path, comm: Comm | None = None) -> None:
-    """Weights, configuration and tokenizer, written beside `path`, flushed to disk, then renamed to it.
+def save_model_folder(policy: PolicyEngine, tokenizer: Any, path: Path, comm: Communicator) -> None:
+    """Write weights, configuration and tokenizer to `path`, complete or not at all.
 
-    The folder loads with `AutoModelForCausalLM.from_pretrained` and with vLLM. Every rank calls this and rank 0 writes.
-    UserError if `path` exists.
+    All ranks call this function and rank 0 writes. UserError where `path` exists.
     """
-    comm = comm or Alone()
-    building = path.with_name(f".{path.name}.writing")
-    comm.lead(lambda: _make_way(path, building))
-    policy.save(building)
-    comm.lead(lambda: _finish(tokenizer, building, path))
 
+    def create() -> Path:
+        if path.exists():
+            raise UserError(f"{path}: exists and is not overwritten")
+        return on_exit.enter_context(atomic_directory(path))
 
-def _make_way(path: Path, building: Path) -> None:
-    if path.exists():
-        raise UserError(f"{path}: exists and is not overwritten")
-    if building.exists():
-        shutil.rmtree(building)  # what an interrupted save left; only this module makes such a folder
-    building.mkdir(parents=True)
-
-
-def _finish(tokenizer: Any, building: Path, path: Path) -> None:
-    tokenizer.save_pretrained(building)
-    for file in building.iterdir():
-        flush(file)
-    flush(building)
-    building.rename(path)
-    flush(path.parent)
+    with ExitStack() as on_exit:
+        work = comm.on_rank0(create)
+        policy.save(work)
+        comm.on_rank0(lambda: bool(tokenizer.save_pretrained(work)))
+    comm.barrier()  # the folder has its name on all ranks from here on

@@ -1,7 +1,7 @@
-"""Has somebody asked this run to end? Ctrl-C, SIGTERM, and SIGUSR1, which Slurm sends before the time is up.
+"""Requests to end a run: Ctrl-C, SIGTERM, and SIGUSR1, which Slurm sends before the time is up.
 
-The first request is remembered, and looked at between two steps. A second Ctrl-C ends
-the process at once, whatever it is waiting for: the handler gives the signal back to the system.
+The first request is remembered and honoured between two steps. A second Ctrl-C ends the process at once, whatever it
+is waiting for: the handler gives the signal back to the system.
 """
 
 import os
@@ -14,26 +14,26 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
-class StopRequest:
-    """`name` is that of the first signal, "SIGTERM", and empty while nobody has asked."""
+class StopSignal:
+    """`name` is that of the first signal received, such as "SIGTERM"; empty before."""
 
     def __init__(self) -> None:
         self.name = ""
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """While this lasts, the signals ask for an end. Only in the main thread, the one that Python hands them to."""
+        """Handle the signals while the block lasts; in the main thread, the only one that Python delivers them to."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._heard) for number in SIGNALS}
+        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self.name = self.name or signal.Signals(number).name
         again = ""
         if number == signal.SIGINT:

@@ -1,4 +1,4 @@
-"""How does one rank's share of a checkpoint get to the disk beside the next steps, and who makes it whole?"""
+"""The background thread that writes one rank's share of a checkpoint; rank 0's thread also commits the checkpoint."""
 
 import json
 import os
@@ -9,64 +9,69 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grpo.checkpointing import store as snapshot
-from grpo.checkpointing.store import Point
-from grpo.distributed.communicator import Comm
+from grpo.checkpointing import store
+from grpo.distributed.communicator import Communicator
 from grpo.policy.optimizer_state import OptimizerSnapshot
 
-NICE = 19  # of the thread that writes
-LONGEST = 600.0  # seconds that the disk is given where the run is about to end
-OTHERS = 15.0  # seconds beyond its own share that rank 0 then waits for those of the others: one may be dead
+NICE = 19  # niceness of the thread: the training steps come first
+DISK_TIMEOUT = 600.0  # seconds that the disk is given where the run is about to end
+OTHER_RANKS_TIMEOUT = 15.0  # seconds that rank 0 waits after its own share: another rank may be dead
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """A run as it stands between two steps, but for the policy: small, so taken
-    whenever it comes there."""
+class RunState:
+    """The state of a run between two steps without the policy's: small, so taken after every step."""
 
-    at: Point
+    step: int  # steps done
     updates: int  # of the policy's schedule
-    moved: int  # its weights, so often: tells whether they are still those
+    moved: int  # updates that changed the weights: tells whether the weights are still those of this state
     shared: bytes  # JSON
-    own: Mapping[str, Any]
+    own: Mapping[str, Any]  # of this rank
 
 
 def bytes_needed(shares: Sequence[int]) -> int:
-    """On the disk, by a checkpoint whose ranks hold so many, with what lies beside the tensors."""
+    """Bytes on the disk of a checkpoint whose ranks hold these many bytes of tensors."""
     return int(sum(shares) * 1.01) + (1 << 20)
 
 
-class Writing(threading.Thread):
-    """One rank's share of one checkpoint on its way to the disk; rank 0's seals the folder when all have written."""
+class CheckpointWriter(threading.Thread):
+    """Writes one rank's share of one checkpoint. Rank 0 commits when all ranks have written, and prunes old ones."""
 
     def __init__(
-        self, folder: Path, mark: Mark, held: OptimizerSnapshot, *, comm: Comm, keep: int, settle: Callable[[], None]
+        self,
+        folder: Path,
+        state: RunState,
+        copy: OptimizerSnapshot,
+        *,
+        comm: Communicator,
+        keep: int,
+        before_commit: Callable[[], None],
     ) -> None:
-        """`settle` is called before rank 0 seals: what the checkpoint counts on is then on the disk."""
-        super().__init__(daemon=True, name=f"checkpoint {mark.at.name}")
-        self.mark, self._folder, self._held, self._keep = mark, folder, held, keep
-        self._rank, self._ranks, self._settle = comm.rank, comm.world, settle
+        """`before_commit` puts what the checkpoint refers to, such as log files, on the disk."""
+        super().__init__(daemon=True, name=f"checkpoint {state.step}")
+        self.state, self._folder, self._copy, self._keep = state, folder, copy, keep
+        self._rank, self._ranks, self._before_commit = comm.rank, comm.world, before_commit
         self.written, self.abandoned = threading.Event(), threading.Event()  # this rank's share; the checkpoint
-        self._complete = threading.Event()  # all shares are there, or will not be
+        self._complete = threading.Event()  # all shares are written, or never will be
         self.failed = ""
-        self.left = ""  # why older checkpoints are still there, of one that is whole
+        self.not_pruned = ""  # why older checkpoints are still there, although this one is complete
 
-    def end(self) -> None:
-        """The run ends, and its ranks do not talk to each other any more: return when this rank has done its part."""
-        self.written.wait(LONGEST)
-        if self._rank == 0 and not self._complete.wait(OTHERS):
+    def finish(self) -> None:
+        """Return when this rank has done its part; for a run that ends and whose ranks no longer communicate."""
+        self.written.wait(DISK_TIMEOUT)
+        if self._rank == 0 and not self._complete.wait(OTHER_RANKS_TIMEOUT):
             self.abandoned.set()
-        self.join(LONGEST)
+        self.join(DISK_TIMEOUT)
 
     def run(self) -> None:
-        if sys.platform == "linux":  # where a thread has a niceness of its own: the steps beside it come first
+        if sys.platform == "linux":  # where each thread has its own niceness
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         try:
             self._write()
-            del self._held  # three times the weights
+            del self._copy  # three times the weights
             self.written.set()
             if self._rank == 0:
-                self._seal()
+                self._commit()
         except OSError as error:
             self.failed = f"rank {self._rank}: {error}"
         except Exception as error:
@@ -76,21 +81,20 @@ class Writing(threading.Thread):
             self._complete.set()
 
     def _write(self) -> None:
-        place, digests = snapshot.building(self._folder, self.mark.at), {}
-        for name in self._held.files(lead=self._rank == 0):
-            digests[f"policy/{name}"] = snapshot.put(place, f"policy/{name}", *self._held.contents(name))
-        snapshot.put_own(place, self._rank, self.mark.own, digests)
+        place, digests = store.temp_path(self._folder, self.state.step), {}
+        for name in self._copy.files(lead=self._rank == 0):
+            digests[f"policy/{name}"] = store.write_file(place, f"policy/{name}", *self._copy.contents(name))
+        store.write_rank_state(place, self._rank, self.state.own, digests)
 
-    def _seal(self) -> None:
-        """When every rank has written; the oldest checkpoints go after that."""
-        place = snapshot.building(self._folder, self.mark.at)
-        while snapshot.parts_missing(place, self._ranks):
+    def _commit(self) -> None:
+        place = store.temp_path(self._folder, self.state.step)
+        while store.ranks_missing(place, self._ranks):
             if self.abandoned.wait(0.05):
                 return
         self._complete.set()
-        self._settle()
-        snapshot.seal(self._folder, self.mark.at, ranks=self._ranks, shared=json.loads(self.mark.shared))
+        self._before_commit()
+        store.commit(self._folder, self.state.step, ranks=self._ranks, shared=json.loads(self.state.shared))
         try:
-            snapshot.keep_newest(self._folder, self._keep)
+            store.prune(self._folder, self._keep)
         except OSError as error:
-            self.left = str(error)
+            self.not_pruned = str(error)

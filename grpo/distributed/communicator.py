@@ -1,5 +1,7 @@
-"""What ranks say to each other. How they find each other, and learn that one has died:
-`grpo/distributed/failure_detection.py`."""
+"""Communication between the ranks of a run.
+
+How ranks meet, and how all of them learn that one has failed: grpo/distributed/failure_detection.py.
+"""
 
 import os
 from collections.abc import Callable, Sequence
@@ -10,8 +12,8 @@ from grpo.errors import UserError
 T = TypeVar("T")
 
 
-class Comm(Protocol):
-    """Every rank calls these together, in the same order."""
+class Communicator(Protocol):
+    """Collective calls; every rank makes them together, in the same order."""
 
     rank: int
     world: int
@@ -19,7 +21,7 @@ class Comm(Protocol):
     def shard(self, items: Sequence[T], *, even: bool = True) -> list[T]:
         """This rank's share of a list that is the same on all ranks; neighbours stay together.
 
-        The shares are equally long, or it is an UserError; with `even=False` their lengths may differ by one.
+        The shares have the same length, else UserError; with `even=False` their lengths may differ by one.
         """
         ...
 
@@ -28,34 +30,35 @@ class Comm(Protocol):
         ...
 
     def gather(self, items: Sequence[T]) -> list[T]:
-        """The shares of all ranks, joined in the order of `shard`'s input; they need not be equally long."""
+        """The shares of all ranks, joined in the order of `shard`; their lengths may differ."""
         ...
 
-    def first(self, work: Callable[[], T]) -> T:
-        """`work()`, by one rank of every node before the others: what it leaves in a cache is then made once."""
+    def local_main_first(self, work: Callable[[], T]) -> T:
+        """Run `work` on one rank of every node before the others: what it leaves in a cache is then made once."""
         ...
 
-    def lead(self, work: Callable[[], T]) -> T:
-        """`work()` by rank 0 alone: what it returned, on every rank. Where it raises, every rank ends."""
+    def on_rank0(self, work: Callable[[], T]) -> T:
+        """Run `work` on rank 0 alone and return its value on every rank. Where it raises, every rank ends."""
         ...
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Return when every rank is here."""
         ...
 
-    def end(self, code: int, text: str) -> NoReturn:
-        """From any thread, and by one rank alone: end the processes of all ranks with this exit status and this line,
-        whatever their main threads are waiting for."""
+    def abort(self, code: int, text: str) -> NoReturn:
+        """End all ranks with this exit status and this line, whatever their main threads wait for.
+
+        One rank calls this alone, from any thread.
+        """
         ...
 
-    def before_end(self, work: Callable[[], None]) -> None:
-        """By one rank alone: where this process is ended because another rank has failed, `work()` is done first, by
-        another thread than the main one."""
+    def on_abort(self, work: Callable[[], None]) -> None:
+        """Register `work` to run in a background thread before this process ends because another rank has failed."""
         ...
 
 
-class Alone:
-    """`Comm` for one process."""
+class SingleProcess:
+    """`Communicator` for one process."""
 
     rank = 0
     world = 1
@@ -69,40 +72,38 @@ class Alone:
     def gather(self, items: Sequence[T]) -> list[T]:
         return list(items)
 
-    def first(self, work: Callable[[], T]) -> T:
+    def local_main_first(self, work: Callable[[], T]) -> T:
         return work()
 
-    def lead(self, work: Callable[[], T]) -> T:
+    def on_rank0(self, work: Callable[[], T]) -> T:
         return work()
 
-    def wait(self) -> None:
-        """Everybody is here."""
+    def barrier(self) -> None:
+        """Return at once."""
 
-    def end(self, code: int, text: str) -> NoReturn:
+    def abort(self, code: int, text: str) -> NoReturn:
         os.write(2, f"stopped: {text}\n".encode())  # not print: the main thread may be in the middle of one
         os._exit(code)
 
-    def before_end(self, work: Callable[[], None]) -> None:
-        """There is no other rank."""
+    def on_abort(self, work: Callable[[], None]) -> None:
+        """Do nothing: there is no other rank that could fail."""
 
 
-class Ranks:
-    """`Comm` over the process group of torch.distributed, on CPU tensors (gloo) also where the model is on GPUs."""
+class TorchDistributed:
+    """`Communicator` over the process group of torch.distributed, on CPU tensors (gloo) also where the model is on
+    GPUs."""
 
-    def __init__(
-        self, end_all: Callable[[int, str], NoReturn], before_end: Callable[[Callable[[], None]], None]
-    ) -> None:
-        """`end_all` reaches the other ranks also while they are in a collective call; `before_end` is told what is done
-        where another rank's has reached this one."""
+    def __init__(self, abort: Callable[[int, str], NoReturn], on_abort: Callable[[Callable[[], None]], None]) -> None:
+        """Both arguments are those of `FailureDetector`, which reaches ranks that wait in a collective call."""
         import torch.distributed as dist
 
-        self._dist, self._end_all, self._before_end = dist, end_all, before_end
+        self._dist, self._abort, self._on_abort = dist, abort, on_abort
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self._leads_node = int(os.environ.get("LOCAL_RANK", self.rank)) == 0
+        self._is_local_main = int(os.environ.get("LOCAL_RANK", self.rank)) == 0
 
     def shard(self, items: Sequence[T], *, even: bool = True) -> list[T]:
         if even:
-            check_shares(len(items), self.world, "the batch")
+            check_divisible(len(items), self.world, "the batch")
         return list(items[len(items) * self.rank // self.world : len(items) * (self.rank + 1) // self.world])
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
@@ -117,31 +118,31 @@ class Ranks:
         self._dist.all_gather_object(shares, list(items))
         return [item for share in shares for item in share]
 
-    def first(self, work: Callable[[], T]) -> T:
-        if not self._leads_node:
-            self.wait()
-        done = work()
-        if self._leads_node:
-            self.wait()
-        return done
+    def local_main_first(self, work: Callable[[], T]) -> T:
+        if not self._is_local_main:
+            self.barrier()
+        value = work()
+        if self._is_local_main:
+            self.barrier()
+        return value
 
-    def lead(self, work: Callable[[], T]) -> T:
+    def on_rank0(self, work: Callable[[], T]) -> T:
         return cast(T, self.gather([work()] if self.rank == 0 else [])[0])
 
-    def wait(self) -> None:
-        self.sum([0.0])  # not dist.barrier(): with GPUs that one would go through NCCL
+    def barrier(self) -> None:
+        self.sum([0.0])  # not dist.barrier(), which would go through NCCL where there are GPUs
 
-    def end(self, code: int, text: str) -> NoReturn:
-        self._end_all(code, text)
+    def abort(self, code: int, text: str) -> NoReturn:
+        self._abort(code, text)
 
-    def before_end(self, work: Callable[[], None]) -> None:
-        self._before_end(work)
+    def on_abort(self, work: Callable[[], None]) -> None:
+        self._on_abort(work)
 
 
-def check_shares(count: int, world: int, name: str) -> None:
-    """UserError where `count` items cannot be shared equally, naming the nearest counts and ranks that can.
+def check_divisible(count: int, world: int, name: str) -> None:
+    """UserError where `count` items cannot be shared equally by `world` ranks, with the nearest valid numbers.
 
-    >>> check_shares(4, 3, "prompts")
+    >>> check_divisible(4, 3, "prompts")
     Traceback (most recent call last):
     ...
     grpo.errors.UserError: prompts = 4 cannot be shared equally by 3 ranks; valid: 3 or 6, or 1, 2 or 4 ranks

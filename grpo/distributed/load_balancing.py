@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from grpo.distributed.communicator import Comm
+from grpo.distributed.communicator import Communicator
 from grpo.types import Group
 
 
 def own_share(
-    groups: Sequence[Group], advantages_PG: Tensor, comm: Comm, *, drop_zero: bool = False
+    groups: Sequence[Group], advantages_PG: Tensor, comm: Communicator, *, drop_zero: bool = False
 ) -> tuple[list[Group], Tensor]:
     """Return the groups that this rank learns from, whichever rank sampled them, and their advantages.
 
@@ -32,21 +32,21 @@ def karmarkar_karp(costs: Sequence[float], ranks: int) -> list[list[int]]:
     furthest apart are merged, the largest sum of one with the smallest of the other, until one solution is left. Every
     rank has an index where at least so many costs are above 0.
 
-    The classic case, in which dealing out the largest first would end at 17 and 13:
+    Dealing out the largest first would end at 17 and 13 here:
 
     >>> karmarkar_karp([8, 7, 6, 5, 4], 2)
     [[1, 3, 4], [0, 2]]
     >>> karmarkar_karp([3, 1, 4], 1)
     [[0, 1, 2]]
     """
-    nothing: list[tuple[float, list[int]]] = [(0.0, [])] * (ranks - 1)
-    heap = [(-float(cost), place, [(float(cost), [place]), *nothing]) for place, cost in enumerate(costs)]
-    heapq.heapify(heap)  # by how far a solution's sums are apart; the place breaks ties, the same way on every rank
+    empty: list[tuple[float, list[int]]] = [(0.0, [])] * (ranks - 1)
+    heap = [(-float(cost), index, [(float(cost), [index]), *empty]) for index, cost in enumerate(costs)]
+    heapq.heapify(heap)  # by spread, largest first; the index breaks ties in the same way on every rank
     while len(heap) > 1:
-        _, place, one = heapq.heappop(heap)
+        _, index, one = heapq.heappop(heap)
         _, _, other = heapq.heappop(heap)
         merged = [(a + b, mine + theirs) for (a, mine), (b, theirs) in zip(one, reversed(other), strict=True)]
         merged.sort(key=lambda part: -part[0])
-        heapq.heappush(heap, (merged[-1][0] - merged[0][0], place, merged))
-    parts = heap[0][2] if heap else [*nothing, (0.0, [])]
-    return [sorted(places) for _, places in parts]
+        heapq.heappush(heap, (merged[-1][0] - merged[0][0], index, merged))
+    parts = heap[0][2] if heap else [*empty, (0.0, [])]
+    return [sorted(indices) for _, indices in parts]

@@ -23,7 +23,7 @@ from deepspeed.utils import (
 from torch import Tensor
 
 from grpo.batch import Batch
-from grpo.distributed.communicator import Comm
+from grpo.distributed.communicator import Communicator
 from grpo.distributed.failure_detection import backend
 from grpo.losses import Loss, Metrics, Stats, finalize_metrics, merge_metrics
 from grpo.model.forward import Layout, LayoutOption, completion_logprobs, micro_batches, resolve_layout
@@ -79,7 +79,7 @@ class ZeroPolicy:
         optim: AdamWConfig,
         updates: int,
         token_budget: int,
-        comm: Comm,
+        comm: Communicator,
         layout: LayoutOption = "auto",
         temperature: float = 1.0,
         dtype: Dtype = "auto",
@@ -170,7 +170,7 @@ class ZeroPolicy:
             kept = self._model.state_dict().keys()  # of the buffers only some belong into a file
             whole |= {name: buffer for name, buffer in self._model.named_buffers() if name in kept}
             self._model.save_pretrained(path, state_dict=whole, safe_serialization=True)
-        self._comm.wait()
+        self._comm.barrier()
 
     @property
     def num_updates(self) -> int:

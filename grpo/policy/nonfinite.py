@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from grpo.batch import Batch
-from grpo.distributed.communicator import Comm
+from grpo.distributed.communicator import Communicator
 from grpo.errors import NonFiniteError, UserError
 from grpo.losses import Loss, Stats
 from grpo.policy.base import Delegate, PolicyEngine
@@ -33,7 +33,7 @@ class Guarded(Delegate):
         *,
         folder: Path,
         limit: int,
-        comm: Comm,
+        comm: Communicator,
         tell: Callable[[str], None],
         dtype: str = "float32",
     ) -> None:
@@ -56,7 +56,8 @@ class Guarded(Delegate):
         if self._row >= self._limit:
             raise NonFiniteError(
                 f"{self._row} updates in a row were not finite (checkpoint.max_nonfinite_updates = {self._limit}); "
-                f"where to look: python -m launch.replay {file}"
+                f"where to look: python -m launch.replay {file}",
+                all_ranks=True,
             )
         return stats
 

@@ -1,4 +1,4 @@
-"""The seam to whatever writes completions."""
+"""The interface of rollout engines, which sample completions from the policy."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
@@ -11,16 +11,17 @@ from grpo.types import Completion, Group, PromptRenderer, Sampling, TokenIds
 
 
 class RolloutEngine(Protocol):
-    """Writes completions with exactly the weights it was last given.
+    """Samples completions with exactly the weights of the last `load`.
 
-    Token ids in, token ids out: nothing is tokenized or re-tokenized here. Log-probabilities are those of the
-    distribution that was sampled from. Truncated means `finish == "length"`.
+    Token ids in, token ids out: no engine tokenizes. Log-probabilities are those of the sampled distribution. A
+    truncated completion has `finish == "length"`.
     """
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        """Take new weights, forget everything computed with the old ones; completions carry `version` from now on.
+        """Take new weights and drop all caches of the old ones; completions carry `version` from now on.
 
-        Every parameter once, by name, in any order; StaleWeights where one is missing, unknown or of another shape.
+        `weights` has every parameter once, by name, in any order. StaleWeights where one is missing, unknown or of
+        another shape.
         """
         ...
 
@@ -29,16 +30,16 @@ class RolloutEngine(Protocol):
         ...
 
     def release(self) -> None:
-        """Give memory back until the next `load`."""
+        """Free memory until the next `load`."""
         ...
 
 
-def checked(
+def check_weights(
     weights: Iterable[tuple[str, Tensor]], shapes: Mapping[str, tuple[int, ...]], *, version: int
 ) -> Iterator[tuple[str, Tensor]]:
-    """The weights as they come, one at a time. StaleWeights unless they are exactly the parameters in `shapes`.
+    """Yield the weights one at a time; StaleWeights unless they are exactly the parameters in `shapes`.
 
-    Two parameters of one shape under each other's names pass here; the comparison of log-probabilities sees them.
+    Two swapped parameters of one shape pass here; the comparison of log-probabilities finds them.
     """
     missing = dict.fromkeys(shapes)
     for name, tensor in weights:
@@ -67,7 +68,7 @@ def sample_groups(
     seed: int,
     version: int,
 ) -> list[Group]:
-    """One unscored group per example, in order. Raises StaleWeights if a completion carries another version."""
+    """One unscored group per example, in order; StaleWeights where a completion carries another version."""
     prompts = [render(example) for example in examples]
     written = rollout.generate(prompts, sampling, seed=seed)
     for completion in (completion for group in written for completion in group):

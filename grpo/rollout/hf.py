@@ -1,10 +1,9 @@
 """Rollouts with plain transformers, on a CPU or one GPU.
 
-A group shares one prompt, so its prompt is prefilled once and its cache is held once; what all prompts of a batch begin
-with, the system prompt above all, is prefilled once for all of them. The G samples are decoded as G
-query positions of one row: every step adds G columns to that row's cache, and a mask lets sample g see the prompt and
-its own columns only. Nothing is repeated, and the model code is the stock one. Samples that have ended leave, and so do
-the rows of prompts whose samples all have: short answers do not wait for the longest one at full price.
+The prompt of a group is prefilled once and cached once. The common prefix of all prompts in a batch, above all the
+system prompt, is prefilled once for all of them. The G samples of a prompt are decoded as G query positions of one row:
+every step adds G columns to the row's cache, and a mask lets sample g see the prompt and its own columns only. The
+model code is the stock one. Finished samples and rows are dropped, so short answers do not cost as much as the longest.
 
 P prompts in a batch, G samples of each, L cache columns of the longest prompt, V vocabulary; R rows and W samples of
 each are still being decoded, with C decoded cache columns.
@@ -21,14 +20,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from grpo.errors import NonFiniteError, UserError
 from grpo.model.forward import has_sliding_windows
-from grpo.rollout.base import checked
+from grpo.rollout.base import check_weights
 from grpo.types import Completion, Sampling, TokenIds
 
-SHRINK = 0.75
-"""How much of what is being decoded must be enough before the rest is dropped: a smaller cache has to be copied."""
-
-SHARED = 16
-"""Tokens that the prompts of a batch must have in common at their beginning to be worth a forward of their own."""
+COMPACT_BELOW = 0.75  # share of the decoded samples that must still be active, else the cache is copied without others
+MIN_SHARED_PREFIX = 16  # tokens; a shorter common prefix is not worth a forward pass of its own
 
 
 class HfRollout:
@@ -43,14 +39,14 @@ class HfRollout:
         rows: int = 64,
         progress: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """`decode` turns token ids into text without special tokens; at most `rows` completions are decoded at once."""
+        """`decode` turns token ids into text without special tokens; `rows` is the most completions decoded at once."""
         if not eos_ids:
             raise ValueError("without a stop token every completion would run to the limit")
         if has_sliding_windows(model):
             raise UserError("the hf rollout engine cannot serve models with sliding-window layers: its masks hold none")
         self._model = model.eval().requires_grad_(False)
         if model.config.get_text_config()._attn_implementation == "sdpa":
-            self._model.set_attn_implementation(FOLDED)
+            self._model.set_attn_implementation(GQA_SDPA)
         self._decode, self._eos_ids, self._rows = decode, tuple(eos_ids), rows
         self._version, self._progress = -1, progress
 
@@ -59,7 +55,7 @@ class HfRollout:
         self._version = -1
         own = dict(self._model.named_parameters())
         shapes = {name: tuple(parameter.shape) for name, parameter in own.items()}
-        for name, tensor in checked(weights, shapes, version=version):
+        for name, tensor in check_weights(weights, shapes, version=version):
             own[name].copy_(tensor)
         self._version = version
 
@@ -67,7 +63,7 @@ class HfRollout:
     def generate(self, prompts: Sequence[TokenIds], sampling: Sampling, *, seed: int) -> list[list[Completion]]:
         generator = torch.Generator(device=self._device).manual_seed(seed)
         groups = max(1, self._rows // sampling.group_size)
-        by_length = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))  # alike lengths pad least
+        by_length = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))  # similar lengths need least padding
         written: dict[int, list[Completion]] = {}
         for start in range(0, len(prompts), groups):
             index = by_length[start : start + groups]
@@ -76,7 +72,7 @@ class HfRollout:
         return [written[p] for p in range(len(prompts))]
 
     def release(self) -> None:
-        """Nothing is held between calls but the weights."""
+        """Do nothing: only the weights are held between calls."""
 
     @property
     def _device(self) -> torch.device:
@@ -88,25 +84,25 @@ class HfRollout:
         size = sampling.group_size
         lengths_P = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
         logits_RWV, cache = self._prefill(prompts, lengths_P, size)
-        front = Front(lengths_P, size)
+        state = DecodeState(lengths_P, size)
         ids, logps = ([[[] for _ in range(size)] for _ in prompts] for _ in range(2))
         left = len(prompts) * size
         for place in range(sampling.max_tokens):
             ids_RW, logp_RW = sample(logits_RWV, sampling, generator)
-            for p, g, token, logp in front.going(ids_RW, logp_RW):
+            for p, g, token, logp in state.active(ids_RW, logp_RW):
                 ids[p][g].append(token)
                 logps[p][g].append(logp)
                 if token in self._eos_ids:
-                    front.end(p, g)
+                    state.finish(p, g)
                     left -= 1
             done = f"{len(prompts) * size - left} of {len(prompts) * size} done"
             self._progress(f"rollout: token {place + 1} of at most {sampling.max_tokens}, {done}")
             if not left or place + 1 == sampling.max_tokens:
                 break
             hidden_RWD = self._model.get_decoder()(
-                input_ids=front.shrunk(ids_RW, cache),
-                position_ids=front.positions(place),
-                attention_mask=_attention_mask(self._model, front.mask()),
+                input_ids=state.compact(ids_RW, cache),
+                position_ids=state.positions(place),
+                attention_mask=_attention_mask(self._model, state.mask()),
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state
@@ -114,9 +110,11 @@ class HfRollout:
         return [[self._completion(i, lp) for i, lp in zip(*pair, strict=True)] for pair in zip(ids, logps, strict=True)]
 
     def _prefill(self, prompts: Sequence[TokenIds], lengths_P: Tensor, size: int) -> tuple[Tensor, DynamicCache]:
-        """Each prompt once, and once for all what they have in common: the logits after each, the same for all its
-        samples, and the cache."""
-        widest, common = int(lengths_P.max()), common_beginning(prompts)
+        """Run every prompt once, and their common prefix once for all.
+
+        Returns the logits after each prompt, [P, G, V], the same for all its samples, and the cache.
+        """
+        widest, common = int(lengths_P.max()), shared_prefix_length(prompts)
         ids_PL = torch.tensor([[*prompt, *(0,) * (widest - len(prompt))] for prompt in prompts], device=self._device)
         cache, decoder, mask = DynamicCache(), self._model.get_decoder(), None
         place_1L = torch.arange(widest, device=self._device)[None]
@@ -146,11 +144,11 @@ class HfRollout:
         )
 
 
-class Front:
-    """Where decoding stands: R rows that are one prompt each, W samples of each, and whose every cache column is.
+class DecodeState:
+    """Decoding state: for R prompts with W samples each, the sample that every cache column belongs to.
 
-    Samples that have ended keep being decoded until enough have ended that a smaller rectangle, R' rows of W' samples,
-    holds the others; rows that have fewer than W' keep some that have ended, whose tokens nobody reads.
+    Finished samples are decoded along until a smaller rectangle, R' rows of W' samples, holds all active ones. Rows
+    with fewer than W' active samples keep some finished ones, whose tokens are ignored.
     """
 
     def __init__(self, lengths_P: Tensor, size: int) -> None:
@@ -158,51 +156,51 @@ class Front:
         self._lengths_R, self._places_L = lengths_P, torch.arange(int(lengths_P.max()), device=device)
         self._prompts = list(range(len(lengths_P)))  # [R]
         self._samples = [list(range(size)) for _ in self._prompts]  # [R][W]
-        self._going = {(p, g) for p in self._prompts for g in range(size)}
+        self._active = {(p, g) for p in self._prompts for g in range(size)}
         self._owner_RC = torch.empty(len(lengths_P), 0, dtype=torch.long, device=device)  # of the decoded columns
 
-    def going(self, ids_RW: Tensor, logp_RW: Tensor) -> Iterator[tuple[int, int, int, float]]:
-        """(prompt, sample, its token, its log-probability) of every sample that goes on, in order."""
+    def active(self, ids_RW: Tensor, logp_RW: Tensor) -> Iterator[tuple[int, int, int, float]]:
+        """(prompt, sample, token, log-probability) of every active sample, in order."""
         rows = zip(self._prompts, self._samples, ids_RW.tolist(), logp_RW.tolist(), strict=True)
         for prompt, samples, ids, logps in rows:
             for sampled, token, logp in zip(samples, ids, logps, strict=True):
-                if (prompt, sampled) in self._going:
+                if (prompt, sampled) in self._active:
                     yield prompt, sampled, token, logp
 
-    def end(self, prompt: int, sampled: int) -> None:
-        self._going.discard((prompt, sampled))
+    def finish(self, prompt: int, sampled: int) -> None:
+        self._active.discard((prompt, sampled))
 
-    def shrunk(self, ids_RW: Tensor, cache: DynamicCache) -> Tensor:
-        """The tokens to go on with, and their columns' owners noted; rows that are left out leave the cache too."""
-        going = [[(p, g) in self._going for g in row] for p, row in zip(self._prompts, self._samples, strict=True)]
-        rows, width = [r for r, row in enumerate(going) if any(row)], max(map(sum, going))
-        if len(rows) * width <= SHRINK * ids_RW.numel():
-            ordered = [sorted(range(len(going[r])), key=lambda w, r=r: not going[r][w])[:width] for r in rows]
+    def compact(self, ids_RW: Tensor, cache: DynamicCache) -> Tensor:
+        """Drop finished samples and rows where enough have finished; the tokens to decode next, [R, W]."""
+        active = [[(p, g) in self._active for g in row] for p, row in zip(self._prompts, self._samples, strict=True)]
+        rows, width = [r for r, row in enumerate(active) if any(row)], max(map(sum, active))
+        if len(rows) * width <= COMPACT_BELOW * ids_RW.numel():
+            ordered = [sorted(range(len(active[r])), key=lambda w, r=r: not active[r][w])[:width] for r in rows]
             rows_R, columns_RW = torch.tensor(rows), torch.tensor(ordered)
-            if len(rows) < len(going):
+            if len(rows) < len(active):
                 cache.batch_select_indices(rows_R.to(ids_RW.device))
             ids_RW = ids_RW[rows_R.to(ids_RW.device)].gather(1, columns_RW.to(ids_RW.device))
             self._lengths_R, self._owner_RC = (one[rows_R.to(one.device)] for one in (self._lengths_R, self._owner_RC))
             self._prompts = [self._prompts[r] for r in rows]
             self._samples = [[self._samples[r][w] for w in row] for r, row in zip(rows, ordered, strict=True)]
-        self._now_RW = torch.tensor(self._samples, device=ids_RW.device)
-        self._owner_RC = torch.cat([self._owner_RC, self._now_RW], dim=1)
+        self._samples_RW = torch.tensor(self._samples, device=ids_RW.device)
+        self._owner_RC = torch.cat([self._owner_RC, self._samples_RW], dim=1)
         return ids_RW
 
     def positions(self, place: int) -> Tensor:
-        """Of the tokens in their completions' texts, [R, W]."""
-        return (self._lengths_R[:, None] + place).expand(-1, self._now_RW.shape[1])
+        """Positions of the tokens in their own sequences, [R, W]."""
+        return (self._lengths_R[:, None] + place).expand(-1, self._samples_RW.shape[1])
 
     def mask(self) -> Tensor:
-        """Who sees what: its prompt and its own columns, bool [R, 1, W, L + C]."""
+        """Which columns each sample sees, its prompt and its own: bool [R, 1, W, L + C]."""
         prompt_RL = self._places_L < self._lengths_R[:, None]
-        prompt_RWL = prompt_RL[:, None, :].expand(-1, self._now_RW.shape[1], -1)
-        own_RWC = self._owner_RC[:, None, :] == self._now_RW[:, :, None]
+        prompt_RWL = prompt_RL[:, None, :].expand(-1, self._samples_RW.shape[1], -1)
+        own_RWC = self._owner_RC[:, None, :] == self._samples_RW[:, :, None]
         return torch.cat([prompt_RWL, own_RWC], dim=-1)[:, None]
 
 
 def sample(logits_PGV: Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One token per row and its log-probability in the distribution that was sampled from: ids and logp [P, G].
+    """Sample one token per row; ids and log-probabilities in the sampled distribution, [P, G].
 
     Temperature 0 takes the most likely token, with probability 1.
     """
@@ -212,15 +210,15 @@ def sample(logits_PGV: Tensor, sampling: Sampling, generator: torch.Generator) -
     logp_PGV = (logits_PGV / sampling.temperature).log_softmax(dim=-1)
     if sampling.top_p < 1:
         logp_PGV = _nucleus(logp_PGV, sampling.top_p)
-    ids_PG = draw(logp_PGV, generator)
+    ids_PG = sample_by_inverse_cdf(logp_PGV, generator)
     return ids_PG, logp_PGV.gather(-1, ids_PG[..., None]).squeeze(-1)
 
 
-def draw(logp_PGV: Tensor, generator: torch.Generator) -> Tensor:
-    """One token per row, [P, G], by where a uniform number falls in the distribution's running sum, in float64.
+def sample_by_inverse_cdf(logp_PGV: Tensor, generator: torch.Generator) -> Tensor:
+    """Sample one token per row, [P, G], by inversion of the cumulative distribution in float64.
 
-    One random number per row: `torch.multinomial` draws one per row and token of the vocabulary, one after another on a
-    CPU. A token without probability adds nothing to the sum, so none is drawn. NonFiniteError where there is no sum.
+    This needs one random number per row. `torch.multinomial` draws one per row and token of the vocabulary, in sequence
+    on a CPU. A token of probability 0 is never sampled. NonFiniteError where the sum is not finite.
     """
     sum_PGV = logp_PGV.double().exp().cumsum(dim=-1)
     all_PG1 = sum_PGV[..., -1:]
@@ -232,38 +230,38 @@ def draw(logp_PGV: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _nucleus(logp_PGV: Tensor, top_p: float) -> Tensor:
-    """Keep the smallest set of tokens with probability `top_p`, renormalized."""
+    """Keep the smallest set of tokens with probability `top_p`, and renormalize."""
     sorted_PGV, order_PGV = logp_PGV.sort(dim=-1, descending=True)
     mass_before_PGV = sorted_PGV.exp().cumsum(dim=-1) - sorted_PGV.exp()
     kept_PGV = sorted_PGV.masked_fill(mass_before_PGV >= top_p, -torch.inf)
     return torch.full_like(logp_PGV, -torch.inf).scatter(-1, order_PGV, kept_PGV).log_softmax(dim=-1)
 
 
-def common_beginning(prompts: Sequence[TokenIds]) -> int:
-    """How many tokens to prefill once for all prompts: fewer than the shortest has, 0 where it would not be worth it.
+def shared_prefix_length(prompts: Sequence[TokenIds]) -> int:
+    """Tokens to prefill once for all prompts: fewer than the shortest prompt has, 0 where it is not worth it.
 
-    >>> common_beginning([range(20), range(30)]), common_beginning([range(20), [*range(18), 0]])
+    >>> shared_prefix_length([range(20), range(30)]), shared_prefix_length([range(20), [*range(18), 0]])
     (19, 18)
-    >>> common_beginning([range(20)]), common_beginning([range(15), range(20)])
+    >>> shared_prefix_length([range(20)]), shared_prefix_length([range(15), range(20)])
     (0, 0)
     """
     if len(prompts) == 1:
         return 0
     places = zip(*(prompt[:-1] for prompt in prompts), strict=False)
     common = next((n for n, tokens in enumerate(places) if len(set(tokens)) > 1), min(map(len, prompts)) - 1)
-    return common if common >= SHARED else 0
+    return common if common >= MIN_SHARED_PREFIX else 0
 
 
-FOLDED = "folded_heads"
+GQA_SDPA = "gqa_sdpa"
 
 
-def folded_heads(
+def gqa_sdpa(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """What transformers calls in every layer: query [R, H, W, d], key and value [R, K, L, d] -> ([R, W, H, d], None).
+    """Attention function for transformers: query [R, H, W, d], key and value [R, K, L, d] -> ([R, W, H, d], None).
 
-    With a mask SDPA would be given a copy of the cache for each of the H / K query heads of a key head, in every layer
-    of every step; here those heads are more queries of one key head. Without a mask it is transformers' own function.
+    With a mask, transformers copies the cache for each of the H / K query heads of a key head, in every layer of every
+    step. Here these heads become more queries of one key head. Without a mask transformers' own function is called.
     """
     rows, heads, width, size = query.shape
     if attention_mask is None or key.shape[1] == heads:
@@ -274,12 +272,12 @@ def folded_heads(
     return out.reshape(rows, heads, width, size).transpose(1, 2), None
 
 
-AttentionInterface.register(FOLDED, folded_heads)
+AttentionInterface.register(GQA_SDPA, gqa_sdpa)
 
 
 def _attention_mask(model: Any, mask: Tensor) -> Tensor:
-    """A boolean 4D mask in the form that the model's attention takes: SDPA as it is, eager as numbers to be added."""
-    if model.config.get_text_config()._attn_implementation in ("sdpa", FOLDED):
+    """A boolean 4D mask as the model's attention takes it: SDPA as it is, eager as numbers to add."""
+    if model.config.get_text_config()._attn_implementation in ("sdpa", GQA_SDPA):
         return mask
     return torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill_(
         ~mask, torch.finfo(model.dtype).min

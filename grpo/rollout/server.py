@@ -1,6 +1,6 @@
-"""The process that serves rollouts to a trainer: requests in, completions out, weights as they come.
+"""A server of rollouts for a trainer in another process.
 
-Requests are JSON over HTTP, one at a time, on loopback unless told otherwise. The client: grpo/rollout/remote.py.
+Requests are JSON over HTTP, one at a time, on loopback by default. The client: grpo/rollout/remote.py.
 """
 
 import errno
@@ -23,15 +23,15 @@ from torch import Tensor
 
 from grpo.errors import EngineDied, StaleWeights, UserError
 from grpo.rollout.base import RolloutEngine
-from grpo.rollout.weight_transfer import Bucket, Pair, gpu, listening_store
+from grpo.rollout.weight_transfer import Bucket, ProcessPair, create_store, gpu_uuid
 from grpo.types import Sampling
 
-LONG_TOKEN = 16  # characters
+MIN_TOKEN_CHARS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server listens, and what a request must know to be answered there; "": nothing."""
+    """Address of a server, and the token that requests must carry; "" for none."""
 
     port: int
     host: str = "127.0.0.1"
@@ -48,17 +48,17 @@ class Address:
             raise UserError("GROUND_GRPO_TOKEN: valid: ASCII letters, digits and signs, without spaces or line ends")
 
     @property
-    def here(self) -> bool:
-        """Whether only this machine can be there."""
+    def is_local(self) -> bool:
+        """Whether the address is on this machine."""
         ip = _ip(self.host)
         return self.host == "localhost" if ip is None else ip.is_loopback
 
     def __str__(self) -> str:
-        return f"port {self.port}" if self.here else f"{self.host}:{self.port}"
+        return f"port {self.port}" if self.is_local else f"{self.host}:{self.port}"
 
 
 class Service:
-    """What a server answers, one request at a time."""
+    """Answers the requests to a server, one at a time."""
 
     def __init__(
         self,
@@ -69,17 +69,17 @@ class Service:
         folder: Path,
         host: str = "127.0.0.1",
         device: str = "cpu",
-        patience: float = 600.0,
+        timeout: float = 600.0,
     ) -> None:
-        """Serves `engine`; weights arrive as files in `folder`, or in a group that is met at `host`, on `device`."""
-        self._engine, self._folder, self._host, self._patience = engine, folder, host, patience
+        """`engine` gets weights as files in `folder`, or by a broadcast at `host` on `device`. `timeout`: seconds."""
+        self._engine, self._folder, self._host, self._timeout = engine, folder, host, timeout
         self._device = torch.device(device)
-        self._about = {"model": model, "shapes": shapes, "folder": str(folder), "gpu": gpu(self._device)}
-        self._push: Push | None = None
-        self._pair: Future[Pair] | None = None
+        self._about = {"model": model, "shapes": shapes, "folder": str(folder), "gpu": gpu_uuid(self._device)}
+        self._update: WeightUpdate | None = None
+        self._pair: Future[ProcessPair] | None = None
 
     def answer(self, what: str, body: Mapping[str, Any]) -> Any:
-        """The answer to one request, as JSON takes it. StaleWeights, KeyError or TypeError where it makes no sense."""
+        """The answer to one request, as JSON takes it; StaleWeights, KeyError or TypeError for an invalid request."""
         if what == "about":
             return self._about
         if what == "generate":
@@ -90,35 +90,35 @@ class Service:
         if what == "join":
             return self._join(self._device if body["nccl"] else torch.device("cpu"))
         if what == "load":
-            if self._push:
-                self._push.abandon()
-            self._push = Push(self._engine, version=body["version"])
-            return self._push.start()
-        if self._push is None:
-            raise EngineDied(f"{what!r}, and no push of weights is under way: the server has been started anew")
+            if self._update:
+                self._update.abandon()
+            self._update = WeightUpdate(self._engine, version=body["version"])
+            return self._update.start()
+        if self._update is None:
+            raise EngineDied(f"{what!r}, and no update of weights is under way: the server has been restarted")
         if what == "bucket" and "file" in body:
             file = self._folder / Path(body["file"]).name  # nothing outside the folder is read
-            self._push.give(lambda: load_file(file))
-            return self._push.taken()
-        if what == "bucket" and self._pair:  # answered before it has come: the client broadcasts when it knows
+            self._update.give(lambda: load_file(file))
+            return self._update.taken()
+        if what == "bucket" and self._pair:  # answered before the bucket arrives: the client then broadcasts
             pair = self._pair
-            return self._push.give(lambda: pair.result().receive(body["tensors"]))
+            return self._update.give(lambda: pair.result().receive(body["tensors"]))
         if what == "taken":
-            return self._push.taken()
+            return self._update.taken()
         if what == "loaded":
-            push, self._push = self._push, None
-            return push.finish()
+            update, self._update = self._update, None
+            return update.finish()
         raise KeyError(what)
 
     def _join(self, device: torch.device) -> int:
-        """The port at which a client is awaited, in the background, as the other end of a new pair."""
-        store, port = listening_store(self._host, self._patience)
-        pair: Future[Pair] = Future()
+        """The port where a client can join a new pair; the server waits for it in the background."""
+        store, port = create_store(self._host, self._timeout)
+        pair: Future[ProcessPair] = Future()
 
         def meet() -> None:
             try:
-                pair.set_result(Pair(store, 1, device=device, host=self._host, patience=self._patience))
-            except RuntimeError as error:  # for whoever asks for the pair
+                pair.set_result(ProcessPair(store, 1, device=device, host=self._host, timeout=self._timeout))
+            except RuntimeError as error:  # raised where the pair is used
                 pair.set_exception(error)
 
         threading.Thread(target=meet, daemon=True, name="join").start()  # a client that never comes holds up no exit
@@ -126,8 +126,8 @@ class Service:
         return port
 
 
-class Push(threading.Thread):
-    """A `load` that is fed by several requests: the engine asks for weights here while the files come in."""
+class WeightUpdate(threading.Thread):
+    """A `load` of the engine, in a thread, that is fed by several requests."""
 
     def __init__(self, engine: RolloutEngine, *, version: int) -> None:
         super().__init__(daemon=True)
@@ -138,17 +138,17 @@ class Push(threading.Thread):
     def run(self) -> None:
         try:
             self._engine.load(self._weights(), version=self._version)
-        except Exception as error:  # whatever it is, it belongs to the client, whose request is answered elsewhere
+        except Exception as error:  # any error belongs to the client, whose request another thread answers
             self._error = error
 
     def give(self, fetch: Callable[[], Bucket]) -> None:
-        """The engine's thread fetches what comes next."""
+        """Let the engine's thread fetch the next bucket."""
         if not self.is_alive():
             self._raise()
         self._coming.put(fetch)
 
     def taken(self) -> None:
-        """Returns when the engine has asked for what comes after the last that was given."""
+        """Return when the engine has taken the last bucket."""
         while self.is_alive():
             try:
                 return self._taken.get(timeout=0.05)
@@ -162,7 +162,7 @@ class Push(threading.Thread):
         self._raise()
 
     def abandon(self) -> None:
-        """End a push whose client has given up; what the engine makes of half of it is the engine's to say."""
+        """Abort a weight update whose client disconnected. The engine decides whether it is still usable."""
         self._coming.put(None)
         self.join()
 
@@ -177,15 +177,15 @@ class Push(threading.Thread):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers with the server's service, whatever happens in it."""
+    """Handles a request by the server's service; errors become answers."""
 
     server: "Server"
-    timeout = 30.0  # seconds for the bytes of a request to come: requests are taken one at a time
+    timeout = 30.0  # seconds for the bytes of a request to arrive: requests are handled one at a time
 
     def do_POST(self) -> None:
         token = self.server.address.token
         known = hmac.compare_digest(self.headers.get("Authorization", "").encode(), f"Bearer {token}".encode())
-        status, reply = http.client.UNAUTHORIZED, {"error": "another token is wanted"}
+        status, reply = http.client.UNAUTHORIZED, {"error": "wrong token"}
         if known or not token:
             status, reply = http.client.OK, self._reply(self.rfile.read(int(self.headers["Content-Length"])))
         data = json.dumps(reply).encode()
@@ -199,15 +199,15 @@ class Handler(BaseHTTPRequestHandler):
             return {"answer": self.server.service.answer(self.path.strip("/"), json.loads(body))}
         except EngineDied as error:
             return {"lost": str(error)}
-        except Exception as error:  # one request that fails must not end the server; the client says what it was
+        except Exception as error:  # a failed request must not end the server; the client reports the error
             return {"error": str(error) if isinstance(error, StaleWeights) else repr(error)}
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Nothing: a line a request would drown what matters."""
+        """Do not log requests."""
 
 
 class Server(HTTPServer):
-    """Listens from the start, so that clients wait in line; answers once it has a service."""
+    """Listens from the start, so that clients can queue; answers once `serve` is called."""
 
     service: Service
 
@@ -215,10 +215,10 @@ class Server(HTTPServer):
         """UserError where the port is in use or the host is not this machine's, and for a host that others can reach
         without a token that is hard to guess."""
         self.address = address
-        if not address.here and len(address.token) < LONG_TOKEN:
+        if not address.is_local and len(address.token) < MIN_TOKEN_CHARS:
             raise UserError(
                 f"rollout.host = {address.host!r}: others can reach it, so GROUND_GRPO_TOKEN must be in the "
-                f"environment, {LONG_TOKEN} characters or more; valid without: 127.0.0.1"
+                f"environment, {MIN_TOKEN_CHARS} characters or more; valid without: 127.0.0.1"
             )
         try:
             super().__init__((address.host, address.port), Handler)

@@ -1,9 +1,9 @@
 """Rollouts with vLLM inside the trainer's process, on GPUs or with its CPU build.
 
-All samples of a prompt are one request, so that its prompt is prefilled once. New weights go in tensor by tensor and
-never over the disk; everything that was computed with the old ones is forgotten.
+All samples of a prompt are one request, so that the prompt is prefilled once. New weights are handed over tensor by
+tensor in memory, and all caches of the old ones are reset.
 
-With several ranks each has an engine of its own; with tensor parallelism that many neighbouring ranks share one.
+Each rank has its own engine; with tensor parallelism, that many neighbouring ranks share one.
 """
 
 import os
@@ -17,19 +17,19 @@ import torch
 from torch import Tensor
 
 from grpo.errors import EngineDied, StaleWeights, UserError
-from grpo.rollout.base import checked
-from grpo.rollout.vllm_shared_memory import of_its_own
+from grpo.rollout.base import check_weights
+from grpo.rollout.vllm_shared_memory import unique_shared_memory
 from grpo.types import Completion, Sampling, TokenIds
 
-ENVIRONMENT = {  # read by vLLM while it is imported or started; what the user has set stays
+ENVIRONMENT = {  # read by vLLM when it is imported or started; the user's own values stay
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, where the weights are
-    "VLLM_LOGGING_LEVEL": "ERROR",  # its warnings are about speed, and some come with every push of weights
+    "VLLM_LOGGING_LEVEL": "ERROR",  # its warnings are about speed, and some are repeated with every weight update
     "VLLM_NO_USAGE_STATS": "1",
 }
 
 
 def unsupported(architecture: str, head_size: int) -> str:
-    """Why the installed vLLM cannot run such a model, in a few words; empty where it can."""
+    """Why the installed vLLM cannot run such a model, in a few words; "" where it can."""
     _prepare()
     from vllm import ModelRegistry
     from vllm.platforms import current_platform
@@ -55,10 +55,10 @@ def start_vllm(
     kv_cache: float,
     tensor_parallel: int = 1,
 ) -> Any:
-    """A `vllm.LLM` over the model in `folder`, which at most `rows` completions share at once.
+    """Start a `vllm.LLM` over the model in `folder`, for at most `rows` completions at once.
 
-    On GPUs `memory` is its share of each (weights and KV cache) while it is awake; on a CPU `kv_cache` is the GiB of
-    its KV cache. One at a time: what vLLM shares within a process goes when one of them is dropped.
+    On GPUs `memory` is its share of each while it is awake, for weights and KV cache; on a CPU `kv_cache` is the size
+    of the KV cache in GiB. Only one engine per process: vLLM's global state is destroyed with the first that is freed.
 
     UserError where vLLM refuses the model or these numbers.
     """
@@ -68,7 +68,7 @@ def start_vllm(
     from vllm.platforms import current_platform
 
     gpu = not current_platform.is_cpu()
-    with _starting(folder), nullcontext() if gpu or ranks == 1 else of_its_own():
+    with _starting(folder), nullcontext() if gpu or ranks == 1 else unique_shared_memory():
         return LLM(
             model=folder,
             trust_remote_code=False,
@@ -79,7 +79,7 @@ def start_vllm(
             max_num_seqs=rows,
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",  # of the distribution that is sampled from
-            generation_config="vllm",  # a model's own defaults (a repetition penalty, say) would change the policy
+            generation_config="vllm",  # a model's own defaults, such as a repetition penalty, would change the policy
             gpu_memory_utilization=memory,
             kv_cache_memory_bytes=None if gpu else int(kv_cache * 2**30),
             enable_sleep_mode=gpu,
@@ -92,7 +92,7 @@ def start_vllm(
 
 
 def _ranks(tensor_parallel: int) -> int:
-    """How many ranks there are; UserError where engines of so many ranks each cannot be made of them."""
+    """The number of ranks; UserError where `tensor_parallel` does not divide it."""
     ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     if ranks % tensor_parallel:
         raise UserError(
@@ -114,42 +114,41 @@ class VllmRollout:
         eos_ids: Sequence[int],
         progress: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """`shapes` are the trainer's parameters by name: what every `load` must bring. `decode` as for HfRollout."""
+        """`shapes` are the trainer's parameters by name: what every `load` must bring. `decode` is as for HfRollout."""
         if not eos_ids:
             raise ValueError("without a stop token every completion would run to the limit")
         self._llm, self._shapes = llm, shapes
         self._decode, self._eos_ids, self._progress = decode, list(eos_ids), progress
-        self._version, self._asleep, self._whole = -1, set[str](), True
+        self._version, self._asleep, self._consistent = -1, set[str](), True
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        """Wake, push, forget; StaleWeights also where the prefix cache stays. A push that fails leaves layers between
-        two versions, so that this engine is then of no more use.
+        """Wake, update the weights, reset the caches; StaleWeights also where the prefix cache is not reset.
 
-        vLLM waits for all parts of a layer (q, k and v) before it copies any: no tensor may be a buffer that is filled
-        again for the next.
+        A failed update leaves layers of two versions, and the engine is unusable. vLLM waits for all parts of a layer
+        (q, k and v) before it copies any: no tensor may be a buffer that is reused for the next.
         """
-        self._check_whole()
-        self._whole = False
+        self._check_consistent()
+        self._consistent = False
         self._wake("weights")
         self._llm.collective_rpc(_drop_packed_ties)
-        self._push(checked(weights, self._shapes, version=version))
+        self._update_weights(check_weights(weights, self._shapes, version=version))
         self._llm.collective_rpc(_pack_ties)
         self._wake("kv_cache")  # only now: the push may need the room
         if not self._llm.reset_prefix_cache():
             raise StaleWeights(
                 f"vLLM kept its prefix cache when weights {version} came: prompts would be read with the old ones"
             )
-        self._version, self._whole = version, True
+        self._version, self._consistent = version, True
 
     def generate(self, prompts: Sequence[TokenIds], sampling: Sampling, *, seed: int) -> list[list[Completion]]:
         from vllm import SamplingParams
 
-        self._check_whole()
+        self._check_consistent()
         if self._asleep:
-            raise StaleWeights("vLLM has given its weights back: it writes nothing until the next load")
+            raise StaleWeights("vLLM is asleep without weights: it samples nothing until the next load")
         self._progress(f"rollout: {len(prompts)} prompts x {sampling.group_size} with vLLM")
-        stream = random.Random(seed)  # a seed for each prompt: what it gives does not depend on who is served beside it
-        asked, first = self._gather([(tuple(prompt), stream.getrandbits(62)) for prompt in prompts])
+        stream = random.Random(seed)  # a seed per prompt: its samples do not depend on the other prompts
+        requests, first = self._gather([(tuple(prompt), stream.getrandbits(62)) for prompt in prompts])
         greedy = sampling.temperature == 0
         settings = [
             SamplingParams(
@@ -163,12 +162,12 @@ class VllmRollout:
                 detokenize=False,
                 seed=own,  # sample g takes own + g
             )
-            for _, own in asked
+            for _, own in requests
         ]
-        inputs = [{"prompt_token_ids": list(prompt)} for prompt, _ in asked]
+        inputs = [{"prompt_token_ids": list(prompt)} for prompt, _ in requests]
         try:
             written = self._llm.generate(inputs, settings, use_tqdm=False)[first : first + len(prompts)]
-        except Exception as error:  # whatever vLLM ends by; of several engines the others would not hear of it
+        except Exception as error:  # any error of vLLM; with several engines, the failure detector ends all ranks
             if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
                 raise
             raise EngineDied(f"vLLM has died: {type(error).__name__}: {_line(error)}") from error
@@ -178,29 +177,29 @@ class VllmRollout:
         ]
 
     def release(self) -> None:
-        """On GPUs the weights and the cache are given back: the next `load` brings all of them. On a CPU nothing is."""
+        """On GPUs free weights and cache, which the next `load` brings back. On a CPU do nothing."""
         if self._llm.llm_engine.vllm_config.model_config.enable_sleep_mode and not self._asleep:
             self._llm.sleep(level=2)
             self._asleep = {"weights", "kv_cache"}
 
-    def _check_whole(self) -> None:
-        if not self._whole:
+    def _check_consistent(self) -> None:
+        if not self._consistent:
             raise StaleWeights(
-                f"vLLM is between two versions, since the push of weights after {self._version} was cut off; it must "
-                "be started anew (a server: stop it, and `python launch/serve.py RECIPES` again)"
+                f"vLLM has weights of two versions, since the update after {self._version} was interrupted; valid: a "
+                "restart (of a server: stop it, and `python launch/serve.py RECIPES` again)"
             )
 
     def _wake(self, part: Literal["weights", "kv_cache"]) -> None:
         if part in self._asleep:
-            torch.cuda.empty_cache()  # what the trainer's allocator keeps for later is what vLLM needs now
+            torch.cuda.empty_cache()  # vLLM needs the memory that the trainer's allocator keeps
             self._llm.wake_up(tags=[part])
             self._asleep.remove(part)
 
-    def _push(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+    def _update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
 
     def _gather(self, asked: list[tuple[TokenIds, int]]) -> tuple[list[tuple[TokenIds, int]], int]:
-        """The requests of all ranks that share this engine, which must all serve the same, and where ours begin."""
+        """The requests of all ranks that share this engine, the same on each of them, and where this rank's begin."""
         if self._llm.llm_engine.vllm_config.parallel_config.tensor_parallel_size == 1:
             return asked, 0
         from vllm.distributed.parallel_state import get_tp_group
@@ -212,50 +211,52 @@ class VllmRollout:
 
     def _completion(self, output: Any, greedy: bool) -> Completion:
         ids = tuple(output.token_ids)
-        # A greedy choice has probability 1; vLLM reports the one that it would have had at temperature 1.
+        # A greedy choice has probability 1; vLLM reports the probability at temperature 1.
         logprobs = (0.0,) * len(ids) if greedy else tuple(output.logprobs.logprobs)
+        if output.finish_reason not in ("stop", "length"):  # an aborted request is no short answer
+            raise EngineDied(f"vLLM ended a completion with finish_reason = {output.finish_reason!r}")
         return Completion(
             text=self._decode(ids),
             token_ids=ids,
             logprobs=logprobs,
-            finish="length" if output.finish_reason == "length" else "stop",
+            finish=output.finish_reason,
             version=self._version,
         )
 
 
 def _prepare() -> None:
-    """Import vLLM into the environment that it is to find."""
+    """Set the environment that vLLM needs, and import it."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
-        raise UserError("VLLM_ENABLE_V1_MULTIPROCESSING must be 0 or unset: weights are handed over in the process")
-    # It looks at every attribute of torch.distributed while it starts, also at one that warns.
+        raise UserError("VLLM_ENABLE_V1_MULTIPROCESSING must be 0 or unset: weights are handed over within the process")
+    # At its start vLLM reads every attribute of torch.distributed, also one that warns.
     warnings.filterwarnings("ignore", message=".*reduce_op", category=FutureWarning)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of vLLM's own imports
+        warnings.simplefilter("ignore", FutureWarning)  # from vLLM's own imports
         from vllm.platforms import current_platform
 
         if current_platform.is_cpu():
             from vllm.triton_utils import dispatcher
 
-            # What it would compile is one comparison: half a minute, and a C++ compiler that must be there.
+            # Compiling would serve one comparison, take half a minute and need a C++ compiler.
             current_platform.simple_compile_backend = "eager"
-            # It looks for kernels in the attributes of all that is imported, and trips over a library of llvmlite's
-            # (below numba, below bm25s), for which any attribute is a C function, __dict__ too.
+            # vLLM searches the attributes of all imported modules for kernels, and fails on a library of llvmlite
+            # (below numba, below bm25s) that takes any attribute for a C function, __dict__ too.
             dispatcher.__dict__["vars"] = _attributes
         import vllm.entrypoints.llm  # noqa: F401
 
 
 @contextmanager
 def _starting(folder: str) -> Iterator[None]:
-    """The trainer's threads stay as they are, and what vLLM refuses is an UserError.
+    """Keep the trainer's number of threads, and turn vLLM's refusals into UserErrors.
 
-    The worker forbids torch.set_num_threads on a CPU, and lowers the threads to 1 elsewhere.
+    vLLM's worker forbids torch.set_num_threads on a CPU, and sets one thread elsewhere.
     """
     threads, set_threads = torch.get_num_threads(), torch.set_num_threads
     try:
         yield
-    except ValueError as error:  # vLLM's own word for a model or a number that it cannot serve
+    except ValueError as error:  # vLLM's error for a model or a number that it cannot serve
         raise UserError(f"rollout.engine = 'vllm' cannot start on {folder}: {_line(error)}") from error
     finally:
         torch.set_num_threads = set_threads
@@ -268,7 +269,7 @@ def _attributes(value: object) -> Mapping[str, Any]:
 
 
 def _ties(worker: Any) -> list[tuple[Any, Any]]:
-    """(embedding, head) where two layers of the model hold one matrix, of which the CPU build packs copies."""
+    """(embedding, head) pairs that share one matrix, of which the CPU build packs copies."""
     layers: dict[int, list[Any]] = {}
     for layer in worker.model_runner.get_model().modules():
         weight = layer._parameters.get("weight")
@@ -278,14 +279,16 @@ def _ties(worker: Any) -> list[tuple[Any, Any]]:
 
 
 def _drop_packed_ties(worker: Any) -> None:
-    """Free the copies before the push, which makes new ones: so at most one more matrix is held than before."""
+    """Free the packed copies before an update, which makes new ones: this bounds the memory."""
     for embedding, head in _ties(worker):
         embedding.cpu_linear = head.cpu_linear = None
 
 
 def _pack_ties(worker: Any) -> None:
-    """A reload packs the layers that it loads. The head that is tied to the embedding is not one of them, and would go
-    on with the old matrix below the new layers. The embedding's own packed copy is never used."""
+    """Pack the tied heads again: a reload packs only the layers that it loads, so these heads would stay stale.
+
+    The embedding's own packed copy is never used.
+    """
     for embedding, head in _ties(worker):
         embedding.cpu_linear = None
         head.quant_method.process_weights_after_loading(head)

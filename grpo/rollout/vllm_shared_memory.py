@@ -1,7 +1,7 @@
-"""Memory that the ranks of one vLLM engine share on a CPU: a name for each run, and nothing left behind.
+"""Unique names for the memory that the ranks of one vLLM engine share on a CPU.
 
-vLLM 0.32 names it by the numbers of the ranks alone, since ranks that a launcher has started have no address of their
-own in it, and never removes it: no second engine of as many ranks would start on that machine, also after a kill.
+vLLM 0.32 names this memory by the ranks alone and never removes it. A second engine of as many ranks could therefore
+not start on the same machine, also after a kill.
 """
 
 import glob
@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-FOLDER = Path("/dev/shm")  # where shm_open keeps it on Linux
+FOLDER = Path("/dev/shm")  # the folder of shm_open on Linux
 
 
 @contextmanager
-def of_its_own() -> Iterator[None]:
-    """Around the start of an engine, by all ranks: when it has started, its ranks have opened the memory."""
+def unique_shared_memory() -> Iterator[None]:
+    """Around the start of an engine, on all ranks; afterwards they have opened the memory, and its name is removed."""
     from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed
 
     run = torch.tensor([secrets.randbits(62)])

@@ -1,7 +1,7 @@
-"""How do weights get from the trainer to a rollout server? As files in memory, or broadcast within a group of the two.
+"""Transfer of weights from the trainer to a rollout server: as files in memory, or by a broadcast between the two.
 
-Files serve one machine. A group serves others, and GPUs, whose weights then never leave them. What is sent is a bucket:
-some weights by name, which the server's engine has taken when `send` returns.
+Files serve one machine. A broadcast serves several machines, and GPUs, whose weights then never leave them. Weights are
+sent in buckets of some parameters by name; the server's engine has taken a bucket when `send` returns.
 """
 
 import socket
@@ -21,29 +21,31 @@ from grpo.errors import EngineDied
 Bucket = dict[str, Tensor]
 Ask = Callable[..., Any]
 """A request to the server: (what, **body) -> its answer."""
-Transfer = Literal["auto", "files", "broadcast"]
-"""What a recipe asks for; "auto" is files to a server on this machine, and a broadcast to any other."""
-Described = Sequence[tuple[str, Sequence[int], str]]
-"""What a bucket holds: name, shape and dtype of each tensor, as JSON takes it."""
 
-BUCKET = 256 * 2**20  # bytes of weights that go at once; a larger tensor goes alone
+TransferKind = Literal["auto", "files", "broadcast"]
+""""auto" is files to a server on this machine, and a broadcast to any other."""
+
+TensorMetadata = Sequence[tuple[str, Sequence[int], str]]
+"""Name, shape and dtype of each tensor in a bucket, as JSON takes them."""
+
+BUCKET_BYTES = 256 * 2**20  # a larger tensor is a bucket of its own
 
 
-class Carrier(Protocol):
-    """The trainer's end."""
+class WeightTransfer(Protocol):
+    """The trainer's end of a transfer."""
 
     @property
     def device(self) -> torch.device:
-        """Where it takes tensors from."""
+        """The device that it takes tensors from."""
         ...
 
     def send(self, bucket: Bucket, ask: Ask) -> None:
-        """Bring them to the server; EngineDied where it is gone."""
+        """Send a bucket; EngineDied where the server is gone."""
         ...
 
 
-class Files:
-    """Safetensors files in a folder that both see, one at a time."""
+class FileTransfer:
+    """Sends a bucket as a safetensors file in a folder that both processes see."""
 
     device = torch.device("cpu")
 
@@ -59,10 +61,10 @@ class Files:
             file.unlink(missing_ok=True)
 
 
-class Broadcast:
-    """Tensors over the group: the server is told what comes, and gets it."""
+class BroadcastTransfer:
+    """Announces a bucket to the server and broadcasts its tensors."""
 
-    def __init__(self, pair: "Pair") -> None:
+    def __init__(self, pair: "ProcessPair") -> None:
         self._pair, self.device = pair, pair.device
 
     def send(self, bucket: Bucket, ask: Ask) -> None:
@@ -77,16 +79,18 @@ class Broadcast:
         ask("taken")
 
 
-class Pair:
-    """A group of two processes, 0 the trainer and 1 the server, that is part of no other: NCCL for tensors on GPUs,
-    gloo for the others. Gloo's ends wait for each other when they are made, NCCL's in the first broadcast."""
+class ProcessPair:
+    """A process group of the trainer, 0, and the server, 1: NCCL for tensors on GPUs, gloo for others.
 
-    def __init__(self, store: Store, rank: int, *, device: torch.device, host: str, patience: float) -> None:
-        """`host` is this end's address, the only one that gloo listens at; `patience` in seconds, for every call.
+    The two ends wait for each other when they are created with gloo, and in the first broadcast with NCCL.
+    """
 
-        RuntimeError where the other end does not come.
+    def __init__(self, store: Store, rank: int, *, device: torch.device, host: str, timeout: float) -> None:
+        """`host` is this end's address, the only one that gloo listens at; `timeout` is in seconds, for every call.
+
+        RuntimeError where the other end does not join.
         """
-        self.device, self._limit = device, timedelta(seconds=patience)
+        self.device, self._limit = device, timedelta(seconds=timeout)
         if device.type == "cuda":
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = 2 * self._limit  # NCCL's own watchdog, which ends the process, comes after `wait`
@@ -102,18 +106,18 @@ class Pair:
         for tensor in bucket.values():
             self._group.broadcast(tensor, 0).wait(self._limit)  # without a limit NCCL's would only order streams
 
-    def receive(self, described: Described) -> Bucket:
-        """As `send`, at the other end."""
+    def receive(self, metadata: TensorMetadata) -> Bucket:
+        """Receive a bucket at the other end of `send`."""
         bucket = {
             name: torch.empty(tuple(shape), dtype=getattr(torch, dtype), device=self.device)
-            for name, shape, dtype in described
+            for name, shape, dtype in metadata
         }
         self.send(bucket)
         return bucket
 
 
-def listening_store(host: str, patience: float) -> tuple[TCPStore, int]:
-    """Where the two ends of a pair meet, and its port. It listens at `host` alone, which a plain TCPStore does not."""
+def create_store(host: str, timeout: float) -> tuple[TCPStore, int]:
+    """The store where the two ends of a pair meet, and its port. Unlike a plain TCPStore it listens at `host` alone."""
     with socket.create_server((host, 0)) as bound:
         port = bound.getsockname()[1]
         store = TCPStore(
@@ -122,21 +126,21 @@ def listening_store(host: str, patience: float) -> tuple[TCPStore, int]:
             2,
             is_master=True,
             wait_for_workers=False,
-            timeout=timedelta(seconds=patience),
+            timeout=timedelta(seconds=timeout),
             master_listen_fd=bound.detach(),  # the store closes it
         )
     return store, port
 
 
-def reached_store(host: str, port: int, patience: float) -> TCPStore:
-    """The same from the other end."""
-    return TCPStore(host, port, 2, is_master=False, timeout=timedelta(seconds=patience))
+def connect_store(host: str, port: int, timeout: float) -> TCPStore:
+    """The same store, from the other end."""
+    return TCPStore(host, port, 2, is_master=False, timeout=timedelta(seconds=timeout))
 
 
 def buckets(
-    weights: Iterable[tuple[str, Tensor]], *, device: torch.device | str = "cpu", size: int = BUCKET
+    weights: Iterable[tuple[str, Tensor]], *, device: torch.device | str = "cpu", size: int = BUCKET_BYTES
 ) -> Iterator[Bucket]:
-    """The weights in order on `device`, as many at a time as `size` bytes hold, at least one; held until the next."""
+    """Yield the weights in order on `device`, in buckets of at most `size` bytes, or of one larger tensor."""
     bucket: Bucket = {}
     for name, tensor in weights:
         if bucket and sum(held.nbytes for held in bucket.values()) + tensor.nbytes > size:
@@ -147,11 +151,11 @@ def buckets(
         yield bucket
 
 
-def gpu(device: torch.device) -> str:
-    """Which GPU a device is, the same in every process; empty for a CPU."""
+def gpu_uuid(device: torch.device) -> str:
+    """The identity of a GPU, the same in every process; empty for a CPU."""
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
 
 
 def one_line(error: Exception) -> str:
-    """The beginning of what torch says, which is often a page."""
+    """The first 200 characters of an error on one line."""
     return " ".join(str(error).split())[:200]

@@ -15,7 +15,7 @@ from grpo.collect import DynamicSampling, SyncCollector
 from grpo.config import dump
 from grpo.data.example import Example, train_heldout_split
 from grpo.data.prompts import load_system_prompt, make_prompt_renderer
-from grpo.distributed.communicator import Comm, check_shares
+from grpo.distributed.communicator import Communicator, check_divisible
 from grpo.errors import UserError
 from grpo.loop import LoopSettings
 from grpo.losses import Objective
@@ -137,7 +137,7 @@ def make_policy(
     optim: AdamWConfig,
     updates: int,
     console: Console,
-    comm: Comm,
+    comm: Communicator,
     meter: ThroughputMeter,
     temperature: float = 1.0,
     kl: float = 0.0,
@@ -196,9 +196,9 @@ def check_ranks(recipe: Recipe, ranks: int, *, warm_up: bool) -> None:
     """UserError, before anything heavy loads, where this recipe's batches cannot be shared by so many ranks."""
     choose_zero(recipe, ranks)
     prompts, parts = recipe.sampling.prompts_per_step, recipe.loss.updates_per_step
-    check_shares(prompts, ranks, "sampling.prompts_per_step")
+    check_divisible(prompts, ranks, "sampling.prompts_per_step")
     if warm_up:
-        check_shares(recipe.sft.examples_per_step, ranks, "sft.examples_per_step")
+        check_divisible(recipe.sft.examples_per_step, ranks, "sft.examples_per_step")
     if parts > prompts // ranks:
         raise UserError(
             f"loss.updates_per_step = {parts} parts cannot be made of the {prompts // ranks} groups of a rank; at most "
@@ -247,13 +247,11 @@ def make_collector(recipe: Recipe, **parts: Any) -> SyncCollector:
 
 
 def warm_up_folder(recipe: Recipe, questions: Questions) -> Path:
-    """Where this recipe's warmed-up model belongs: below the name given to a run of its own, else by content.
+    """The run folder of this recipe's warm-up, named by content.
 
-    The name by content holds a hash of all that makes the warm-up what it is, the questions themselves included, so
+    The name holds a hash of all that makes the warm-up what it is, the questions themselves included, so
     that a run can never start from a warm-up of something else.
     """
-    if recipe.run.stage == "sft" and recipe.run.name:
-        return Path(recipe.run.folder) / recipe.run.name
     w, p = recipe.sft, recipe.policy
     parts = [fingerprint(recipe.model.name), load_system_prompt(recipe.prompt_file), recipe.model.reasoning]
     parts += [asdict(w), p.dtype, p.layout, p.token_budget, [asdict(example) for example in questions.warm_up]]
@@ -285,8 +283,10 @@ def start_folder(recipe: Setup) -> str | None:
 
 def save_recipe(recipe: Setup, folder: Path) -> None:
     """The whole recipe, and the system prompt that it names: the file may change, the run was made with this one."""
-    (folder / "recipe.toml").write_text(dump(recipe), encoding="utf-8")
     (folder / "prompt.txt").write_text(load_system_prompt(recipe.prompt_file) + "\n", encoding="utf-8")
+    new = folder / ".recipe.toml.new"
+    new.write_text(dump(recipe), encoding="utf-8")
+    new.rename(folder / "recipe.toml")  # complete or absent
 
 
 def check_positions(recipe: Setup, model: Any, folder: str) -> None:

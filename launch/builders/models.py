@@ -20,7 +20,24 @@ OURS = {"trust_remote_code": False}
 
 def cache_folder() -> Path:
     """Where converted models are kept: the one place outside the repository that anything is written to."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ground-grpo"
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache) / "ground-grpo"
+    try:
+        return Path.home() / ".cache" / "ground-grpo"
+    except RuntimeError:  # neither HOME nor an entry for this user
+        raise UserError("this user has no home folder; valid: XDG_CACHE_HOME set to a folder for the cache") from None
+
+
+@contextmanager
+def _cache_errors() -> Iterator[None]:
+    """UserError where the cache cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{cache_folder()}: the cache cannot be written ({error.strerror}); valid: XDG_CACHE_HOME set to a folder "
+            "that can"
+        ) from error
 
 
 def make_judge(name: str, *, console: Console) -> Judge:
@@ -28,7 +45,8 @@ def make_judge(name: str, *, console: Console) -> Judge:
     if name == "lexical":
         return load_judge(name)
     folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    with _cache_errors():
+        folder.mkdir(parents=True, exist_ok=True)
     return load_judge(name, cache=folder / "verdicts.sqlite", tell=console.status)
 
 
@@ -38,11 +56,13 @@ def locate(name: str, *, console: Console) -> str:
         from launch.builders.assets import ensure_embedded_model
 
         console.status("embedded model: looking into the cache")
-        return str(ensure_embedded_model(cache_folder(), tell=console.status))
+        with _cache_errors():
+            return str(ensure_embedded_model(cache_folder(), tell=console.status))
     if name == TINY:
         from launch.builders.tiny_model import ensure_tiny_model
 
-        return str(ensure_tiny_model(cache_folder()))
+        with _cache_errors():
+            return str(ensure_tiny_model(cache_folder()))
     if name.partition(":")[0] in ("embedded", "random") and ":" in name:
         raise UserError(f"model.name = {name!r}: unknown; valid: {EMBEDDED}, {TINY}, a folder, or a hub name")
     if Path(name).is_dir():
@@ -53,15 +73,26 @@ def locate(name: str, *, console: Console) -> str:
 
 
 def fingerprint(name: str) -> list[object]:
-    """What tells one base model from another: its name, and for a local folder its configuration, sizes and dates."""
+    """The identity of a base model: its name, or for a local folder a hash of its configuration and weights."""
     folder = Path(name)
     if not folder.is_dir():
         return [name]
     _check_folder(folder)
-    weights = [
-        (file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("*.safetensors"))
-    ]
-    return [name, (folder / "config.json").read_text(encoding="utf-8"), weights]
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    try:
+        return [(file.name, _hash(file)) for file in files]
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
+
+
+def _hash(file: Path) -> str:
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def load_tokenizer(folder: str) -> Any:

@@ -1,10 +1,11 @@
 """Which engine writes the completions, and why; from a recipe and a model folder to the engine itself."""
 
 import importlib.util
+import math
 import os
 from typing import Any, Literal
 
-from grpo.distributed.communicator import Comm
+from grpo.distributed.communicator import Communicator
 from grpo.errors import UserError
 from grpo.rollout.base import RolloutEngine
 from grpo.telemetry.console import Console
@@ -45,7 +46,7 @@ def refuse_server(recipe: Setup) -> None:
 
 
 def make_rollout(
-    engine: str, recipe: Setup, folder: str, speech: Speech, console: Console, comm: Comm
+    engine: str, recipe: Setup, folder: str, speech: Speech, console: Console, comm: Communicator
 ) -> RolloutEngine:
     """The engine that `choose_rollout` named, over the weights in `folder`."""
     console.status(f"loading the rollout engine, {engine} on {folder}")
@@ -68,14 +69,14 @@ def _hf(recipe: Setup, folder: str, speech: Speech, console: Console) -> Rollout
     )
 
 
-def _server(recipe: Setup, folder: str, console: Console, comm: Comm) -> RolloutEngine:
-    from grpo.rollout.remote import ServerRollout
+def _server(recipe: Setup, folder: str, console: Console, comm: Communicator) -> RolloutEngine:
+    from grpo.rollout.remote import RemoteRollout
 
     wanted, shapes = recipe.rollout, shapes_of(folder)
-    return ServerRollout(
+    return RemoteRollout(
         server_address(recipe),
         shapes=shapes,
-        patience=wanted.timeout,
+        timeout=wanted.timeout,
         comm=comm,
         transfer=wanted.weight_transfer,
         device=device(),
@@ -118,6 +119,11 @@ def make_vllm(recipe: Setup, folder: str, speech: Speech, console: Console) -> R
 def shapes_of(folder: str) -> dict[str, tuple[int, ...]]:
     """What a rollout engine for this model must be given: each parameter of the trainer, tied ones once."""
     return {name: tuple(parameter.shape) for name, parameter in load_shell(folder).named_parameters()}
+
+
+def model_bytes(folder: str) -> int:
+    """Bytes of the model's weights on the disk, in float32."""
+    return 4 * sum(math.prod(shape) for shape in shapes_of(folder).values())
 
 
 def writes_here() -> Literal["hf", "vllm"]:

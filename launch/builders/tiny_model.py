@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from grpo.checkpointing.atomic_directory import atomic_directory
+
 TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -11,8 +13,9 @@ TEMPLATE = (
 def ensure_tiny_model(cache: Path) -> Path:
     """Write the folder once; the same weights every time."""
     folder = cache / "random-tiny-2"
-    if not (folder / "tokenizer.json").is_file():
-        write_tiny_model(folder)
+    if not folder.is_dir():
+        with atomic_directory(folder) as work:
+            write_tiny_model(work)
     return folder
 
 

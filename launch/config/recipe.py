@@ -68,7 +68,8 @@ Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Run:
     """Where a run goes and how long it lasts."""
 
-    stage: Name = "stage1"  # "sft", "stage1", "stage2": names the run, and what a later stage starts from
+    algorithm: Literal["grpo", "sft"] = "grpo"
+    stage: Name = "stage1"  # a label, such as "stage1": names the run, and the stage that a later one starts from
     name: Name = ""  # folder below `folder`; "" is <stage>-<model.label>
     folder: str = "runs"
     seed: int = 0  # of sampling and of the order of questions
@@ -86,7 +87,6 @@ class Model:
     name: str = "embedded:smollm2-135m"  # a folder, a hub name, "embedded:smollm2-135m" or "random:tiny"
     label: Name = "smollm2-135m"  # for file names
     init_from: str = "base"  # "base", a stage such as "stage1" (its run with this model), or a model or run folder
-    after: str = ""  # a stage that the starting model must have been through; "" asks for none
     reasoning: bool = False  # <think>..</think><answer>..</answer>, or plain text for instruct models
     context: Positive = 2048  # tokens: prompt and completion together
     prompt: str = ""  # system prompt: a .txt file, or one of configs/prompts; "" is reasoning or plain

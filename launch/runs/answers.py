@@ -20,7 +20,7 @@ from grpo.types import Sampling, TokenIds
 from launch.builders.models import fingerprint
 from launch.builders.precision import precision
 from launch.config.recipe import Setup
-from launch.runs.run_lock import FolderLock
+from launch.runs.run_lock import RunLock
 
 FILE = "answers.jsonl"
 
@@ -36,7 +36,7 @@ class AnswerStore:
     """The answers in a folder, by the name of their prompt; a context manager that holds the folder's lock."""
 
     def __init__(self, folder: Path, made_with: Mapping[str, Any]) -> None:
-        self._path, self._lock = folder / FILE, FolderLock(folder)
+        self._path, self._lock = folder / FILE, RunLock(folder)
         self._made_with = json.loads(json.dumps(made_with))  # as the file will give it back
         self._answers: dict[str, list[Answer]] = {}
 
@@ -47,7 +47,7 @@ class AnswerStore:
         """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.take(create=True)
+            self._lock.acquire(create=True)
             if self._path.exists():
                 self._read()
             else:

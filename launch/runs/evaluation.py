@@ -17,10 +17,11 @@ from rich.console import Console as Terminal
 
 from eval.predictions import Prediction, prediction_line
 from eval.score import score_file, table
+from grpo.checkpointing.atomic_directory import atomic_directory
 from grpo.config import load
 from grpo.data.example import Example, Style, train_heldout_split
 from grpo.data.prompts import load_system_prompt, make_prompt_renderer
-from grpo.distributed.communicator import Alone
+from grpo.distributed.communicator import SingleProcess
 from grpo.errors import UserError
 from grpo.rollout.base import RolloutEngine
 from grpo.telemetry.console import Console
@@ -30,7 +31,6 @@ from launch.builders import assemble
 from launch.builders.models import fingerprint, load_tokenizer, locate, make_judge
 from launch.builders.rollout import choose_rollout, make_rollout
 from launch.config.recipe import EVALUATION_READS, EvaluationRecipe
-from launch.runs.atomic_directory import beside
 from launch.runs.few_shot import Shown, choose_demonstrations, with_demonstrations
 from rewards.judges.base import check_judge_name
 
@@ -70,13 +70,12 @@ def run_evaluation(recipe: EvaluationRecipe, console: Console) -> Path:
         _check_same(folder, recipe, digest)
     done = count_answers(folder / ANSWERS, asked, console)
     console.line(f"model        {base}, {recipe.shots} demonstrations")
-    rollout = make_rollout(engine, recipe, base, speech, console, Alone()) if done < len(asked) else None
+    rollout = make_rollout(engine, recipe, base, speech, console, SingleProcess()) if done < len(asked) else None
     if not begun:
-        with beside(folder) as work:  # renamed when it is whole: one without its inputs could not be gone on with
+        with atomic_directory(folder) as work:  # a folder without its inputs could not be resumed
             assemble.save_recipe(recipe, work)
             _save_inputs(work, digest, base, asked, shown)
             refuse_existing(folder)
-            work.rename(folder)
     console.line(f"answers      {folder / ANSWERS}; if this is killed, --run.name={folder.name} (make: NAME=) goes on")
     if rollout:
         write_answers(rollout, asked, prompts, recipe, path=folder / ANSWERS, done=done, console=console)

@@ -1,37 +1,58 @@
-"""A command in one process, or as one of several ranks that a launcher has started: rank 0 speaks, and an error ends
-all of them with one line."""
+"""Entry of a command in one process, or as one of the ranks that a launcher has started.
 
+Rank 0 prints, and an error ends all ranks with one line.
+"""
+
+import logging
 import os
 import sys
 from collections.abc import Callable
 
-from grpo.distributed.communicator import Alone, Comm
-from grpo.errors import EngineDied, NonFiniteError, StaleWeights, Stopped, UserError, exit_status
+from grpo.distributed.communicator import Communicator, SingleProcess
+from grpo.errors import FatalError, StaleWeights, Stopped, UserError, exit_status
 from grpo.telemetry.console import Console
 
-Work = Callable[[Comm, Console], int]
+Command = Callable[[Communicator, Console], int]
 """Returns the exit status."""
 
 
-def run(work: Work) -> int:
-    """`work` with this process's ranks and console; its exit status, or that of the error that ended it."""
+def run_on_ranks(command: Command) -> int:
+    """Run `command` with this process's communicator and console; its exit status, or that of its error."""
     try:
-        return _together(work) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else work(Alone(), Console())
-    except (NonFiniteError, EngineDied, UserError, StaleWeights, Stopped) as error:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            return _run_distributed(command)
+        console = Console()
+        log_to(console)
+        return command(SingleProcess(), console)
+    except (FatalError, StaleWeights, Stopped, UserError) as error:
         code, text = exit_status(error)
         Console().line(text)
         return code
 
 
-def _together(work: Work) -> int:
-    from grpo.distributed.failure_detection import OtherRankFailed, joined, leads_node  # torch takes seconds to load
+def _run_distributed(command: Command) -> int:
+    from grpo.distributed.failure_detection import OtherRankFailed, init_distributed, is_local_main  # loads torch
 
     try:
-        # Before any input is read: also an error of one rank alone, such as a file that its node lacks, ends all.
-        with joined() as comm, open(os.devnull, "w", encoding="utf-8") as nowhere:
-            return work(comm, Console() if comm.rank == 0 else Console(nowhere))
+        # Before any input is read: an error of one rank alone, such as a file that its node lacks, ends all ranks.
+        with init_distributed() as comm, open(os.devnull, "w", encoding="utf-8") as nowhere:
+            console = Console() if comm.rank == 0 else Console(nowhere)
+            log_to(console)
+            return command(comm, console)
     except OtherRankFailed as other:
-        mine = exit_status(other.__cause__)[1] if other.__cause__ else ""
-        if leads_node() and mine != other.failure.text:  # else it has been said
+        own = exit_status(other.__cause__)[1] if other.__cause__ else ""
+        if is_local_main() and own != other.failure.text:  # else the line has been printed
             print(f"stopped: {other}", file=sys.stderr)
         return other.failure.code
+
+
+def log_to(console: Console) -> None:
+    """Show warnings of the program's own loggers on the console."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            console.line(f"{record.levelname.lower():12} {record.getMessage()}")
+
+    for package in ("grpo", "launch"):
+        logger = logging.getLogger(package)
+        logger.handlers = [Handler()]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from grpo.distributed.communicator import Alone
+from grpo.distributed.communicator import SingleProcess
 from grpo.losses import Objective, make_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig, learning_rate
 from grpo.policy.optimizer_state import HostBuffers, write
@@ -41,7 +41,9 @@ def engine(kind, model=None, *, lr=2e-3, budget=1000, layout="shared", updates=3
         return SinglePolicy(model or tiny_model(), **settings)
     from grpo.policy.deepspeed_backend import ZeroPolicy
 
-    return ZeroPolicy(model or tiny_model(), **{"zero": ZeroConfig(stage=int(kind[-1])), "comm": Alone(), **settings})
+    return ZeroPolicy(
+        model or tiny_model(), **{"zero": ZeroConfig(stage=int(kind[-1])), "comm": SingleProcess(), **settings}
+    )
 
 
 def loss(logp, entropy, batch):

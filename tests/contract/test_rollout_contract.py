@@ -11,7 +11,7 @@ from grpo.batch import collate
 from grpo.errors import NonFiniteError, StaleWeights
 from grpo.model.forward import completion_logprobs
 from grpo.rollout.base import sample_groups
-from grpo.rollout.hf import HfRollout, _nucleus, draw
+from grpo.rollout.hf import HfRollout, _nucleus, sample_by_inverse_cdf
 from grpo.types import Group, Sampling
 from tests.helpers.installed import need, tiny_llm
 from tests.helpers.toy import EOS, ByteTokenizer, example, tiny_model
@@ -195,14 +195,14 @@ def test_a_cache_is_not_copied_for_each_query_head():
     rollout._model.model.layers[0].self_attn.register_forward_pre_hook(watch, with_kwargs=True)
     with torch.profiler.profile(record_shapes=True) as profile:
         rollout.generate(PROMPTS[:1], Sampling(group_size=8, max_tokens=2), seed=0)
-    assert given == [(False, "folded_heads"), (True, "folded_heads")]
+    assert given == [(False, "gqa_sdpa"), (True, "gqa_sdpa")]
     shapes = [e.input_shapes[:2] for e in profile.events() if e.name == "aten::scaled_dot_product_attention"]
     assert shapes[-1] == [[1, 2, 16, 32], [1, 2, 13, 32]]
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely_and_impossible_ones_never():
     p_V = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.15, 0.05, 0.0])
-    ids_PG = draw(p_V.log().expand(100, 1000, -1), torch.Generator().manual_seed(0))
+    ids_PG = sample_by_inverse_cdf(p_V.log().expand(100, 1000, -1), torch.Generator().manual_seed(0))
     share_V = ids_PG.flatten().bincount(minlength=7) / ids_PG.numel()
     assert share_V[[0, 2, 6]].tolist() == [0, 0, 0]
     assert (share_V - p_V).abs().max() < 0.005  # three standard deviations of 100,000 draws
@@ -211,7 +211,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely_and_impossible_ones_never(
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_nothing_is_drawn_from_numbers_that_are_not_finite(wrong):
     with pytest.raises(NonFiniteError, match="the model's logits are not finite"):
-        draw(torch.tensor([[[0.0, wrong]]]).log_softmax(-1), torch.Generator())
+        sample_by_inverse_cdf(torch.tensor([[[0.0, wrong]]]).log_softmax(-1), torch.Generator())
 
 
 def test_wrong_version_stops_the_run(make):

@@ -10,7 +10,7 @@ import pytest
 
 from grpo.errors import UserError
 from grpo.rollout.server import Address, Server
-from grpo.rollout.weight_transfer import listening_store
+from grpo.rollout.weight_transfer import create_store
 from launch.builders.models import load_model, load_shell, load_tokenizer
 from launch.config.recipe import Rollout
 from tests.helpers.toy import tiny_model
@@ -94,7 +94,7 @@ def test_the_rollout_server_is_reached_from_this_machine_only_or_with_a_token():
     for token in ("", "short"):
         with pytest.raises(UserError, match=r"rollout.host = '10\.9\.8\.7': .*GROUND_GRPO_TOKEN .* 16 characters"):
             Server(Address(0, "10.9.8.7", token))
-    _, port = listening_store("127.0.0.1", patience=5)
+    _, port = create_store("127.0.0.1", timeout=5)
     lines = [
         line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
     ]

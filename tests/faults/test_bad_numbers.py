@@ -7,10 +7,9 @@ import re
 import pytest
 import torch
 
-from grpo.checkpointing import store as snapshot
-from grpo.checkpointing.store import Point
+from grpo.checkpointing import store
 from grpo.config import load
-from grpo.distributed.communicator import Alone
+from grpo.distributed.communicator import SingleProcess
 from grpo.errors import NonFiniteError, UserError
 from grpo.losses import Objective, make_loss, with_token_weights
 from grpo.policy.nonfinite import Guarded, load_rows, save_rows, weights_hash
@@ -40,7 +39,7 @@ def step_batch(seed=0, bad=False):
 
 def guarded(folder, said, limit=2):
     policy = SinglePolicy(tiny_model(), optim=AdamWConfig(), updates=9, token_budget=20, dtype="float32")
-    return Guarded(policy, folder=folder, limit=limit, comm=Alone(), tell=said.append)
+    return Guarded(policy, folder=folder, limit=limit, comm=SingleProcess(), tell=said.append)
 
 
 def test_rows_survive_their_file(tmp_path):
@@ -94,12 +93,12 @@ CONSTANT = {"lr": 1e-2, "schedule": "constant", "warmup_ratio": 0.0}
 
 def checkpoint(policy, folder, step):
     """What `grpo/checkpointing/manager.py` writes, but for what only a run that goes on needs."""
-    assert snapshot.begin(folder, Point(step), needed=0, reserve=0) == ""
-    place, held, digests = snapshot.building(folder, Point(step)), policy.snapshot_state(), {}
+    assert store.create(folder, step, needed=0, reserve=0) == ""
+    place, held, digests = store.temp_path(folder, step), policy.snapshot_state(), {}
     for name in held.files(lead=True):
-        digests[f"policy/{name}"] = snapshot.put(place, f"policy/{name}", *held.contents(name))
-    snapshot.put_own(place, 0, {}, digests)
-    return snapshot.seal(folder, Point(step), ranks=1, shared={})
+        digests[f"policy/{name}"] = store.write_file(place, f"policy/{name}", *held.contents(name))
+    store.write_rank_state(place, 0, {}, digests)
+    return store.commit(folder, step, ranks=1, shared={})
 
 
 def test_rows_are_replayed_in_the_formats_of_their_update(tmp_path, capsys, monkeypatch):
@@ -114,13 +113,13 @@ def test_rows_are_replayed_in_the_formats_of_their_update(tmp_path, capsys, monk
     settings = {"optim": AdamWConfig(**CONSTANT), "updates": 9, "token_budget": 4096, "dtype": "bfloat16"}
     in_bf16 = load_model(folder, device="cpu", bf16=True)
     policies = {
-        "bfloat16": ZeroPolicy(in_bf16, zero=ZeroConfig(stage=2), comm=Alone(), **settings),
+        "bfloat16": ZeroPolicy(in_bf16, zero=ZeroConfig(stage=2), comm=SingleProcess(), **settings),
         "float32": SinglePolicy(load_model(folder, device="cpu"), **settings),
     }
     for step, (held, policy) in enumerate(policies.items()):
         assert policy.update(step_batch(), loss)["skipped"] == 0.0  # the masters are no bfloat16 numbers any more
         saved = checkpoint(policy, tmp_path / "checkpoints", step)
-        about = {"folder": tmp_path / held, "limit": 9, "comm": Alone(), "tell": print, "dtype": "bfloat16"}
+        about = {"folder": tmp_path / held, "limit": 9, "comm": SingleProcess(), "tell": print, "dtype": "bfloat16"}
         Guarded(policy, **about).update(step_batch(bad=True), loss)
         (rows,) = (tmp_path / held).iterdir()
         assert load_rows(rows)[1]["weights"].startswith(f"{held}-")

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from curriculum.samplers import EpochSampler
-from grpo.checkpointing import store as snapshot
-from grpo.checkpointing.manager import Checkpoints
+from grpo.checkpointing import store
+from grpo.checkpointing.manager import CheckpointManager
 from grpo.checkpointing.settings import Keeping
 from grpo.collect import SyncCollector
-from grpo.distributed.communicator import Alone
+from grpo.distributed.communicator import SingleProcess
 from grpo.errors import EngineDied, Stopped, UserError
 from grpo.loop import LoopSettings, train
 from grpo.losses import Objective
@@ -27,11 +27,9 @@ from grpo.rollout.hf import HfRollout
 from grpo.telemetry.console import Console
 from grpo.telemetry.run_logger import RunLogger
 from grpo.types import Sampling
-from launch.runs import monitor as watching
-from launch.runs import resume
-from launch.runs.grpo import StageCallbacks
-from launch.runs.monitor import Watcher
-from launch.runs.resume import Logs
+from launch.runs import monitor, resume
+from launch.runs.monitor import TrainingMonitor
+from launch.runs.resume import LogFiles
 from tests.helpers.disks import small_disk
 from tests.helpers.faults import fill
 from tests.helpers.toy import EOS, ByteTokenizer, example, per_group, tiny_model
@@ -45,6 +43,18 @@ class Lost(HfRollout):
         if self._version == 2:
             raise EngineDied("the rollout server at port 8011 is lost")
         return super().generate(prompts, sampling, seed=seed)
+
+
+class Ends:
+    """Callbacks of a loop: these two, and checkpoints."""
+
+    def __init__(self, watch, gate, checkpoints):
+        self.on_step, self.gate, self.checkpoints = watch, gate, checkpoints
+
+    def on_step_end(self, done, values):
+        over = self.gate(values)
+        self.checkpoints.on_step_end(done)
+        return over
 
 
 class Kept:
@@ -65,8 +75,8 @@ class Kept:
         )
         self.curriculum = EpochSampler([example(i) for i in range(6)], seed=0)
         self.log = RunLogger(folder, name="toy", steps=steps, console=console, project="test", settings={})
-        logs = Logs(folder, self.log)
-        self.checkpoints = Checkpoints(
+        logs = LogFiles(folder, self.log)
+        self.checkpoints = CheckpointManager(
             folder=folder / "checkpoints",
             settings=Keeping(**settings),
             steps=steps,
@@ -74,10 +84,10 @@ class Kept:
             shared={"curriculum": self.curriculum, "logs": logs},
             own={},
             about={"the questions": about},
-            comm=comm or Alone(),
+            comm=comm or SingleProcess(),
             console=console,
             reserve=reserve,
-            settle=logs.flush,
+            before_commit=logs.fsync,
         )
 
     def train(self, start=0, engine=HfRollout, score=low_bytes, watch=lambda *_: {}, gate=lambda _: False):
@@ -87,19 +97,19 @@ class Kept:
             curriculum=self.curriculum,
             score=per_group(score),
             render=lambda e: tuple(f"Q{e.id}:".encode()),
-            comm=Alone(),
+            comm=SingleProcess(),
             sampling=Sampling(group_size=4, max_tokens=4),
             prompts_per_step=2,
         )
         cfg = LoopSettings(steps=self.steps, max_tokens=4, objective=Objective())
-        how = {"policy": self.policy, "comm": Alone(), "log": self.log, "start": start}
-        with self.checkpoints.kept():
-            train(cfg, collector=collector, callbacks=StageCallbacks(watch, gate, self.checkpoints), **how)
+        how = {"policy": self.policy, "comm": SingleProcess(), "log": self.log, "start": start}
+        with self.checkpoints.guard():
+            train(cfg, collector=collector, callbacks=Ends(watch, gate, self.checkpoints), **how)
         return torch.cat([tensor.flatten().clone() for _, tensor in self.policy.export_weights()])
 
     @property
     def there(self):
-        return [at.step for at, _ in reversed(snapshot.points_in(self.checkpoints.folder))]
+        return [step for step, _ in reversed(store.list_checkpoints(self.checkpoints.folder))]
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +128,10 @@ def test_a_lost_engine_ends_the_run_saved_and_it_goes_on_bitwise(straight, tmp_p
     lost = Kept(tmp_path, every=0)
     with pytest.raises(EngineDied, match=r"port 8011 is lost; saved after step 2, .*step-000002; the same command"):
         lost.train(engine=Lost)
-    found = snapshot.newest_whole(tmp_path / "checkpoints")
+    found = store.latest_valid(tmp_path / "checkpoints")
     later = Kept(tmp_path)
     assert later.train(start=later.checkpoints.restore(found)).equal(straight)
-    assert found.at.step == 2
+    assert found.step == 2
 
 
 def test_a_reward_that_fails_too_often_ends_the_run_saved(straight, tmp_path):
@@ -138,15 +148,15 @@ def test_a_reward_that_fails_too_often_ends_the_run_saved(straight, tmp_path):
         failed.train(score=failing)
     assert failed.said[-1].strip().startswith("saved after step 2, ")
     later = Kept(tmp_path)
-    assert later.train(start=later.checkpoints.restore(snapshot.newest_whole(tmp_path / "checkpoints"))).equal(straight)
+    assert later.train(start=later.checkpoints.restore(store.latest_valid(tmp_path / "checkpoints"))).equal(straight)
 
 
-class Ending(Alone):
+class Ending(SingleProcess):
     """Whoever ends the process here is only listened to; the test goes on."""
 
     ended = ()
 
-    def end(self, code, text):
+    def abort(self, code, text):
         self.ended = code, text
 
 
@@ -162,7 +172,7 @@ def test_a_run_that_hangs_ends_saved_where_its_weights_are_those_of_a_step(
 
     def hangs(where):
         if (where, kept.policy.num_updates) in (("score", 3), ("update", 4)) and where == hangs_in and not comm.ended:
-            watchdog = threading.Thread(target=kept.checkpoints.hung, args=(f"{where} lasts 999 s",))
+            watchdog = threading.Thread(target=kept.checkpoints.on_hang, args=(f"{where} lasts 999 s",))
             watchdog.start()
             watchdog.join()
 
@@ -182,11 +192,11 @@ def test_a_run_that_hangs_ends_saved_where_its_weights_are_those_of_a_step(
     path = tmp_path / "checkpoints" / f"step-{saved:06d}"
     assert comm.ended == (
         124,
-        f"{hangs_in} lasts 999 s; saved after step {saved}{of}, {path}; the same command goes on from there",
+        f"{hangs_in} lasts 999 s; saved after step {saved}{of}, {path}; the same command resumes from there",
     )
     shutil.rmtree(tmp_path / "checkpoints" / "step-000004")  # of the main thread, which went on
     later = Kept(tmp_path)
-    found = snapshot.newest_whole(tmp_path / "checkpoints")
+    found = store.latest_valid(tmp_path / "checkpoints")
     assert found.path == path
     assert later.train(start=later.checkpoints.restore(found)).equal(straight)
 
@@ -210,7 +220,7 @@ def test_other_questions_do_not_go_on(tmp_path):
     Kept(tmp_path, steps=1).train()
     later = Kept(tmp_path, about="others")
     with pytest.raises(UserError, match="step-000001: the questions are not those that the run began with"):
-        later.checkpoints.restore(snapshot.newest_whole(tmp_path / "checkpoints"))
+        later.checkpoints.restore(store.latest_valid(tmp_path / "checkpoints"))
 
 
 def test_a_disk_without_room_does_not_end_the_run(straight, tmp_path):
@@ -225,19 +235,19 @@ def test_a_disk_that_another_program_fills_while_a_checkpoint_is_written(straigh
     """After it was seen to have room: the second checkpoint fails half way, the third is noticed before it is written,
     and for the fourth there is room again."""
     fault("a disk that is full in the middle of a checkpoint", steps=0)
-    begin, others = snapshot.begin, tmp_path / "checkpoints" / "of another program"
+    create, others = store.create, tmp_path / "checkpoints" / "of another program"
 
-    def then_fill(folder, at, **room):
-        if at.step == 4:
+    def then_fill(folder, step, **room):
+        if step == 4:
             others.unlink()
-        reason = begin(folder, at, **room)
-        if at.step == 2:
+        reason = create(folder, step, **room)
+        if step == 2:
             fill(folder, leave=50_000)
         return reason
 
     with small_disk(tmp_path / "checkpoints", size="4m"):
         kept = Kept(tmp_path, every=1, keep=9)
-        monkeypatch.setattr(snapshot, "begin", then_fill)
+        monkeypatch.setattr(store, "create", then_fill)
         assert torch.equal(kept.train(), straight)
         assert kept.there == [1, 4]
         assert not list((tmp_path / "checkpoints").glob(".*"))
@@ -245,7 +255,7 @@ def test_a_disk_that_another_program_fills_while_a_checkpoint_is_written(straigh
         assert len(told) == 2
         assert "not saved    the checkpoint of step 2: rank 0: [Errno 28] No space left on device" in told[0]
         assert told[1].startswith("no room      for a checkpoint of step 3: ")
-        assert snapshot.newest_whole(tmp_path / "checkpoints").at.step == 4
+        assert store.latest_valid(tmp_path / "checkpoints").step == 4
 
 
 def test_a_file_that_cannot_grow_keeps_what_was_there(straight, tmp_path):
@@ -263,7 +273,7 @@ def test_a_file_that_cannot_grow_keeps_what_was_there(straight, tmp_path):
     assert "File too large" in failed[0]
     assert kept.there == [1]
     assert not list((tmp_path / "checkpoints").glob(".*"))  # nothing half is left to fill the disk
-    assert snapshot.newest_whole(tmp_path / "checkpoints").at.step == 1
+    assert store.latest_valid(tmp_path / "checkpoints").step == 1
 
 
 def test_what_had_no_room_is_written_when_there_is_some(straight, tmp_path):
@@ -284,15 +294,16 @@ def test_a_best_model_without_room_is_left_out(tmp_path, monkeypatch):
     kept = Kept(tmp_path)
     tokenizer = ByteTokenizer()
     tokenizer.save_pretrained = lambda path: None
-    held_out = SimpleNamespace(
-        policy=kept.policy, log=kept.log, comm=Alone(), speech=SimpleNamespace(tokenizer=tokenizer)
-    )
-    watcher = Watcher(held_out, tmp_path, every=1, best_by="right", score=None, sealed=lambda: 0)
-    monkeypatch.setattr(watching, "RESERVE", 10**18)
+    held_out = SimpleNamespace(policy=kept.policy, speech=SimpleNamespace(tokenizer=tokenizer))
+    recipe = SimpleNamespace(held_out=SimpleNamespace(best_by="right"), checkpoint=SimpleNamespace(every=1))
+    about = {"comm": SingleProcess(), "console": kept.log.console, "log": kept.log}
+    run = SimpleNamespace(folder=tmp_path, recipe=recipe, **about)
+    watcher = TrainingMonitor(run, held_out, stage_end=None, model_bytes=1000)
+    monkeypatch.setattr(monitor, "RESERVE", 10**18)
     watcher._keep_best(1, 50.0)
     assert not list(tmp_path.glob("*best-step-*"))
     assert kept.said[-1].startswith(f"no room      for {tmp_path / 'best-step-1'}: it takes 0.00 GB, ")
-    monkeypatch.setattr(watching, "RESERVE", 0)
+    monkeypatch.setattr(monitor, "RESERVE", 0)
     watcher._keep_best(2, 40.0)  # the best of those that are kept
     assert [path.name for path in tmp_path.glob("*best-step-*")] == ["best-step-2"]
 
@@ -303,9 +314,9 @@ def test_logs_are_flushed_once_a_checkpoint(straight, tmp_path, monkeypatch):
 
     def flush(file):
         flushed.append((file.name, kept.there))
-        snapshot.flush(file)
+        store.fsync(file)
 
-    monkeypatch.setattr(resume, "flush", flush)
+    monkeypatch.setattr(resume, "fsync", flush)
     kept = Kept(tmp_path, every=2)
     assert torch.equal(kept.train(), straight)
     assert flushed == [(name, there) for there in ([], [2]) for name in ("metrics.jsonl", "rollouts.jsonl")]
@@ -324,7 +335,7 @@ def test_a_checkpoint_that_is_whole_is_not_called_lost(straight, tmp_path):
     assert kept.there == [2, 4]
     said = [text for text in kept.said if text.startswith("not ")]
     assert len(said) == 1
-    assert said[0].startswith("not removed  what is older than step 4, which is whole: ")
+    assert said[0].startswith("not removed  checkpoints older than step 4, which is complete: ")
 
 
 class Late(OptimizerSnapshot):
@@ -364,7 +375,7 @@ def test_asked_to_end_while_the_last_checkpoint_is_written_it_is_finished_first(
         kept.train()
     assert (kept.there, heard) == ([4], [])
     later = Kept(tmp_path)
-    assert later.checkpoints.restore(snapshot.newest_whole(tmp_path / "checkpoints")) == 4
+    assert later.checkpoints.restore(store.latest_valid(tmp_path / "checkpoints")) == 4
     assert torch.equal(later.train(start=4), straight)
 
 
@@ -375,7 +386,7 @@ def test_asked_to_end_while_a_run_that_fails_is_saved(tmp_path, heard):
     assert (kept.there, heard) == ([2], [])
 
 
-class Asked(Alone):
+class Asked(SingleProcess):
     """Is asked to end after all ranks have told, at the last step's end, that nobody has asked."""
 
     gathered = 0

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from grpo.checkpointing import store as snapshot
-from grpo.checkpointing.stop_signal import StopRequest
-from grpo.checkpointing.store import Point
+from grpo.checkpointing import store
+from grpo.checkpointing.stop_signal import StopSignal
 from tests.helpers.disks import small_disk
 from tests.helpers.faults import checkpoints, fill, left, steps_to_make_again, train, what_is_left
 from tests.helpers.forked import forked
@@ -18,7 +17,7 @@ from tests.helpers.kills import Kill, kill_at, named, random_kills
 # At these shares of all the times that a run touches a file, and at random points where KILLS says how many.
 SHORT = [("touch", share, n) for n, share in enumerate((0.5, 0.75, 0.95))]
 # One after the other. Each is behind a checkpoint, and lets at most one step be made.
-AGAIN = [Kill("rollout", at=2), Kill("update"), Kill("sync"), Kill("save"), Kill("latest")]
+AGAIN = [Kill("rollout", at=2), Kill("update"), Kill("sync"), Kill("save"), Kill("clear")]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def test_killed_while_it_scores_and_gone_on_with(straight, tmp_path):
     assert checkpoints(tmp_path)
     again = train(tmp_path)
     assert again.code == 0, again.said
-    assert "goes on      from" in again.said
+    assert "resumes      from" in again.said
     assert left(tmp_path) == straight[2]
 
 
@@ -97,10 +96,10 @@ def test_damage_at_every_kb_of_a_runs_checkpoint_is_seen(straight, tmp_path, fau
         for place in range(0, len(whole), 1000):
             damaged = whole[:place] + bytes([whole[place] ^ 1 << tried % 8]) + whole[place + 1 :]
             file.write_bytes(damaged if what == "one bit flipped" else whole[:place])
-            assert file.name in snapshot.damaged(path, Point(4)), place
+            assert file.name in store.find_corruption(path, 4), place
             tried += 1
         file.write_bytes(whole)
-    assert snapshot.damaged(path, Point(4)) == ""
+    assert store.find_corruption(path, 4) == ""
     assert tried > 400  # 420 kB of weights and moments
     fault(times=tried, steps=0)
 
@@ -112,7 +111,7 @@ def test_with_its_newest_checkpoint_damaged_it_goes_on_from_the_one_before(strai
     os.truncate(newest / "policy" / "00000.safetensors", 1000)
     again = train(tmp_path)
     assert again.code == 0, again.said
-    assert f"damaged      {newest}: policy/00000.safetensors: has 1000 bytes of " in again.said
+    assert f"checkpoint passed over: {newest}: policy/00000.safetensors: has 1000 bytes of " in again.said
     assert left(tmp_path) == straight[2]
     fault(steps=4 - int(newest.name[-1]), seconds=again.began)
 
@@ -128,7 +127,7 @@ def test_with_a_line_of_its_log_lost_it_goes_on_from_the_checkpoint_before(strai
     again = train(tmp_path)
     assert again.code == 0, again.said
     lost = f"{log}: has {len(short)} bytes, and {len(counted)} at the checkpoint"
-    assert f"passed over  {tmp_path / 'run' / 'checkpoints' / newest}: {lost}" in again.said
+    assert f"checkpoint passed over: {tmp_path / 'run' / 'checkpoints' / newest}: {lost}" in again.said
     assert left(tmp_path) == straight[2]
     fault(steps=4 - int(newest[-1]) + 1, seconds=again.began)
 
@@ -201,7 +200,7 @@ def test_a_finished_run_is_refused(straight):
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
 def test_the_first_signal_is_remembered(name, capfd):
-    request = StopRequest()
+    request = StopSignal()
     before = signal.getsignal(signal.Signals[name])
     with request.listening():
         assert request.name == ""
@@ -212,7 +211,7 @@ def test_the_first_signal_is_remembered(name, capfd):
 
 
 def two_ctrl_c(file):
-    with StopRequest().listening():
+    with StopSignal().listening():
         os.kill(os.getpid(), signal.SIGINT)
         file.write_text("still here")
         os.kill(os.getpid(), signal.SIGINT)

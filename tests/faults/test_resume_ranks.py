@@ -12,7 +12,7 @@ from tests.helpers.kills import Kill, kill_at, named, random_kills
 from tests.helpers.many_ranks import run_ranks
 
 # One after the other, where a run goes on: each lets at most one step be made.
-AGAIN = {2: [Kill("torn", at=2, rank=1), Kill("latest")], 3: []}
+AGAIN = {2: [Kill("torn", at=2, rank=1), Kill("clear")], 3: []}
 LONG = [(zero, *kill) for zero in (2, 3) for kill in random_kills(f"two ranks of ZeRO-{zero}")]
 NONE = [pytest.param(0, "", 0.0, 0, marks=pytest.mark.skip(reason="`make test-faults` tries KILLS of them"))]
 
@@ -24,7 +24,7 @@ def stage(comm, home, arguments, fault, kill, count):
     from launch import train
 
     os.environ["FAULT"] = fault if comm.rank == 1 else ":0"
-    ranks.TOLD = 1.0  # seconds that one rank waits for the other to hear how it died
+    ranks.FAILURE_GRACE = 1.0  # seconds that one rank waits for the other to hear how it died
     places = armed(home, rank=comm.rank, kill=kill if kill and kill.rank == comm.rank else None, count=count)
     train.train(argv(home, *arguments), comm, Console())
     return places.seen

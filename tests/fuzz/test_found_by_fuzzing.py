@@ -7,17 +7,15 @@ import numpy as np
 import pytest
 
 from eval.answer_extraction import rule_based_splitter
-from grpo.checkpointing import store as snapshot
-from grpo.checkpointing.rng_state import random_states, set_random_states
-from grpo.checkpointing.store import Point
+from grpo.checkpointing import store
+from grpo.checkpointing.rng_state import get_rng_state, set_rng_state
 from grpo.config import load
 from grpo.data.example import load_examples
 from grpo.data.prompts import load_system_prompt
 from grpo.errors import UserError
 from grpo.policy.optimizer_state import read_counts
 from launch.config.recipe import Recipe
-from launch.runs.lineage import stages_of
-from launch.runs.resume import check_same, log_sizes
+from launch.runs.resume import check_same_recipe, log_sizes
 from tests.unit.grpo.test_store import write
 
 BRACKETS = "[" * 100_000
@@ -77,8 +75,8 @@ def changed(path, **more):
     """The manifest with other entries, saying of itself that it is whole."""
     body = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     body = {**{key: value for key, value in body.items() if key != "hash"}, **more}
-    told = snapshot._hash(snapshot._json(body))
-    (path / "manifest.json").write_bytes(snapshot._json({**body, "hash": told}))
+    told = store._hash(store._json(body))
+    (path / "manifest.json").write_bytes(store._json({**body, "hash": told}))
     return body
 
 
@@ -96,7 +94,7 @@ def changed(path, **more):
 def test_a_manifest_of_something_else(tmp_path, more, says):
     path = write(tmp_path, 5)
     changed(path, **more)
-    assert snapshot.damaged(path, Point(5)).startswith(says)
+    assert store.find_corruption(path, 5).startswith(says)
 
 
 @pytest.mark.parametrize("name", ["pipe", "link", "outside", "policy"])
@@ -108,22 +106,22 @@ def test_what_is_no_plain_file_of_the_checkpoint_is_not_opened(tmp_path, name):
     (path / "outside").symlink_to("/etc/hostname")
     files = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["files"]
     changed(path, files={**files, name: [0, ""]})
-    assert f"{name}" in snapshot.damaged(path, Point(5))
+    assert f"{name}" in store.find_corruption(path, 5)
 
 
 def test_a_manifest_of_many_brackets_is_passed_over(tmp_path):
     write(tmp_path, 5)
     (write(tmp_path, 10) / "manifest.json").write_text(BRACKETS)
-    assert snapshot.newest_whole(tmp_path).at.step == 5
+    assert store.latest_valid(tmp_path).step == 5
 
 
 @pytest.mark.parametrize("shared", [{}, {"parts": {"logs": {"bytes": {"metrics.jsonl": "x"}}}}, []])
 def test_a_state_without_the_lengths_of_the_logs(tmp_path, shared):
-    assert snapshot.begin(tmp_path, Point(5), needed=0, reserve=0) == ""
-    snapshot.put_own(snapshot.building(tmp_path, Point(5)), 0, {}, {})
-    snapshot.seal(tmp_path, Point(5), ranks=1, shared=shared)
+    assert store.create(tmp_path, 5, needed=0, reserve=0) == ""
+    store.write_rank_state(store.temp_path(tmp_path, 5), 0, {}, {})
+    store.commit(tmp_path, 5, ranks=1, shared=shared)
     with pytest.raises(UserError, match="step-000005: the log files' lengths cannot be read"):
-        log_sizes(snapshot.newest_whole(tmp_path))
+        log_sizes(store.latest_valid(tmp_path))
 
 
 @pytest.mark.parametrize("text", ['{"updates": Infinity, "adam_steps": 0, "parameters": 1}', BRACKETS, "[]"])
@@ -133,28 +131,21 @@ def test_counts_of_an_optimizer(tmp_path, text):
         read_counts(tmp_path, parameters=1)
 
 
-@pytest.mark.parametrize("stages", ["null", "3", '"stage1"', "[1]", BRACKETS])
-def test_stages_that_are_no_list_of_names(tmp_path, stages):
-    (tmp_path / "stages.json").write_text(f'{{"stages": {stages}}}')
-    with pytest.raises(UserError, match=r"stages.json: damaged \("):
-        stages_of(tmp_path)
-
-
 @pytest.mark.parametrize("text", ["run = 3", f"x = {BRACKETS}"])
 def test_the_recipe_of_a_run_that_is_none(tmp_path, text):
     (tmp_path / "recipe.toml").write_text(text)
     (tmp_path / "prompt.txt").write_text("")
     with pytest.raises(UserError, match="cannot be read as the recipe of this run"):
-        check_same(load(Recipe, []), tmp_path)
+        check_same_recipe(load(Recipe, []), tmp_path)
 
 
 @pytest.mark.parametrize(("place", "words"), [(10**6, 624), (-1, 624), (0, 3)])
 def test_numpys_state_is_looked_at_before_it_is_believed(place, words):
     """numpy draws from the memory behind its state where `place` lies there."""
-    states = random_states()
+    states = get_rng_state()
     kind, keys, _, has_gauss, cached = states["numpy"]
     with pytest.raises(ValueError, match="expected 624, and 0 to 624"):
-        set_random_states({**states, "numpy": [kind, keys[:words], place, has_gauss, cached]})
+        set_rng_state({**states, "numpy": [kind, keys[:words], place, has_gauss, cached]})
     assert np.random.get_state(legacy=True)[2] == states["numpy"][2]
 
 

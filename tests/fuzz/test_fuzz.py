@@ -24,15 +24,15 @@ from eval.answer_extraction import DefaultProtocol, TrustEvalProtocol, make_spli
 from eval.answer_scores import score_answers
 from eval.predictions import Prediction, read_predictions
 from eval.trust_score import scores
-from grpo.checkpointing import store as snapshot
+from grpo.checkpointing import store
 from grpo.config import dump, load
 from grpo.data.example import STYLES, Example, Passage, load_examples, train_heldout_split
 from grpo.policy.optimizer_state import read_counts, read_parameter
 from grpo.telemetry.run_logger import make_run_folder
 from grpo.types import Completion, Group
+from launch.builders.assemble import save_recipe
 from launch.config.recipe import EvaluationRecipe, Recipe
-from launch.runs.lineage import stages_of
-from launch.runs.resume import cut_back, log_sizes, prepare_folder
+from launch.runs.resume import restore_folder
 from rewards.answer import parse
 from rewards.config import PRESETS
 from rewards.judges.base import LexicalJudge
@@ -137,7 +137,8 @@ def test_recipes(home, text, more, evaluation):
         recipe = taken(lambda: load(kind, [str(file), *more, f"--run.folder={runs}"]))
         if recipe is None or evaluation:
             return
-        taken(lambda: prepare_folder(recipe, make_run_folder(runs / recipe.run_name), None))
+        folder = make_run_folder(runs / recipe.run_name)
+        taken(lambda: save_recipe(recipe, folder))
     if (saved := runs / recipe.run_name / "recipe.toml").exists():
         assert load(Recipe, [str(saved)]) == recipe
     shutil.rmtree(runs, ignore_errors=True)
@@ -290,9 +291,8 @@ def go_on(kept, run):
     """What a start does with a folder of checkpoints, up to the first step."""
 
     def start():
-        found = snapshot.newest_whole(run / "checkpoints", tell=lambda line: None)
-        snapshot.set_aside(run / "checkpoints", after=found.at)
-        cut_back(run, log_sizes(found))
+        found = store.latest_valid(run / "checkpoints")
+        restore_folder(run, found)
         kept.checkpoints.restore(found)
         return found
 
@@ -323,13 +323,11 @@ def test_checkpoints(saved, data):
         (path / "dangling").symlink_to(path / "nowhere")
         (path / "loop").symlink_to(path / "loop")
         os.mkfifo(path / "pipe")
-    written = data.draw(
-        st.sampled_from((snapshot._json(body) if is_utf8(body) else b"\xff",) * 4 + (b"[" * 100_000, b""))
-    )
+    written = data.draw(st.sampled_from((store._json(body) if is_utf8(body) else b"\xff",) * 4 + (b"[" * 100_000, b"")))
     (path / name).write_bytes(written)
     manifest = body if name == "manifest.json" else json.loads(whole[f"{step}/manifest.json"])
     if name != "manifest.json":
-        manifest["files"][name] = [len(written), snapshot._hash(written)]
+        manifest["files"][name] = [len(written), store._hash(written)]
     if isinstance(manifest, dict) and is_utf8(manifest) and data.draw(st.integers(0, 5)):
         reseal(path, manifest)
     go_on(kept, run)
@@ -338,12 +336,12 @@ def test_checkpoints(saved, data):
 def reseal(path, manifest):
     """A manifest that says of itself that it is whole."""
     body = {key: value for key, value in manifest.items() if key != "hash"}
-    (path / snapshot.MANIFEST).write_bytes(snapshot._json({**body, "hash": snapshot._hash(snapshot._json(body))}))
+    (path / store.MANIFEST).write_bytes(store._json({**body, "hash": store._hash(store._json(body))}))
 
 
 def is_utf8(value):
     try:
-        snapshot._json(value)
+        store._json(value)
     except UnicodeEncodeError:
         return False
     return True
@@ -359,15 +357,10 @@ def test_an_untouched_checkpoint_is_gone_on_with(saved):
 
 
 @many(40)
-@given(
-    file=st.binary(max_size=200)
-    | changed({"stages": ["sft", "stage1"]}).map(lambda v: json.dumps(v).encode())
-    | deep.map(str.encode)
-)
+@given(file=st.binary(max_size=200) | deep.map(str.encode))
 def test_small_files_beside_models(home, file):
-    """The list of stages, the counts of an optimizer and a parameter's tensors."""
-    for name in ("stages.json", "state.json", "00000.safetensors"):
+    """The counts of an optimizer and a parameter's tensors."""
+    for name in ("state.json", "00000.safetensors"):
         (home / name).write_bytes(file)
-    taken(lambda: stages_of(home))
     taken(lambda: read_counts(home, parameters=1))
     taken(lambda: read_parameter(home, 0, "head", (2, 2)))

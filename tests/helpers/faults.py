@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from grpo.checkpointing.store import newest
+from grpo.checkpointing.store import latest_step
 from tests.helpers.forked import ROOT, forked, wait_for
 from tests.helpers.kills import Kill, Places, Seen
 
@@ -107,10 +107,10 @@ def armed(home: Path, *, rank: int = 0, kill: Kill | None = None, count: bool = 
     random.seed(rank)
     np.random.seed(rank)
     os.environ |= {"XDG_CACHE_HOME": str(home / "cache"), "DISK": str(home / "disk")}
-    from grpo.checkpointing import store as snapshot
-    from launch.runs import grpo as stage
+    from grpo.checkpointing import store
+    from launch.runs import run
 
-    remove_all, places = snapshot.remove_all, Places(kill, count=count, began=home / "began" if rank == 0 else None)
+    remove_all, places = store.remove_all, Places(kill, count=count, began=home / "began" if rank == 0 else None)
 
     def keep_last(folder: Path) -> None:
         places.looking = False  # a run by itself does not do this
@@ -119,7 +119,7 @@ def armed(home: Path, *, rank: int = 0, kill: Kill | None = None, count: bool = 
         places.looking = True
         remove_all(folder)
 
-    snapshot.remove_all = stage.remove_all = keep_last
+    store.remove_all = run.remove_all = keep_last
     return places
 
 
@@ -166,13 +166,13 @@ def steps_to_make_again(home: Path) -> int:
     """Of a run that was cut off: the steps that were made and are in no checkpoint, beside the one under way."""
     metrics = home / "run" / "metrics.jsonl"
     made = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
-    return made - newest(home / "run" / "checkpoints").step
+    return made - latest_step(home / "run" / "checkpoints")
 
 
 def what_is_left(home: Path, code: int, said: str) -> dict[str, Any]:
     """`left` by a run that was cut off and begun again, which ended so. One that was cut off when its model was whole
     is finished, and refused as any finished one is."""
-    finished = code == 2 and "not overwritten" in said and (home / "run" / "model" / "stages.json").exists()
+    finished = code == 2 and "not overwritten" in said and (home / "run" / "model").is_dir()
     assert code == 0 or finished, said
     return left(home)
 

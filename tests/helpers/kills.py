@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from grpo.checkpointing import store as snapshot
+from grpo.checkpointing import store
 from grpo.distributed.watchdog import Watchdog
 
 PHASES = ("sync", "rollout", "score", "update", "watch", "held_out", "save")
@@ -29,8 +29,6 @@ STAGES = {
     "seal": ("os.remove", r"\.writing/\.part-0$", "all shares are written"),
     "manifest": ("open", r"\.writing/manifest\.json$", "its manifest is written, or read back"),
     "rename": ("os.rename", r"/\.step-\d+\.writing$", "it is about to be renamed"),
-    "latest": ("open", r"/latest\.new$", "it is renamed, and `latest` is not written"),
-    "moved": ("os.rename", r"/latest\.new$", "`latest` is written, and about to be moved"),
     "clear": ("shutil.rmtree", r"\.writing$", "an old one is about to be removed"),
 }
 # What touches a run's files at all (os.replace is an os.rename, Path.open an open).
@@ -44,13 +42,14 @@ Seen = dict[str, list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """kill -9 of one rank at the `at`-th time that it comes to a place, counted from 0; within a phase after so many
+    """A signal to one rank at the `at`-th time that it comes to a place, counted from 0; within a phase after so many
     calls of functions, or at its end where there are fewer."""
 
     place: str
     at: int = 0
     calls: int = 0
     rank: int = 0
+    number: int = signal.SIGKILL
 
 
 def named(place: str) -> str:
@@ -83,13 +82,13 @@ class Places:
         self.seen: Seen = {}
         self.looking = True
         self._kill, self._count, self._began = kill, count, began
-        self._phase, self._put = Watchdog.phase, snapshot.put
+        self._phase, self._put = Watchdog.phase, store.write_file
 
         def phase(dog: Watchdog, name: str) -> AbstractContextManager[None]:
             return self._within(dog, name)
 
         Watchdog.phase = phase
-        snapshot.put = self._tear
+        store.write_file = self._tear
         sys.addaudithook(self._touched)
 
     def _here(self, place: str) -> bool:
@@ -104,8 +103,8 @@ class Places:
         here = self._here(name)
         with self._phase(dog, name), self._counted(name, here) if here or self._count else nullcontext():
             yield
-            if here:
-                die()
+            if here and self._kill:
+                die(self._kill.number)
 
     @contextmanager
     def _counted(self, name: str, here: bool) -> Iterator[None]:
@@ -143,6 +142,6 @@ class Places:
             die()
 
 
-def die() -> None:
-    """Nothing of this process runs after it."""
-    os.kill(os.getpid(), signal.SIGKILL)
+def die(number: int = signal.SIGKILL) -> None:
+    """Nothing of this process runs after SIGKILL."""
+    os.kill(os.getpid(), number)

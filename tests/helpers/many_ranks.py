@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grpo.distributed.failure_detection import joined
+from grpo.distributed.failure_detection import init_distributed
 from tests.helpers.forked import forked
 
 
@@ -73,7 +73,7 @@ def _rank(rank: int, world: int, port: int, folder: Path, work: Callable[..., An
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     value: Any
     try:
-        with joined() as comm:
+        with init_distributed() as comm:
             value = work(comm, *args)
     except Exception as error:
         value = error

@@ -6,7 +6,7 @@ import torch
 
 from curriculum.samplers import EpochSampler
 from grpo.collect import DynamicSampling, SyncCollector
-from grpo.distributed.communicator import Alone
+from grpo.distributed.communicator import SingleProcess
 from grpo.loop import LoopSettings, NoCallbacks, train
 from grpo.losses import Objective
 from grpo.policy.optimizer import AdamWConfig
@@ -77,14 +77,14 @@ def run_toy(
         curriculum=EpochSampler([example(i) for i in range(6)], seed=seed),
         score=per_group(score),
         render=lambda e: tuple(prompt.format(e.id).encode()),
-        comm=Alone(),
+        comm=SingleProcess(),
         sampling=Sampling(group_size=8, max_tokens=8),
         prompts_per_step=4,
         dynamic=DynamicSampling(mode=dynamic, cap=3),
         seed=seed,
     )
     log = RunLogger(folder, name="toy", steps=steps, console=Console(), project="test", settings={})
-    train(cfg, collector=collector, policy=policy, comm=Alone(), log=log, callbacks=callbacks)
+    train(cfg, collector=collector, policy=policy, comm=SingleProcess(), log=log, callbacks=callbacks)
     return policy, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 

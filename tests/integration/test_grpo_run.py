@@ -70,8 +70,7 @@ def test_a_run_leaves_everything_behind(home, stage1):
     run = home / "runs" / "stage1-tiny"
     assert stage1.index("batch plan   2 prompts x 4 samples = 8 completions a step") < stage1.index("warm-up ")
     assert "4 held-out questions, percent" in stage1
-    assert stage1.index("reward audit: mean reward by policy") < stage1.index("loading      ")
-    assert "always refuse" in stage1
+    assert "reward audit" not in stage1
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in metrics] == [0, 1, 2]
     for name in ("time/rollout", "time/score", "time/update", "time/step", "memory/peak_gb", "reward/total"):

@@ -16,9 +16,6 @@ from launch import pipeline
 from launch.builders.assemble import load_questions
 from launch.config.recipe import Recipe
 from launch.pipeline import Experiment, plan_arm, plan_stages, read_arguments, wait_for
-from launch.runs.lineage import check_after, stages_of, write_stages
-from launch.runs.resume import set_aside
-from launch.runs.run_lock import FolderLock
 from tests.helpers.forked import ROOT, run_program
 
 STAGES = ["configs/stage1.toml", "configs/stage2.toml"]
@@ -57,8 +54,6 @@ def through(home):
 
 def test_one_command_goes_through_both_stages(home, through):
     runs = home / "runs"
-    assert stages_of(runs / "stage1-tiny" / "model") == ("sft", "stage1")
-    assert stages_of(runs / "stage2-tiny" / "model") == ("sft", "stage1", "stage2")
     assert f"loading      {runs / 'stage1-tiny' / 'model'}" in through
     assert [steps(runs / f"{stage}-tiny") for stage in ("stage1", "stage2")] == [2, 2]
     assert through.count("gate         open: reward/total flat within 100 over two windows of 1") == 2
@@ -108,32 +103,6 @@ def recipe(*arguments):
     return load(Recipe, [str(ROOT / "configs/stage2.toml"), str(ROOT / "configs/models/tiny.toml"), *arguments])
 
 
-def test_stage_2_refuses_a_model_that_was_never_through_stage_1(tmp_path):
-    (tmp_path / "model").mkdir()
-    with pytest.raises(UserError, match=r"nothing says that it was trained in any stage.*--model.after= "):
-        check_after(recipe(), str(tmp_path / "model"))
-    with pytest.raises(UserError, match=r"model.after = 'stage1': the base model was not trained in stage1"):
-        check_after(recipe(), None)
-    write_stages(tmp_path / "model", ("sft",))
-    with pytest.raises(UserError, match=r"it was trained in sft"):
-        check_after(recipe(), str(tmp_path / "model"))
-    assert check_after(recipe("--model.after="), str(tmp_path / "model")) == ("sft",)
-    write_stages(tmp_path / "model", ("sft", "stage1"))
-    assert check_after(recipe(), str(tmp_path / "model")) == ("sft", "stage1")
-
-
-def test_every_model_of_a_run_knows_its_stages(tmp_path):
-    run = tmp_path / "run"
-    for inner in ("model", "best-step-4", "checkpoints/step-8/model"):
-        (run / inner).mkdir(parents=True)
-    write_stages(run, ("stage1",))
-    assert {stages_of(run / inner) for inner in ("model", "best-step-4", "checkpoints/step-8/model")} == {("stage1",)}
-    assert stages_of("owner/model") == ()
-    (run / "stages.json").write_text("{", encoding="utf-8")
-    with pytest.raises(UserError, match=r"stages.json: damaged"):
-        stages_of(run)
-
-
 def test_the_plan_names_runs_and_starts():
     shared = ["configs/models/tiny.toml", "--run.name=mine", "--model.init_from=runs/x", "--run.folder=out"]
     first, second = plan_stages(STAGES, shared)
@@ -157,24 +126,6 @@ def test_nothing_follows_a_run_that_was_through_before_it_heard_the_request(ends
     asks = f"signal.signal(15, lambda *_: sys.exit({ends})); os.kill(os.getppid(), 15); signal.pause()"
     assert wait_for([sys.executable, "-S", "-c", f"import os, signal, sys; {asks}"]) == code
     assert wait_for([sys.executable, "-S", "-c", "pass"]) == 0
-
-
-def test_a_run_that_was_cut_off_is_set_aside_and_kept(tmp_path):
-    run = tmp_path / "run"
-    assert set_aside(run, FolderLock(run)) is None
-    for number in (1, 2):
-        run.mkdir()
-        (run / "metrics.jsonl").write_text(str(number), encoding="utf-8")
-        assert set_aside(run, FolderLock(run)) == tmp_path / f"run.cut-off-{number}"
-    assert (tmp_path / "run.cut-off-1" / "metrics.jsonl").read_text() == "1"
-    (run / "checkpoints" / ".step-000002.writing").mkdir(parents=True)
-    assert set_aside(run, FolderLock(run)) == tmp_path / "run.cut-off-3"  # half a checkpoint is none
-    (run / "checkpoints" / "step-000002").mkdir(parents=True)
-    assert set_aside(run, FolderLock(run)) is None  # training goes on from there
-    write_stages_into = run / "model"
-    write_stages_into.mkdir()
-    write_stages(write_stages_into, ("stage1",))
-    assert set_aside(run, FolderLock(run)) is None  # finished
 
 
 EXPERIMENTS = sorted(ROOT.glob("configs/experiments/*.toml"))

@@ -132,7 +132,7 @@ def test_an_engine_between_two_versions_serves_nothing():
         rollout.load(weights[:-1], version=3)
     for call in (lambda: rollout.load(weights, version=4), lambda: rollout.generate([(5, 6)], SAMPLING, seed=0)):
         with pytest.raises(
-            StaleWeights, match=r"two versions, since the push of weights after -1 was cut off; .*launch/serve.py"
+            StaleWeights, match=r"two versions, since the update after -1 was interrupted; .*launch/serve.py"
         ):
             call()
 
@@ -163,7 +163,7 @@ def test_it_wakes_before_the_push_and_finds_room_for_its_cache_after_it(monkeypa
     rollout.load(weights, version=0)
     rollout.release()
     rollout.release()
-    with pytest.raises(StaleWeights, match="vLLM has given its weights back"):
+    with pytest.raises(StaleWeights, match="vLLM is asleep without weights"):
         rollout.generate([(5, 6)], SAMPLING, seed=0)
     llm.calls.clear()
     rollout.load(weights, version=1)

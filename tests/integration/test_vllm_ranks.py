@@ -31,7 +31,7 @@ def on_a_rank(comm, tensor_parallel, folder):
     rollout = VllmRollout(llm, shapes=shapes, decode=ByteTokenizer().decode, eos_ids=(EOS,))
     rollout.load(policy.export_weights(), version=1)
     written = rollout.generate(comm.shard(PROMPTS), Sampling(group_size=4, max_tokens=8), seed=comm.rank)
-    comm.wait()  # where each rank has its own engine, one may be done long before the other on a busy machine
+    comm.barrier()  # where each rank has its own engine, one may be done long before the other on a busy machine
     return [[(one.token_ids, one.logprobs, one.finish) for one in group] for group in written]
 
 

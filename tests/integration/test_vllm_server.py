@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from grpo.distributed.communicator import Alone
+from grpo.distributed.communicator import SingleProcess
 from grpo.errors import EngineDied, StaleWeights, UserError
 from grpo.rollout import remote as vllm_server
-from grpo.rollout import weight_transfer as carriers
+from grpo.rollout import weight_transfer
 from grpo.rollout.hf import HfRollout
-from grpo.rollout.remote import ServerRollout
+from grpo.rollout.remote import RemoteRollout
 from grpo.rollout.server import Address, Handler, Server, Service
 from grpo.rollout.weight_transfer import buckets
 from grpo.types import Sampling
@@ -50,9 +50,9 @@ def port(tmp_path):
         thread.join()
 
 
-def client(port, *, shapes=SHAPES, patience=5.0, token="", transfer="auto"):
+def client(port, *, shapes=SHAPES, timeout=5.0, token="", transfer="auto"):
     address = Address(port, token=token)
-    return ServerRollout(address, shapes=shapes, patience=patience, comm=Alone(), transfer=transfer)
+    return RemoteRollout(address, shapes=shapes, timeout=timeout, comm=SingleProcess(), transfer=transfer)
 
 
 @pytest.mark.parametrize("transfer", ["files", "broadcast"])
@@ -85,7 +85,7 @@ def test_half_a_push_is_refused_and_the_next_one_taken(port, transfer):
 
 def test_a_push_that_the_server_knows_nothing_of(port):
     there = client(port)
-    with pytest.raises(EngineDied, match="no push of weights is under way: the server has been started anew"):
+    with pytest.raises(EngineDied, match="no update of weights is under way: the server has been restarted"):
         there._ask("loaded")
 
 
@@ -96,11 +96,11 @@ def test_a_server_with_another_model_is_refused(port):
 
 def test_no_file_is_written_for_a_broadcast(port, monkeypatch):
     """Weights in three buckets, of two formats; a second client makes a group of its own."""
-    monkeypatch.setattr(carriers, "save_file", None)
-    monkeypatch.setattr(carriers.buckets, "__kwdefaults__", {"device": "cpu", "size": 32 * 1024})
+    monkeypatch.setattr(weight_transfer, "save_file", None)
+    monkeypatch.setattr(weight_transfer.buckets, "__kwdefaults__", {"device": "cpu", "size": 32 * 1024})
     model, here = tiny_model(seed=4), hf()
     weights = [(name, p.bfloat16() if "norm" in name else p) for name, p in model.named_parameters()]
-    assert len(list(carriers.buckets(weights))) >= 3
+    assert len(list(weight_transfer.buckets(weights))) >= 3
     here.load(weights, version=3)
     for _ in range(2):
         there = client(port, transfer="broadcast")
@@ -115,7 +115,7 @@ def test_a_request_without_the_token_is_refused(tmp_path):
         thread = threading.Thread(target=server.serve, args=(service,), daemon=True)
         thread.start()
         for token in ("", "another-token-as-long"):
-            with pytest.raises(UserError, match=f"server at port {port} wants another token; .*GROUND_GRPO_TOKEN in"):
+            with pytest.raises(UserError, match=f"server at port {port} refuses the token; .*GROUND_GRPO_TOKEN in"):
                 client(port, token=token)
         client(port, token="a-token-of-some-length").load(tiny_model().named_parameters(), version=1)
         server.shutdown()
@@ -141,10 +141,10 @@ def test_a_host_of_another_machine_is_named():
 
 
 def test_a_group_that_cannot_be_made_is_told_apart_from_a_server_that_is_lost(port, monkeypatch):
-    def unreachable(host, port, patience):
+    def unreachable(host, port, timeout):
         raise RuntimeError("a page\nof what torch says")
 
-    monkeypatch.setattr(vllm_server, "reached_store", unreachable)
+    monkeypatch.setattr(vllm_server, "connect_store", unreachable)
     with pytest.raises(EngineDied, match=rf"server at port {port} answers, but no .* \(a page of what torch says\)"):
         client(port, transfer="broadcast")
 
@@ -152,18 +152,18 @@ def test_a_group_that_cannot_be_made_is_told_apart_from_a_server_that_is_lost(po
 def test_a_connection_that_asks_nothing_holds_the_others_up_for_a_while_only(port, monkeypatch):
     monkeypatch.setattr(Handler, "timeout", 0.5)
     with socket.create_connection(("127.0.0.1", port)):
-        assert client(port, patience=30.0)._ask("about")["model"] == "tiny"
+        assert client(port, timeout=30.0)._ask("about")["model"] == "tiny"
 
 
 def test_weights_do_not_go_to_another_machine_as_files():
     with pytest.raises(UserError, match=r'"files": 10\.9\.8\.7:1 is another machine; valid here: "br'):
-        ServerRollout(Address(1, "10.9.8.7"), shapes=SHAPES, patience=1.0, comm=Alone(), transfer="files")
+        RemoteRollout(Address(1, "10.9.8.7"), shapes=SHAPES, timeout=1.0, comm=SingleProcess(), transfer="files")
 
 
 def test_a_server_that_is_not_there_is_waited_for_and_then_named():
     told, port = [], free_port()
     with pytest.raises(EngineDied, match=rf"server at port {port} is lost .*refused.*serve.py RECIPES"):
-        ServerRollout(Address(port), shapes=SHAPES, patience=1.0, comm=Alone(), progress=told.append)
+        RemoteRollout(Address(port), shapes=SHAPES, timeout=1.0, comm=SingleProcess(), progress=told.append)
     assert len(told) >= 3  # it asked again and again
 
 
@@ -178,7 +178,7 @@ def test_a_server_that_comes_late_is_found(tmp_path):
 
     thread = threading.Thread(target=late)
     thread.start()
-    client(port, patience=30.0)
+    client(port, timeout=30.0)
     thread.join()
 
 
@@ -207,7 +207,7 @@ def from_a_rank(comm, port, transfer):
 
     settings = {"optim": AdamWConfig(), "updates": 1, "token_budget": 1000, "dtype": "float32"}
     policy = ZeroPolicy(tiny_model(seed=4), zero=ZeroConfig(stage=3), comm=comm, **settings)
-    there = ServerRollout(Address(port), shapes=SHAPES, patience=300.0, comm=comm, transfer=transfer)
+    there = RemoteRollout(Address(port), shapes=SHAPES, timeout=300.0, comm=comm, transfer=transfer)
     there.load(policy.export_weights(), version=7)
     written = there.generate(comm.shard(THREE, even=False), SAMPLING, seed=5 + comm.rank)
     there.release()

@@ -4,7 +4,7 @@ import pytest
 
 from grpo.collect import DynamicSampling, check_same_policy, prompts_still_needed, seed_for, select_for_update
 from grpo.config import load
-from grpo.distributed.communicator import Alone
+from grpo.distributed.communicator import SingleProcess
 from grpo.errors import StaleWeights
 from grpo.rollout.hf import HfRollout
 from grpo.types import Completion, Group, Score
@@ -170,7 +170,7 @@ def test_a_stale_head_that_the_limit_of_bfloat16_lets_pass_stops_a_run_in_float3
     assert 0.005 < run(tmp_path / "a", loose)[1]["policy/mismatch"] < 0.05
     with pytest.raises(StaleWeights, match=r"step 1: sampler and trainer differ by 0.0\d+ .*limit 0.005"):
         run(tmp_path / "b", strict)
-    check = {"batch": random_batch(), "policy": None, "comm": Alone(), "step": 1}
+    check = {"batch": random_batch(), "policy": None, "comm": SingleProcess(), "step": 1}
     with pytest.raises(StaleWeights, match=r"differ by 0.029 nats .*limit 0.005"):
         check_same_policy({"mismatch": 0.029}, limit=strict, **check)  # what the embedded model's stale head gave
     check_same_policy({"mismatch": 0.029}, limit=loose, **check)

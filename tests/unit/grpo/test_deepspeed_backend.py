@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from grpo.distributed.communicator import Alone
+from grpo.distributed.communicator import SingleProcess
 from grpo.errors import UserError
 from grpo.losses import Objective, make_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig
@@ -90,7 +90,7 @@ def on_a_rank(comm, zero, folder):
     out["nothing teaches"] = policy.update(step_batch(0).rows([]), loss), flat(policy).numpy()
     policy.save(folder / "model")
     write(policy.snapshot_state(), folder / "state", lead=comm.rank == 0)
-    comm.wait()
+    comm.barrier()
     later = zero_policy(zero, comm, seed=5)
     later.load_state(folder / "written by one")
     out["resumed"] = later.update(share(step_batch(7), comm, 2), loss), flat(later).numpy()
@@ -103,7 +103,7 @@ def ran(request, tmp_path_factory):
     need("deepspeed")
     zero, folder = KINDS[request.param], tmp_path_factory.mktemp("ranks")
     other = ZeroConfig(stage=1 if zero.stage == 3 else 3)  # a state knows neither the ranks nor the stage that wrote it
-    policy = zero_policy(other, Alone())
+    policy = zero_policy(other, SingleProcess())
     for seed in range(3):
         policy.update(step_batch(seed), loss)
     write(policy.snapshot_state(), folder / "written by one")
@@ -174,7 +174,7 @@ def test_two_ranks_go_on_from_what_one_wrote_at_another_stage(ran):
 
 def test_one_rank_goes_on_from_what_two_wrote(ran):
     _, ranks, folder = ran
-    policy = zero_policy(ZeroConfig(stage=2), Alone(), seed=5)
+    policy = zero_policy(ZeroConfig(stage=2), SingleProcess(), seed=5)
     policy.load_state(folder / "state")
     assert distance(flat(policy), ranks[0][CUTS[-1]][0]) == 0.0
     policy.update(step_batch(7), loss)
@@ -215,7 +215,7 @@ def test_a_model_that_no_rank_has_room_for(tmp_path):
 
 def test_a_state_that_is_damaged_or_of_another_model(tmp_path):
     need("deepspeed")
-    policy = zero_policy(ZeroConfig(stage=2), Alone())
+    policy = zero_policy(ZeroConfig(stage=2), SingleProcess())
     with pytest.raises(UserError, match=r"state.json: cannot be read as the state of an optimizer: FileNotFoundError"):
         policy.load_state(tmp_path)
     policy.update(step_batch(0), loss)
@@ -226,7 +226,7 @@ def test_a_state_that_is_damaged_or_of_another_model(tmp_path):
     assert set(load_file(tmp_path / "state" / "00000.safetensors")) == {"master", "exp_avg", "exp_avg_sq"}
     from grpo.policy.deepspeed_backend import ZeroPolicy
 
-    other = {"optim": OPTIM, "updates": 6, "token_budget": 9, "dtype": "float32", "comm": Alone()}
+    other = {"optim": OPTIM, "updates": 6, "token_budget": 9, "dtype": "float32", "comm": SingleProcess()}
     with pytest.raises(UserError, match="of a model with 20 tensors, this one has 11"):
         ZeroPolicy(tiny_model(layers=1), zero=ZeroConfig(stage=2), **other).load_state(tmp_path / "state")
     with pytest.raises(UserError, match=r"holds .*, and this model has model.embed_tokens.weight \[256, 64\]"):

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from grpo.distributed import failure_detection as ranks
-from grpo.distributed.communicator import Alone, check_shares
-from grpo.distributed.failure_detection import Failure, OtherRankFailed, ranks_of_node
+from grpo.distributed.communicator import SingleProcess, check_divisible
+from grpo.distributed.failure_detection import Failure, OtherRankFailed, ranks_per_node
 from grpo.errors import UserError
 from tests.helpers.many_ranks import free_port, run_ranks
 
@@ -21,8 +21,8 @@ def talk(comm):
         "uneven": comm.shard(range(5), even=False),
         "joined": comm.gather(comm.shard(range(5), even=False)),
         "sum": comm.sum([comm.rank + 1, 0.5]),
-        "lead": comm.lead(lambda: f"said by {comm.rank}"),
-        "first": comm.first(time.monotonic),
+        "lead": comm.on_rank0(lambda: f"said by {comm.rank}"),
+        "first": comm.local_main_first(time.monotonic),
     }
 
 
@@ -38,7 +38,7 @@ def test_three_ranks_share_and_join_again():
 
 
 def test_alone_says_the_same():
-    alone = talk(Alone())
+    alone = talk(SingleProcess())
     assert alone["even"] == list(range(6))
     assert (alone["joined"], alone["sum"], alone["lead"]) == ([0, 1, 2, 3, 4], [1, 0.5], "said by 0")
 
@@ -50,19 +50,19 @@ def share_seven(comm):
 def test_a_batch_that_cannot_be_shared():
     for rank in run_ranks(share_seven):
         assert "7 cannot be shared equally by 2 ranks; valid: 6 or 8, or 1 or 7 ranks" in str(rank.value) + rank.said
-    check_shares(8, 2, "x")
+    check_divisible(8, 2, "x")
     with pytest.raises(UserError, match=r"x = 1 cannot be shared equally by 2 ranks; valid: 2, or 1 rank$"):
-        check_shares(1, 2, "x")
+        check_divisible(1, 2, "x")
 
 
 def one_fails(comm, how, bad=1):
-    ranks.SILENT, ranks.TOLD = 3.0, 1.0
-    comm.wait()
+    ranks.HEARTBEAT_TIMEOUT, ranks.FAILURE_GRACE = 3.0, 1.0
+    comm.barrier()
     if comm.rank == bad and how == "raises":
         raise UserError("data.jsonl:7: answers is missing")
     if comm.rank == bad:
         os.kill(os.getpid(), signal.SIGKILL if how == "is killed" else signal.SIGSTOP)
-    comm.wait()
+    comm.barrier()
 
 
 def test_a_rank_that_fails_ends_the_others_with_its_own_error():
@@ -98,12 +98,12 @@ def test_a_rank_that_is_killed_is_named():
 
 
 def the_last_work_is_long(comm):
-    ranks.SILENT, ranks.TOLD = 4.0, 1.0
-    comm.before_end(lambda: time.sleep(9.0))
-    comm.wait()
+    ranks.HEARTBEAT_TIMEOUT, ranks.FAILURE_GRACE = 4.0, 1.0
+    comm.on_abort(lambda: time.sleep(9.0))
+    comm.barrier()
     if comm.rank == 1:
         raise UserError("data.jsonl:7: answers is missing")
-    comm.wait()
+    comm.barrier()
 
 
 def test_a_rank_whose_last_work_is_long_is_not_taken_for_a_silent_one():
@@ -114,8 +114,8 @@ def test_a_rank_whose_last_work_is_long_is_not_taken_for_a_silent_one():
 
 
 def rank_1_fails_while_rank_0_is_stopped(comm):
-    ranks.SILENT, ranks.TOLD = 2.0, 1.0
-    comm.wait()
+    ranks.HEARTBEAT_TIMEOUT, ranks.FAILURE_GRACE = 2.0, 1.0
+    comm.barrier()
     if comm.rank == 0:
         os.kill(os.getpid(), signal.SIGSTOP)
     time.sleep(0.5)
@@ -129,12 +129,12 @@ def test_a_rank_that_fails_while_rank_0_is_stopped_ends_all_the_same():
 
 
 def one_ends_all(comm):
-    ranks.TOLD = 1.0
-    comm.wait()
+    ranks.FAILURE_GRACE = 1.0
+    comm.barrier()
     if comm.rank == 1:  # a watchdog's thread, while the main thread hangs
-        threading.Thread(target=comm.end, args=(124, "score lasts 999 s")).start()
+        threading.Thread(target=comm.abort, args=(124, "score lasts 999 s")).start()
         time.sleep(600)
-    comm.wait()
+    comm.barrier()
 
 
 def test_a_thread_of_one_rank_ends_them_all():
@@ -158,7 +158,7 @@ def test_a_port_in_use(monkeypatch):
         for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": str(port)}.items():
             monkeypatch.setenv(name, value)
         message = rf"port {port} of 127.0.0.1 cannot be used .*--master_port={port + 1}"
-        with pytest.raises(UserError, match=message), ranks.joined():
+        with pytest.raises(UserError, match=message), ranks.init_distributed():
             pass
 
 
@@ -167,7 +167,7 @@ def a_stranger_comes(comm, world):
     if comm.rank == 1:
         message = rf"rank 1: at 127.0.0.1:{port} is another run; .*--master_port={port + 1}"
         with pytest.raises(UserError, match=message):
-            ranks._meet("127.0.0.1", port, 1, world)
+            ranks._rendezvous("127.0.0.1", port, 1, world)
     return comm.sum([1.0])
 
 
@@ -177,18 +177,18 @@ def test_a_rank_of_another_run_at_the_same_port_harms_nobody(world):
 
 
 def test_ranks_that_do_not_come(monkeypatch):
-    monkeypatch.setattr(ranks, "MEET", 1.0)
+    monkeypatch.setattr(ranks, "RENDEZVOUS_TIMEOUT", 1.0)
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": str(free_port())}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=r"1 of 2 ranks came to 127.0.0.1:\d+ within 1 s"), ranks.joined():
+    with pytest.raises(UserError, match=r"1 of 2 ranks came to 127.0.0.1:\d+ within 1 s"), ranks.init_distributed():
         pass
 
 
 def test_the_ranks_of_a_node_by_whatever_launcher(monkeypatch):
     for name in ("LOCAL_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert ranks_of_node(4) == 4
+    assert ranks_per_node(4) == 4
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # torchrun
-    assert ranks_of_node(16) == 2
+    assert ranks_per_node(16) == 2
     monkeypatch.setenv("LOCAL_SIZE", "8")  # deepspeed
-    assert ranks_of_node(16) == 8
+    assert ranks_per_node(16) == 8

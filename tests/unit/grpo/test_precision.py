@@ -6,7 +6,7 @@ import math
 import pytest
 
 from grpo.config import load
-from grpo.distributed.communicator import Alone
+from grpo.distributed.communicator import SingleProcess
 from grpo.errors import UserError
 from grpo.policy.optimizer import AdamWConfig
 from grpo.telemetry.console import Console
@@ -38,7 +38,7 @@ def test_auto_is_what_the_policy_runs_in(fast, monkeypatch, tmp_path):
     write_tiny_model(tmp_path / "model")
     silent = Console(io.StringIO())
     folder, meter = str(tmp_path / "model"), ThroughputMeter(shared=True, sizes=None, peak=None)
-    policy = make_policy(recipe, folder, optim=optim, updates=1, console=silent, comm=Alone(), meter=meter)
+    policy = make_policy(recipe, folder, optim=optim, updates=1, console=silent, comm=SingleProcess(), meter=meter)
     with policy._autocast():
         weight = next(iter(policy._model.parameters()))
         assert (weight @ weight.T).dtype.itemsize == (2 if fast else 4)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from grpo.distributed.watchdog import FIRST, Watchdog
+from grpo.distributed.watchdog import FIRST_LIMIT, Watchdog
 
 
 def stuck_in_here(release):
@@ -36,19 +36,19 @@ def test_a_phase_far_over_its_median_is_reported_with_its_stack(tmp_path):
 def test_when_a_phase_is_reported(tmp_path):
     with (tmp_path / "said").open("w+") as out:
         dog = Watchdog(rank=0, factor=20.0, least=5.0, out=out)
-        assert dog.limit("update") == FIRST  # not known yet
-        dog._seen["update"].extend([1.0, 2.0, 3.0])
+        assert dog.limit("update") == FIRST_LIMIT  # not known yet
+        dog._durations["update"].extend([1.0, 2.0, 3.0])
         assert dog.limit("update") == 40.0
-        dog._seen["sync"].extend([0.1] * 3)
+        dog._durations["sync"].extend([0.1] * 3)
         assert dog.limit("sync") == 5.0
         with dog.phase("update"):
             start = time.monotonic()
             told = []
             for seconds in (30, 39, 41, 60, 79, 83, 100, 170):
-                dog.look(start + seconds)
+                dog.check(start + seconds)
                 told.append((tmp_path / "said").read_text().count("update lasts"))
         assert told == [0, 0, 1, 1, 1, 2, 2, 3]
-        dog.look(start + 1000)  # no phase, nothing to report
+        dog.check(start + 1000)  # no phase, nothing to report
         assert (tmp_path / "said").read_text().count("lasts") == 3
 
 
@@ -64,22 +64,22 @@ def test_a_phase_within_another_is_not_the_outer_ones_time(tmp_path):
                 with dog.phase("held_out"):
                     now[0] += inner
                 now[0] += 1.0
-                assert dog.look(now[0]) == ""
-        assert list(dog._seen["watch"]) == [2.0, 2.0, 2.0]
-        assert list(dog._seen["held_out"]) == [0.0, 0.0, 500.0]
+                assert dog.check(now[0]) == ""
+        assert list(dog._durations["watch"]) == [2.0, 2.0, 2.0]
+        assert list(dog._durations["held_out"]) == [0.0, 0.0, 500.0]
         with dog.phase("watch"), dog.phase("save"):
             now[0] += 21.0  # a save that is not known yet, in a phase that would be late
-            assert dog.look(now[0]) == ""
+            assert dog.check(now[0]) == ""
     assert (tmp_path / "said").read_text() == ""
 
 
 def test_a_phase_that_hangs_is_the_end_after_its_report(tmp_path):
     with (tmp_path / "said").open("w+") as out:
         dog = Watchdog(rank=1, factor=20.0, least=5.0, hang=100.0, out=out)
-        dog._seen["score"].extend([1.0] * 3)
+        dog._durations["score"].extend([1.0] * 3)
         with dog.phase("score"):
             start = time.monotonic()
-            ends = [dog.look(start + seconds) for seconds in (19, 21, 119, 121)]
+            ends = [dog.check(start + seconds) for seconds in (19, 21, 119, 121)]
     assert ends[:3] == ["", "", ""]
     assert ends[3].startswith("score lasts 12")  # 121 s, less what this test has taken
     assert ends[3].endswith(" s, usually 1 s")
@@ -94,8 +94,8 @@ def test_the_end_is_called_once_by_the_thread_that_looks(tmp_path):
 
     with (tmp_path / "said").open("w+") as out:
         dog = Watchdog(rank=0, factor=1.0, least=0.01, hang=0.01, out=out)
-        dog._seen["score"].extend([0.0] * 3)
-        with dog.watching(every=0.01, end=end), dog.phase("score"):
+        dog._durations["score"].extend([0.0] * 3)
+        with dog.watching(every=0.01, on_hang=end), dog.phase("score"):
             assert called.wait(60)
             time.sleep(0.1)
     assert told == [("score", "watchdog")]
@@ -104,7 +104,7 @@ def test_the_end_is_called_once_by_the_thread_that_looks(tmp_path):
 def test_the_time_of_a_suspended_machine_is_not_counted(tmp_path, monkeypatch):
     with (tmp_path / "said").open("w+") as out:
         dog = Watchdog(rank=0, factor=1.0, least=5.0, hang=5.0, out=out)
-        dog._seen["score"].extend([0.0] * 3)
+        dog._durations["score"].extend([0.0] * 3)
         ended, slept = [], threading.Event()
         clock = [time.monotonic(), 0]
 
@@ -112,7 +112,7 @@ def test_the_time_of_a_suspended_machine_is_not_counted(tmp_path, monkeypatch):
             return clock[0] + clock[1]
 
         monkeypatch.setattr("grpo.distributed.watchdog.time.monotonic", monotonic)
-        with dog.phase("score"), dog.watching(every=0.01, end=ended.append):
+        with dog.phase("score"), dog.watching(every=0.01, on_hang=ended.append):
             slept.wait(0.1)
             clock[1] = 3600
             slept.wait(0.1)

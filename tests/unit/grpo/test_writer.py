@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from grpo.checkpointing import store as snapshot
+from grpo.checkpointing import store
 from grpo.checkpointing import writer as writing
-from grpo.checkpointing.manager import Checkpoints
+from grpo.checkpointing.manager import CheckpointManager
 from grpo.checkpointing.settings import Keeping
 from grpo.distributed import failure_detection as ranks
 from grpo.policy.optimizer import AdamWConfig
@@ -38,26 +38,26 @@ class Shared(SinglePolicy):
 
 def one_ends(comm, folder, failing, how):
     """The rank `failing` does, right after the first step; the other one is not through with writing then."""
-    ranks.TOLD, writing.OTHERS = 1.0, 600.0
+    ranks.FAILURE_GRACE, writing.OTHER_RANKS_TIMEOUT = 1.0, 600.0
     policy = Shared(tiny_model(), optim=AdamWConfig(lr=1e-2), updates=4, token_budget=512, dtype="float32")
     share = policy.share(comm.rank, OptimizerSnapshot if comm.rank == failing else Slow)
     policy.snapshot_state = lambda copies=None: share
     about = {"policy": policy, "shared": {}, "own": {}, "about": {}, "comm": comm, "console": Console()}
-    checkpoints = Checkpoints(folder=folder, settings=Keeping(every=1), steps=4, **about)
-    with checkpoints.kept():
-        checkpoints(1)
+    checkpoints = CheckpointManager(folder=folder, settings=Keeping(every=1), steps=4, **about)
+    with checkpoints.guard():
+        checkpoints.on_step_end(1)
         if comm.rank == failing and how == "raises":
             raise ValueError("this rank's own")
         if comm.rank == failing:  # the watchdog's thread; the main one hangs
-            threading.Thread(target=checkpoints.hung, args=("score lasts 999 s",)).start()
+            threading.Thread(target=checkpoints.on_hang, args=("score lasts 999 s",)).start()
             time.sleep(600)
-        comm.wait()
+        comm.barrier()
 
 
 @pytest.mark.parametrize(("failing", "how"), [(1, "raises"), (0, "raises"), (1, "hangs")])
 def test_a_checkpoint_is_finished_before_a_rank_that_fails_ends_all(tmp_path, failing, how):
     ran = run_ranks(one_ends, tmp_path, failing, how)
     assert ran[failing].code == 124 if how == "hangs" else "this rank's own" in str(ran[failing].value)
-    found = snapshot.newest_whole(tmp_path)
+    found = store.latest_valid(tmp_path)
     assert found is not None, ran
-    assert (found.at.step, found.ranks) == (1, 2)
+    assert (found.step, found.ranks) == (1, 2)

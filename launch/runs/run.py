@@ -1,0 +1,148 @@
+"""One training run, of any algorithm: its folder, lock, log, checkpoints, watchdog, signals and random state."""
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from grpo.checkpointing.export import save_model_folder
+from grpo.checkpointing.manager import CheckpointManager, Stateful
+from grpo.checkpointing.rng_state import seed_all
+from grpo.checkpointing.store import list_checkpoints, remove_all
+from grpo.config import dump
+from grpo.distributed.communicator import Communicator
+from grpo.distributed.watchdog import Watchdog
+from grpo.errors import UserError
+from grpo.policy.base import PolicyEngine
+from grpo.telemetry.console import Console
+from grpo.telemetry.run_logger import RunLogger, refuse_existing
+from grpo.telemetry.throughput import ThroughputMeter
+from launch.builders.assemble import save_recipe
+from launch.config.recipe import Recipe
+from launch.runs import resume
+from launch.runs.run_lock import RunLock
+
+
+class Run:
+    """A run in its folder; `with Run(...) as run` holds the lock and knows the checkpoint to resume from.
+
+    Nothing is created before `training`, so that wrong input leaves nothing behind. All ranks make all calls together;
+    rank 0 alone touches the files.
+    """
+
+    log: RunLogger  # from `training` on
+    checkpoints: CheckpointManager  # likewise
+
+    def __init__(
+        self, recipe: Recipe, *, comm: Communicator, console: Console, folder: Path | None = None, shared: bool = False
+    ) -> None:
+        """`folder` is that of the recipe's name by default. A `shared` run is one that other runs may need too, such as
+        a warm-up: whoever comes second waits for the first, and takes the model that it made."""
+        self.recipe, self.comm, self.console, self.shared = recipe, comm, console, shared
+        self.folder = folder or Path(recipe.run.folder) / recipe.run_name
+        self._lock = RunLock(self.folder)
+
+    def __enter__(self) -> "Run":
+        self.checkpoint = self.comm.on_rank0(self._open)
+        return self
+
+    def _open(self) -> resume.Checkpoint | None:
+        check_writable(self.folder)
+        if self.shared:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock.acquire(create=True, wait=True)
+            return None if self.is_finished else resume.latest_usable(self.folder, self.console)
+        self._lock.acquire(create=False)
+        return resume.find_checkpoint(self.recipe, self.folder, self.console)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    @property
+    def model(self) -> Path:
+        """The folder of the trained model."""
+        return self.folder / "model"
+
+    @property
+    def is_finished(self) -> bool:
+        return resume.has_finished(self.folder)
+
+    @contextmanager
+    def training(
+        self,
+        *,
+        steps: int,
+        policy: PolicyEngine,
+        tokenizer: Any,
+        meter: ThroughputMeter,
+        shared: Mapping[str, Stateful],
+        about: Mapping[str, str],
+        own: Mapping[str, Stateful] | None = None,
+    ) -> Iterator[int]:
+        """Create or restore the folder, and yield the number of steps that are done.
+
+        When the block ends, the model is written, as the last thing, and the checkpoints are removed. The arguments
+        `shared`, `own` and `about` are those of `CheckpointManager`.
+        """
+        recipe, comm = self.recipe, self.comm
+        comm.on_rank0(self._prepare_folder)
+        dog = Watchdog(rank=comm.rank, hang=recipe.checkpoint.hang_timeout or math.inf)
+        self.log = RunLogger(
+            self.folder,
+            name=self.folder.name,
+            steps=steps,
+            console=self.console,
+            project=recipe.run.project,
+            settings={"recipe": dump(recipe)},
+            rollouts_every=recipe.run.rollouts_every,
+            writes=comm.rank == 0,
+            wandb_id=resume.wandb_id(self.checkpoint),
+            around=dog.phase,
+            meter=meter,
+        )
+        logs = resume.LogFiles(self.folder, self.log)
+        self.checkpoints = CheckpointManager(
+            folder=resume.checkpoints_of(self.folder),
+            settings=recipe.checkpoint,
+            steps=steps,
+            policy=policy,
+            shared={**shared, "logs": logs},
+            own=own or {},
+            about=about,
+            comm=comm,
+            console=self.console,
+            phase=dog.phase,
+            before_commit=logs.fsync,
+        )
+        seed_all(recipe.run.seed, rank=comm.rank)  # for whatever draws beside the steps, such as a user's reward
+        with self.log, dog.watching(on_hang=self.checkpoints.on_hang):
+            with self.checkpoints.guard():
+                yield self.checkpoints.restore(self.checkpoint) if self.checkpoint else 0
+            with self.log.phase("save"):
+                save_model_folder(policy, tokenizer, self.model, comm)
+        comm.on_rank0(lambda: remove_all(resume.checkpoints_of(self.folder)))
+        self.console.line(f"model        {self.model}")
+
+    def _prepare_folder(self) -> None:
+        if not resume.is_run(self.folder):
+            refuse_existing(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder.chmod(0o700)
+        self._lock.acquire(create=True)
+        if self.checkpoint is None and (self.is_finished or list_checkpoints(resume.checkpoints_of(self.folder))):
+            refuse_existing(self.folder)  # another process has made this run meanwhile
+        resume.restore_folder(self.folder, self.checkpoint)
+        if self.checkpoint is None:
+            save_recipe(self.recipe, self.folder)
+
+
+def check_writable(folder: Path) -> None:
+    """UserError where `folder` cannot be written, or cannot be created in the nearest folder that exists."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"run.folder: {existing} cannot be written to; valid: a folder that can, --run.folder=FOLDER")
