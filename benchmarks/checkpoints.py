@@ -25,9 +25,9 @@ from benchmarks.our_step import OurStep
 from benchmarks.update import positive
 from benchmarks.workload import Workload, find_model_config, parse_workload, random_prompts, write_model_folder
 from grpo.checkpointing.manager import CheckpointManager
-from grpo.checkpointing.settings import Keeping
 from grpo.distributed.communicator import SingleProcess
 from grpo.errors import UserError
+from grpo.settings import CheckpointConfig
 from grpo.telemetry.console import Console
 
 
@@ -51,7 +51,7 @@ def saving(step: OurStep, folder: Path) -> CheckpointManager:
     """A run's own checkpoints of this step's policy, with nothing beside it."""
     return CheckpointManager(
         folder=folder,
-        settings=Keeping(every=1, keep=2),
+        settings=CheckpointConfig(every=1, keep=2),
         steps=1_000_000,
         policy=step.policy,
         shared={},

@@ -26,11 +26,12 @@ from rich.table import Table
 
 from grpo.batch import collate
 from grpo.distributed.communicator import SingleProcess
-from grpo.losses import Objective, make_loss, with_token_weights
+from grpo.losses import make_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.policy.zero_config import ZeroConfig
 from grpo.rollout.hf import HfRollout
+from grpo.settings import LossConfig
 from grpo.types import Group, Sampling
 from tests.helpers.installed import tiny_llm
 from tests.helpers.toy import EOS, ByteTokenizer, example, random_batch, tiny_model
@@ -63,7 +64,7 @@ def trained(engine: Any) -> torch.Tensor:
     for seed in range(3):
         batch = random_batch(prompts=(5, 9, 3), sizes=(3, 2, 2), lengths=(4, 1, 6, 2, 5, 3, 2), seed=seed)
         weighed = with_token_weights(batch, aggregation="sequence", total=lambda _: (23, 7))
-        engine.update(weighed, make_loss(Objective(importance_cap=None)))
+        engine.update(weighed, make_loss(LossConfig(importance_cap=0.0)))
     return torch.cat([tensor.detach().float().cpu().flatten() for _, tensor in engine.export_weights()])
 
 

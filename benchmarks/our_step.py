@@ -22,17 +22,18 @@ from benchmarks.update import rates, weighed
 from benchmarks.workload import Workload, alternating, parse_workload
 from grpo.batch import collate
 from grpo.data.example import Example
-from grpo.losses import Objective, make_loss
+from grpo.losses import make_loss
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.rollout.base import RolloutEngine
 from grpo.rollout.hf import HfRollout
+from grpo.settings import LossConfig
 from grpo.telemetry.throughput import ForwardTokenCounter, synchronize
 from grpo.types import Completion, Group, Sampling, TokenIds
 from launch.builders.models import load_model
 from launch.config.model_size import count, read_config
 
-LOSS = make_loss(Objective())
+LOSS = make_loss(LossConfig())
 ASKED = Example(id="bench", question="", passages=(), answers=(), found=(), style="closed", source="benchmark")
 
 

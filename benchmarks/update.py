@@ -24,10 +24,11 @@ from benchmarks.machine import PeakMemory, machine, peak_flops
 from benchmarks.workload import Workload, find_model_config, make_model, parse_workload, random_batch
 from grpo.batch import Batch
 from grpo.errors import UserError
-from grpo.losses import Objective, make_loss, with_token_weights
+from grpo.losses import make_loss, with_token_weights
 from grpo.model.forward import Layout
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy, fast_bf16
+from grpo.settings import LossConfig
 from grpo.telemetry.flops import Work, needed_flops, update_flops
 from grpo.telemetry.speed import padding, sharing
 from grpo.telemetry.throughput import ForwardTokenCounter, synchronize
@@ -52,7 +53,7 @@ def weighed(batch: Batch) -> Batch:
     return with_token_weights(batch, aggregation="sequence")
 
 
-LOSS = make_loss(Objective(importance_cap=None))  # nothing was sampled, so nothing is corrected
+LOSS = make_loss(LossConfig(importance_cap=0.0))  # nothing was sampled, so nothing is corrected
 
 
 def measure(asked: argparse.Namespace) -> dict[str, Any]:

@@ -7,9 +7,10 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from curriculum.mixing import spread_evenly
+from grpo.config import Section
 from grpo.data.example import Example
 from grpo.errors import UserError
 from grpo.types import Group, Score
@@ -30,10 +31,8 @@ class Curriculum(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class OrderSettings(BaseModel):
-    """The [curriculum] of a recipe."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class CurriculumConfig(Section):
+    """The order of the questions."""
 
     order: str = Field(
         default="epochs",
@@ -45,7 +44,7 @@ class OrderSettings(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _names_an_order(self) -> "OrderSettings":
+    def _names_an_order(self) -> "CurriculumConfig":
         if self.order not in BUILT_IN and ":" not in self.order:
             raise ValueError(
                 f"curriculum.order = {self.order!r}; valid: {', '.join(BUILT_IN)}, or 'package.module:function'"
@@ -53,7 +52,7 @@ class OrderSettings(BaseModel):
         return self
 
 
-def make_curriculum(settings: OrderSettings, examples: Sequence[Example], *, seed: int) -> Curriculum:
+def make_curriculum(settings: CurriculumConfig, examples: Sequence[Example], *, seed: int) -> Curriculum:
     """The curriculum that the settings name, over these examples. UserError where there are none, or where a
     curriculum of the user's own cannot be had."""
     if settings.order == "epochs":

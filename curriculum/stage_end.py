@@ -4,8 +4,9 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
+from grpo.config import Section
 from grpo.errors import UserError
 
 SHARES = ("trust", "factuality")
@@ -15,10 +16,8 @@ AREAS = ("reward", "group", "completion", "policy", *SHARES, "held_out", "count"
 """The areas of metrics that can be watched: all but times and memory, which differ by rank."""
 
 
-class GateSettings(BaseModel):
+class StageEndConfig(Section):
     """The [stage_end] of a stage: when the next one begins, where one run goes through several (`make train`)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     when: Literal["steps", "plateau", "hand"] = Field(
         default="steps",
@@ -30,7 +29,7 @@ class GateSettings(BaseModel):
     tolerance: FiniteFloat = Field(default=0.02, ge=0, description="in units of the metric")
 
     @model_validator(mode="after")
-    def _names_an_area(self) -> "GateSettings":
+    def _names_an_area(self) -> "StageEndConfig":
         area, slash, name = self.metric.partition("/")
         if not slash or not name or area not in AREAS:
             raise ValueError(
@@ -65,7 +64,7 @@ def has_plateaued(values: Sequence[float], *, window: int, tolerance: float) -> 
 class StageEnd:
     """Decides from the metrics of every step whether a stage ends before its last step."""
 
-    def __init__(self, settings: GateSettings) -> None:
+    def __init__(self, settings: StageEndConfig) -> None:
         self._settings = settings
         self._values: list[float] = []
         self._without = 0  # steps without the metric, since the start or the resume
@@ -121,7 +120,7 @@ class StageEnd:
         self._values = list(state["values"])
 
 
-def check_stage_end(settings: GateSettings, *, steps: int, every: int) -> None:
+def check_stage_end(settings: StageEndConfig, *, steps: int, every: int) -> None:
     """UserError if a stage of `steps` steps, with held-out questions every `every` steps (0: never), is too short to
     see a plateau."""
     if settings.when != "plateau":

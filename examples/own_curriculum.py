@@ -18,7 +18,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout, so that this file runs uninstalled
 
 from curriculum.datasets.world import make_world
-from curriculum.samplers import OrderSettings, make_curriculum
+from curriculum.samplers import CurriculumConfig, make_curriculum
 from grpo.data.example import Example
 from grpo.types import Group
 
@@ -63,7 +63,7 @@ def short_first(examples: list[Example], *, seed: int) -> ShortFirst:
 def main() -> None:
     """Ask the invented world in this order, stop half-way, and go on from the saved state."""
     world = make_world(40, seed=0, unanswerable=0.0)
-    settings = OrderSettings(order="examples.own_curriculum:short_first")
+    settings = CurriculumConfig(order="examples.own_curriculum:short_first")
     first = make_curriculum(settings, world, seed=1)
     for step in range(2):
         print(f"step {step}  {' '.join(example.id for example in first.next_batch(4))}")

@@ -1,95 +1,304 @@
-"""Recipes: TOML files from left to right, dotted overrides last, into one typed value. Later wins; unknown names fail.
+"""Recipes: TOML files from left to right, overrides last, into one typed value. Later wins; unknown names are refused.
 
-Generic: knows nothing of this project's sections. The class that is loaded is a dataclass or pydantic model whose
-fields are such sections; pydantic checks the values. Its attribute `renamed`, where it has one, maps old keys to new.
+The loader knows no section of this project. It fills a pydantic class whose fields are `Section`s, and names file, line
+and key of what is wrong. `renamed`, a class attribute of that class, maps old keys to new ones.
 """
 
 import difflib
+import os
+import re
+import shlex
+import textwrap
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 import tomli_w
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from grpo.errors import UserError
 
-T = TypeVar("T")
-# ValueError: a number of over 4,300 digits, too; RecursionError: thousands of brackets.
+T = TypeVar("T", bound=BaseModel)
+# ValueError also stands for a number of over 4,300 digits, RecursionError for thousands of brackets.
 NOT_TOML = (ValueError, RecursionError)
-Origin = dict[tuple[str, ...], str]  # ("sampling", "group_size") -> "configs/stage1.toml:12"
+MAX_SHOWN = 200  # characters of a value in a message
+Path_ = tuple[str, ...]
+Origin = dict[Path_, str]  # ("sampling", "group_size") -> "configs/stage1.toml:12"
+Layer = tuple[dict[str, Any], Origin]
 
 
-def load(cls: type[T], argv: Sequence[str]) -> T:
-    """`load(Recipe, ["configs/stage1.toml", "--run.seed=3"])`; UserError names file, line and key of what is wrong."""
+class Section(BaseModel):
+    """A table of a recipe: checked when it is made, constant afterwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with these fields changed. The copy is checked like the original."""
+        return type(self).model_validate(dict(self) | changes)
+
+
+def load(cls: type[T], argv: Sequence[str], *, check: Callable[[T], object] | None = None) -> T:
+    """Return the value of these files and overrides: `load(Recipe, ["configs/stage1.toml", "--run.seed=3"])`.
+
+    `check` raises ValueError for what a command refuses beyond the class. Raises UserError: file, line and key.
+    """
     values: dict[str, Any] = {}
     origin: Origin = {}
-    for argument in argv:
-        layer, where = _override(cls, argument) if argument.startswith("--") else _file(Path(argument))
-        _check_names(cls, layer, (), where, getattr(cls, "renamed", {}))
-        _merge(cls, values, layer)
+    for layer, where in _layers(cls, argv):
+        _merge(values, _known(cls, layer, (), where, getattr(cls, "renamed", {})), cls)
         origin |= where
     try:
-        loaded = TypeAdapter(cls).validate_python(values)
+        loaded = cls.model_validate(values)
     except ValidationError as error:
-        raise UserError(_first(error, origin)) from None
-    plain = _plain(loaded)
-    for key, place in origin.items():
-        found = _at(plain, key)
-        if not all(map(_fits, _integers(found))):  # made of text
-            raise UserError(f"{place}: {'.'.join(key)} = {shortened(found)}: an integer of more than 64 bits")
+        raise UserError(_message(error, cls, origin)) from None
+    try:
+        _ = check and check(loaded)
+    except ValueError as error:
+        raise UserError(f"{_place_named_in(str(error), (), origin)}: {error}") from None
     return loaded
 
 
-def dump(value: object) -> str:
-    """TOML that `load` reads back to an equal value; fields that are None are left out."""
-    return tomli_w.dumps(_plain(value))
+def dump(value: BaseModel) -> str:
+    """Return TOML that `load` reads back to an equal value; fields that are None are left out."""
+    return tomli_w.dumps(value.model_dump(exclude_none=True))
 
 
-def describe(cls: type) -> str:
-    """Every key with its default, one per line, for `--help`."""
-    lines = []
-    for name, kind in _fields(cls).items():
-        if _is_section(kind):
-            lines.append(f"[{name}]")
-            lines += [f"  --{name}.{key}={_default(kind, key)}" for key in _fields(kind)]
-    return "\n".join(lines)
-
-
-def _file(path: Path) -> tuple[dict[str, Any], Origin]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path, or text that is not UTF-8
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.toml")], n=3, cutoff=0.3)
-        hint = f"; there is {', '.join(near)}" if near else ""
-        reason = error.strerror if isinstance(error, OSError) else "no path, or not UTF-8"
-        raise UserError(f"{path}: cannot read this recipe ({reason}){hint}") from None
-    try:
-        layer = parsed(text)
-    except NOT_TOML as error:
-        raise UserError(f"{path}: not TOML: {error}") from None
-    return layer, {key: f"{path}:{_line(text, key)}" for key in _leaves(layer)}
-
-
-def parsed(text: str) -> dict[str, Any]:
-    """TOML with numbers as it has them. Python's go on for ever, but those of over 4,300 digits cannot be written."""
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return the tables of a TOML text. Raises one of `NOT_TOML`; integers beyond 64 bits are not TOML either."""
     values = tomllib.loads(text)
-    if not all(map(_fits, _integers(values))):
+    if not all(-(2**63) <= number < 2**63 for number in _integers(values)):
         raise ValueError("an integer of more than 64 bits")
     return values
 
 
-def _fits(number: int) -> bool:
-    return -(2**63) <= number < 2**63
+# --- help -------------------------------------------------------------------------------------------------------------
 
 
-def _at(values: Any, path: tuple[str, ...]) -> object:
-    for name in path:
-        values = values.get(name) if isinstance(values, Mapping) else None
-    return values
+def describe(cls: type[BaseModel], sections: Sequence[str] = ()) -> str:
+    """Return the text of `--help`: every field of these sections (default: all) with type, default and sentence.
+
+    Each `--section.key=default` can be pasted back into a shell.
+    """
+    lines: list[str] = []
+    for name, info in cls.model_fields.items():
+        kind = _bare(info.annotation)
+        if not _is_section(kind) or (sections and name not in sections):
+            continue
+        lines += ["", f"[{name}]  {(kind.__doc__ or '').strip().splitlines()[0]}"]
+        for key, field in kind.model_fields.items():
+            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            flag = f"[{name}.{key}]" if default is None else shlex.quote(f"--{name}.{key}={_toml(default)}")
+            lines.append(f"  {flag}  ({_type(field.annotation, field.metadata)})")
+            lines += textwrap.wrap(field.description or "", 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines[1:])
+
+
+def _toml(value: object) -> str:
+    """Return a value as an override takes it.
+
+    >>> _toml((1.0, 1.05)), _toml({"prose": 0.6}), _toml("stage1"), _toml(True)
+    ('[1.0, 1.05]', '{prose = 0.6}', 'stage1', 'true')
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return str(value).lower()
+
+
+def _type(kind: Any, metadata: Sequence[Any] = ()) -> str:
+    """Return the type and the choices of a field in words.
+
+    >>> _type(Literal["auto", "hf"]), _type(float | Literal["any"]), _type(dict[str, float]), _type(bool)
+    ('auto, hf', 'number, any', 'table', 'true, false')
+    """
+    if isinstance(kind, FieldInfo):
+        return _type(kind.annotation, kind.metadata)
+    origin, parts = get_origin(kind), get_args(kind)
+    if hasattr(kind, "__metadata__"):
+        inner = [m for f in kind.__metadata__ for m in getattr(f, "metadata", [f])]
+        return _type(kind.__origin__, [*metadata, *inner])
+    if origin is Literal:
+        return ", ".join(str(part) or '""' for part in parts)
+    if origin in (Union, UnionType):
+        return ", ".join(_type(part) for part in parts if part is not NoneType)
+    if origin is not None:
+        return "table" if issubclass(origin, Mapping) else "list"
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    bounds = [f"{sign} {getattr(m, name)}" for m in metadata for name, sign in signs.items() if hasattr(m, name)]
+    names = {bool: "true, false", int: "integer", float: "number", str: "text"}
+    return " ".join([names.get(kind) or kind.__name__, " and ".join(bounds)]).strip()
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
+def _layers(cls: type[BaseModel], argv: Sequence[str]) -> Iterator[Layer]:
+    rest = list(argv)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("--"):
+            yield from _file(Path(argument).expanduser(), ())
+            continue
+        name, equals, raw = argument[2:].partition("=")
+        path = tuple(name.replace("-", "_").split("."))
+        kind = _kind(cls, path)
+        if not equals and kind is None and path[-1].startswith("no_"):
+            path, kind, raw = (*path[:-1], path[-1][3:]), _kind(cls, (*path[:-1], path[-1][3:])), "false"
+            kind = kind if kind is bool else None
+        elif not equals and kind is bool:
+            raw = "true"
+        elif not equals and kind is not None and rest and not rest[0].startswith("--"):
+            raw = rest.pop(0)
+            argument = f"{argument} {raw}"
+        elif not equals or not name:
+            raise UserError(f"{argument}: an override is written --section.key=value")
+        yield _override(path, raw, kind), {path: argument}
+
+
+def _override(path: Path_, raw: str, kind: object) -> dict[str, Any]:
+    try:
+        value = parse_toml(f"value = {raw}")["value"]
+    except NOT_TOML:
+        value = raw  # a bare word is a string: --run.name=first-try
+    if kind is str and not raw.startswith(('"', "'")):
+        value = raw  # a name is a name also where it looks like a number or a date: --run.name=2026-11-01
+    layer: Any = value
+    for part in reversed(path):
+        layer = {part: layer}
+    return layer
+
+
+def _file(path: Path, above: tuple[Path, ...]) -> Iterator[Layer]:
+    """Yield the layers of a recipe: those of its `base`, then its own. `above` are the files that it is a base of."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path, or text that is not UTF-8
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.toml")], n=3, cutoff=0.3)
+        hint = f"; there is {', '.join(near)}" if near else ""
+        reason = error.strerror if isinstance(error, OSError) else "no path, or not UTF-8"
+        by = f"{above[-1]}:{_line(above[-1].read_text('utf-8-sig'), ('base',))}: base: " if above else ""
+        raise UserError(f"{by}{path}: cannot read this recipe ({reason}){hint}") from None
+    try:
+        layer = parse_toml(text)
+    except NOT_TOML as error:
+        raise UserError(f"{path}: not TOML: {error}") from None
+    origin = {key: f"{path}:{_line(text, key)}" for key in _leaves(layer)}
+    base = layer.pop("base", None)
+    if base is not None:
+        if not isinstance(base, str):
+            raise UserError(f"{origin[('base',)]}: base = {_shown(base)}; valid: the name of a recipe, in quotes")
+        below, files = Path(os.path.normpath(path.parent / Path(base).expanduser())), (*above, path)
+        if any(below.resolve() == file.resolve() for file in files):
+            raise UserError(f"{origin[('base',)]}: base = {base!r}: this recipe would be a base of itself")
+        yield from _file(below, files)
+    yield layer, origin
+
+
+def _known(
+    cls: type[BaseModel], layer: Mapping[str, Any], path: Path_, where: Origin, renamed: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the layer if the class has a place for all of it, or without what a class with extra="ignore" leaves."""
+    known, kept = _kinds(cls), {}
+    for name, value in layer.items():
+        here = (*path, name)
+        if name not in known and cls.model_config.get("extra") == "ignore":
+            continue
+        place = next((origin for key, origin in where.items() if key[: len(here)] == here), "")
+        if name not in known:
+            raise UserError(f"{place}: {_unknown(cls, here, renamed)}")
+        if not _is_section(known[name]):
+            kept[name] = value
+        elif isinstance(value, Mapping):
+            kept[name] = _known(known[name], value, here, where, renamed)
+        else:
+            raise UserError(f"{place}: {'.'.join(here)} is a section: write [{'.'.join(here)}] and keys below it")
+    return kept
+
+
+def _unknown(cls: type[BaseModel], path: Path_, renamed: Mapping[str, str]) -> str:
+    """Return what is said of a key that the section `cls` has no place for."""
+    name = ".".join(path)
+    if name in renamed:
+        return f"{name} is now {renamed[name]}"
+    known = _kinds(cls)
+    found = [f"{section}.{name}" for section, kind in known.items() if _is_section(kind) and name in _kinds(kind)]
+    found = found or [".".join((*path[:-1], near)) for near in difflib.get_close_matches(path[-1], known, 1, 0.5)]
+    return f"unknown key {name}; " + (f"did you mean {' or '.join(found)}?" if found else f"valid: {', '.join(known)}")
+
+
+def _merge(into: dict[str, Any], layer: Mapping[str, Any], cls: type[BaseModel]) -> None:
+    """Merge sections key by key. A table that is a value, such as weights, replaces the one before it."""
+    for name, value in layer.items():
+        kind = _kinds(cls)[name]
+        if _is_section(kind):
+            _merge(into.setdefault(name, {}), value, kind)
+        else:
+            into[name] = value
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+def _message(error: ValidationError, cls: type[BaseModel], origin: Origin) -> str:
+    """Return the first error in one line: place, key, value, what is valid."""
+    problems = error.errors()
+    problem = problems[0]
+    path = tuple(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    if get_origin(_kind(cls, path[:2])) in (Union, UnionType):  # one error for each member, behind the member's name
+        path = path[:2]
+        other = [p["msg"].removeprefix("Input should be ") for p in problems[1:] if tuple(p["loc"][:2]) == path]
+        message = ", or ".join(dict.fromkeys([message, *other]))
+    if problem["type"] == "literal_error" and isinstance(problem["input"], str):
+        near = difflib.get_close_matches(problem["input"], re.findall(r"'([^']+)'", message), 1, 0.5)
+        message += f"; nearest: {near[0]!r}" if near else ""
+    place = next((origin[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origin), None)
+    if place is None and len(path) > 2:  # a key that is missing: where its section begins, as that is within one
+        place = next((origin[key] for key in origin if key[:2] == path[:2]), None)
+    if place is None:  # about a section, or the recipe, as a whole
+        place = _place_named_in(message, path, origin)
+        return f"{place}: {'.'.join(path)}: {message}" if path else f"{place}: {message}"
+    got = "" if problem["type"] == "missing" else f" = {_shown(problem['input'])}"
+    return f"{place}: {'.'.join(path)}{got}: {message}"
+
+
+def _place_named_in(message: str, path: Path_, origin: Origin) -> str:
+    """Return where the first key was set that a message about the section `path` names, of those that were set."""
+    names = {key: ".".join(key[len(path) : 2]) for key in origin if key[: len(path)] == path}
+    found = {message.index(name): origin[key] for key, name in names.items() if name and name in message}
+    return found[min(found)] if found else "recipe"
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
+
+
+def _line(text: str, key: Path_) -> int:
+    """Return the line, from 1, that sets `key`: tomllib does not tell, so the text is read again line by line."""
+    section: Path_ = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if stripped.startswith("["):
+            section = tuple(part.strip().strip('"') for part in stripped.strip("[]").split("."))
+        name = stripped.partition("=")[0].strip().strip('"')
+        here = (*section, *name.split("."))  # the line of an inline table sets all that is in the table
+        if key[: len(here)] == here or (name == key[-1] and section == key[:-1]) or section == key:
+            return number
+    return 1
+
+
+def _leaves(layer: Mapping[str, Any], path: Path_ = ()) -> list[Path_]:
+    found: list[Path_] = []
+    for name, value in layer.items():
+        found += _leaves(value, (*path, name)) if isinstance(value, Mapping) and value else [(*path, name)]
+    return found
 
 
 def _integers(value: object) -> Iterator[int]:
@@ -100,150 +309,25 @@ def _integers(value: object) -> Iterator[int]:
             yield from _integers(item)
 
 
-def _override(cls: Any, argument: str) -> tuple[dict[str, Any], Origin]:
-    name, equals, raw = argument[2:].partition("=")
-    if not equals or not name:
-        raise UserError(f"{argument}: an override is written --section.key=value")
-    try:
-        value = parsed(f"value = {raw}")["value"]
-    except NOT_TOML:
-        value = raw  # a bare word is a string: --run.name=first-try
-    path = tuple(name.split("."))
-    kind = cls
+# --- types ------------------------------------------------------------------------------------------------------------
+
+
+def _kinds(cls: type[BaseModel]) -> dict[str, Any]:
+    return {name: _bare(info.annotation) for name, info in cls.model_fields.items()}
+
+
+def _kind(cls: Any, path: Path_) -> Any:
+    """Return the type of the field at `path`, or None where there is no such field."""
     for part in path:
-        kind = _fields(kind).get(part)
-    if kind is str and not raw.startswith(('"', "'")):
-        value = raw  # a name is a name also where it looks like a number or a date: --run.name=2026-11-01
-    layer: Any = value
-    for part in reversed(path):
-        layer = {part: layer}
-    return layer, {path: argument}
-
-
-def _check_names(
-    cls: Any, layer: Mapping[str, Any], path: tuple[str, ...], where: Origin, renamed: Mapping[str, str]
-) -> None:
-    known = _fields(cls)
-    for name, value in layer.items():
-        here = (*path, name)
-        if name not in known and _ignores_unknown(cls):
-            continue
-        if name not in known:
-            place = next(origin for key, origin in where.items() if key[: len(here)] == here or key == here)
-            if new := renamed.get(".".join(here)):
-                raise UserError(f"{place}: {'.'.join(here)} is now {new}")
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {'.'.join((*path, near[0]))}?" if near else f"valid: {', '.join(known)}"
-            raise UserError(f"{place}: unknown key {'.'.join(here)}; {hint}")
-        if _is_section(known[name]):
-            if not isinstance(value, Mapping):
-                place = next(origin for key, origin in where.items() if key[: len(here)] == here)
-                raise UserError(f"{place}: {'.'.join(here)} is a section: write [{'.'.join(here)}] and keys below it")
-            _check_names(known[name], value, here, where, renamed)
-
-
-def _first(error: ValidationError, origin: Origin) -> str:
-    problem = error.errors()[0]
-    path = tuple(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
-    place = next((origin[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origin), None)
-    if place is None and len(path) > 2:  # a key that is missing: where its section begins, as that is within one
-        place = next((origin[key] for key in origin if key[:2] == path[:2]), None)
-    if place is None:  # about a section, or the recipe, as a whole
-        place = _named_in(message, path, origin) or "recipe"
-        return f"{place}: {'.'.join(path)}: {message}" if path else f"{place}: {message}"
-    got = "" if problem["type"] == "missing" else f" = {shortened(problem['input'])}"
-    return f"{place}: {'.'.join(path)}{got}: {message}"
-
-
-def shortened(value: object, *, most: int = 200) -> str:
-    """How a value is shown in a message, at most so many characters of it."""
-    shown = repr(value)
-    return shown if len(shown) <= most else f"{shown[:most]}..."
-
-
-def _named_in(message: str, path: tuple[str, ...], origin: Origin) -> str | None:
-    """Where the first key that a message about the section `path` names was set, of those that were set."""
-    names = {key: ".".join(key[len(path) : 2]) for key in origin if key[: len(path)] == path}
-    found = {message.index(name): origin[key] for key, name in names.items() if name and name in message}
-    return found[min(found)] if found else None
-
-
-def _merge(cls: Any, into: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    """Sections are merged key by key; a table that is a value, such as weights, is replaced whole."""
-    for name, value in layer.items():
-        kind = _fields(cls).get(name)
-        if _is_section(kind):
-            _merge(kind, into.setdefault(name, {}), value)
-        else:
-            into[name] = _copy(value)
-
-
-def _copy(value: Any) -> Any:
-    return {name: _copy(item) for name, item in value.items()} if isinstance(value, Mapping) else value
-
-
-def _leaves(layer: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    found: list[tuple[str, ...]] = []
-    for name, value in layer.items():
-        found += _leaves(value, (*path, name)) if isinstance(value, Mapping) and value else [(*path, name)]
-    return found
-
-
-def _line(text: str, key: tuple[str, ...]) -> int:
-    """The line, from 1, that sets `key`; tomllib does not tell, so the file is read again line by line."""
-    section: tuple[str, ...] = ()
-    for number, line in enumerate(text.splitlines(), 1):
-        stripped = line.strip()
-        if stripped.startswith("["):
-            section = tuple(part.strip().strip('"') for part in stripped.strip("[]").split("."))
-        name = stripped.partition("=")[0].strip().strip('"')
-        here = (*section, *name.split("."))  # of an inline table the line sets all that is in it
-        if key[: len(here)] == here or (name == key[-1] and section == key[:-1]) or section == key:
-            return number
-    return 1
-
-
-def _fields(cls: Any) -> dict[str, Any]:
-    if isinstance(cls, type) and issubclass(cls, BaseModel):
-        return {name: info.annotation for name, info in cls.model_fields.items()}
-    if is_dataclass(cls):
-        hints = get_type_hints(cls)
-        return {field.name: _bare(hints[field.name]) for field in fields(cls)}
-    return {}
-
-
-def _ignores_unknown(cls: Any) -> bool:
-    """Whether a class is a view of a part of a recipe."""
-    return issubclass(cls, BaseModel) and cls.model_config.get("extra") == "ignore"
+        cls = _kinds(cls).get(part) if _is_section(cls) else None
+    return cls
 
 
 def _bare(kind: Any) -> Any:
-    """X of `X | None`: a section that may be missing is a section like any other."""
+    """Return X of `X | None`: a section that may be missing is a section like any other."""
     rest = [part for part in get_args(kind) if part is not NoneType]
     return rest[0] if isinstance(kind, UnionType) and len(rest) == 1 else kind
 
 
 def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and (is_dataclass(kind) or issubclass(kind, BaseModel))
-
-
-def _default(cls: Any, key: str) -> Any:
-    if issubclass(cls, BaseModel):
-        return cls.model_fields[key].get_default(call_default_factory=True)
-    field = next(field for field in fields(cls) if field.name == key)
-    if field.default is not MISSING:
-        return field.default
-    return field.default_factory() if field.default_factory is not MISSING else "(required)"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        value = dict(value)
-    elif is_dataclass(value):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items() if item is not None}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

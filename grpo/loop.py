@@ -15,8 +15,9 @@ from grpo.batch import collate
 from grpo.collect import Collector, check_same_policy
 from grpo.distributed.communicator import Communicator
 from grpo.distributed.load_balancing import own_share
-from grpo.losses import Aggregation, Objective, make_loss, with_token_weights
+from grpo.losses import Aggregation, make_loss, with_token_weights
 from grpo.policy.base import PolicyEngine
+from grpo.settings import LossConfig
 from grpo.telemetry.run_logger import RunLogger
 from grpo.types import Group
 
@@ -51,7 +52,7 @@ class LoopSettings:
     """The numbers of the loop itself."""
 
     steps: int
-    objective: Objective
+    objective: LossConfig
     max_tokens: int  # longest completion, for the aggregation "constant"
     aggregation: Aggregation = "sequence"
     advantage: Mode | Literal["per_reward"] = "std"

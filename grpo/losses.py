@@ -11,16 +11,14 @@ also NaN; `LossInputs.of` replaces them by 0.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from grpo.batch import Batch
+from grpo.settings import Aggregation, Estimator, LossConfig
 
-Aggregation = Literal["token", "sequence", "constant"]
-LossType = Literal["grpo", "gspo", "cispo", "sapo"]
-Estimator = Literal["k1", "k2", "k3"]
 Stats = dict[str, float]
 """Finished statistics of an update, by name."""
 
@@ -39,21 +37,6 @@ class Metric(NamedTuple):
 Metrics = Mapping[str, Metric]
 Loss = Callable[[Tensor, Tensor, Batch], tuple[Tensor, Metrics]]
 """(logp_BC, entropy_BC, rows) -> (the loss of these rows, a plain weighted sum; its metrics)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
-    """The numbers of the loss. Defaults: GRPO with DAPO's higher upper clip, no reference model."""
-
-    type: LossType = "grpo"
-    clip_low: float = 0.2  # the ratio is clipped to [1 - clip_low, 1 + clip_high]
-    clip_high: float = 0.28
-    dual_clip: float | None = None  # upper bound of the ratio where the advantage is negative (Ye et al. 2020), > 1
-    cispo_clip: float = 5.0  # absolute upper bound of CISPO's detached ratio, as in TRL; verl writes 1 + eps_high
-    sapo_temperatures: tuple[float, float] = (1.0, 1.05)  # for advantages > 0, and for the others
-    kl_coef: float = 0.0  # coefficient of the KL penalty in the loss; 0 keeps no reference model
-    kl_estimator: Estimator = "k3"
-    importance_cap: float | None = 2.0  # truncated importance weight of trainer against sampler; None: no correction
 
 
 def token_weights(
@@ -126,27 +109,27 @@ class LossInputs:
         return self.logp_BC - self.old_logp_BC
 
 
-PolicyObjective = Callable[[LossInputs, Objective], tuple[Tensor, Tensor, Metrics]]
+PolicyObjective = Callable[[LossInputs, LossConfig], tuple[Tensor, Tensor, Metrics]]
 """(inputs, config) -> (the value of each token to be raised [B, C], the ratio [B, C] or [B, 1], metrics of its own)."""
 
 
-def grpo_objective(x: LossInputs, config: Objective) -> tuple[Tensor, Tensor, Metrics]:
+def grpo_objective(x: LossInputs, config: LossConfig) -> tuple[Tensor, Tensor, Metrics]:
     """PPO's clipped surrogate with a ratio per token (GRPO, DAPO)."""
     return _clipped(x, x.log_ratio_BC.exp(), config)
 
 
-def gspo_objective(x: LossInputs, config: Objective) -> tuple[Tensor, Tensor, Metrics]:
+def gspo_objective(x: LossInputs, config: LossConfig) -> tuple[Tensor, Tensor, Metrics]:
     """The clipped surrogate with one ratio per row (GSPO)."""
     return _clipped(x, sequence_ratio(x.log_ratio_BC, x.learn_BC), config)
 
 
-def cispo_objective(x: LossInputs, config: Objective) -> tuple[Tensor, Tensor, Metrics]:
+def cispo_objective(x: LossInputs, config: LossConfig) -> tuple[Tensor, Tensor, Metrics]:
     """REINFORCE with the ratio as a bounded, detached weight (CISPO)."""
     ratio_BC = x.log_ratio_BC.exp()
     return ratio_BC.detach().clamp(max=config.cispo_clip) * x.advantage_B1 * x.logp_BC, ratio_BC, {}
 
 
-def sapo_objective(x: LossInputs, config: Objective) -> tuple[Tensor, Tensor, Metrics]:
+def sapo_objective(x: LossInputs, config: LossConfig) -> tuple[Tensor, Tensor, Metrics]:
     """A sigmoid gate around ratio 1 instead of a clip, steeper for negative advantages (SAPO)."""
     ratio_BC = x.log_ratio_BC.exp()
     positive, negative = config.sapo_temperatures
@@ -156,14 +139,14 @@ def sapo_objective(x: LossInputs, config: Objective) -> tuple[Tensor, Tensor, Me
 
 
 def policy_loss(
-    logp_BC: Tensor, entropy_BC: Tensor, batch: Batch, config: Objective, *, objective: PolicyObjective
+    logp_BC: Tensor, entropy_BC: Tensor, batch: Batch, config: LossConfig, *, objective: PolicyObjective
 ) -> tuple[Tensor, Metrics]:
     """Return the loss of an objective, with importance weights and a KL penalty where the config has them."""
     assert batch.weight_BC is not None, "call with_token_weights first"
     x = LossInputs.of(logp_BC, batch)
     value_BC, ratio_BC, own = objective(x, config)
     metrics = {**_metrics(x, entropy_BC, ratio_BC), **own}
-    if config.importance_cap is not None:
+    if config.importance_cap:
         value_BC = value_BC * truncated_importance_weight(x.old_logp_BC, x.sampler_logp_BC, cap=config.importance_cap)
     if config.kl_coef:
         assert batch.ref_logp_BC is not None, "kl_coef > 0 needs reference log-probabilities"
@@ -176,7 +159,7 @@ def policy_loss(
 
 
 def sft_loss(
-    logp_BC: Tensor, entropy_BC: Tensor, batch: Batch, config: Objective | None = None
+    logp_BC: Tensor, entropy_BC: Tensor, batch: Batch, config: LossConfig | None = None
 ) -> tuple[Tensor, Metrics]:
     """Return the weighted negative log-likelihood of gold completions."""
     assert batch.weight_BC is not None, "call with_token_weights first"
@@ -186,7 +169,7 @@ def sft_loss(
     return loss, {"tokens": Metric(tokens), "nll": nll, "loss": Metric(float(loss.detach()))}
 
 
-LOSSES: Mapping[str, Callable[[Tensor, Tensor, Batch, Objective], tuple[Tensor, Metrics]]] = {
+LOSSES: Mapping[str, Callable[[Tensor, Tensor, Batch, LossConfig], tuple[Tensor, Metrics]]] = {
     "grpo": partial(policy_loss, objective=grpo_objective),
     "gspo": partial(policy_loss, objective=gspo_objective),
     "cispo": partial(policy_loss, objective=cispo_objective),
@@ -195,7 +178,7 @@ LOSSES: Mapping[str, Callable[[Tensor, Tensor, Batch, Objective], tuple[Tensor, 
 }
 
 
-def make_loss(config: Objective) -> Loss:
+def make_loss(config: LossConfig) -> Loss:
     """Return the loss that the config names. ValueError for a type that is not in `LOSSES`."""
     if config.type not in LOSSES:
         raise ValueError(f"unknown loss {config.type!r}; valid: {', '.join(LOSSES)}")
@@ -204,11 +187,11 @@ def make_loss(config: Objective) -> Loss:
 
 
 def clipped_surrogate(
-    ratio_BC: Tensor, advantage_BC: Tensor, *, clip_low: float, clip_high: float, dual_clip: float | None
+    ratio_BC: Tensor, advantage_BC: Tensor, *, clip_low: float, clip_high: float, dual_clip: float
 ) -> Tensor:
     """PPO's pessimistic surrogate with separate bounds (DAPO) and an optional third (dual clip): [B, C]."""
     clipped_BC = ratio_BC.clamp(1 - clip_low, 1 + clip_high)
-    bounded_BC = ratio_BC if dual_clip is None else ratio_BC.clamp(max=dual_clip)
+    bounded_BC = ratio_BC.clamp(max=dual_clip) if dual_clip else ratio_BC
     return torch.minimum(bounded_BC * advantage_BC, clipped_BC * advantage_BC)
 
 
@@ -251,7 +234,7 @@ def finalize_metrics(metrics: Metrics) -> Stats:
     return values | {f"{name}_max": metric.max for name, metric in metrics.items() if metric.max is not None}
 
 
-def _clipped(x: LossInputs, ratio_BC: Tensor, config: Objective) -> tuple[Tensor, Tensor, Metrics]:
+def _clipped(x: LossInputs, ratio_BC: Tensor, config: LossConfig) -> tuple[Tensor, Tensor, Metrics]:
     """The clipped surrogate of a ratio [B, C] or [B, 1], and the share of tokens on the active side of the clip."""
     low, high = config.clip_low, config.clip_high
     value_BC = clipped_surrogate(

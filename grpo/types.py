@@ -1,6 +1,6 @@
 """The nouns, in the order in which data flows: Example -> Group -> Batch -> Stats.
 
-Standard library only, so that every other module can import it for nothing. Records are frozen: the next stage makes
+No torch, so that every other module can import it for nothing. Records are frozen: the next stage makes
 the next record instead of filling in this one. `Batch`, the one record made of tensors, lives in `grpo/batch.py`.
 """
 
@@ -8,19 +8,37 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import Field
+
+from grpo.config import Section
 from grpo.data.example import Example
 
 TokenIds = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
+class Sampling(Section):
     """How completions are drawn: `Sampling(group_size=8, max_tokens=64)`; temperature 0 is greedy."""
 
-    group_size: int
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
+    group_size: int = Field(ge=1)
+    max_tokens: int = Field(ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+
+
+class SamplingConfig(Sampling):
+    """The questions and completions of a training step."""
+
+    prompts_per_step: int = Field(default=48, ge=1, description="questions of a step, over all ranks")
+    group_size: int = Field(default=8, ge=2, description="completions per question (paper 3.1)")
+    max_tokens: int = Field(default=512, ge=1, description="tokens of a completion, thinking included")
+    temperature: float = Field(default=1.0, gt=0, description="the trainer divides its logits by it too")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="probability mass that is sampled from")
+    dynamic: Literal["off", "drop", "refill"] = Field(
+        default="off", description="zero-variance groups: kept, left out, or replaced by further questions (DAPO)"
+    )
+    refill_cap: int = Field(
+        default=3, ge=2, description="refill asks at most this multiple of prompts_per_step in a step"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,20 +14,17 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # as in launch/train.py,
 from grpo.config import describe, load
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from launch.config.recipe import EVALUATION_READS, EvaluationRecipe
-
-READ = {f"--{section}.{name}" for section, names in EVALUATION_READS.items() for name in names}
+from launch.config.recipe import Recipe
 
 
 def main(argv: Sequence[str]) -> int:
     if {"-h", "--help"} & set(argv):
         print(__doc__)
-        print(usage())
+        print(describe(Recipe, ("run", "model", "data", "policy", "rollout", "eval")))
         return 0
     console = Console()
     try:
-        recipe = load(EvaluationRecipe, argv)
-        refuse_unread(argv)
+        recipe = load(Recipe, argv, check=Recipe.check_evaluation)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each of them would answer every question
             raise UserError("an evaluation is one process; start one: python launch/evaluate.py")
         with console.alive():
@@ -39,25 +36,6 @@ def main(argv: Sequence[str]) -> int:
         console.line(f"error: {error}")
         return 2
     return 0
-
-
-def refuse_unread(argv: Sequence[str]) -> None:
-    """UserError for an override of what only training reads. In a model's recipe it may stand, as it serves both."""
-    for argument in argv:
-        if argument.startswith("--") and (name := argument.partition("=")[0]) not in READ:
-            section = name[2:].partition(".")[0]
-            valid = EVALUATION_READS.get(section)
-            known = (
-                f"of [{section}] it reads {', '.join(valid)}" if valid else f"it reads {', '.join(EVALUATION_READS)}"
-            )
-            raise UserError(f"{argument}: an evaluation does not read this; {known}")
-
-
-def usage() -> str:
-    """The keys that an evaluation reads, with their defaults."""
-    lines = describe(EvaluationRecipe).splitlines()
-    headers = {f"[{section}]" for section in EVALUATION_READS}
-    return "\n".join(line for line in lines if line in headers or line.strip().partition("=")[0] in READ)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from grpo.checkpointing.stop_signal import SIGNALS
 from grpo.config import load
 from grpo.errors import EXIT_STOPPED, UserError
 from grpo.telemetry.console import Console
-from launch.config.recipe import Recipe
+from launch.config.recipe import Recipe, for_stage
 from launch.runs.resume import check_same_recipe, has_finished
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,6 +93,7 @@ class Job:
 
     @classmethod
     def of(cls, *arguments: str) -> "Job":
+        arguments = for_stage(arguments)
         return cls(arguments, load(Recipe, arguments))
 
     @property

@@ -10,7 +10,6 @@ Overrides as in training; `--model.init_from=RUN` asks a trained model.
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console as Terminal
@@ -83,7 +82,7 @@ def sweep(recipe: Recipe, paths: dict[int, Path], out: Path, *, samples: int, co
     base = locate(assemble.start_folder(recipe) or recipe.model.name, console=console)
     prompts, speech = {}, None
     for number, path in paths.items():
-        speech = assemble.make_speech(replace(recipe, model=replace(recipe.model, prompt=str(path))), base, console)
+        speech = assemble.make_speech(recipe.replace(model=recipe.model.replace(prompt=str(path))), base, console)
         for example in examples:
             prompt = speech.render(example)
             prompts[prompt_name(f"{number} {example.id}", prompt)] = prompt

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
+from grpo.config import Section
 from grpo.errors import UserError
 
 ALWAYS = ("tag_count", "format", "exact_match", "citation")  # parts of every recipe: Ground-GRPO stage 1
@@ -13,14 +14,12 @@ EXTRA = ("token_f1", "fuzzy", "fact", "caution")  # parts that are computed only
 PARTS = (*ALWAYS, *SWITCHED, *EXTRA)
 
 
-class RewardConfig(BaseModel):
+class RewardConfig(Section):
     """Settings of the rewards. The defaults are Ground-GRPO stage 1; `refusal = true` makes them stage 2.
 
     `uncapped_sum = true` is eqs 1 and 2 as printed; of the `anti_gaming` rules only the half reward of a hedged refusal
     then remains. The whole paper as printed is `uncapped_sum = true, anti_gaming = false`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     refusal: bool = Field(default=False, description="stage 2: reward refusing where no passage has the answer (eq 6)")
     consistency: bool = Field(

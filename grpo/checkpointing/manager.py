@@ -15,7 +15,6 @@ from typing import Any, NoReturn, Protocol
 
 from grpo.checkpointing import store
 from grpo.checkpointing.rng_state import get_rng_state, set_rng_state
-from grpo.checkpointing.settings import Keeping
 from grpo.checkpointing.stop_signal import StopSignal
 from grpo.checkpointing.store import Checkpoint
 from grpo.checkpointing.writer import DISK_TIMEOUT, CheckpointWriter, RunState, bytes_needed
@@ -23,6 +22,7 @@ from grpo.distributed.communicator import Communicator
 from grpo.errors import EXIT_HUNG, FatalError, Stopped, UserError
 from grpo.policy.base import PolicyEngine
 from grpo.policy.optimizer_state import HostBuffers, OptimizerSnapshot
+from grpo.settings import CheckpointConfig
 from grpo.telemetry.console import Console
 from grpo.telemetry.step_metrics import Around
 
@@ -50,7 +50,7 @@ class CheckpointManager:
     """
 
     folder: Path
-    settings: Keeping
+    settings: CheckpointConfig
     steps: int
     policy: PolicyEngine
     shared: Mapping[str, Stateful]

@@ -1,20 +1,28 @@
 """AdamW's settings, and the learning rate as a pure function of the step."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from grpo.config import Section
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdamWConfig:
-    """AdamW and its schedule; the paper's values where it gives them (section 3.1: lr 1e-5, cosine, warm-up 0.1)."""
+class AdamWConfig(Section):
+    """AdamW and its schedule."""
 
-    lr: float = 1e-5
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_ratio: float = 0.1  # share of all updates
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    max_grad_norm: float = 1.0
+    lr: float = Field(default=1e-5, gt=0, allow_inf_nan=False, description="peak learning rate (paper 3.1)")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="after the warm-up (paper 3.1)"
+    )
+    warmup_ratio: float = Field(default=0.1, ge=0, le=1, description="share of all updates over which the rate rises")
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled weight decay")
+    betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = Field(
+        default=(0.9, 0.999), description="Adam's beta1, beta2"
+    )
+    max_grad_norm: float = Field(default=1.0, gt=0, description="a larger gradient is scaled down to this norm")
 
 
 def learning_rate(optim: AdamWConfig, *, update: int, updates: int) -> float:

@@ -7,7 +7,6 @@ import http.client
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +90,8 @@ class RemoteRollout:
         first = sum(self._comm.gather([len(prompts)])[: self._comm.rank])
         everyones = self._comm.gather(prompts)
         self._progress(f"rollout: {len(everyones)} prompts x {sampling.group_size} at the server")
-        request = {"prompts": everyones, "sampling": asdict(sampling), "seed": seed}
+        drawn = sampling.model_dump(include=set(Sampling.model_fields))
+        request = {"prompts": everyones, "sampling": drawn, "seed": seed}
         written = self._ask_all("generate", **request)
         return [[Completion.from_dict(one) for one in group] for group in written[first : first + len(prompts)]]
 

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from grpo.data.prompts import load_system_prompt, make_prompt_renderer
 from grpo.distributed.communicator import Communicator, check_divisible
 from grpo.errors import UserError
 from grpo.loop import LoopSettings
-from grpo.losses import Objective
 from grpo.policy.base import PolicyEngine
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.zero_config import ZeroConfig, zero_config
@@ -28,7 +27,7 @@ from grpo.types import Completion, Group, PromptRenderer, Sampling
 from launch.builders.data import all_examples
 from launch.builders.models import fingerprint, load_model, load_tokenizer
 from launch.builders.precision import device, max_logprob_gap, precision
-from launch.config.recipe import Recipe, Setup
+from launch.config.recipe import Recipe
 
 STAGES = ("stage1", "factuality-fact")
 """Stages that another stage of ours starts from: `model.init_from` may name them."""
@@ -103,7 +102,7 @@ class Speech:
 
     tokenizer: Any
     render: PromptRenderer
-    recipe: Setup
+    recipe: Recipe
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these token ids, without special tokens."""
@@ -122,7 +121,7 @@ def make_speech(recipe: Recipe, folder: str, console: Console) -> Speech:
     tokenizer = load_tokenizer(folder)
     render = make_prompt_renderer(
         tokenizer,
-        system=load_system_prompt(recipe.prompt_file),
+        system=load_system_prompt(recipe.model.system_prompt),
         reasoning=recipe.model.reasoning,
         context=recipe.model.context,
         max_tokens=recipe.sampling.max_tokens,
@@ -206,10 +205,6 @@ def check_ranks(recipe: Recipe, ranks: int, *, warm_up: bool) -> None:
         )
 
 
-def make_optim(recipe: Recipe) -> AdamWConfig:
-    return AdamWConfig(**{field.name: getattr(recipe.optim, field.name) for field in fields(AdamWConfig)})
-
-
 def loop_settings(recipe: Recipe, *, steps: int) -> LoopSettings:
     s, loss = recipe.sampling, recipe.loss
     if loss.advantage == "per_reward" and s.dynamic != "off":
@@ -220,11 +215,7 @@ def loop_settings(recipe: Recipe, *, steps: int) -> LoopSettings:
     return LoopSettings(
         steps=steps,
         max_tokens=s.max_tokens,
-        objective=replace(
-            Objective(**{field.name: getattr(loss, field.name) for field in fields(Objective)}),
-            dual_clip=loss.dual_clip or None,  # 0 is off: TOML has no way to say none
-            importance_cap=loss.importance_cap or None,
-        ),
+        objective=loss,
         aggregation=loss.aggregation,
         advantage=loss.advantage,
         weights=recipe.reward.weights,
@@ -253,13 +244,13 @@ def warm_up_folder(recipe: Recipe, questions: Questions) -> Path:
     that a run can never start from a warm-up of something else.
     """
     w, p = recipe.sft, recipe.policy
-    parts = [fingerprint(recipe.model.name), load_system_prompt(recipe.prompt_file), recipe.model.reasoning]
-    parts += [asdict(w), p.dtype, p.layout, p.token_budget, [asdict(example) for example in questions.warm_up]]
+    parts = [fingerprint(recipe.model.name), load_system_prompt(recipe.model.system_prompt), recipe.model.reasoning]
+    parts += [w.model_dump(), p.dtype, p.layout, p.token_budget, [asdict(example) for example in questions.warm_up]]
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
     return Path(recipe.run.folder) / f"sft-{recipe.model.label}-{digest}"
 
 
-def start_folder(recipe: Setup) -> str | None:
+def start_folder(recipe: Recipe) -> str | None:
     """The model folder that `model.init_from` names, itself or as a run that has one, or None for "base"."""
     start = recipe.model.init_from
     if start == "base":
@@ -281,15 +272,15 @@ def start_folder(recipe: Setup) -> str | None:
     return str(Path(start) / "model") if is_run else start
 
 
-def save_recipe(recipe: Setup, folder: Path) -> None:
+def save_recipe(recipe: Recipe, folder: Path) -> None:
     """The whole recipe, and the system prompt that it names: the file may change, the run was made with this one."""
-    (folder / "prompt.txt").write_text(load_system_prompt(recipe.prompt_file) + "\n", encoding="utf-8")
+    (folder / "prompt.txt").write_text(load_system_prompt(recipe.model.system_prompt) + "\n", encoding="utf-8")
     new = folder / ".recipe.toml.new"
     new.write_text(dump(recipe), encoding="utf-8")
     new.rename(folder / "recipe.toml")  # complete or absent
 
 
-def check_positions(recipe: Setup, model: Any, folder: str) -> None:
+def check_positions(recipe: Recipe, model: Any, folder: str) -> None:
     """UserError where the recipe's context is longer than the model has positions."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", recipe.model.context)
     if recipe.model.context > limit:

@@ -10,11 +10,10 @@ from grpo.data.example import Example
 from grpo.data.files import read_records
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from launch.config.recipe import TRANSFORMS, Setup
-from launch.config.values import in_stage
+from launch.config.recipe import TRANSFORMS, Recipe
 
 
-def all_examples(recipe: Setup, console: Console) -> list[Example]:
+def all_examples(recipe: Recipe, console: Console) -> list[Example]:
     """Every example of data.source, before any split, with the transforms of the recipe."""
     data = recipe.data
     sources = [data.source] if isinstance(data.source, str) else data.source
@@ -35,7 +34,7 @@ def all_examples(recipe: Setup, console: Console) -> list[Example]:
     return apply_transforms(examples, **transforms, seed=data.seed) if any(transforms.values()) else examples
 
 
-def data_spec(recipe: Setup) -> DataSpec:
+def data_spec(recipe: Recipe) -> DataSpec:
     """How examples are made where no file has them as they are."""
     data = recipe.data
     # Four times what is asked for, half of it unanswerable, so that any mix can be drawn on either side of the split.
@@ -46,7 +45,7 @@ def data_spec(recipe: Setup) -> DataSpec:
         passages=data.passages,
         max_words=data.max_words or None,
         world_size=4 * needed,
-        unrelated=in_stage(data.unrelated, recipe.run.stage),
+        unrelated=data.unrelated,
         styles=data.styles,
     )
 

@@ -6,7 +6,7 @@ The only place where "auto" becomes a format: policy engines and vLLM are told w
 import math
 from typing import Literal
 
-from launch.config.recipe import Recipe, Setup
+from launch.config.recipe import Recipe
 
 # Nats per token that rounding may explain. In float32 the embedded model's engines agree to 2e-5, and a tied head that
 # is stale is off by 0.029, which the limit of bfloat16 would let pass.
@@ -20,7 +20,7 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def precision(recipe: Setup) -> Literal["float32", "bfloat16"]:
+def precision(recipe: Recipe) -> Literal["float32", "bfloat16"]:
     """What policy.dtype comes to here: the trainer and vLLM both run in it. The hf engine is float32 always."""
     import torch
 

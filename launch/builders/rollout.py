@@ -12,10 +12,10 @@ from grpo.telemetry.console import Console
 from launch.builders.assemble import Speech, check_positions
 from launch.builders.models import load_model, load_shell, stop_ids
 from launch.builders.precision import device, precision
-from launch.config.recipe import Recipe, Setup
+from launch.config.recipe import Recipe
 
 
-def choose_rollout(recipe: Setup, folder: str, console: Console) -> str:
+def choose_rollout(recipe: Recipe, folder: str, console: Console) -> str:
     """The engine for the model in `folder`, "hf", "vllm" or "server"; says which, and why it is that one.
 
     UserError where the recipe asks for one that cannot be. No weights are loaded.
@@ -37,7 +37,7 @@ def choose_rollout(recipe: Setup, folder: str, console: Console) -> str:
     return engine
 
 
-def refuse_server(recipe: Setup) -> None:
+def refuse_server(recipe: Recipe) -> None:
     """UserError where the recipe's rollout engine is one that waits for weights, and nobody will send any."""
     if recipe.rollout.engine == "server":
         raise UserError(
@@ -46,7 +46,7 @@ def refuse_server(recipe: Setup) -> None:
 
 
 def make_rollout(
-    engine: str, recipe: Setup, folder: str, speech: Speech, console: Console, comm: Communicator
+    engine: str, recipe: Recipe, folder: str, speech: Speech, console: Console, comm: Communicator
 ) -> RolloutEngine:
     """The engine that `choose_rollout` named, over the weights in `folder`."""
     console.status(f"loading the rollout engine, {engine} on {folder}")
@@ -55,7 +55,7 @@ def make_rollout(
     return {"hf": _hf, "vllm": make_vllm}[engine](recipe, folder, speech, console)
 
 
-def _hf(recipe: Setup, folder: str, speech: Speech, console: Console) -> RolloutEngine:
+def _hf(recipe: Recipe, folder: str, speech: Speech, console: Console) -> RolloutEngine:
     from grpo.rollout.hf import HfRollout
 
     model = load_model(folder, device=device())
@@ -69,7 +69,7 @@ def _hf(recipe: Setup, folder: str, speech: Speech, console: Console) -> Rollout
     )
 
 
-def _server(recipe: Setup, folder: str, console: Console, comm: Communicator) -> RolloutEngine:
+def _server(recipe: Recipe, folder: str, console: Console, comm: Communicator) -> RolloutEngine:
     from grpo.rollout.remote import RemoteRollout
 
     wanted, shapes = recipe.rollout, shapes_of(folder)
@@ -84,14 +84,14 @@ def _server(recipe: Setup, folder: str, console: Console, comm: Communicator) ->
     )
 
 
-def server_address(recipe: Setup) -> Any:
+def server_address(recipe: Recipe) -> Any:
     """The `grpo.rollout.server.Address` of the recipe's server; its token is no part of a recipe, which is kept."""
     from grpo.rollout.server import Address
 
     return Address(recipe.rollout.port, recipe.rollout.host, os.environ.get("GROUND_GRPO_TOKEN", ""))
 
 
-def make_vllm(recipe: Setup, folder: str, speech: Speech, console: Console) -> RolloutEngine:
+def make_vllm(recipe: Recipe, folder: str, speech: Speech, console: Console) -> RolloutEngine:
     """vLLM in this process over the weights in `folder`."""
     from grpo.rollout.vllm import VllmRollout, start_vllm
 

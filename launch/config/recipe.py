@@ -1,292 +1,246 @@
-"""Everything a run can be told, section by section; `grpo.config.load(Recipe, argv)` fills it from files and overrides.
+"""A run's recipe: all of its sections. `grpo.config.load(Recipe, argv)` fills it from files and overrides.
 
-Training reads a `Recipe`, evaluation an `EvaluationRecipe`; they differ in which combinations they refuse.
-
-Sections that belong to one module are that module's own settings (loss, optimizer, rewards). What a combination of
-values forbids is checked at the end, before anything heavy is imported.
+A section that belongs to one module is that module's own settings class. What only a combination of sections forbids
+is refused here, before anything heavy is imported.
 """
 
-import difflib
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Literal
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic.dataclasses import dataclass as checked
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from curriculum.samplers import OrderSettings
-from curriculum.stage_end import GateSettings
-from grpo.checkpointing.settings import Keeping
+from curriculum.samplers import CurriculumConfig
+from curriculum.stage_end import StageEndConfig
+from grpo.config import Section
 from grpo.data.example import Style
-from launch.config.values import MEASURED, Limit, Name, Shots, Sources, StageShare, Steps, Unanswerable, in_stage
+from grpo.policy.optimizer import AdamWConfig
+from grpo.settings import CheckpointConfig, LossConfig, PolicyConfig, RolloutConfig
+from grpo.types import SamplingConfig
 from rewards.config import RewardConfig
 
-# What is done to the examples of any source (curriculum/transforms.py).
-TRANSFORMS = ("distractors", "without_support", "shuffle")
+MAX_NAME = 100  # bytes: a folder's name may have 255, and ours add to this
 
-# Keys of recipes before December 2026, and what they are called now.
-RENAMED = {
-    "model.start": "model.init_from",
-    "model.shape": "model.config, with the keys of config.json",
-    "data.questions": "data.max_train",
-    "reward.process": "reward.consistency",
-    "reward.verifier": "reward.judge",
-    "reward.paper_sum": "reward.uncapped_sum",
-    "reward.hardened": "reward.anti_gaming",
-    "loss.policy": "loss.type",
-    "loss.average": "loss.aggregation",
-    "loss.cispo_bound": "loss.cispo_clip",
-    "loss.kl": "loss.kl_coef",
-    "loss.sampler_cap": "loss.importance_cap",
-    "loss.max_logprob_gap": "loss.max_logprob_gap",
-    "optim.warmup": "optim.warmup_ratio",
-    "policy.engine": "policy.backend",
-    "policy.stage": "policy.zero_stage",
-    "rollout.rows": "rollout.max_num_seqs",
-    "rollout.memory": "rollout.gpu_memory_utilization",
-    "rollout.kv_cache": "rollout.cpu_kv_cache_gib",
-    "rollout.transfer": "rollout.weight_transfer",
-    "rollout.patience": "rollout.timeout",
-    "warmup": "sft",
-    "gate": "stage_end",
-    "checkpoint.hang": "checkpoint.hang_timeout",
-    "checkpoint.bad_updates": "checkpoint.max_nonfinite_updates",
-    "eval.unanswerable": "held_out.unanswerable",
-    "eval.every": "held_out.every",
-    "eval.best_by": "held_out.best_by",
-    "eval.nli": "eval.judge, and in training held_out.judge",
-    "eval.part": "eval.split",
-}
 
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+def _folder_name(value: str) -> str:
+    if value in (".", "..") or "/" in value or not value.isprintable() or len(value.encode()) > MAX_NAME:
+        raise ValueError(f"valid: the name of one folder, without /, of at most {MAX_NAME} bytes")
+    return value
+
+
+def _sources(value: Any) -> Any:
+    """Return a source, or a tuple of sources, with ~ expanded."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str) and n.strip() for n in names):
+        raise ValueError('valid: "world", a file, "hub:NAME[:SPLIT]", or a list of these: ["a.jsonl", "hub:x/y"]')
+    return os.path.expanduser(names[0]) if len(names) == 1 else tuple(map(os.path.expanduser, names))
+
+
+FolderName = Annotated[str, AfterValidator(_folder_name)]
+PathText = Annotated[str, AfterValidator(os.path.expanduser)]
+Sources = Annotated[str | tuple[str, ...], BeforeValidator(_sources)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class RunConfig(Section):
     """Where a run goes and how long it lasts."""
 
-    algorithm: Literal["grpo", "sft"] = "grpo"
-    stage: Name = "stage1"  # a label, such as "stage1": names the run, and the stage that a later one starts from
-    name: Name = ""  # folder below `folder`; "" is <stage>-<model.label>
-    folder: str = "runs"
-    seed: int = 0  # of sampling and of the order of questions
-    steps: Steps = 0  # or by stage: { default = 30, stage2 = 45 }; 0: as many as `epochs` over the questions need
-    epochs: Positive = 4  # paper 3.1
-    rollouts_every: Positive = 1  # steps between transcripts in rollouts.jsonl
-    plan: Literal["refuse", "warn", "off"] = "warn"  # what becomes of a run that by the estimate does not fit in memory
-    project: str = "ground-grpo"  # wandb project, used where WANDB_API_KEY or WANDB_MODE is set
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """Which model, and how it is spoken to."""
-
-    name: str = "embedded:smollm2-135m"  # a folder, a hub name, "embedded:smollm2-135m" or "random:tiny"
-    label: Name = "smollm2-135m"  # for file names
-    init_from: str = "base"  # "base", a stage such as "stage1" (its run with this model), or a model or run folder
-    reasoning: bool = False  # <think>..</think><answer>..</answer>, or plain text for instruct models
-    context: Positive = 2048  # tokens: prompt and completion together
-    prompt: str = ""  # system prompt: a .txt file, or one of configs/prompts; "" is reasoning or plain
-    config: dict[str, Any] = field(default_factory=dict)  # values of the model's config.json, for plans without it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Data:
-    """What is asked."""
-
-    source: Sources = "world"  # "world", a .json, .jsonl, .csv or .tsv file (.gz too), "hub:NAME[:SPLIT]", or a list
-    max_train: Positive = 300  # for training, after the split
-    unanswerable: Unanswerable = 0.0  # share of them that the passages do not answer; "any": as the sources have it
-    unrelated: StageShare = 0.0  # share of these, in the world, whose passages do not mention the subject; or by stage
-    mixture: dict[str, Above0] = field(default_factory=dict)  # weights by source, { asqa = 2, eli5 = 1 }; {}: evenly
-    styles: dict[Style, Annotated[float, Field(ge=0)]] = field(
-        default_factory=lambda: {"prose": 0.6, "list": 0.2, "claims": 0.2}
-    )  # of the world's questions, as weights
-    distractors: Count = 0  # more passages for each question, from other questions (curriculum/transforms.py)
-    without_support: bool = False  # also each question without the passages that answer it: a form to refuse
-    shuffle: bool = False  # show the passages in another order than the source has
-    passages: Positive = 3  # per question, where we build the examples (world, question-answer files)
-    max_words: Count = 0  # cut passages of question-answer files to this many words; 0 keeps them whole
-    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.2  # of all questions, by a hash of their ids
-    seed: int = 0  # of the world and of the builder; another seed is another data set
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingSettings:
-    """How many completions of what length."""
-
-    prompts_per_step: Positive = 48
-    group_size: Annotated[int, Field(ge=2)] = 8  # paper 3.1; a group of one has nobody to be compared with
-    max_tokens: Positive = 512
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    dynamic: Literal["off", "drop", "refill"] = "off"  # what becomes of groups that scored all alike (grpo/collect.py)
-    refill_cap: Annotated[int, Field(ge=2)] = 3  # refill asks at most so many times prompts_per_step a step
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loss:
-    """The objective (grpo/losses.py) and the advantage (grpo/advantages.py)."""
-
-    type: Literal["grpo", "gspo", "cispo", "sapo"] = "grpo"
-    aggregation: Literal["token", "sequence", "constant"] = "sequence"
-    advantage: Literal["std", "mean", "leave_one_out", "per_reward"] = "std"
-    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    clip_high: Annotated[float, Field(gt=0)] = 0.2
-    dual_clip: Annotated[float, Field(ge=0)] = 0.0  # 0 is off; else above 1 + clip_high
-    cispo_clip: Annotated[float, Field(gt=0)] = 5.0
-    sapo_temperatures: tuple[Above0, Above0] = (1.0, 1.05)
-    kl_coef: Annotated[float, Field(ge=0)] = 0.0  # 0 keeps no reference model
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    importance_cap: Annotated[float, Field(ge=0)] = 2.0  # of the importance weight against the sampler; 0 is off
-    updates_per_step: Positive = 1
-    max_logprob_gap: Limit = "auto"  # nats per token between sampler and trainer (launch/builders/precision.py)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Optimizer:
-    """AdamW and its schedule (grpo/policy/optimizer.py)."""
-
-    lr: Above0 = 1e-5  # paper 3.1
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_ratio: Share = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0  # a larger gradient is scaled down to it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """How the update is computed."""
-
-    backend: Literal["auto", "torch", "deepspeed"] = "auto"  # auto: torch for one rank without offload, else deepspeed
-    zero_stage: Literal[1, 2, 3] = 2
-    offload: Literal["none", "optimizer", "all"] = "none"  # what of ZeRO waits in main memory; all needs stage 3
-    layout: Literal["auto", "shared", "padded"] = "auto"  # auto: shared, and padded for a model that it cannot serve
-    token_budget: Positive = 8192  # model tokens in a micro-batch
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast where this machine is fast at it
-    gradient_checkpointing: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rollout:
-    """What writes the completions (grpo/rollout/)."""
-
-    engine: Literal["auto", "hf", "vllm", "server"] = "auto"  # auto: vllm where it is installed and fits, else hf
-    max_num_seqs: Positive = 64  # completions decoded at once
-    # vLLM's share of each GPU, weights and cache, while it writes
-    gpu_memory_utilization: Annotated[float, Field(gt=0, lt=1)] = 0.45
-    cpu_kv_cache_gib: Above0 = 2.0  # vLLM's cache on a CPU, where the share above says nothing
-    tensor_parallel: Positive = 1  # ranks that share one vLLM; 1: each rank has its own
-    host: str = "127.0.0.1"  # of "server": another than loopback wants GROUND_GRPO_TOKEN in both environments
-    port: Annotated[int, Field(ge=1024, le=65535)] = 8011  # of "server", which `python launch/serve.py` starts
-    weight_transfer: Literal["auto", "files", "broadcast"] = (
-        "auto"  # of weights to it: files in memory, or NCCL or gloo
+    algorithm: Literal["grpo", "sft"] = Field(default="grpo", description="what is run")
+    stage: FolderName = Field(default="stage1", description="a label: names the run, and where a later stage starts")
+    name: FolderName = Field(default="", description="folder of the run below `folder`; default: <stage>-<model.label>")
+    folder: PathText = Field(default="runs", description="folder of all runs")
+    seed: int = Field(default=0, description="of sampling and of the order of questions")
+    steps: int = Field(
+        default=0, ge=0, description="optimizer rollouts; 0: as many as `epochs` over the questions need"
     )
-    timeout: Above0 = 600.0  # seconds that "server" is waited for
+    epochs: int = Field(default=4, ge=1, description="passes over the questions (paper 3.1)")
+    rollouts_every: int = Field(default=1, ge=1, description="steps between transcripts in rollouts.jsonl")
+    plan: Literal["refuse", "warn", "off"] = Field(
+        default="warn", description="what happens to a run that by the estimate does not fit in memory"
+    )
+    project: str = Field(
+        default="ground-grpo", description="wandb project, used where WANDB_API_KEY or WANDB_MODE is set"
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SFT:
-    """Supervised steps on gold answers before stage 1, for models that cannot cite at all yet; 0 steps is none."""
+class ModelConfig(Section):
+    """Which model, and the form of its answers."""
 
-    steps: Count = 0
-    examples_per_step: Positive = 4
-    lr: Above0 = 5e-5
-    # share of refusals, each to a question that is also answered, over the passages of another
-    # (curriculum/refusal_pairs.py)
-    unanswerable: Annotated[float, Field(ge=0, le=0.5)] = 0.25
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldOut:
-    """The held-out table before and after, and on the way."""
-
-    questions: Count = 100  # 0: no table
-    unanswerable: Unanswerable = 0.0  # as data.unanswerable
-    every: Count = 0  # steps between measurements on the way; 0: before and after only
-    best_by: str = "trust_score"  # the model with the most of it is kept, where `every` measures; "" for none
-    judge: str = "lexical"  # who judges entailment in the scores: "lexical", or an NLI model's folder or hub name
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exam:
-    """An evaluation (launch/evaluate.py): what is asked and how it is answered; defaults as in the field (trust-align).
-
-    `questions` of fewer than there are is a random sample with the data's own share of unanswerable ones.
-    """
-
-    split: Literal["held_out", "all"] = "held_out"  # of the data: what training leaves out, or a test file as a whole
-    questions: Count = 0  # at most this many; 0: all
-    temperature: Annotated[float, Field(ge=0)] = 0.5  # 0: greedy
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    max_tokens: Count = 0  # of an answer; 0: 300, the field's limit, or 1024 for reasoning models, which think first
-    seed: int = 42  # of the answers and of the choice of demonstrations
-    shots: Shots = "auto"  # demonstrations before each question: 2 for a model as it comes, 0 for a checkpoint
-    shots_from: str = ""  # data to take them from, as data.source; "": what is not asked of the same data
-    judge: str = "lexical"  # the judge of citations, as eval.score --nli
-    reference: bool = False  # score with every quirk of the field's evaluator, as eval.score --reference
-
-
-@checked(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """The sections that training and evaluation share."""
-
-    renamed: ClassVar[dict[str, str]] = RENAMED
-
-    run: Run = field(default_factory=Run)
-    model: Model = field(default_factory=Model)
-    data: Data = field(default_factory=Data)
-    sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    loss: Loss = field(default_factory=Loss)
-    optim: Optimizer = field(default_factory=Optimizer)
-    policy: Policy = field(default_factory=Policy)
-    rollout: Rollout = field(default_factory=Rollout)
-    sft: SFT = field(default_factory=SFT)
-    curriculum: OrderSettings = field(default_factory=OrderSettings)
-    stage_end: GateSettings = field(default_factory=GateSettings)
-    checkpoint: Keeping = field(default_factory=Keeping)
-    held_out: HeldOut = field(default_factory=HeldOut)
-    eval: Exam = field(default_factory=Exam)
+    name: PathText = Field(
+        default="embedded:smollm2-135m", description="a model folder, a hub name, embedded:smollm2-135m or random:tiny"
+    )
+    label: FolderName = Field(default="smollm2-135m", description="short name for folders")
+    init_from: PathText = Field(
+        default="base", description="base, a stage such as stage1 (its run with this model), or a model or run folder"
+    )
+    reasoning: bool = Field(default=False, description="<think>..</think><answer>..</answer>; false: plain text")
+    context: int = Field(default=2048, ge=1, description="tokens of prompt and completion together")
+    prompt: PathText = Field(
+        default="",
+        description="system prompt: a .txt file, or the name of one in configs/prompts; default: reasoning or plain",
+    )
+    config: dict[str, Any] = Field(default={}, description="values of config.json, for plans without that file")
 
     @property
-    def prompt_file(self) -> str:
-        """What `grpo.data.prompts.load_system_prompt` takes: a file, or the name of one of ours."""
-        return self.model.prompt or ("reasoning" if self.model.reasoning else "plain")
+    def system_prompt(self) -> str:
+        """The argument of `grpo.data.prompts.load_system_prompt`: a file, or the name of one of ours."""
+        return self.prompt or ("reasoning" if self.reasoning else "plain")
 
 
-@checked(frozen=True, slots=True, kw_only=True)
-class Recipe(Setup):
-    """One run."""
+TRANSFORMS = ("distractors", "without_support", "shuffle")
+"""Fields of [data] that change the examples of any source (curriculum/transforms.py)."""
+
+
+class DataConfig(Section):
+    """Which questions."""
+
+    source: Sources = Field(
+        default="world",
+        description="world, a .json, .jsonl, .csv or .tsv file (.gz too), hub:NAME[:SPLIT], or a list of these",
+    )
+    max_train: int = Field(default=300, ge=1, description="questions to train on, after the split")
+    unanswerable: Share | Literal["any"] = Field(
+        default=0.0, description="share of them that the passages do not answer; any: as many as the sources have"
+    )
+    unrelated: Share = Field(
+        default=0.0, description="share of the world's unanswerable questions whose passages do not mention the subject"
+    )
+    mixture: dict[str, Weight] = Field(
+        default={}, description="weights by source, such as { asqa = 2, eli5 = 1 }; default: evenly"
+    )
+    styles: dict[Style, Annotated[float, Field(ge=0)]] = Field(
+        default={"prose": 0.6, "list": 0.2, "claims": 0.2}, description="weights of the world's styles of questions"
+    )
+    distractors: int = Field(default=0, ge=0, description="further passages per question, from other questions")
+    without_support: bool = Field(default=False, description="each question also without the passages that answer it")
+    shuffle: bool = Field(default=False, description="show the passages in another order than the source's")
+    passages: int = Field(default=3, ge=1, description="passages per question where we choose them")
+    max_words: int = Field(default=0, ge=0, description="words of a passage of question-answer files; 0: all")
+    held_out: float = Field(
+        default=0.2, ge=0, lt=1, description="share of all questions held out, by a hash of their ids"
+    )
+    seed: int = Field(
+        default=0, description="of the world and of the choice of passages; another seed is another data set"
+    )
+
+
+class SFTConfig(Section):
+    """Supervised steps on reference answers before GRPO, for models that cannot cite yet."""
+
+    steps: int = Field(default=0, ge=0, description="0: no supervised steps")
+    examples_per_step: int = Field(default=4, ge=1, description="over all ranks")
+    lr: float = Field(default=5e-5, gt=0, allow_inf_nan=False, description="peak learning rate, with linear decay")
+    unanswerable: float = Field(
+        default=0.25,
+        ge=0,
+        le=0.5,
+        description="share of refusals: answered questions over the passages of another question",
+    )
+    seed: int = Field(default=0, description="of the choice of questions")
+
+
+class HeldOutConfig(Section):
+    """The held-out table before and after training, and during it."""
+
+    questions: int = Field(default=100, ge=0, description="0: no table")
+    unanswerable: Share | Literal["any"] = Field(default=0.0, description="as data.unanswerable")
+    every: int = Field(default=0, ge=0, description="steps between measurements; 0: before and after only")
+    best_by: Literal[
+        "trust_score", "f1_gr", "f1_ac", "f1_gc", "grounded", "right", "citation_recall", "citation_precision", ""
+    ] = Field(
+        default="trust_score", description="the model with the most of it is kept, where `every` measures; empty: none"
+    )
+    judge: str = Field(
+        default="lexical", description="judge of entailment in the scores: lexical, or an NLI model's name"
+    )
+
+
+class EvalConfig(Section):
+    """What `launch/evaluate.py` asks and how the model answers; defaults as in the field (trust-align)."""
+
+    split: Literal["held_out", "all"] = Field(
+        default="held_out", description="what training leaves out, or the whole data"
+    )
+    questions: int = Field(
+        default=0, ge=0, description="a random sample of so many, with the data's share of unanswerable ones; 0: all"
+    )
+    temperature: float = Field(default=0.5, ge=0, description="0: greedy")
+    top_p: float = Field(default=0.95, gt=0, le=1, description="probability mass that is sampled from")
+    max_tokens: int = Field(
+        default=0, ge=0, description="of an answer; 0: 300, the field's limit, or 1024 for reasoning models"
+    )
+    seed: int = Field(default=42, description="of the answers and of the choice of demonstrations")
+    shots: Annotated[int, Field(ge=0, le=10)] | Literal["auto"] = Field(
+        default="auto", description="demonstrations before each question; auto: 2 for a base model, 0 for a checkpoint"
+    )
+    shots_from: PathText = Field(
+        default="", description="data to take them from, as data.source; default: what is not asked of the same data"
+    )
+    judge: str = Field(default="lexical", description="judge of citations, as eval.score --nli")
+    reference: bool = Field(default=False, description="score with every quirk of the field's evaluator")
+
+
+class Recipe(Section):
+    """One run: training or evaluation."""
+
+    renamed: ClassVar[dict[str, str]] = {  # keys of recipes before December 2026, and what they are called now
+        "model.start": "model.init_from",
+        "model.shape": "model.config, with the keys of config.json",
+        "data.questions": "data.max_train",
+        "reward.process": "reward.consistency",
+        "reward.verifier": "reward.judge",
+        "reward.paper_sum": "reward.uncapped_sum",
+        "reward.hardened": "reward.anti_gaming",
+        "loss.policy": "loss.type",
+        "loss.average": "loss.aggregation",
+        "loss.cispo_bound": "loss.cispo_clip",
+        "loss.kl": "loss.kl_coef",
+        "loss.sampler_cap": "loss.importance_cap",
+        "loss.mismatch_limit": "loss.max_logprob_gap",
+        "optim.warmup": "optim.warmup_ratio",
+        "policy.engine": "policy.backend",
+        "policy.stage": "policy.zero_stage",
+        "rollout.rows": "rollout.max_num_seqs",
+        "rollout.memory": "rollout.gpu_memory_utilization",
+        "rollout.kv_cache": "rollout.cpu_kv_cache_gib",
+        "rollout.transfer": "rollout.weight_transfer",
+        "rollout.patience": "rollout.timeout",
+        "warmup": "sft",
+        "gate": "stage_end",
+        "checkpoint.hang": "checkpoint.hang_timeout",
+        "checkpoint.bad_updates": "checkpoint.max_nonfinite_updates",
+        "eval.unanswerable": "held_out.unanswerable",
+        "eval.every": "held_out.every",
+        "eval.best_by": "held_out.best_by",
+        "eval.nli": "eval.judge, and in training held_out.judge",
+        "eval.part": "eval.split",
+    }
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    reward: RewardConfig = RewardConfig()
+    loss: LossConfig = LossConfig()
+    optim: AdamWConfig = AdamWConfig()
+    policy: PolicyConfig = PolicyConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    sft: SFTConfig = SFTConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
+    stage_end: StageEndConfig = StageEndConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    held_out: HeldOutConfig = HeldOutConfig()
+    eval: EvalConfig = EvalConfig()
 
     @model_validator(mode="after")
-    def _combinations(self) -> "Recipe":
+    def _combinations(self) -> Self:
         self.reward.check_format(reasoning=self.model.reasoning)
         if self.sampling.max_tokens >= self.model.context:
             raise ValueError(
                 f"sampling.max_tokens = {self.sampling.max_tokens} leaves no room for a prompt in "
                 f"model.context = {self.model.context}; at most {self.model.context - 1}"
-            )
-        if self.rollout.engine == "hf" and self.rollout.tensor_parallel > 1:
-            raise ValueError(
-                f"rollout.tensor_parallel = {self.rollout.tensor_parallel} is for vLLM, and rollout.engine is 'hf'; "
-                "valid: 1, or rollout.engine = 'vllm'"
-            )
-        if 0 < self.loss.dual_clip <= 1 + self.loss.clip_high:
-            raise ValueError(
-                f"loss.dual_clip = {self.loss.dual_clip} would also cap what clip_high = {self.loss.clip_high} allows; "
-                f"valid: 0 (off) or above {1 + self.loss.clip_high}"
-            )
-        if self.held_out.best_by not in ("", *MEASURED):
-            near = difflib.get_close_matches(self.held_out.best_by, MEASURED, n=1, cutoff=0.0)[0]
-            raise ValueError(
-                f"held_out.best_by = {self.held_out.best_by!r} is not measured; nearest: {near!r}; "
-                f"valid: {', '.join(MEASURED)}, or '' to keep none"
             )
         if self.loss.updates_per_step > self.sampling.prompts_per_step:
             raise ValueError(
@@ -295,26 +249,11 @@ class Recipe(Setup):
             )
         return self
 
-    @property
-    def run_name(self) -> str:
-        return self.run.name or f"{self.run.stage}-{self.model.label}"
-
-    def steps(self, questions: int) -> int:
-        """Optimizer rollouts of the run: given, or epochs over this many questions, at least one."""
-        return in_stage(self.run.steps, self.run.stage) or max(
-            1, self.run.epochs * questions // self.sampling.prompts_per_step
-        )
-
-
-@checked(frozen=True, slots=True, kw_only=True)
-class EvaluationRecipe(Setup):
-    """One evaluation. Sections that only training reads are taken, since a model's recipe has them, and left alone."""
-
-    @model_validator(mode="after")
-    def _combinations(self) -> "EvaluationRecipe":
-        if self.max_tokens >= self.model.context:
+    def check_evaluation(self) -> None:
+        """Raise ValueError for what an evaluation cannot do."""
+        if self.eval_max_tokens >= self.model.context:
             raise ValueError(
-                f"eval.max_tokens = {self.max_tokens} leaves no room for a prompt in model.context = "
+                f"eval.max_tokens = {self.eval_max_tokens} leaves no room for a prompt in model.context = "
                 f"{self.model.context}; at most {self.model.context - 1}"
             )
         if self.eval.split == "all" and self.shots and not self.eval.shots_from:
@@ -322,24 +261,33 @@ class EvaluationRecipe(Setup):
                 'eval.split = "all" asks every question and leaves none for demonstrations; valid: eval.shots = 0, or '
                 "eval.shots_from = other data"
             )
-        return self
 
     @property
-    def max_tokens(self) -> int:
+    def run_name(self) -> str:
+        return self.run.name or f"{self.run.stage}-{self.model.label}"
+
+    @property
+    def eval_max_tokens(self) -> int:
         return self.eval.max_tokens or (1024 if self.model.reasoning else 300)
 
     @property
     def shots(self) -> int:
-        """Demonstrations before each question. A trained model knows the task; the field shows it to others by two."""
+        """Demonstrations of an evaluation. A trained model knows the task; the field shows it to others by two."""
         if self.eval.shots == "auto":
             return 2 if self.model.init_from == "base" else 0
         return self.eval.shots
 
+    def steps(self, questions: int) -> int:
+        """Return the number of rollouts of the run: as given, or `epochs` over this many questions, at least one."""
+        return self.run.steps or max(1, self.run.epochs * questions // self.sampling.prompts_per_step)
 
-EVALUATION_READS = {  # what of it: an override of anything else would be ignored, and is refused
-    "run": ("folder", "name", "stage"),
-    "model": ("name", "label", "init_from", "reasoning", "context", "prompt"),
-    "data": ("source", "max_train", "unrelated", "styles", "passages", "max_words", "held_out", "seed", *TRANSFORMS),
-    "rollout": ("engine", "max_num_seqs", "gpu_memory_utilization", "cpu_kv_cache_gib"),
-    "eval": tuple(entry.name for entry in fields(Exam)),
-}
+
+def for_stage(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return the arguments of a run, with a model's recipe for this stage in place of its recipe for all stages.
+
+    The first argument is the stage's recipe, such as configs/stage2.toml. Then configs/models/M/stage2.toml takes the
+    place of configs/models/M.toml where it exists.
+    """
+    stage, *rest = arguments
+    own = {argument: str(Path(argument).with_suffix("") / Path(stage).name) for argument in rest}
+    return stage, *(own[a] if a.endswith(".toml") and Path(own[a]).is_file() else a for a in rest)

@@ -19,7 +19,7 @@ from grpo.telemetry.console import Console
 from grpo.types import Sampling, TokenIds
 from launch.builders.models import fingerprint
 from launch.builders.precision import precision
-from launch.config.recipe import Setup
+from launch.config.recipe import Recipe
 from launch.runs.run_lock import RunLock
 
 FILE = "answers.jsonl"
@@ -101,7 +101,7 @@ class AnswerStore:
             os.truncate(self._path, whole)
 
 
-def made_with(recipe: Setup, base: str, engine: str, sampling: Sampling, seed: int) -> dict[str, Any]:
+def made_with(recipe: Recipe, base: str, engine: str, sampling: Sampling, seed: int) -> dict[str, Any]:
     """What changes answers besides their prompts, by the names that an error gives."""
     model = hashlib.sha256(json.dumps(fingerprint(base)).encode()).hexdigest()[:12]
     return {

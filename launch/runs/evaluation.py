@@ -10,7 +10,7 @@ import os
 import random
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console as Terminal
@@ -30,15 +30,15 @@ from grpo.types import Sampling, TokenIds
 from launch.builders import assemble
 from launch.builders.models import fingerprint, load_tokenizer, locate, make_judge
 from launch.builders.rollout import choose_rollout, make_rollout
-from launch.config.recipe import EVALUATION_READS, EvaluationRecipe
+from launch.config.recipe import Recipe
 from launch.runs.few_shot import Shown, choose_demonstrations, with_demonstrations
 from rewards.judges.base import check_judge_name
 
 ANSWERS, SCORES, INPUTS = "predictions.jsonl", "scores.json", "inputs.json"
-SCORING = ("judge", "reference")  # of [eval]: they change the scores, not the answers
+SCORING = {"judge", "reference"}  # of [eval]: they change the scores, not the answers
 
 
-def run_evaluation(recipe: EvaluationRecipe, console: Console) -> Path:
+def run_evaluation(recipe: Recipe, console: Console) -> Path:
     """Answer, score, and return the folder. What the user can get wrong is found before the folder is made.
 
     A folder with answers but without all scores is gone on with, if its answers were made as `recipe` says. Any other
@@ -55,7 +55,7 @@ def run_evaluation(recipe: EvaluationRecipe, console: Console) -> Path:
     console.line(f"data         {recipe.data.source}: {len(asked)} questions ({refusals} unanswerable)")
     shown = choose_demonstrations(recipe, asked, _unasked(recipe, data, console))
     base = locate(start or recipe.model.name, console=console)
-    instruction = load_system_prompt(recipe.prompt_file)
+    instruction = load_system_prompt(recipe.model.system_prompt)
     systems: dict[Style, str] = {
         style: with_demonstrations(instruction, examples, reasoning=recipe.model.reasoning)
         for style, examples in shown.items()
@@ -83,7 +83,7 @@ def run_evaluation(recipe: EvaluationRecipe, console: Console) -> Path:
     return folder
 
 
-def choose_questions(recipe: EvaluationRecipe, data: Sequence[Example]) -> list[Example]:
+def choose_questions(recipe: Recipe, data: Sequence[Example]) -> list[Example]:
     """The held-out part of the data, or all of it; of that a random sample where eval.questions asks for fewer."""
     asked = list(data) if recipe.eval.split == "all" else train_heldout_split(data, held_out=recipe.data.held_out)[1]
     if not asked:
@@ -102,7 +102,7 @@ def write_answers(
     rollout: RolloutEngine,
     asked: Sequence[Example],
     prompts: Sequence[TokenIds],
-    recipe: EvaluationRecipe,
+    recipe: Recipe,
     *,
     path: Path,
     done: int,
@@ -110,7 +110,9 @@ def write_answers(
 ) -> None:
     """Append an answer to each question from number `done` on, a line each, in the order of `asked`."""
     wanted = recipe.eval
-    sampling = Sampling(group_size=1, max_tokens=recipe.max_tokens, temperature=wanted.temperature, top_p=wanted.top_p)
+    sampling = Sampling(
+        group_size=1, max_tokens=recipe.eval_max_tokens, temperature=wanted.temperature, top_p=wanted.top_p
+    )
     rows, cut_off = recipe.rollout.max_num_seqs, 0
     for batch in range(done // rows, -(-len(asked) // rows)):
         start, end = batch * rows, min((batch + 1) * rows, len(asked))
@@ -122,7 +124,7 @@ def write_answers(
             for example, answer in zip(asked[first:end], answers[first - start :], strict=True):
                 file.write(prediction_line(Prediction(example, answer.text, answer.finish == "length")))
         cut_off += sum(answer.finish == "length" for answer in answers[first - start :])
-        console.line(f"{'':12} {end} of {len(asked)} answered, {cut_off} cut off at {recipe.max_tokens} tokens")
+        console.line(f"{'':12} {end} of {len(asked)} answered, {cut_off} cut off at {recipe.eval_max_tokens} tokens")
 
 
 def count_answers(path: Path, asked: Sequence[Example], console: Console) -> int:
@@ -151,16 +153,16 @@ def count_answers(path: Path, asked: Sequence[Example], console: Console) -> int
     return len(lines)
 
 
-def _unasked(recipe: EvaluationRecipe, data: Sequence[Example], console: Console) -> list[Example]:
+def _unasked(recipe: Recipe, data: Sequence[Example], console: Console) -> list[Example]:
     """Where demonstrations may come from: the training part of the data, or eval.shots_from."""
     if not recipe.shots:
         return []
     if not recipe.eval.shots_from:
         return train_heldout_split(data, held_out=recipe.data.held_out)[0]
-    return assemble.all_examples(replace(recipe, data=replace(recipe.data, source=recipe.eval.shots_from)), console)
+    return assemble.all_examples(recipe.replace(data=recipe.data.replace(source=recipe.eval.shots_from)), console)
 
 
-def _score(recipe: EvaluationRecipe, asked: Sequence[Example], folder: Path, console: Console) -> None:
+def _score(recipe: Recipe, asked: Sequence[Example], folder: Path, console: Console) -> None:
     """Scores beside the answers. Several styles are scored one by one, each in a folder of its own: each has rules of
     its own for what a statement and a right answer are, and their mean is no number of the field."""
     judge = make_judge(recipe.eval.judge, console=console)
@@ -188,7 +190,7 @@ def _places(folder: Path, styles: set[Style]) -> dict[Style, Path]:
     return {style: folder if len(styles) == 1 else folder / style for style in sorted(styles)}
 
 
-def _folder(recipe: EvaluationRecipe) -> Path:
+def _folder(recipe: Recipe) -> Path:
     """A name that is free, or the one that was given: free, or of an evaluation that has not come to its scores."""
     runs = Path(recipe.run.folder)
     if not recipe.run.name:
@@ -205,15 +207,16 @@ def _folder(recipe: EvaluationRecipe) -> Path:
     return folder
 
 
-def _check_same(folder: Path, recipe: EvaluationRecipe, digest: str) -> None:
+def _check_same(folder: Path, recipe: Recipe, digest: str) -> None:
     """UserError where the answers in the folder are of another model, prompt, sampling or other questions."""
     if json.loads((folder / INPUTS).read_text(encoding="utf-8"))["digest"] == digest:
         return
-    there = load(EvaluationRecipe, [str(folder / "recipe.toml")])
+    there = load(Recipe, [str(folder / "recipe.toml")])
     changed = []
-    for section, names in EVALUATION_READS.items():
-        for name in (name for name in names if section != "run" and name not in SCORING):
-            old, new = (getattr(getattr(side, section), name) for side in (there, recipe))
+    for section in ("model", "data", "rollout", "eval"):
+        before, now = (dict(getattr(side, section)) for side in (there, recipe))
+        for name in before.keys() - SCORING:
+            old, new = before[name], now[name]
             changed += [f"{section}.{name} = {old!r} there and {new!r} now"] if old != new else []
     what = ", ".join(changed) or "the model, the prompt, the data or the rollout engine has changed since"
     raise UserError(f"{folder}: its answers were made otherwise ({what}); valid: the same again, or another NAME=")
@@ -231,16 +234,14 @@ def _save_inputs(folder: Path, digest: str, base: str, asked: Sequence[Example],
     (folder / INPUTS).write_text(json.dumps(inputs, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _digest(
-    recipe: EvaluationRecipe, engine: str, base: str, systems: Mapping[Style, str], asked: Sequence[Example]
-) -> str:
+def _digest(recipe: Recipe, engine: str, base: str, systems: Mapping[Style, str], asked: Sequence[Example]) -> str:
     wanted = recipe.eval
-    sampling = [recipe.max_tokens, wanted.temperature, wanted.top_p, wanted.seed, recipe.rollout.max_num_seqs]
+    sampling = [recipe.eval_max_tokens, wanted.temperature, wanted.top_p, wanted.seed, recipe.rollout.max_num_seqs]
     parts = [engine, fingerprint(base), sorted(systems.items()), recipe.model.reasoning, sampling]
     return hashlib.sha256(repr([*parts, [asdict(example) for example in asked]]).encode()).hexdigest()[:16]
 
 
-def _check_trained(recipe: EvaluationRecipe, start: str | None, console: Console) -> None:
+def _check_trained(recipe: Recipe, start: str | None, console: Console) -> None:
     """UserError where a run's model would be asked what it was trained on, or in a format that it never learned."""
     trained = Path(start).parent / "recipe.toml" if start else None
     if trained is None or not trained.is_file():
@@ -265,21 +266,23 @@ def _check_trained(recipe: EvaluationRecipe, start: str | None, console: Console
             )
 
 
-def _with_trained_prompt(recipe: EvaluationRecipe, start: str | None) -> EvaluationRecipe:
+def _with_trained_prompt(recipe: Recipe, start: str | None) -> Recipe:
     """A model out of a run is asked with the prompt that the run kept, unless the recipe names one."""
     kept = Path(start).parent / "prompt.txt" if start else None
     if kept is None or recipe.model.prompt or not kept.is_file() or not (kept.parent / "recipe.toml").is_file():
         return recipe
-    return replace(recipe, model=replace(recipe.model, prompt=str(kept)))
+    return recipe.replace(model=recipe.model.replace(prompt=str(kept)))
 
 
-def _make_speech(
-    recipe: EvaluationRecipe, base: str, systems: Mapping[Style, str], console: Console
-) -> assemble.Speech:
+def _make_speech(recipe: Recipe, base: str, systems: Mapping[Style, str], console: Console) -> assemble.Speech:
     """Prompts with the demonstrations of the question's style in front of it, in the place of the instruction."""
     console.status("rendering the prompts")
     tokenizer = load_tokenizer(base)
-    settings = {"reasoning": recipe.model.reasoning, "context": recipe.model.context, "max_tokens": recipe.max_tokens}
+    settings = {
+        "reasoning": recipe.model.reasoning,
+        "context": recipe.model.context,
+        "max_tokens": recipe.eval_max_tokens,
+    }
     renders = {style: make_prompt_renderer(tokenizer, system=system, **settings) for style, system in systems.items()}
 
     def render(example: Example) -> TokenIds:

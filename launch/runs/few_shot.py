@@ -12,13 +12,13 @@ from grpo.data.example import STYLES, Example, Style
 from grpo.data.prompts import user_message
 from grpo.data.text import normalize
 from grpo.errors import UserError
-from launch.config.recipe import EvaluationRecipe
+from launch.config.recipe import Recipe
 
 Shown = Mapping[Style, Sequence[Example]]  # a question is shown those of its own style
 APART = "\n\n\n"  # between demonstrations, as in the field's prompts
 
 
-def choose_demonstrations(recipe: EvaluationRecipe, asked: Sequence[Example], pool: Sequence[Example]) -> Shown:
+def choose_demonstrations(recipe: Recipe, asked: Sequence[Example], pool: Sequence[Example]) -> Shown:
     """`recipe.shots` examples of `pool` for each style that is asked, half of them refusals; no question is one that is
     asked. The same seed chooses the same ones for every model. UserError where the pool has too few."""
     taken = {normalize(example.question) for example in asked}
@@ -35,7 +35,7 @@ def with_demonstrations(instruction: str, shown: Sequence[Example], *, reasoning
     return APART.join([instruction, *shots])
 
 
-def _draw(free: Sequence[Example], style: Style, recipe: EvaluationRecipe) -> list[Example]:
+def _draw(free: Sequence[Example], style: Style, recipe: Recipe) -> list[Example]:
     rng = random.Random(f"{recipe.eval.seed}/{style}")
     chosen: list[Example] = []
     refusals = recipe.shots // 2

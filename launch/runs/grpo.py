@@ -131,7 +131,7 @@ def _make_policy(run: Run, base: str, *, updates: int, meter: ThroughputMeter) -
     policy = assemble.make_policy(
         recipe,
         base,
-        optim=assemble.make_optim(recipe),
+        optim=recipe.optim,
         updates=updates,
         console=console,
         comm=comm,

@@ -9,7 +9,7 @@ from typing import Any
 
 from grpo.checkpointing import store
 from grpo.checkpointing.store import DAMAGE, Checkpoint, fsync
-from grpo.config import dump, parsed
+from grpo.config import dump, parse_toml
 from grpo.data.example import Example
 from grpo.data.prompts import load_system_prompt
 from grpo.errors import UserError
@@ -75,10 +75,10 @@ def check_same_recipe(recipe: Recipe, folder: Path, *, tell: Callable[[str], Non
     """
     file = folder / "recipe.toml"
     try:
-        saved, prompt = _keys(parsed(file.read_text("utf-8"))), (folder / "prompt.txt").read_text("utf-8")
+        saved, prompt = _keys(parse_toml(file.read_text("utf-8"))), (folder / "prompt.txt").read_text("utf-8")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read as the recipe of this run: {error}") from None
-    new, old = _keys(parsed(dump(recipe))), _keys(parsed(dump(Recipe()))) | saved
+    new, old = _keys(parse_toml(dump(recipe))), _keys(parse_toml(dump(Recipe()))) | saved
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     forbidden = [key for key in differing if key not in FREE and not key.startswith(FREE_SECTIONS)]
     valid = f"valid: the recipe as it was, or a new run, --run.name={folder.name}-2 (make: NAME={folder.name}-2)"
@@ -88,7 +88,7 @@ def check_same_recipe(recipe: Recipe, folder: Path, *, tell: Callable[[str], Non
         raise UserError(f"{file}: the run was begun with {key} = {was}, now it is {now}{more}; {valid}")
     for key in differing:
         tell(f"             {key} = {_shown(new, key)} from here on, {_shown(old, key)} before")
-    if prompt != load_system_prompt(recipe.prompt_file) + "\n":
+    if prompt != load_system_prompt(recipe.model.system_prompt) + "\n":
         raise UserError(f"{folder / 'prompt.txt'}: the run there was begun with another system prompt; {valid}")
 
 

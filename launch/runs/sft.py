@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from curriculum.samplers import EpochSampler
-from curriculum.stage_end import GateSettings, StageEnd
+from curriculum.stage_end import StageEnd, StageEndConfig
 from eval.online_metrics import OnlineTrustScore
 from grpo.data.example import Example
 from grpo.distributed.communicator import Communicator
@@ -111,7 +111,7 @@ def _make_monitor(
     evaluator = HeldOutEvaluator(
         run=run, examples=list(held_out), policy=policy, rollout=rollout, speech=speech, live=live
     )
-    return TrainingMonitor(run, evaluator, stage_end=StageEnd(GateSettings()), model_bytes=model_bytes(base))
+    return TrainingMonitor(run, evaluator, stage_end=StageEnd(StageEndConfig()), model_bytes=model_bytes(base))
 
 
 def check_lengths(speech: assemble.Speech, questions: assemble.Questions, console: Console) -> None:

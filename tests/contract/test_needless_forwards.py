@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from grpo.losses import Objective, make_loss, with_token_weights
+from grpo.losses import make_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
+from grpo.settings import LossConfig
 from tests.helpers.toy import random_batch, tiny_model
 from tests.unit.grpo.test_forward import Counted
 
@@ -28,7 +29,7 @@ def counted_step(kl=0.0, updates=1):
     counts = Counted(model), Counted(reference)
     batch = a_batch().with_fixed_logprobs(policy.logprobs, old=updates > 1, reference=kl > 0)
     for part in batch.minibatches(updates, seed=0):
-        loss = make_loss(Objective(kl_coef=kl, importance_cap=None))
+        loss = make_loss(LossConfig(kl_coef=kl, importance_cap=0.0))
         policy.update(with_token_weights(part, aggregation="token", drop_zero=not kl), loss)
     return [count.calls for count in counts]
 

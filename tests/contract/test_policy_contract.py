@@ -8,11 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from grpo.distributed.communicator import SingleProcess
-from grpo.losses import Objective, make_loss, with_token_weights
+from grpo.losses import make_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig, learning_rate
 from grpo.policy.optimizer_state import HostBuffers, write
 from grpo.policy.torch_backend import SinglePolicy, disable_dropout
 from grpo.policy.zero_config import ZeroConfig
+from grpo.settings import LossConfig
 from tests.helpers.installed import need
 from tests.helpers.toy import random_batch, tiny_model
 
@@ -47,7 +48,7 @@ def engine(kind, model=None, *, lr=2e-3, budget=1000, layout="shared", updates=3
 
 
 def loss(logp, entropy, batch):
-    return make_loss(Objective(importance_cap=None))(logp, entropy, batch)
+    return make_loss(LossConfig(importance_cap=0.0))(logp, entropy, batch)
 
 
 def step_batch(seed):

@@ -11,8 +11,8 @@ import pytest
 from grpo.errors import UserError
 from grpo.rollout.server import Address, Server
 from grpo.rollout.weight_transfer import create_store
+from grpo.settings import RolloutConfig
 from launch.builders.models import load_model, load_shell, load_tokenizer
-from launch.config.recipe import Rollout
 from tests.helpers.toy import tiny_model
 from tests.unit.launch.test_layering import ROOT, files, imports
 
@@ -104,7 +104,7 @@ def test_the_rollout_server_is_reached_from_this_machine_only_or_with_a_token():
 
 def test_the_token_is_shown_nowhere():
     assert "secret" not in repr(Address(1, "10.0.0.1", "secret")) + str(Address(1, "10.0.0.1", "secret"))
-    assert not any("token" in name.casefold() for name in Rollout.__dataclass_fields__)
+    assert not any("token" in name.casefold() for name in RolloutConfig.model_fields)
     # What is kept of a recipe has no place for it.
 
 

@@ -11,11 +11,12 @@ from grpo.checkpointing import store
 from grpo.config import load
 from grpo.distributed.communicator import SingleProcess
 from grpo.errors import NonFiniteError, UserError
-from grpo.losses import Objective, make_loss, with_token_weights
+from grpo.losses import make_loss, with_token_weights
 from grpo.policy.nonfinite import Guarded, load_rows, save_rows, weights_hash
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.policy.zero_config import ZeroConfig
+from grpo.settings import LossConfig
 from grpo.telemetry.console import Console
 from launch import replay
 from launch.builders.assemble import save_recipe
@@ -27,7 +28,7 @@ from tests.helpers.toy import random_batch, tiny_model
 
 
 def loss(logp, entropy, batch):
-    return make_loss(Objective(importance_cap=None))(logp, entropy, batch)
+    return make_loss(LossConfig(importance_cap=0.0))(logp, entropy, batch)
 
 
 def step_batch(seed=0, bad=False):

@@ -14,16 +14,15 @@ import torch
 from curriculum.samplers import EpochSampler
 from grpo.checkpointing import store
 from grpo.checkpointing.manager import CheckpointManager
-from grpo.checkpointing.settings import Keeping
 from grpo.collect import SyncCollector
 from grpo.distributed.communicator import SingleProcess
 from grpo.errors import EngineDied, Stopped, UserError
 from grpo.loop import LoopSettings, train
-from grpo.losses import Objective
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.optimizer_state import OptimizerSnapshot
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.rollout.hf import HfRollout
+from grpo.settings import CheckpointConfig, LossConfig
 from grpo.telemetry.console import Console
 from grpo.telemetry.run_logger import RunLogger
 from grpo.types import Sampling
@@ -78,7 +77,7 @@ class Kept:
         logs = LogFiles(folder, self.log)
         self.checkpoints = CheckpointManager(
             folder=folder / "checkpoints",
-            settings=Keeping(**settings),
+            settings=CheckpointConfig(**settings),
             steps=steps,
             policy=self.policy,
             shared={"curriculum": self.curriculum, "logs": logs},
@@ -101,7 +100,7 @@ class Kept:
             sampling=Sampling(group_size=4, max_tokens=4),
             prompts_per_step=2,
         )
-        cfg = LoopSettings(steps=self.steps, max_tokens=4, objective=Objective())
+        cfg = LoopSettings(steps=self.steps, max_tokens=4, objective=LossConfig())
         how = {"policy": self.policy, "comm": SingleProcess(), "log": self.log, "start": start}
         with self.checkpoints.guard():
             train(cfg, collector=collector, callbacks=Ends(watch, gate, self.checkpoints), **how)

@@ -31,7 +31,7 @@ from grpo.policy.optimizer_state import read_counts, read_parameter
 from grpo.telemetry.run_logger import make_run_folder
 from grpo.types import Completion, Group
 from launch.builders.assemble import save_recipe
-from launch.config.recipe import EvaluationRecipe, Recipe
+from launch.config.recipe import Recipe
 from launch.runs.resume import restore_folder
 from rewards.answer import parse
 from rewards.config import PRESETS
@@ -131,10 +131,10 @@ overrides = st.builds(
 def test_recipes(home, text, more, evaluation):
     file, runs = home / "recipe.toml", home / "runs"
     file.write_bytes(text.encode(errors="surrogatepass"))
-    kind = EvaluationRecipe if evaluation else Recipe
+    check = Recipe.check_evaluation if evaluation else None
     shutil.rmtree(runs, ignore_errors=True)  # of an input that failed
     with Touched.inside(runs):
-        recipe = taken(lambda: load(kind, [str(file), *more, f"--run.folder={runs}"]))
+        recipe = taken(lambda: load(Recipe, [str(file), *more, f"--run.folder={runs}"], check=check))
         if recipe is None or evaluation:
             return
         folder = make_run_folder(runs / recipe.run_name)

@@ -8,13 +8,14 @@ has a name that nothing here computes.
 import json
 import re
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from grpo.batch import Batch
-from grpo.losses import Aggregation, Objective, make_loss, with_token_weights
+from grpo.losses import Aggregation, make_loss, with_token_weights
+from grpo.settings import LossConfig
 
 TOLERANCE = 1e-5
 NUMBER = r"([0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)"
@@ -31,9 +32,9 @@ class Difference:
         return max(self.loss, self.gradient) <= TOLERANCE  # NaN compares false, so it is not ok
 
 
-def read_case(name: str, fixture: dict) -> tuple[Objective, Aggregation, int]:
+def read_case(name: str, fixture: dict) -> tuple[LossConfig, Aggregation, int]:
     """Case name -> (objective, aggregation, max_tokens); ValueError for a name that nothing here computes."""
-    objective = Objective(clip_low=fixture["clip_low"], clip_high=fixture["clip_high"], importance_cap=None)
+    objective = LossConfig(clip_low=fixture["clip_low"], clip_high=fixture["clip_high"], importance_cap=0.0)
     aggregation: Aggregation = "token"
     max_tokens = 1
     if "sequence_mean" in name:
@@ -44,23 +45,23 @@ def read_case(name: str, fixture: dict) -> tuple[Objective, Aggregation, int]:
     elif "token_mean" not in name and not name.startswith(("dual clip", "sapo", "gspo", "cispo")):
         raise ValueError(f"case {name!r}: no aggregation recognized (token_mean, sequence_mean, constant)")
     if name.startswith("gspo"):
-        objective = replace(objective, type="gspo")
+        objective = objective.replace(type="gspo")
     elif name.startswith("cispo"):
-        objective = replace(objective, type="cispo", cispo_clip=_number("cap ", name))
+        objective = objective.replace(type="cispo", cispo_clip=_number("cap ", name))
     elif name.startswith("sapo"):
         aggregation = "sequence"  # TRL averages SAPO as it does GRPO
         temperatures = re.search(rf"{NUMBER}/{NUMBER}", name)
         if temperatures is None:
             raise ValueError(f"case {name!r}: no temperatures like 1.0/1.05")
-        objective = replace(objective, type="sapo", sapo_temperatures=tuple(map(float, temperatures.groups())))
+        objective = objective.replace(type="sapo", sapo_temperatures=tuple(map(float, temperatures.groups())))
     elif name.startswith("dual clip"):
-        objective = replace(objective, dual_clip=_number("dual clip ", name))
+        objective = objective.replace(dual_clip=_number("dual clip ", name))
     if "kl=" in name:
         estimator = re.search(r"\b(k[123])\b", name)
         kind = estimator.group(1) if estimator else "k3"
-        objective = replace(objective, kl_coef=_number("kl=", name), kl_estimator=kind)  # type: ignore[arg-type]
+        objective = objective.replace(kl_coef=_number("kl=", name), kl_estimator=kind)  # type: ignore[arg-type]
     if "TIS" in name:
-        objective = replace(objective, importance_cap=_number("cap ", name))
+        objective = objective.replace(importance_cap=_number("cap ", name))
     return objective, aggregation, max_tokens
 
 

@@ -8,10 +8,10 @@ from curriculum.samplers import EpochSampler
 from grpo.collect import DynamicSampling, SyncCollector
 from grpo.distributed.communicator import SingleProcess
 from grpo.loop import LoopSettings, NoCallbacks, train
-from grpo.losses import Objective
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.rollout.hf import HfRollout
+from grpo.settings import LossConfig
 from grpo.telemetry.console import Console
 from grpo.telemetry.run_logger import RunLogger
 from grpo.types import Sampling, Score
@@ -64,7 +64,7 @@ def run_toy(
     )
     cfg = LoopSettings(
         steps=steps,
-        objective=Objective(kl_coef=kl),
+        objective=LossConfig(kl_coef=kl),
         max_tokens=8,
         aggregation="token",
         updates_per_step=updates,

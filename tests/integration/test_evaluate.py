@@ -16,7 +16,7 @@ from grpo.data.text import REFUSAL
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from launch.builders.tiny_model import write_tiny_model
-from launch.config.recipe import EvaluationRecipe
+from launch.config.recipe import Recipe
 from launch.runs.evaluation import choose_questions, count_answers, run_evaluation
 from launch.runs.few_shot import choose_demonstrations, with_demonstrations
 
@@ -35,7 +35,7 @@ def home(tmp_path_factory):
 
 
 def recipe(*arguments):
-    return load(EvaluationRecipe, list(arguments))
+    return load(Recipe, list(arguments))
 
 
 def evaluate(home, *arguments):

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from curriculum.datasets.world import make_world
-from curriculum.samplers import DifficultySampler, OrderSettings, make_curriculum, passed
+from curriculum.samplers import CurriculumConfig, DifficultySampler, make_curriculum, passed
 from grpo.errors import UserError
 from grpo.types import Completion, Group, Score
 
@@ -36,14 +36,14 @@ def stream(curriculum, batches, count=4):
 
 @pytest.mark.parametrize("order", ["epochs", "difficulty"])
 def test_two_runs_with_one_seed_ask_the_same_byte_for_byte(order):
-    settings = OrderSettings(order=order)
+    settings = CurriculumConfig(order=order)
     first, again, other = (make_curriculum(settings, WORLD, seed=seed) for seed in (1, 1, 2))
     assert stream(first, 40) == stream(again, 40) != stream(other, 40)
 
 
 @pytest.mark.parametrize("order", ["epochs", "difficulty"])
 def test_a_run_killed_between_any_two_steps_goes_on_with_the_same_stream(order):
-    settings = OrderSettings(order=order)
+    settings = CurriculumConfig(order=order)
     whole = json.loads(stream(make_curriculum(settings, WORLD, seed=1), 40))
     for killed in range(40):
         before, after = (make_curriculum(settings, WORLD, seed=1) for _ in range(2))
@@ -121,7 +121,7 @@ NUMBER = 3
 
 
 def load(name):
-    return make_curriculum(OrderSettings(order=f"tests.unit.curriculum.test_samplers:{name}"), ANSWERABLE, seed=1)
+    return make_curriculum(CurriculumConfig(order=f"tests.unit.curriculum.test_samplers:{name}"), ANSWERABLE, seed=1)
 
 
 def test_a_curriculum_of_the_users_own_is_asked():
@@ -149,9 +149,9 @@ def test_what_a_curriculum_returns_is_looked_at():
     with pytest.raises(UserError, match=r"state_dict\(\) is not JSON"):
         load("not_json").state_dict()
     with pytest.raises(UserError, match="cannot be loaded: ModuleNotFoundError"):
-        make_curriculum(OrderSettings(order="nowhere.at_all:f"), ANSWERABLE, seed=0)
+        make_curriculum(CurriculumConfig(order="nowhere.at_all:f"), ANSWERABLE, seed=0)
     with pytest.raises(ValidationError, match=r"curriculum.order = 'epoch'; valid: epochs, difficulty, or 'package"):
-        OrderSettings(order="epoch")
+        CurriculumConfig(order="epoch")
     for order in ("epochs", "difficulty"):
         with pytest.raises(UserError, match="no training questions are left"):
-            make_curriculum(OrderSettings(order=order), [], seed=0)
+            make_curriculum(CurriculumConfig(order=order), [], seed=0)

@@ -5,7 +5,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from curriculum.stage_end import GateSettings, StageEnd, check_stage_end, has_plateaued
+from curriculum.stage_end import StageEnd, StageEndConfig, check_stage_end, has_plateaued
 from grpo.errors import UserError
 
 
@@ -38,15 +38,15 @@ def opened(gate, rewards):
 def test_a_plateau_opens_the_gate_once_the_climb_is_over():
     climb = [0.1 * step for step in range(10)] + [1.0] * 10
     plateau = {"when": "plateau", "window": 3, "tolerance": 0.05}
-    assert opened(StageEnd(GateSettings(**plateau)), climb) == 15  # 0.9, 1, 1 is 0.03 below 1, 1, 1; 0.8, 0.9, 1 is 0.1
-    assert opened(StageEnd(GateSettings(**{**plateau, "tolerance": 0.02})), climb) == 16
-    assert opened(StageEnd(GateSettings(when="steps", window=1)), climb) == 0
-    assert opened(StageEnd(GateSettings(when="hand", window=1)), climb) == 0
+    assert opened(StageEnd(StageEndConfig(**plateau)), climb) == 15  # 0.9, 1, 1: 0.03 below 1, 1, 1; 0.8, 0.9, 1: 0.1
+    assert opened(StageEnd(StageEndConfig(**{**plateau, "tolerance": 0.02})), climb) == 16
+    assert opened(StageEnd(StageEndConfig(when="steps", window=1)), climb) == 0
+    assert opened(StageEnd(StageEndConfig(when="hand", window=1)), climb) == 0
 
 
 def test_a_gate_goes_on_where_it_was_saved():
     climb = [0.1 * step for step in range(10)] + [1.0] * 10
-    settings = GateSettings(when="plateau", window=3, tolerance=0.05)
+    settings = StageEndConfig(when="plateau", window=3, tolerance=0.05)
     first, second = StageEnd(settings), StageEnd(settings)
     assert opened(first, climb[:12]) == 0
     second.load_state_dict(first.state_dict())
@@ -58,13 +58,13 @@ def test_a_gate_goes_on_where_it_was_saved():
 
 
 def test_metrics_of_some_steps_are_waited_for():
-    gate = StageEnd(GateSettings(when="plateau", metric="held_out/f1_gr", window=1, tolerance=0.0))
+    gate = StageEnd(StageEndConfig(when="plateau", metric="held_out/f1_gr", window=1, tolerance=0.0))
     rows = [{"reward/total": 1.0}, {"held_out/f1_gr": 5.0}, {"reward/total": 1.0}, {"held_out/f1_gr": 5.0}]
     assert [gate(row) for row in rows] == [False, False, False, True]
 
 
 def test_a_held_out_metric_is_missed_where_others_were_measured():
-    gate = StageEnd(GateSettings(when="plateau", metric="held_out/trustscore", window=1))
+    gate = StageEnd(StageEndConfig(when="plateau", metric="held_out/trustscore", window=1))
     assert not gate({"reward/total": 1.0})
     with pytest.raises(UserError, match=r"'held_out/trustscore' is not logged by this run; nearest: held_out/trust_s"):
         gate({"reward/total": 1.0, "held_out/trust_score": 40.0})
@@ -73,18 +73,18 @@ def test_a_held_out_metric_is_missed_where_others_were_measured():
 @pytest.mark.parametrize("metric", ["trust/over_refusal", "factuality/not_attempted"])
 def test_a_share_of_some_questions_is_waited_for_a_window_of_steps(metric):
     """A step may have no answerable question, or no closed-book one; three in a row at the start are not believed."""
-    gate = StageEnd(GateSettings(when="plateau", metric=metric, window=3, tolerance=0.0))
+    gate = StageEnd(StageEndConfig(when="plateau", metric=metric, window=3, tolerance=0.0))
     without = {"reward/total": 1.0, "trust/answerable": 0.0}
     seen = [gate(row) for row in [without, without, *[{metric: 5.0}] * 5, *[without] * 5, {metric: 5.0}]]
     assert seen == [False] * 12 + [True]
-    never = StageEnd(GateSettings(when="plateau", metric=metric, window=3))
+    never = StageEnd(StageEndConfig(when="plateau", metric=metric, window=3))
     assert [never(without), never(without)] == [False, False]
     with pytest.raises(UserError, match=rf"stage_end.metric = '{metric}' is not logged by this run; nearest: "):
         never(without)
 
 
 def test_a_metric_that_is_never_logged_is_one_line():
-    gate = StageEnd(GateSettings(when="plateau", metric="reward/totl"))
+    gate = StageEnd(StageEndConfig(when="plateau", metric="reward/totl"))
     with pytest.raises(
         UserError, match=r"stage_end.metric = 'reward/totl' is not logged by this run; nearest: reward/tot"
     ):
@@ -93,18 +93,18 @@ def test_a_metric_that_is_never_logged_is_one_line():
         with pytest.raises(
             ValidationError, match=r"stage_end.metric = .* is never logged; valid: reward/..., group/..."
         ):
-            GateSettings(metric=metric)
+            StageEndConfig(metric=metric)
 
 
 def test_a_plateau_that_could_never_be_seen():
-    plateau = GateSettings(when="plateau", window=10)
+    plateau = StageEndConfig(when="plateau", window=10)
     check_stage_end(plateau, steps=20, every=0)
     with pytest.raises(UserError, match=r"window = 10 .* 20 measurements, and this stage makes 19; .* at most 9"):
         check_stage_end(plateau, steps=19, every=0)
-    held_out = GateSettings(when="plateau", window=2, metric="held_out/f1_gr")
+    held_out = StageEndConfig(when="plateau", window=2, metric="held_out/f1_gr")
     check_stage_end(held_out, steps=8, every=2)
     with pytest.raises(UserError, match=r"makes 3; valid: stage_end.window of at most 1"):
         check_stage_end(held_out, steps=6, every=2)
     with pytest.raises(UserError, match=r"held_out.every = 0 measures no held-out question"):
         check_stage_end(held_out, steps=100, every=0)
-    check_stage_end(GateSettings(when="hand", metric="held_out/f1_gr"), steps=1, every=0)
+    check_stage_end(StageEndConfig(when="hand", metric="held_out/f1_gr"), steps=1, every=0)

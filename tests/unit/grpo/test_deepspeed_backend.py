@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM
 
 from grpo.distributed.communicator import SingleProcess
 from grpo.errors import UserError
-from grpo.losses import Objective, make_loss, with_token_weights
+from grpo.losses import make_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.optimizer_state import write
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.policy.zero_config import ZeroConfig, reference_config, zero_config
+from grpo.settings import LossConfig
 from launch.builders.models import load_model
 from tests.helpers.installed import need
 from tests.helpers.many_ranks import run_ranks
@@ -34,7 +35,7 @@ CUTS = ((1000, 2), (20, 3), (20, 4))
 
 
 def loss(logp, entropy, batch):
-    return make_loss(Objective(importance_cap=None))(logp, entropy, batch)
+    return make_loss(LossConfig(importance_cap=0.0))(logp, entropy, batch)
 
 
 def step_batch(seed):

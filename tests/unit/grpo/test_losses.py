@@ -10,7 +10,6 @@ import torch
 
 from grpo.losses import (
     Metric,
-    Objective,
     clipped_surrogate,
     finalize_metrics,
     kl_estimate,
@@ -20,6 +19,7 @@ from grpo.losses import (
     token_weights,
     with_token_weights,
 )
+from grpo.settings import LossConfig
 from tests.helpers import golden_losses
 from tests.helpers.toy import random_batch
 
@@ -82,7 +82,7 @@ def test_kl_estimators():
 def test_on_policy_ratio_is_exactly_one_and_the_gradient_is_reinforce():
     batch = with_token_weights(random_batch(), aggregation="token", max_tokens=9, drop_zero=False)
     logp = torch.randn(batch.ids_BC.shape, requires_grad=True)
-    loss, stats = make_loss(Objective(importance_cap=None))(logp, torch.zeros_like(logp), batch)
+    loss, stats = make_loss(LossConfig(importance_cap=0.0))(logp, torch.zeros_like(logp), batch)
     loss.backward()
     assert stats["ratio"] == Metric(18, 18)
     assert stats["clip"] == Metric(0, 18)
@@ -94,8 +94,8 @@ def test_padding_may_hold_nan():
     batch = with_token_weights(random_batch(), aggregation="sequence", max_tokens=9, drop_zero=False)
     logp = torch.randn(batch.ids_BC.shape)
     nan_if_nonfinite = torch.where(batch.learn_BC, logp, torch.nan).requires_grad_(True)
-    loss, _ = make_loss(Objective())(nan_if_nonfinite, nan_if_nonfinite.detach(), batch)
-    clean, _ = make_loss(Objective())(logp, logp, batch)
+    loss, _ = make_loss(LossConfig())(nan_if_nonfinite, nan_if_nonfinite.detach(), batch)
+    clean, _ = make_loss(LossConfig())(logp, logp, batch)
     loss.backward()
     assert float(loss.detach()) == float(clean)
     assert torch.isfinite(nan_if_nonfinite.grad).all()
@@ -110,9 +110,9 @@ def test_dead_rows_are_left_out_exactly(aggregation):
     kept = with_token_weights(batch, drop_zero=False, **counts)
     dropped = with_token_weights(batch, **counts)
     assert len(dropped.group_B) == 3
-    full, _ = make_loss(Objective())(logp, logp, kept)
+    full, _ = make_loss(LossConfig())(logp, logp, kept)
     some = logp[[0, 2, 4]][:, : dropped.ids_BC.shape[1]]
-    less, _ = make_loss(Objective())(some, some, dropped)
+    less, _ = make_loss(LossConfig())(some, some, dropped)
     assert float(less) == pytest.approx(float(full), abs=1e-7)
 
 
@@ -143,13 +143,13 @@ def test_clip_counts_the_active_side_only(kind, clipped):
     logp_BC = torch.tensor([[2.0], [0.5], [2.0], [0.5]]).log()
     batch = replace(batch, advantage_B=torch.tensor([1.0, 1.0, -1.0, -1.0]), old_logp_BC=torch.zeros(4, 1))
     batch = with_token_weights(batch, aggregation="token")
-    _, metrics = make_loss(Objective(type=kind))(logp_BC, torch.zeros(4, 1), batch)
+    _, metrics = make_loss(LossConfig(type=kind))(logp_BC, torch.zeros(4, 1), batch)
     assert finalize_metrics(metrics).get("clip") == clipped
 
 
 def test_an_unknown_loss_is_refused():
     with pytest.raises(ValueError, match="unknown loss 'dpoo'; valid: grpo, gspo, cispo, sapo, sft"):
-        make_loss(Objective(type="dpoo"))
+        make_loss(LossConfig(type="dpoo"))
 
 
 def test_how_far_the_policy_is_from_the_sampler_by_hand():
@@ -157,7 +157,7 @@ def test_how_far_the_policy_is_from_the_sampler_by_hand():
     rows = random_batch(prompts=(3,), sizes=(1,), lengths=(3,))
     batch = with_token_weights(rows, aggregation="token", max_tokens=9, drop_zero=False)
     logp_BC = batch.sampler_logp_BC + torch.tensor([[0.5, -0.5, 0.0]])
-    stats = make_loss(Objective())(logp_BC, torch.zeros(1, 3), batch)[1]
+    stats = make_loss(LossConfig())(logp_BC, torch.zeros(1, 3), batch)[1]
     assert finalize_metrics(stats)["approx_kl"] == pytest.approx(
         (math.exp(0.5) - 1.5 + math.exp(-0.5) - 0.5) / 3, rel=1e-5
     )

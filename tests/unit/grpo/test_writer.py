@@ -8,11 +8,11 @@ import pytest
 from grpo.checkpointing import store
 from grpo.checkpointing import writer as writing
 from grpo.checkpointing.manager import CheckpointManager
-from grpo.checkpointing.settings import Keeping
 from grpo.distributed import failure_detection as ranks
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.optimizer_state import OptimizerSnapshot
 from grpo.policy.torch_backend import SinglePolicy
+from grpo.settings import CheckpointConfig
 from grpo.telemetry.console import Console
 from tests.helpers.many_ranks import run_ranks
 from tests.helpers.toy import tiny_model
@@ -43,7 +43,7 @@ def one_ends(comm, folder, failing, how):
     share = policy.share(comm.rank, OptimizerSnapshot if comm.rank == failing else Slow)
     policy.snapshot_state = lambda copies=None: share
     about = {"policy": policy, "shared": {}, "own": {}, "about": {}, "comm": comm, "console": Console()}
-    checkpoints = CheckpointManager(folder=folder, settings=Keeping(every=1), steps=4, **about)
+    checkpoints = CheckpointManager(folder=folder, settings=CheckpointConfig(every=1), steps=4, **about)
     with checkpoints.guard():
         checkpoints.on_step_end(1)
         if comm.rank == failing and how == "raises":

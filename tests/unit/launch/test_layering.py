@@ -7,10 +7,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = ("grpo", "rewards", "curriculum", "eval", "launch")
-LIGHT = {"grpo.types", "grpo.errors", "grpo.data"}
+LIGHT = {"grpo.types", "grpo.errors", "grpo.data", "grpo.config"}
 MAY_IMPORT = {  # of ours; a name stands for itself and what is below it
     "grpo": {"grpo"},
-    "rewards": {"rewards", "grpo.config", *LIGHT},
+    "rewards": {"rewards", *LIGHT},
     "curriculum": {"curriculum", "rewards.judges", *LIGHT},
     "eval": {"eval", "curriculum", "grpo", "rewards.answer", "rewards.judges.base"},
     "launch": set(FOLDERS),

@@ -1,13 +1,12 @@
 """Every recipe parses, what `dump` writes `load` reads, and wrong input is one line that helps."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from grpo.config import describe, dump, load
 from grpo.errors import UserError
-from grpo.telemetry.console import Console
-from launch.builders.data import all_examples
 from launch.config.recipe import Recipe
 from launch.planner.report import batch_plan
 
@@ -38,29 +37,51 @@ def test_the_papers_settings():
         assert f"{questions} questions, {steps} steps = 4.0 epochs" in batch_plan(recipe, questions=questions)
 
 
-def test_steps_by_stage():
-    recipes = {
-        stage: load(Recipe, [f"--run.stage={stage}", "--run.steps={default=30,stage2=45}"])
-        for stage in ("stage1", "stage2")
-    }
-    assert [recipe.steps(1000) for recipe in recipes.values()] == [30, 45]
-    assert load(Recipe, ["--run.steps={default=30,stage2=45}", "--run.steps=7", "--run.stage=stage2"]).steps(1000) == 7
-    for wrong in ("{stage2=45}", "{default=-1}", "-1", "true", "1.5"):
-        with pytest.raises(UserError, match=r"run.steps = .*: valid: a whole number, 0 or more, or one for each stage"):
-            load(Recipe, [f"--run.steps={wrong}"])
+def test_a_base_is_read_first_and_named_in_errors(tmp_path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "first.toml").write_text("[run]\nseed = 1\nsteps = 5\n", encoding="utf-8")
+    (tmp_path / "second.toml").write_text("base = 'below/first.toml'\n[run]\nseed = 2\n", encoding="utf-8")
+    (tmp_path / "third.toml").write_text("base = 'second.toml'\n[run]\nepochs = 9\n", encoding="utf-8")
+    run = load(Recipe, [str(tmp_path / "third.toml")]).run
+    assert (run.seed, run.steps, run.epochs) == (2, 5, 9)
+    for text, message in (
+        ("base = 'third.toml'", r"second.toml:1: base = 'third.toml': this recipe would be a base of itself"),
+        ("[run]\n\nseed = 'x'", r"second.toml:3: run.seed = 'x': .*valid integer"),
+        ("base = 3", r"second.toml:1: base = 3; valid: the name of a recipe, in quotes"),
+        ("\nbase = 'frist.toml'", r"second.toml:2: base: .*frist.toml: cannot read this recipe"),
+    ):
+        (tmp_path / "second.toml").write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=message):
+            load(Recipe, [str(tmp_path / "third.toml")])
 
 
-def test_a_share_by_stage():
-    for wrong in ("{stage2=1.0}", "{default=1.5}", "-0.1", "true"):
-        with pytest.raises(UserError, match=r"data.unrelated = .*: valid: a share from 0 to 1, or one for each stage"):
-            load(Recipe, [f"--data.unrelated={wrong}"])
-    questions = {
-        (stage, share): all_examples(load(Recipe, [f"--run.stage={stage}", f"--data.unrelated={share}"]), Console())
-        for stage in ("stage1", "stage2")
-        for share in ("0.8", "1.0", "{default=0.8,stage2=1.0}")
-    }
-    assert questions["stage1", "{default=0.8,stage2=1.0}"] == questions["stage1", "0.8"] != questions["stage1", "1.0"]
-    assert questions["stage2", "{default=0.8,stage2=1.0}"] == questions["stage2", "1.0"]
+@pytest.mark.parametrize("overlay", sorted(ROOT.glob("configs/models/*/*.toml")), ids=lambda path: path.parent.name)
+def test_a_models_recipe_for_a_stage_has_the_model_below_it(overlay):
+    stage = str(ROOT / "configs" / overlay.name)
+    whole = load(Recipe, [stage, str(overlay.parent.with_suffix(".toml"))])
+    assert load(Recipe, [stage, str(overlay)]).model == whole.model
+    assert load(Recipe, [stage, str(overlay)]) != whole
+
+
+def test_every_way_to_write_an_override():
+    flags = [
+        "--run.seed",
+        "7",
+        "--model.reasoning",
+        "--data.no-shuffle",
+        "--policy.token-budget=512",
+        "--run.name",
+        "-x",
+    ]
+    recipe = load(Recipe, flags)
+    assert (recipe.run.seed, recipe.model.reasoning, recipe.data.shuffle) == (7, True, False)
+    assert (recipe.policy.token_budget, recipe.run.name) == (512, "-x")
+    assert load(Recipe, ["--data.source=~/x.csv"]).data.source == str(Path.home() / "x.csv")
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbf[run]\nseed = 4\n")
+    assert load(Recipe, [str(tmp_path / "a.toml")]).run.seed == 4
 
 
 def test_later_wins_and_overrides_are_typed(tmp_path):
@@ -85,7 +106,11 @@ def test_later_wins_and_overrides_are_typed(tmp_path):
         ("[sampling]\n\ngroup_size = 1", r"recipe.toml:3: sampling.group_size = 1: .*greater than or equal to 2"),
         ("[sampling]\ngroup_size = 'eight'", r"recipe.toml:2: sampling.group_size = 'eight': .*valid integer"),
         ("[loss]\ntype = 'ppo'", r"recipe.toml:2: loss.type = 'ppo': .*'grpo', 'gspo', 'cispo' or 'sapo'"),
-        ("[data]\nunanswerable = 1.5", r"recipe.toml:2: data.unanswerable = 1.5: .*less than or equal to 1"),
+        ("[data]\nunanswerable = 1.5", r"recipe.toml:2: data.unanswerable = 1.5: .*less than or equal to 1, or 'any'"),
+        ("[data]\nunanswerable = true", r"recipe.toml:2: data.unanswerable = True: .*valid number, or 'any'"),
+        ("[run]\nsteps = '3'", r"recipe.toml:2: run.steps = '3': .*valid integer"),
+        ("[run]\nname = 'a/b'", r"recipe.toml:2: run.name = 'a/b': valid: the name of one folder"),
+        ("[held_out]\nbest_by = 'trust'", r"recipe.toml:2: held_out.best_by = 'trust': .*; nearest: 'trust_score'"),
         ("[reward]\nweights = { citations = 2.0 }", r"no part 'citations'; valid: tag_count"),
         (
             "[reward]\nconsistency = true",
@@ -117,6 +142,8 @@ def test_bad_recipes(tmp_path, text, message):
 def test_bad_arguments(tmp_path):
     with pytest.raises(UserError, match=r"--run.seed: an override is written --section.key=value"):
         load(Recipe, ["--run.seed"])
+    with pytest.raises(UserError, match=r"--lr=1e-6: unknown key lr; did you mean optim.lr or sft.lr\?"):
+        load(Recipe, ["--lr=1e-6"])
     with pytest.raises(UserError, match=r"--run.sead=1: unknown key run.sead; did you mean run.seed\?"):
         load(Recipe, ["--run.sead=1"])
     with pytest.raises(UserError, match=r"--sampling.group_size=1: sampling.group_size = 1"):
@@ -125,7 +152,10 @@ def test_bad_arguments(tmp_path):
         load(Recipe, [str(ROOT / "configs/stage3.toml")])
 
 
-def test_help_lists_every_key_with_its_default():
+def test_what_help_prints_can_be_pasted_back():
     text = describe(Recipe)
-    assert "--sampling.group_size=8" in text
-    assert "--reward.citation_penalty=0.5" in text
+    assert "--sampling.group_size=8  (integer >= 2)\n      completions per question" in text
+    flags = [line.split("  (")[0].strip() for line in text.splitlines() if line.strip().startswith(("--", "'--"))]
+    assert load(Recipe, [word for flag in flags for word in shlex.split(flag)]) == Recipe()
+    for name, info in Recipe.model_fields.items():
+        assert all(field.description for field in info.annotation.model_fields.values()), name

@@ -17,7 +17,7 @@ from grpo.telemetry.console import Console
 from launch.builders.models import load_model, load_shell
 from launch.builders.rollout import choose_rollout
 from launch.builders.tiny_model import write_tiny_model
-from launch.config.recipe import EvaluationRecipe, Recipe
+from launch.config.recipe import Recipe
 from tests.helpers.installed import need
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -116,7 +116,7 @@ def test_several_ranks_for_one_engine_are_vllms_business():
 
 def test_a_server_is_for_training(folder):
     assert choose(folder, "server") == ("server", "rollouts     server: as the recipe asks\n")
-    evaluation = load(EvaluationRecipe, ["--rollout.engine=server"])
+    evaluation = load(Recipe, ["--rollout.engine=server"])
     with pytest.raises(UserError, match='"server" is for training, which sends it weights'):
         choose_rollout(evaluation, str(folder), Console(io.StringIO()))
 
