@@ -81,7 +81,7 @@ class OurStep:
         )
         self._rollout = make_rollout(job, self._workload, model, self.device)
         self._positions, self._memory = ForwardTokenCounter(), PeakMemory(self.device)
-        self._positions.follow(model)
+        self._positions.attach(model)
 
     def peak(self) -> float:
         return peak_flops(self.device, self._dtype)

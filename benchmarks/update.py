@@ -29,9 +29,15 @@ from grpo.model.forward import Layout
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy, fast_bf16
 from grpo.settings import LossConfig
-from grpo.telemetry.flops import Work, needed_flops, update_flops
-from grpo.telemetry.speed import padding, sharing
-from grpo.telemetry.throughput import ForwardTokenCounter, synchronize
+from grpo.telemetry.throughput import (
+    ForwardTokenCounter,
+    TokenCounts,
+    padding,
+    sharing,
+    synchronize,
+    update_flops,
+    useful_flops,
+)
 from launch.config.model_size import ModelSize, count
 
 
@@ -69,7 +75,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     budget = asked.token_budget or workload.group_tokens
     policy = make_policy(model.to(device), asked, budget=budget, updates=1 + asked.repeat)
     counter, memory = ForwardTokenCounter(), PeakMemory(device)
-    counter.follow(model)
+    counter.attach(model)
     batches = [
         weighed(random_batch(workload, vocabulary=size.vocabulary, seed=asked.seed + number))
         for number in range(1 + asked.repeat)
@@ -114,7 +120,7 @@ def timed_update(policy: SinglePolicy, batch: Batch, device: torch.device) -> fl
     return seconds
 
 
-def counts(work: Work, computed: int, layout: Layout) -> dict[str, Any]:
+def counts(work: TokenCounts, computed: int, layout: Layout) -> dict[str, Any]:
     """Tokens of one update: `computed` are the positions that the decoder ran, padding included."""
     return {
         "tokens_computed": computed,
@@ -125,13 +131,13 @@ def counts(work: Work, computed: int, layout: Layout) -> dict[str, Any]:
     }
 
 
-def rates(size: ModelSize, work: Work, seconds: float, peak: float) -> dict[str, Any]:
+def rates(size: ModelSize, work: TokenCounts, seconds: float, peak: float) -> dict[str, Any]:
     """Tokens and useful operations of one update by the second, these also as a share of the peak."""
     return {
         "tokens_per_second": round(work.distinct / seconds, 1),
         "equivalent_per_second": round(work.equivalent / seconds, 1),
         "mfu": round(update_flops(size, work) / seconds / peak, 4),
-        "mfu_needed": round(needed_flops(size, work) / seconds / peak, 4),
+        "mfu_needed": round(useful_flops(size, work) / seconds / peak, 4),
         "peak_flops": round(peak),
     }
 

@@ -16,7 +16,7 @@ import torch
 
 from grpo.batch import Batch
 from grpo.errors import UserError
-from grpo.telemetry.flops import Work, group_work, total
+from grpo.telemetry.throughput import TokenCounts, group_counts
 from grpo.types import TokenIds
 from launch.config.model_size import read_config
 
@@ -49,9 +49,9 @@ class Workload:
         return f"{self.prompts}x{self.group}x{self.prompt_tokens}+{self.completion_tokens}"
 
     @property
-    def work(self) -> Work:
-        one = group_work(self.prompt_tokens, [self.completion_tokens] * self.group)
-        return total([one] * self.prompts)
+    def work(self) -> TokenCounts:
+        one = group_counts(self.prompt_tokens, [self.completion_tokens] * self.group)
+        return sum([one] * self.prompts, TokenCounts())
 
     @property
     def group_tokens(self) -> int:

@@ -24,7 +24,7 @@ from grpo.policy.base import PolicyEngine
 from grpo.policy.optimizer_state import HostBuffers, OptimizerSnapshot
 from grpo.settings import CheckpointConfig
 from grpo.telemetry.console import Console
-from grpo.telemetry.step_metrics import Around
+from grpo.telemetry.step_metrics import PhaseHook
 
 RESERVE = 1 << 28  # bytes that stay free on the disk: the run writes other files too
 
@@ -60,7 +60,7 @@ class CheckpointManager:
     console: Console
     stop: StopSignal = field(default_factory=StopSignal)
     reserve: int = RESERVE
-    phase: Around = nullcontext  # entered as "save" where the loop waits for the disk
+    phase: PhaseHook = nullcontext  # entered as "save" where the loop waits for the disk
     before_commit: Callable[[], None] = lambda: None
     _copies: HostBuffers = field(default_factory=HostBuffers, init=False)
     _writer: CheckpointWriter | None = field(default=None, init=False)

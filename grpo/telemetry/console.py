@@ -11,8 +11,11 @@ HEARTBEAT = 5.0  # seconds: the longest time without a line where stdout is not 
 
 
 class Console:
-    """Lines that stay, and a status that does not. On a terminal the status is rewritten in place; elsewhere it becomes
-    a line of its own when nothing was written for `HEARTBEAT` seconds."""
+    """Lines, and the status of the work that is being done now.
+
+    On a terminal the status is rewritten in place. Elsewhere it becomes a line when nothing was written for `HEARTBEAT`
+    seconds.
+    """
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stdout
@@ -26,14 +29,14 @@ class Console:
             self._write(("\r\x1b[2K" if self._terminal else "") + text + "\n")
 
     def status(self, text: str) -> None:
-        """What is being computed now."""
+        """Set the status."""
         with self._lock:
             self._text, self._since = text, time.monotonic()
             self._show()
 
     @contextmanager
     def alive(self) -> Iterator[None]:
-        """While this lasts, the status is repeated with its seconds, so that one long call is not taken for a hang."""
+        """Repeat the status with its seconds while the context lasts, so that a long call does not look like a hang."""
         over = threading.Event()
 
         def tick() -> None:

@@ -1,4 +1,4 @@
-"""What of a run goes to wandb? The metrics that its own files have, and never anything that the run depends on."""
+"""The metrics of a run at Weights & Biases. The run never depends on wandb: its own files have everything."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class WandbLogger:
-    """A wandb run where WANDB_API_KEY or WANDB_MODE says so, else nothing. Out of reach it is left out, with a line."""
+    """A wandb run where WANDB_API_KEY or WANDB_MODE is set, else nothing. After an error wandb is off, with a line."""
 
     def __init__(
         self,
@@ -19,8 +19,8 @@ class WandbLogger:
         run_id: str,
         tell: Callable[[str], None],
     ) -> None:
-        """A run that goes on has the `run_id` that it had; "" for a new one."""
-        self.run_id, self._tell = run_id, tell  # kept for the next start where wandb is off for this one
+        """`run_id` is the id of a resumed run, "" for a new one."""
+        self.run_id, self._tell = run_id, tell  # the id is kept for the next start where wandb is off now
         self._run: Any = None
         if not (os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE")):
             return
@@ -35,24 +35,23 @@ class WandbLogger:
         else:
             self.run_id = self._run.id
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        self._do(lambda run: run.log(dict(values), step=step))
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self._call(lambda run: run.log(dict(values), step=step))
 
-    def result(self, name: str, value: Mapping[str, Any]) -> None:
-        """A result that belongs to no step."""
-        self._do(lambda run: run.summary.update({name: dict(value)}))
+    def log_result(self, name: str, value: Mapping[str, Any]) -> None:
+        """Put a result of no step into the summary."""
+        self._call(lambda run: run.summary.update({name: dict(value)}))
 
     def finish(self, *, failed: bool = False) -> None:
-        """The last thing that is sent; nothing is after it."""
-        self._do(lambda run: run.finish(exit_code=int(failed)))
+        """Send the rest and close the run."""
+        self._call(lambda run: run.finish(exit_code=int(failed)))
         self._run = None
 
-    def _do(self, call: Callable[[Any], object]) -> None:
-        """One that fails is left out from then on: the run's own files have everything."""
+    def _call(self, call: Callable[[Any], object]) -> None:
         if self._run is None:
             return
         try:
             call(self._run)
-        except Exception as error:  # of its service that died too, whose errors have no common class
+        except Exception as error:  # the errors of its service, which may have died too, have no common class
             self._tell(f"wandb is off from here on: {str(error) or type(error).__name__}")
             self._run = None

@@ -169,7 +169,7 @@ def make_policy(
         Engine = partial(ZeroPolicy, zero=zero, comm=comm)
     model = load()
     check_positions(recipe, model, folder)
-    meter.positions.follow(model)
+    meter.counter.attach(model)
     policy = Engine(model, reference=load() if kl else None, **settings)
     meter.shared = policy.layout == "shared"  # what "auto" has come to for this model
     return policy

@@ -18,7 +18,7 @@ def make_meter(recipe: Recipe, folder: str) -> ThroughputMeter:
     sizes = _sizes(recipe, folder)
     dtype = torch.bfloat16 if precision(recipe) == "bfloat16" else torch.float32
     peak = None if sizes is None else matmul_peak(torch.device(device()), dtype)
-    return ThroughputMeter(shared=recipe.policy.layout != "padded", sizes=sizes, peak=peak)
+    return ThroughputMeter(shared=recipe.policy.layout != "padded", dims=sizes, peak=peak)
 
 
 def _sizes(recipe: Recipe, folder: str) -> ModelSize | None:

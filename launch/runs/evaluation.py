@@ -25,7 +25,7 @@ from grpo.distributed.communicator import SingleProcess
 from grpo.errors import UserError
 from grpo.rollout.base import RolloutEngine
 from grpo.telemetry.console import Console
-from grpo.telemetry.run_logger import refuse_existing
+from grpo.telemetry.run_logger import require_new_folder
 from grpo.types import Sampling, TokenIds
 from launch.builders import assemble
 from launch.builders.models import fingerprint, load_tokenizer, locate, make_judge
@@ -75,7 +75,7 @@ def run_evaluation(recipe: Recipe, console: Console) -> Path:
         with atomic_directory(folder) as work:  # a folder without its inputs could not be resumed
             assemble.save_recipe(recipe, work)
             _save_inputs(work, digest, base, asked, shown)
-            refuse_existing(folder)
+            require_new_folder(folder)
     console.line(f"answers      {folder / ANSWERS}; if this is killed, --run.name={folder.name} (make: NAME=) goes on")
     if rollout:
         write_answers(rollout, asked, prompts, recipe, path=folder / ANSWERS, done=done, console=console)
@@ -199,11 +199,11 @@ def _folder(recipe: Recipe) -> Path:
     folder = runs / recipe.run.name
     inputs = folder / INPUTS
     if not inputs.is_file():
-        refuse_existing(folder)
+        require_new_folder(folder)
         return folder
     styles = set(json.loads(inputs.read_text(encoding="utf-8"))["styles"])
     if all((place / SCORES).is_file() for place in _places(folder, styles).values()):
-        refuse_existing(folder)
+        require_new_folder(folder)
     return folder
 
 

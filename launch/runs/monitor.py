@@ -68,8 +68,8 @@ class HeldOutEvaluator:
         graded = comm.gather(graded)
         answers = [(example, completion) for example, completion, _ in graded]
         numbers = summarize([grade for *_, grade in graded]) | comm.on_rank0(lambda: self.live(answers))
-        self.run.log.note(f"held_out/{moment}", numbers)
-        self.run.log.answers(moment, graded)
+        self.run.log.log_result(f"held_out/{moment}", numbers)
+        self.run.log.log_predictions(moment, graded)
         shown = [f"{METRICS[name].label} {numbers[name]:.1f}" for name in SHOWN if name in numbers]
         console.line(f"{'':12} " + "; ".join(shown))
         return numbers
@@ -138,7 +138,7 @@ class TrainingMonitor:
         """Whether the stage ends after a step with these metrics; rank 0 decides for all ranks."""
         stop = self._run.comm.on_rank0(lambda: self._stage_end(values))
         if stop:
-            self._run.log.note("gate", {"opened": self._stage_end.reason})
+            self._run.log.log_result("gate", {"opened": self._stage_end.reason})
             self._run.console.line(f"gate         open: {self._stage_end.reason}; the stage ends here")
         return stop
 
@@ -158,7 +158,7 @@ class TrainingMonitor:
             metrics |= {f"judge/{name}": value for name, value in pop_metrics(self._scorer.judge).items()}
         for alarm in self._alarms.check({**values, **metrics}):
             self._run.console.line(f"ALARM step {step + 1}: {alarm}")
-            self._run.log.note("alarm", {"step": step, "text": alarm})
+            self._run.log.log_result("alarm", {"step": step, "text": alarm})
         return metrics
 
     def _keep_best(self, done: int, value: float) -> None:
@@ -173,7 +173,7 @@ class TrainingMonitor:
         with run.log.phase("save"):
             save_model_folder(self._held_out.policy, self._held_out.speech.tokenizer, path, run.comm)
         self._best = (value, done)
-        run.log.note("best", {"step": done - 1, best_by: value, "model": path.name})
+        run.log.log_result("best", {"step": done - 1, best_by: value, "model": path.name})
         run.console.line(f"best so far  {path} ({best_by} {value:.2f})")
         run.comm.on_rank0(self._remove_replaced)
 

@@ -14,7 +14,7 @@ from grpo.data.example import Example
 from grpo.data.prompts import load_system_prompt
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from grpo.telemetry.run_logger import RunLogger, refuse_existing
+from grpo.telemetry.run_logger import RunLogger, require_new_folder
 from launch.config.recipe import Recipe
 from launch.runs.run_lock import LOCK
 
@@ -49,9 +49,9 @@ def find_checkpoint(recipe: Recipe, folder: Path, console: Console) -> Checkpoin
     """
     if has_finished(folder):
         store.remove_all(checkpoints_of(folder))  # the run was killed before it had
-        refuse_existing(folder)
+        require_new_folder(folder)
     if recipe.checkpoint.resume == "never" or not is_run(folder):
-        refuse_existing(folder)
+        require_new_folder(folder)
         return None
     if (folder / "recipe.toml").is_file():  # else the run was killed while its folder was made
         check_same_recipe(recipe, folder, tell=console.line)

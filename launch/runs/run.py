@@ -18,7 +18,7 @@ from grpo.distributed.watchdog import Watchdog
 from grpo.errors import UserError
 from grpo.policy.base import PolicyEngine
 from grpo.telemetry.console import Console
-from grpo.telemetry.run_logger import RunLogger, refuse_existing
+from grpo.telemetry.run_logger import RunLogger, require_new_folder
 from grpo.telemetry.throughput import ThroughputMeter
 from launch.builders.assemble import save_recipe
 from launch.config.recipe import Recipe
@@ -130,12 +130,12 @@ class Run:
 
     def _prepare_folder(self) -> None:
         if not resume.is_run(self.folder):
-            refuse_existing(self.folder)
+            require_new_folder(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder.chmod(0o700)
         self._lock.acquire(create=True)
         if self.checkpoint is None and (self.is_finished or list_checkpoints(resume.checkpoints_of(self.folder))):
-            refuse_existing(self.folder)  # another process has made this run meanwhile
+            require_new_folder(self.folder)  # another process has made this run meanwhile
         resume.restore_folder(self.folder, self.checkpoint)
         if self.checkpoint is None:
             save_recipe(self.recipe, self.folder)

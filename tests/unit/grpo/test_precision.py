@@ -37,7 +37,7 @@ def test_auto_is_what_the_policy_runs_in(fast, monkeypatch, tmp_path):
     assert limit() == (0.05 if fast else 0.005)
     write_tiny_model(tmp_path / "model")
     silent = Console(io.StringIO())
-    folder, meter = str(tmp_path / "model"), ThroughputMeter(shared=True, sizes=None, peak=None)
+    folder, meter = str(tmp_path / "model"), ThroughputMeter(shared=True, dims=None, peak=None)
     policy = make_policy(recipe, folder, optim=optim, updates=1, console=silent, comm=SingleProcess(), meter=meter)
     with policy._autocast():
         weight = next(iter(policy._model.parameters()))

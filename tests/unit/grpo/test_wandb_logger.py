@@ -61,12 +61,12 @@ def test_a_run_is_closed_once_however_it_ends(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "")
     well, badly = Noted(), Noted()
     log = open_log(tmp_path, [])
-    log._tracker._run = badly
+    log._wandb._run = badly
     with pytest.raises(ZeroDivisionError):
         fails(log)
     log.close()
     with open_log(tmp_path, []) as log:
-        log._tracker._run = well
+        log._wandb._run = well
     assert (badly.codes, well.codes) == ([1], [0])
 
 
@@ -83,7 +83,7 @@ def dies_in_the_middle(folder, told):
                 assert log.wandb_id
                 for child in children():
                     os.kill(child, signal.SIGKILL)
-        log.note("result", {"x": 1})
+        log.log_result("result", {"x": 1})
     told.put([text for text in said if "wandb" in text])
 
 

@@ -12,10 +12,19 @@ from grpo.errors import UserError
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
 from grpo.telemetry.console import Console
-from grpo.telemetry.flops import Work, batch_work, group_work, needed_flops, update_flops
 from grpo.telemetry.run_logger import RunLogger
-from grpo.telemetry.speed import padding, phases, sharing, usage
-from grpo.telemetry.throughput import ForwardTokenCounter, ThroughputMeter, matmul_peak
+from grpo.telemetry.throughput import (
+    ForwardTokenCounter,
+    ThroughputMeter,
+    TokenCounts,
+    batch_counts,
+    group_counts,
+    matmul_peak,
+    padding,
+    sharing,
+    update_flops,
+    useful_flops,
+)
 from grpo.types import Completion, Group, Score
 from launch.config.model_size import ModelSize, count
 from tests.helpers import toy
@@ -28,34 +37,36 @@ SMALL = ModelSize(parameters=340, tied=False, **SIZES)
 
 def test_a_prompt_of_two_with_completions_of_three_and_one():
     # Read are the prompt and two tokens of the first completion. Pairs: 1 + 2 in the prompt; 3 and 4 for the two.
-    assert group_work(2, [3, 1]) == Work(distinct=6, equivalent=8, learnt=4, completions=2, pairs=3 + 3 + 4)
-    assert group_work(2, [3, 1]).read == 4
-    assert group_work(2, [3, 1]).read_apart == 6
+    assert group_counts(2, [3, 1]) == TokenCounts(distinct=6, equivalent=8, learnt=4, completions=2, pairs=3 + 3 + 4)
+    assert group_counts(2, [3, 1]).processed == 4
+    assert group_counts(2, [3, 1]).processed_unshared == 6
 
 
 def test_works_add_up():
-    both = group_work(2, [3, 1]) + group_work(1, [1])
-    assert both == Work(distinct=8, equivalent=10, learnt=5, completions=3, pairs=11)
+    both = group_counts(2, [3, 1]) + group_counts(1, [1])
+    assert both == TokenCounts(distinct=8, equivalent=10, learnt=5, completions=3, pairs=11)
 
 
 def test_a_batch_is_counted_from_its_rows():
     batch = toy.random_batch(prompts=(5, 9), sizes=(3, 2), lengths=(4, 1, 6, 2, 5))
-    assert batch_work(batch) == group_work(5, [4, 1, 6]) + group_work(9, [2, 5])
-    assert batch_work(batch.rows([0, 3])) == group_work(5, [4]) + group_work(9, [2])  # what was left out costs nothing
-    assert batch_work(batch.rows([])) == Work()
+    assert batch_counts(batch) == group_counts(5, [4, 1, 6]) + group_counts(9, [2, 5])
+    assert batch_counts(batch.rows([0, 3])) == group_counts(5, [4]) + group_counts(
+        9, [2]
+    )  # what was left out costs nothing
+    assert batch_counts(batch.rows([])) == TokenCounts()
 
 
 def test_operations_of_an_update_by_hand():
-    work = group_work(2, [3, 1])  # 6 distinct, 4 read, 4 learnt, 10 pairs
+    work = group_counts(2, [3, 1])  # 6 distinct, 4 read, 4 learnt, 10 pairs
     attention = 4 * 2 * 6 * 10  # two products of a multiplication and an addition; 2 layers, width 2 x 3, 10 pairs
     assert update_flops(SMALL, work) == 3 * (2 * (340 - 28) * 6 + attention)  # the input embedding is looked up
-    assert needed_flops(SMALL, work) == 3 * (2 * (340 - 56) * 4 + 2 * 28 * 4 + attention)
+    assert useful_flops(SMALL, work) == 3 * (2 * (340 - 56) * 4 + 2 * 28 * 4 + attention)
 
 
 def test_a_tied_embedding_is_the_head():
     tied = ModelSize(parameters=312, tied=True, **SIZES)
-    assert update_flops(tied, group_work(2, [3, 1])) == update_flops(SMALL, group_work(2, [3, 1]))
-    assert needed_flops(tied, group_work(2, [3, 1])) == needed_flops(SMALL, group_work(2, [3, 1]))
+    assert update_flops(tied, group_counts(2, [3, 1])) == update_flops(SMALL, group_counts(2, [3, 1]))
+    assert useful_flops(tied, group_counts(2, [3, 1])) == useful_flops(SMALL, group_counts(2, [3, 1]))
 
 
 def test_the_default_shape_has_4_6_times_fewer_distinct_tokens():
@@ -72,7 +83,7 @@ def test_another_shape_is_refused_in_one_line(text):
 
 
 def test_shares_of_positions_by_hand():
-    work = group_work(6, [3, 3])  # 12 distinct, of which 10 are read; 18 equivalent, 16 of them read
+    work = group_counts(6, [3, 3])  # 12 distinct, of which 10 are read; 18 equivalent, 16 of them read
     assert sharing(work, 10) == 1.6
     assert padding(work, 10, shared=True) == 0
     assert padding(work, 12, shared=True) == pytest.approx(1 / 6)
@@ -82,13 +93,13 @@ def test_shares_of_positions_by_hand():
 
 def one_update(layout, meter, batch, budget=1000):
     model = toy.tiny_model()
-    meter.positions.follow(model)
+    meter.counter.attach(model)
     policy = SinglePolicy(
         model, optim=AdamWConfig(), updates=1, token_budget=budget, layout=layout, dtype="float32", temperature=1.0
     )
     policy.logprobs(batch)  # runs the model too, but is no training
     policy.update(weighed(batch), LOSS)
-    return batch_work(batch)
+    return batch_counts(batch)
 
 
 def equal_batch():
@@ -98,36 +109,36 @@ def equal_batch():
 
 def test_the_positions_of_an_update_are_counted_where_they_run():
     for layout, ran in (("shared", 2 * (10 + 4 * 4)), ("padded", 8 * (10 + 4))):
-        counter = ThroughputMeter(shared=layout == "shared", sizes=None, peak=None)
+        counter = ThroughputMeter(shared=layout == "shared", dims=None, peak=None)
         work = one_update(layout, counter, equal_batch())
-        positions, calls = counter.positions.take()
+        positions, calls = counter.counter.take()
         assert (positions, calls > 0) == (ran, True)
         assert sharing(work, positions) == 112 / ran
-        assert counter.positions.take() == (0, 0)
+        assert counter.counter.take() == (0, 0)
 
 
 def test_a_meter_reads_shares_and_mfu():
-    meter = ThroughputMeter(shared=True, sizes=SMALL, peak=1000.0)
+    meter = ThroughputMeter(shared=True, dims=SMALL, peak=1000.0)
     work = one_update("shared", meter, equal_batch())
-    values = meter.read(work, 2.0)
+    values = meter.measure(work, 2.0)
     assert values["perf/sharing"] == pytest.approx(112 / 52)
     assert values["perf/padding"] == 0
-    assert values["perf/mfu"] == pytest.approx(needed_flops(SMALL, work) / 2.0 / 1000.0)
-    assert meter.read(work, 2.0) == {}  # nothing has run since
+    assert values["perf/mfu"] == pytest.approx(useful_flops(SMALL, work) / 2.0 / 1000.0)
+    assert meter.measure(work, 2.0) == {}  # nothing has run since
 
 
 def test_without_a_peak_there_is_no_mfu():
-    meter = ThroughputMeter(shared=True, sizes=SMALL, peak=None)
+    meter = ThroughputMeter(shared=True, dims=SMALL, peak=None)
     work = one_update("shared", meter, equal_batch())
-    assert set(meter.read(work, 1.0)) == {"perf/sharing", "perf/padding"}
+    assert set(meter.measure(work, 1.0)) == {"perf/sharing", "perf/padding"}
 
 
 def test_padding_of_unequal_rows_shows():
     batch = toy.random_batch(prompts=(5, 5), sizes=(2, 2), lengths=(4, 4, 9, 9))
-    meter = ThroughputMeter(shared=False, sizes=None, peak=None)
+    meter = ThroughputMeter(shared=False, dims=None, peak=None)
     work = one_update("padded", meter, batch)
-    ran, _ = meter.positions.take()
-    assert work.read_apart == 4 * 5 + 3 + 3 + 8 + 8
+    ran, _ = meter.counter.take()
+    assert work.processed_unshared == 4 * 5 + 3 + 3 + 8 + 8
     assert padding(work, ran, shared=False) == pytest.approx(1 - 42 / ran)
     assert ran == 4 * 13  # one micro-batch, as wide as its longest row
 
@@ -159,7 +170,7 @@ def test_no_advantage_of_a_benchmark_is_zero():
 
 def test_a_counter_leaves_out_passes_without_a_gradient():
     model, counter = toy.tiny_model(), ForwardTokenCounter()
-    counter.follow(model)
+    counter.attach(model)
     with torch.no_grad():
         model.get_decoder()(input_ids=torch.ones(2, 3, dtype=torch.long))
     assert counter.take() == (0, 0)
@@ -170,8 +181,8 @@ def test_a_counter_leaves_out_passes_without_a_gradient():
 def test_a_step_logs_its_tokens_by_the_second_and_its_mfu(tmp_path):
     """A prompt of 5 with completions of 3 and 1, and one of 2 with 4 and 4: 19 distinct tokens, 26 with repeats."""
     groups = [scored_group(5, (3, 1)), scored_group(2, (4, 4))]
-    meter, model = ThroughputMeter(shared=True, sizes=SMALL, peak=1e6), toy.tiny_model()
-    meter.positions.follow(model)
+    meter, model = ThroughputMeter(shared=True, dims=SMALL, peak=1e6), toy.tiny_model()
+    meter.counter.attach(model)
     policy = SinglePolicy(model, optim=AdamWConfig(), updates=1, token_budget=1000, dtype="float32")
     log = RunLogger(tmp_path, name="x", steps=1, console=Console(), project="test", settings={}, meter=meter)
     batch = weighed(collate(groups, torch.tensor([[1.0, -1.0], [0.0, 0.0]])))  # the second group teaches nothing
@@ -183,7 +194,7 @@ def test_a_step_logs_its_tokens_by_the_second_and_its_mfu(tmp_path):
     assert row["perf/tokens_per_second"] * row["time/step"] == pytest.approx(5 + 4 + 2 + 8)
     assert row["perf/equivalent_per_second"] * row["time/step"] == pytest.approx(10 + 4 + 4 + 8)
     assert (row["perf/sharing"], row["perf/padding"]) == (pytest.approx((5 + 2 + 5) / (5 + 2)), 0)
-    wanted = needed_flops(SMALL, group_work(5, [3, 1]))
+    wanted = useful_flops(SMALL, group_counts(5, [3, 1]))
     assert row["perf/mfu"] * row["time/update"] == pytest.approx(wanted / 1e6)
 
 
@@ -194,12 +205,3 @@ def scored_group(prompt, lengths):
     )
     scores = tuple(Score(total=float(place), parts={}) for place in range(len(lengths)))
     return Group(example=toy.example(), prompt_ids=(3,) * prompt, completions=completions, scores=scores)
-
-
-def test_the_console_line_says_where_the_time_went():
-    seconds = {"time/step": 14.04, "time/rollout": 8.0, "time/score": 0.01, "time/update": 6.0}
-    assert phases(seconds) == "14.0 s (rollout 8.0, update 6.0)"
-    shares = {"perf/mfu": 0.412, "perf/sharing": 4.23, "perf/padding": 0.031, "count/tokens_per_s": 9.6}
-    assert usage(shares) == ["10 tok/s", "mfu 41 %", "shared 4.2x", "padding 3 %"]
-    speed = {"perf/tokens_per_second": 392.0, "perf/equivalent_per_second": 1792.0, "count/tokens_per_s": 9.6}
-    assert usage(speed) == ["392 tok/s (1,792 with repeated prompts)"]
