@@ -102,7 +102,7 @@ class Run:
             rollouts_every=recipe.run.rollouts_every,
             writes=comm.rank == 0,
             wandb_id=resume.wandb_id(self.checkpoint),
-            around=dog.phase,
+            phase_hook=dog.phase,
             meter=meter,
         )
         logs = resume.LogFiles(self.folder, self.log)

@@ -1,18 +1,14 @@
 """Tokens, operations and shares, against numbers worked by hand."""
 
-import json
-
 import pytest
 import torch
 
 from benchmarks.update import LOSS, weighed
 from benchmarks.workload import alternating, find_model_config, make_model, parse_workload, random_batch
-from grpo.batch import Batch, collate
+from grpo.batch import Batch
 from grpo.errors import UserError
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import SinglePolicy
-from grpo.telemetry.console import Console
-from grpo.telemetry.run_logger import RunLogger
 from grpo.telemetry.throughput import (
     ForwardTokenCounter,
     ThroughputMeter,
@@ -25,7 +21,6 @@ from grpo.telemetry.throughput import (
     update_flops,
     useful_flops,
 )
-from grpo.types import Completion, Group, Score
 from launch.config.model_size import ModelSize, count
 from tests.helpers import toy
 
@@ -176,32 +171,3 @@ def test_a_counter_leaves_out_passes_without_a_gradient():
     assert counter.take() == (0, 0)
     model.get_decoder()(input_ids=torch.ones(2, 3, dtype=torch.long))
     assert counter.take() == (6, 1)
-
-
-def test_a_step_logs_its_tokens_by_the_second_and_its_mfu(tmp_path):
-    """A prompt of 5 with completions of 3 and 1, and one of 2 with 4 and 4: 19 distinct tokens, 26 with repeats."""
-    groups = [scored_group(5, (3, 1)), scored_group(2, (4, 4))]
-    meter, model = ThroughputMeter(shared=True, dims=SMALL, peak=1e6), toy.tiny_model()
-    meter.counter.attach(model)
-    policy = SinglePolicy(model, optim=AdamWConfig(), updates=1, token_budget=1000, dtype="float32")
-    log = RunLogger(tmp_path, name="x", steps=1, console=Console(), project="test", settings={}, meter=meter)
-    batch = weighed(collate(groups, torch.tensor([[1.0, -1.0], [0.0, 0.0]])))  # the second group teaches nothing
-    with log.step(0) as record:
-        record.add_groups(groups)
-        with record.timed("update"):
-            record.add_update(batch, policy.update(batch, LOSS))
-    (row,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert row["perf/tokens_per_second"] * row["time/step"] == pytest.approx(5 + 4 + 2 + 8)
-    assert row["perf/equivalent_per_second"] * row["time/step"] == pytest.approx(10 + 4 + 4 + 8)
-    assert (row["perf/sharing"], row["perf/padding"]) == (pytest.approx((5 + 2 + 5) / (5 + 2)), 0)
-    wanted = useful_flops(SMALL, group_counts(5, [3, 1]))
-    assert row["perf/mfu"] * row["time/update"] == pytest.approx(wanted / 1e6)
-
-
-def scored_group(prompt, lengths):
-    completions = tuple(
-        Completion(text="", token_ids=(7,) * length, logprobs=(-1.0,) * length, finish="stop", version=0)
-        for length in lengths
-    )
-    scores = tuple(Score(total=float(place), parts={}) for place in range(len(lengths)))
-    return Group(example=toy.example(), prompt_ids=(3,) * prompt, completions=completions, scores=scores)
