@@ -34,7 +34,7 @@ from benchmarks.report import choose_peer, keep, markdown
 from benchmarks.update import positive
 from benchmarks.workload import Workload, find_model_config, parse_workload, random_prompts, write_model_folder
 from grpo.errors import UserError
-from grpo.policy.torch_backend import fast_bf16
+from grpo.policy.base import resolve_bf16
 
 TRL_PYTHON = ROOT / ".venv-trl" / "bin" / "python"
 OURS: dict[str, dict[str, str]] = {
@@ -249,7 +249,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="where they go")
     asked = parser.parse_args(argv)
     if asked.dtype == "auto":
-        asked.dtype = "bfloat16" if fast_bf16(torch.device(asked.device)) else "float32"
+        asked.dtype = "bfloat16" if resolve_bf16("auto", torch.device(asked.device)) else "float32"
     try:
         result = bench(asked)
     except (UserError, ContenderLost) as error:

@@ -28,13 +28,13 @@ from grpo.batch import collate
 from grpo.distributed.communicator import SingleProcess
 from grpo.losses import make_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig
-from grpo.policy.torch_backend import SinglePolicy
+from grpo.policy.torch_backend import torch_policy
 from grpo.policy.zero_config import ZeroConfig
 from grpo.rollout.hf import HfRollout
 from grpo.settings import LossConfig
 from grpo.types import Group, Sampling
 from tests.helpers.installed import tiny_llm
-from tests.helpers.toy import EOS, ByteTokenizer, example, random_batch, tiny_model
+from tests.helpers.toy import EOS, ByteTokenizer, deepspeed_policy, example, random_batch, tiny_model
 
 PROMPTS = [(5, 6, 7, 8, 9), (10, 11), (12, 13, 14)]
 CLOSE = 2e-4  # float32 sums in another order; TF32 is off
@@ -47,16 +47,14 @@ Row = tuple[str, float, float]
 def policy(kind: str, device: str, dtype: Any = "float32") -> Any:
     settings = {
         "optim": AdamWConfig(lr=2e-3, schedule="constant", warmup_ratio=0.0),
-        "updates": 3,
+        "total_updates": 3,
         "token_budget": 20,
         "dtype": dtype,
     }
     if kind == "single":
-        return SinglePolicy(tiny_model().to(device), **settings)
-    from grpo.policy.deepspeed_backend import ZeroPolicy
-
+        return torch_policy(tiny_model().to(device), **settings)
     model = tiny_model() if kind.endswith("3") else tiny_model().to(device)
-    return ZeroPolicy(model, zero=ZeroConfig(stage=int(kind[-1])), comm=SingleProcess(), **settings)  # type: ignore[arg-type]
+    return deepspeed_policy(model, zero=ZeroConfig(stage=int(kind[-1])), comm=SingleProcess(), **settings)  # type: ignore[arg-type]
 
 
 def trained(engine: Any) -> torch.Tensor:
@@ -107,8 +105,8 @@ def rollouts(device: str) -> Iterator[Row]:
             for i, group in enumerate(written)
         ]
         batch = collate(groups, torch.ones(len(groups) * 8))
-        logp_BC = SinglePolicy(
-            model, optim=AdamWConfig(), updates=1, token_budget=1000, dtype="float32", layout="padded"
+        logp_BC = torch_policy(
+            model, optim=AdamWConfig(), total_updates=1, token_budget=1000, dtype="float32", layout="padded"
         ).logprobs(batch)
         far = (logp_BC - batch.sampler_logp_BC)[batch.learn_BC].abs()
         yield f"{name}: nats from the trainer, mean", float(far.mean()), 1e-4

@@ -24,7 +24,7 @@ from grpo.batch import collate
 from grpo.data.example import Example
 from grpo.losses import make_loss
 from grpo.policy.optimizer import AdamWConfig
-from grpo.policy.torch_backend import SinglePolicy
+from grpo.policy.torch_backend import torch_policy
 from grpo.rollout.base import RolloutEngine
 from grpo.rollout.hf import HfRollout
 from grpo.settings import LossConfig
@@ -70,10 +70,10 @@ class OurStep:
         self._size = count(read_config(Path(job["folder"]) / "config.json"), job["folder"])
         self._workload = parse_workload(job["workload"])
         model = load_model(job["folder"], device=str(self.device))
-        self.policy = SinglePolicy(
+        self.policy = torch_policy(
             model,
             optim=AdamWConfig(lr=1e-6, schedule="constant", warmup_ratio=0.0),
-            updates=len(job["prompts"]),
+            total_updates=len(job["prompts"]),
             token_budget=job["token_budget"],
             layout=job["layout"],
             dtype=job["dtype"],

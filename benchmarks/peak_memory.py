@@ -57,7 +57,7 @@ def measure(groups: int) -> None:
 
     from grpo.batch import Batch
     from grpo.policy.optimizer import AdamWConfig
-    from grpo.policy.torch_backend import SinglePolicy
+    from grpo.policy.torch_backend import torch_policy
     from grpo.rollout.hf import HfRollout
     from grpo.telemetry.console import Console
     from grpo.types import Sampling
@@ -74,8 +74,8 @@ def measure(groups: int) -> None:
     peak.begin()
     folder = locate(recipe.model.name, console=Console())
     measured["runtime"] = peak.end()
-    policy = SinglePolicy(
-        load_model(folder, device="cpu"), optim=AdamWConfig(), updates=4, token_budget=budget, dtype="float32"
+    policy = torch_policy(
+        load_model(folder, device="cpu"), optim=AdamWConfig(), total_updates=4, token_budget=budget, dtype="float32"
     )
     rollout = HfRollout(load_model(folder, device="cpu"), decode=lambda ids: "", eos_ids=(2,), rows=GROUP)
     prompts = tuple(tuple(torch.randint(100, 40_000, (PROMPT,)).tolist()) for _ in range(2 * groups))

@@ -26,8 +26,10 @@ from grpo.batch import Batch
 from grpo.errors import UserError
 from grpo.losses import make_loss, with_token_weights
 from grpo.model.forward import Layout
+from grpo.policy.base import resolve_bf16
+from grpo.policy.engine import Policy
 from grpo.policy.optimizer import AdamWConfig
-from grpo.policy.torch_backend import SinglePolicy, fast_bf16
+from grpo.policy.torch_backend import torch_policy
 from grpo.settings import LossConfig
 from grpo.telemetry.throughput import (
     ForwardTokenCounter,
@@ -41,12 +43,12 @@ from grpo.telemetry.throughput import (
 from launch.config.model_size import ModelSize, count
 
 
-def make_policy(model: Any, asked: argparse.Namespace, *, budget: int, updates: int) -> SinglePolicy:
+def make_policy(model: Any, asked: argparse.Namespace, *, budget: int, updates: int) -> Policy:
     """The engine as a run has it. The rate is so small that random weights stay what they are."""
-    return SinglePolicy(
+    return torch_policy(
         model,
         optim=AdamWConfig(lr=1e-6, schedule="constant", warmup_ratio=0.0),
-        updates=updates,
+        total_updates=updates,
         token_budget=budget,
         layout=asked.layout,
         dtype=asked.dtype,
@@ -67,7 +69,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     if asked.threads:
         torch.set_num_threads(asked.threads)
     device = torch.device(asked.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    bf16 = asked.dtype == "bfloat16" or (asked.dtype == "auto" and fast_bf16(device))
+    bf16 = resolve_bf16(asked.dtype, device)
     config, workload = find_model_config(asked.model, layers=asked.layers), workload_of(asked)
     size = count(config, asked.model)
     peak = peak_flops(device, torch.bfloat16 if bf16 else torch.float32)
@@ -109,7 +111,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def timed_update(policy: SinglePolicy, batch: Batch, device: torch.device) -> float:
+def timed_update(policy: Policy, batch: Batch, device: torch.device) -> float:
     """Seconds of one update, until the device has done it."""
     synchronize(device)
     started = time.perf_counter()

@@ -145,24 +145,28 @@ def select_for_update(
     return [groups[place] for place in sorted(kept + spare)]
 
 
-def check_same_policy(
-    stats: Stats, batch: Batch, policy: PolicyEngine, comm: Communicator, *, limit: float, step: int
-) -> Stats:
-    """Return the statistics of an update, with the gap between the log-probabilities of trainer and sampler.
+def with_logprob_gap(stats: Stats, batch: Batch, policy: PolicyEngine, comm: Communicator) -> Stats:
+    """Return the statistics of an update, with the sampler/trainer gap of one that ran no model, having no signal.
 
-    An update without a signal runs no model: the gap is then measured on one group of each rank, unless `batch` has old
-    log-probabilities, which later updates of a step keep. Raises StaleWeights where the gap is above `limit`, in nats
-    per token on average: more than rounding explains.
+    The gap is then measured on one group of each rank, unless `batch` has old log-probabilities, which later updates of
+    a step keep.
     """
-    if stats.keys() <= {"lr", "skipped"} and batch.old_logp_BC is None:
-        first = batch.rows(torch.nonzero(batch.group_B == 0).flatten().tolist())
-        gap_BC = (policy.logprobs(first) - first.sampler_logp_BC).abs() * first.learn_BC
-        total, tokens = comm.sum([float(gap_BC.sum()), float(first.learn_BC.sum())])
-        stats = stats | {"mismatch": total / max(tokens, 1.0)}
+    if not stats.keys() <= {"lr", "skipped"} or batch.old_logp_BC is not None:
+        return stats
+    first = batch.rows(torch.nonzero(batch.group_B == 0).flatten().tolist())
+    gap_BC = (policy.logprobs(first) - first.sampler_logp_BC).abs() * first.learn_BC
+    total, tokens = comm.sum([float(gap_BC.sum()), float(first.learn_BC.sum())])
+    return stats | {"mismatch": total / max(tokens, 1.0)}
+
+
+def check_same_policy(stats: Stats, *, limit: float, step: int) -> None:
+    """Raise StaleWeights if the log-probabilities of trainer and sampler are more than `limit` apart.
+
+    In nats per token on average: more than rounding explains.
+    """
     mismatch = stats.get("mismatch", 0.0)
     if not mismatch <= limit:
         raise StaleWeights(
             f"step {step}: sampler and trainer differ by {mismatch:.3g} nats per token on average (limit {limit:.3g}); "
             "the rollout engine does not run the trainer's weights"
         )
-    return stats

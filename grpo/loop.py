@@ -8,11 +8,12 @@ P prompts, G completions per prompt, B = P*G rows.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from grpo.advantages import Mode, advantages
 from grpo.batch import collate
-from grpo.collect import Collector, check_same_policy
+from grpo.collect import Collector, check_same_policy, with_logprob_gap
 from grpo.distributed.communicator import Communicator
 from grpo.distributed.load_balancing import own_share
 from grpo.losses import Aggregation, make_loss, with_token_weights
@@ -97,8 +98,10 @@ def train(
                 batch = batch.with_fixed_logprobs(policy.logprobs, old=several, reference=kl > 0)
                 for minibatch in batch.minibatches(cfg.updates_per_step, seed=cfg.seed + step):
                     weighted = with_token_weights(minibatch, aggregation=cfg.aggregation, **counting)
-                    stats = policy.update(weighted, loss)
-                    stats = check_same_policy(stats, minibatch, policy, comm, limit=cfg.max_logprob_gap, step=step)
+                    check = partial(check_same_policy, limit=cfg.max_logprob_gap, step=step)
+                    stats = policy.update(weighted, loss, before_step=check)
+                    stats = with_logprob_gap(stats, minibatch, policy, comm)
+                    check(stats)
                     metrics.add_update(weighted, stats)
 
             # 6. Evaluate: the field's numbers on these answers and, at times, on held-out questions.

@@ -21,9 +21,9 @@ from grpo.config import load
 from grpo.errors import UserError
 from grpo.losses import make_loss
 from grpo.model.forward import Layout, completion_logprobs, micro_batches, resolve_layout
+from grpo.model.policy_model import disable_dropout
 from grpo.policy.nonfinite import load_rows, weights_hash
 from grpo.policy.optimizer_state import read_parameter
-from grpo.policy.torch_backend import disable_dropout
 from grpo.telemetry.console import Console
 from launch.builders import assemble
 from launch.builders.models import load_model, locate
@@ -52,7 +52,7 @@ def replay(file: Path, weights: Path | None, console: Console) -> int:
         f"update {about['update']}, rank {about['rank']}: {len(batch.group_B)} rows, {len(batch.prompts)} prompts"
     )
     console.line("the weights are those of the update" if same else "the weights are OTHERS than those of the update")
-    layout = resolve_layout(model, recipe.policy.layout, say=console.line)
+    layout = resolve_layout(model, recipe.policy.layout)
     parts = micro_batches(batch, layout=layout, token_budget=recipe.policy.token_budget)
     bad = 0
     for number, index in enumerate(parts, 1):
@@ -127,8 +127,8 @@ def _model(recipe: Recipe, weights: Path, console: Console) -> Any:
         _check_whole(weights)
         with torch.no_grad():
             for number, (name, parameter) in enumerate(model.named_parameters()):
-                piece = read_parameter(weights / "policy", number, name, tuple(parameter.shape))
-                parameter.copy_(piece.tensors["master"])
+                tensors = read_parameter(weights / "policy", number, name, parameter, moments=False)
+                parameter.copy_(tensors["master"])
     disable_dropout(model)
     return model
 

@@ -182,7 +182,7 @@ class CheckpointManager:
         with self.phase("save"):
             self._wait_for_writer()
             latest = self.comm.on_rank0(lambda: store.latest_step(self.folder))
-            if self.policy.num_steps_applied == self._state.moved and latest < self._state.step:
+            if self.policy.num_steps_applied == self._state.steps_applied and latest < self._state.step:
                 self._save(self._state)
                 self._wait_for_writer()
         return self._where_to_resume(self._state.step)
@@ -201,14 +201,16 @@ class CheckpointManager:
             shared = {"done": done, "about": dict(self.about), "parts": _states(self.shared)}
         own = {"parts": _states(self.own), "random": get_rng_state()}
         text = json.dumps(shared, ensure_ascii=False).encode()
-        return RunState(done, self.policy.num_updates, self.policy.num_steps_applied, text, own)
+        policy = self.policy
+        return RunState(done, policy.num_updates, policy.num_nonfinite, policy.num_steps_applied, text, own)
 
     def _save(self, state: RunState) -> None:
         """Start a checkpoint, on all ranks together. Where the disk has no room, the run continues without it."""
         self._wait_for_writer()
         copies = self._copies if self.settings.background else None
         copy = self.policy.snapshot_state(copies)
-        copy = replace(copy, updates=state.updates)  # a skipped update moves the schedule only
+        # Skipped updates since then move the schedule only.
+        copy = replace(copy, num_updates=state.updates, num_nonfinite=state.nonfinite)
         needed = bytes_needed(self.comm.gather([copy.nbytes]))
         reason = self.comm.on_rank0(lambda: store.create(self.folder, state.step, needed=needed, reserve=self.reserve))
         self._overdue = needed if reason else 0

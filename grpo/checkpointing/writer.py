@@ -24,7 +24,8 @@ class RunState:
 
     step: int  # steps done
     updates: int  # of the policy's schedule
-    moved: int  # updates that changed the weights: tells whether the weights are still those of this state
+    nonfinite: int  # updates in a row that were not finite
+    steps_applied: int  # updates that changed the weights: tells whether the weights are still those of this state
     shared: bytes  # JSON
     own: Mapping[str, Any]  # of this rank
 

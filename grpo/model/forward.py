@@ -8,6 +8,7 @@ prompt. For 8 answers of 500 tokens to a prompt of 1,200 that is 2.6 times fewer
 N model rows, L their length, B completions, C completion positions, T the learnt tokens of all of them, D hidden size.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from grpo.batch import Batch
 from grpo.errors import UserError
 from grpo.model.attention import Span, install
 from grpo.model.lm_head import ChunkedHead
+
+logger = logging.getLogger(__name__)
 
 Layout = Literal["shared", "padded"]
 LayoutOption = Literal["auto", "shared", "padded"]
@@ -150,28 +153,31 @@ def micro_batches(batch: Batch, *, layout: Layout, token_budget: int) -> list[li
 
 
 def resolve_layout(
-    model: Any,
-    wanted: LayoutOption,
-    *,
-    say: Callable[[str], None] = lambda text: None,
-    whole: Callable[[Tensor], AbstractContextManager[Any]] = nullcontext,
+    model: Any, option: LayoutOption, *, gather: Callable[[Any], AbstractContextManager[Any]] = nullcontext
 ) -> Layout:
-    """The layout that a model is run in. One that only `padded` serves is refused where the recipe asks for `shared`,
-    and under "auto" run padded, which `say` is told in one line. UserError as `check_model`."""
-    check_model(model, whole=whole)
-    reason = None if wanted == "padded" else unsupported_reason(model)
+    """Return the layout that a model is run in; "auto" falls back to padded, with a warning.
+
+    `gather` is a context in which sharded weights are whole. UserError if the recipe asks for `shared` and the model
+    is not served by it, or if the chunked head would compute its logits wrongly.
+    """
+    check_head(model, gather=gather)
+    if option == "padded":
+        return "padded"
+    reason = unsupported_reason(model)
     if reason is None:
-        return "padded" if wanted == "padded" else "shared"
-    if wanted == "shared":
+        return "shared"
+    if option == "shared":
         raise UserError(f'policy.layout = "shared" cannot serve {reason}; valid here: policy.layout = "padded"')
-    say(f"layout       padded: the shared prompt cannot serve {reason}; every completion repeats its prompt")
+    logger.warning(
+        "layout       padded: the shared prompt cannot serve %s; every completion repeats its prompt", reason
+    )
     return "padded"
 
 
 def unsupported_reason(model: Any) -> str | None:
-    """What of a model the shared layout cannot serve, in a few words; None where it can.
+    """Say in a few words why the shared layout cannot serve a model; None if it can.
 
-    What is known to matter at a distance is read from the configuration; the rest shows on two small groups.
+    Sliding windows and other layer types are read from the configuration; anything else shows on two small groups.
     """
     config = model.config.get_text_config()
     if has_sliding_windows(model):
@@ -184,7 +190,9 @@ def unsupported_reason(model: Any) -> str | None:
             shared_TD = _hidden_states(model, shared_inputs(PROBE)).float()
             padded_TD = _hidden_states(model, padded_inputs(PROBE)).float()
         distance = float((shared_TD - padded_TD).norm() / padded_TD.norm())
-    except (TypeError, RuntimeError):  # its forward takes nothing that it does not know, or the kernel not its heads
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, RuntimeError):  # the model takes no unknown arguments, or the kernel not its heads
         distance = torch.inf
     if distance < (1e-3 if model.dtype == torch.float32 else 0.05):  # else rounding
         return None
@@ -192,18 +200,17 @@ def unsupported_reason(model: Any) -> str | None:
     return f"{config.model_type}: its layers do not follow the attention function (distance {distance:.1g} on a probe)"
 
 
-def check_model(model: Any, *, whole: Callable[[Tensor], AbstractContextManager[Any]] = nullcontext) -> None:
-    """Refuse, in one line, a model that the chunked head would compute wrongly.
+def check_head(model: Any, *, gather: Callable[[Any], AbstractContextManager[Any]] = nullcontext) -> None:
+    """Refuse a model whose logits are not those of a plain linear head: scaled, capped or shifted afterwards.
 
-    `whole` is a context in which a weight that is sharded can be read.
+    `gather` as for `resolve_layout`. Any such change shows on a few tokens.
     """
     config = model.config.get_text_config()
-    # Some models scale, cap or shift their logits after the head. Whatever it is, it shows on any few tokens.
     with torch.no_grad():
         ids = torch.arange(8, device=next(model.parameters()).device)[None] % config.vocab_size
         hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
         weight_VD = model.get_output_embeddings().weight
-        with whole(weight_VD):
+        with gather([weight_VD]):
             plain = hidden @ weight_VD.T
         own = model(input_ids=ids, use_cache=False).logits
     if not torch.allclose(plain.float(), own.float(), rtol=1e-3, atol=1e-3 * float(own.abs().max())):

@@ -1,41 +1,49 @@
-"""The seam to whatever owns the trainable weights."""
+"""`PolicyEngine`: the protocol between the loop and the owner of the trainable weights."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from grpo.batch import Batch
 from grpo.losses import Loss, Stats
 from grpo.policy.optimizer_state import HostBuffers, OptimizerSnapshot
 
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+StatsCheck = Callable[[Stats], None]
+"""Called with the means over all ranks before the weights move; an exception leaves the weights as they are."""
+
 
 class PolicyEngine(Protocol):
-    """Owns the trainable weights, the frozen reference, the optimizer and its schedule.
+    """Owner of the trainable weights, the frozen reference, the optimizer and its schedule.
 
-    Contract, tested for every engine: `update` follows the gradient of the *sum* of the loss over all rows of all
-    ranks. Whatever a backend averages the engine undoes; no caller ever multiplies by a world size. Micro-batching,
-    devices, dtypes and memory live inside.
+    Every rank calls every method, in the same order, each with its own rows. `update` follows the gradient of the
+    *sum* of the loss over all rows of all ranks: no caller multiplies by a world size.
     """
 
     def logprobs(self, batch: Batch, *, reference: bool = False) -> Tensor:
-        """Log-probabilities of the completion tokens, no gradient: float32 [B, C] on the CPU, 0 outside `learn_BC`."""
+        """Return log-probabilities of the completion tokens, without gradient: float32 [B, C] on the CPU.
+
+        Entries outside `learn_BC` are 0. Raises ValueError for a reference that was not loaded.
+        """
         ...
 
-    def update(self, batch: Batch, loss: Loss) -> Stats:
-        """One optimizer step on a weighed batch; per-token means of the statistics, gradient norm, learning rate.
+    def update(self, batch: Batch, loss: Loss, *, before_step: StatsCheck = ...) -> Stats:
+        """Make one optimizer step; return token means of the statistics, `grad_norm`, `lr` and `skipped`.
 
-        If no row anywhere teaches (Adam would move on a zero gradient), the weights stay as they are, the schedule
-        advances, and `skipped` is 1. So too, with `nonfinite` 1 and no other statistics, on all ranks together, where
-        the loss, a log-probability or the gradient of any rank is not finite.
+        The weights stay, the schedule advances and `skipped` is 1 if no rank has rows (Adam would move on a zero
+        gradient), and, with `nonfinite` 1 and no other statistics, if a loss, a log-probability or a gradient of any
+        rank is not finite. `before_step` sees the means of a finite update on all ranks before the weights move.
         """
         ...
 
     def export_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Whole trainable tensors, one at a time, under the names of the model hub; tied ones once.
+        """Yield whole tensors one at a time, under the names of the model hub; tied tensors once.
 
-        A tensor keeps its values for as long as it is held: vLLM holds the parts of a layer (q, k, v) until it has all.
+        A tensor keeps its values as long as a caller holds it: vLLM holds q, k and v of a layer until it has all.
         """
         ...
 
@@ -45,57 +53,38 @@ class PolicyEngine(Protocol):
 
     @property
     def num_updates(self) -> int:
-        """Calls of `update` so far, those of an earlier run that was gone on with included."""
+        """Calls of `update`, those before a resume included."""
+        ...
+
+    @property
+    def num_nonfinite(self) -> int:
+        """Updates in a row, up to the last, that were not finite."""
         ...
 
     @property
     def num_steps_applied(self) -> int:
-        """Those since the engine was made that have changed the weights."""
+        """Updates that moved the weights, those before a resume included."""
         ...
 
-    def snapshot_state(self, copies: HostBuffers | None = None) -> OptimizerSnapshot:
-        """A copy in main memory of this rank's share of the optimizer's state and of the place in the schedule; in that
-        of the `copies` before it, which then are no more, where these are given.
+    def snapshot_state(self, buffers: HostBuffers | None = None) -> OptimizerSnapshot:
+        """Copy this rank's share of the optimizer state to CPU memory; the weights may move while it is written.
 
-        What `grpo.policy.optimizer_state.write` makes of the shares of all ranks, `load_state` reads. The weights
-        may move on
-        while it is written.
+        Given `buffers` are reused, which overwrites the previous snapshot in them.
         """
         ...
 
     def load_state(self, path: Path) -> None:
-        """Go on from the state in the folder `path`, bitwise in float32. UserError for that of another model."""
+        """Resume from the folder `path`, bitwise in float32. UserError for the state of another model."""
         ...
 
 
-class Delegate:
-    """`PolicyEngine` that leaves all to another one; who adds something to a method says so in a subclass."""
+def resolve_bf16(dtype: Dtype, device: torch.device) -> bool:
+    """Whether matrix products are in bfloat16: as `dtype` says, and for "auto" if the device is faster in it.
 
-    def __init__(self, policy: PolicyEngine) -> None:
-        self._policy = policy
-
-    def logprobs(self, batch: Batch, *, reference: bool = False) -> Tensor:
-        return self._policy.logprobs(batch, reference=reference)
-
-    def update(self, batch: Batch, loss: Loss) -> Stats:
-        return self._policy.update(batch, loss)
-
-    def export_weights(self) -> Iterator[tuple[str, Tensor]]:
-        return self._policy.export_weights()
-
-    def save(self, path: Path) -> None:
-        self._policy.save(path)
-
-    @property
-    def num_updates(self) -> int:
-        return self._policy.num_updates
-
-    @property
-    def num_steps_applied(self) -> int:
-        return self._policy.num_steps_applied
-
-    def snapshot_state(self, copies: HostBuffers | None = None) -> OptimizerSnapshot:
-        return self._policy.snapshot_state(copies)
-
-    def load_state(self, path: Path) -> None:
-        self._policy.load_state(path)
+    A CPU without the instructions emulates them, five times slower (17 against 98 GFLOP/s on two AVX2 cores).
+    """
+    if dtype != "auto":
+        return dtype == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -1,12 +1,9 @@
-"""A policy engine around another one: counts the updates that were not finite, and keeps their rows.
-
-The engines leave the weights alone where a loss, a log-probability or a gradient is not finite. Here the rows of such
-an update are kept for `python -m launch.replay`, and several in a row end the training.
-"""
+"""Updates with numbers that are not finite: how they are made visible, kept and counted."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,70 +14,56 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from grpo.batch import Batch
-from grpo.distributed.communicator import Communicator
 from grpo.errors import NonFiniteError, UserError
-from grpo.losses import Loss, Stats
-from grpo.policy.base import Delegate, PolicyEngine
+
+logger = logging.getLogger(__name__)
 
 
-class Guarded(Delegate):
-    """`PolicyEngine` that keeps the rows of every update that was not finite in `folder`, and raises NonFiniteError at
-    the `limit`-th in a row, on all ranks together."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NonFiniteLog:
+    """The folder for rows of updates that were not finite, and how many in a row end the run."""
 
-    def __init__(
+    folder: Path
+    limit: int
+
+    def save(
         self,
-        policy: PolicyEngine,
+        batch: Batch,
+        weights: Iterator[tuple[str, Tensor]],
         *,
-        folder: Path,
-        limit: int,
-        comm: Communicator,
-        tell: Callable[[str], None],
-        dtype: str = "float32",
+        update: int,
+        rank: int,
+        in_a_row: int,
+        dtype: str,
     ) -> None:
-        """`dtype` is that of the policy's products, which its weights need not have."""
-        super().__init__(policy)
-        self._folder, self._limit, self._comm, self._tell = folder, limit, comm, tell
-        self._dtype, self._row = dtype, 0
+        """Write this rank's rows for `launch.replay`. NonFiniteError, on all ranks, at the limit.
 
-    def update(self, batch: Batch, loss: Loss) -> Stats:
-        number = self._policy.num_updates
-        stats = self._policy.update(batch, loss)
-        if not stats.get("nonfinite"):
-            self._row = 0
-            return stats
-        self._row += 1
-        weights = weights_hash(self._policy.export_weights())
-        about = {"update": number, "rank": self._comm.rank, "weights": weights, "dtype": self._dtype}
-        file = save_rows(batch, self._folder, f"update-{number:06d}-rank-{self._comm.rank}", about)
-        self._tell(f"not finite   update {number}: the weights stay as they are; its rows: {file}")
-        if self._row >= self._limit:
+        `dtype` is that of the matrix products, which the weights need not have.
+        """
+        about = {"update": update, "rank": rank, "weights": weights_hash(weights), "dtype": dtype}
+        file = save_rows(batch, self.folder, f"update-{update:06d}-rank-{rank}", about)
+        logger.warning("not finite   update %d is skipped; its rows: %s", update, file)
+        if in_a_row >= self.limit:
             raise NonFiniteError(
-                f"{self._row} updates in a row were not finite (checkpoint.max_nonfinite_updates = {self._limit}); "
-                f"where to look: python -m launch.replay {file}",
-                all_ranks=True,
+                f"{in_a_row} updates in a row were not finite (checkpoint.max_nonfinite_updates = {self.limit}); "
+                f"where to look: python -m launch.replay {file}"
             )
-        return stats
-
-    def state_dict(self) -> dict[str, int]:
-        """How many updates in a row were not finite."""
-        return {"row": self._row}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        self._row = state["row"]
 
 
 def nan_if_nonfinite(loss: Tensor, logp_BC: Tensor) -> Tensor:
-    """The loss; NaN where it, or a log-probability that it was made of, is not finite, and so is then every gradient.
+    """Return the loss, or NaN if it or a log-probability is not finite, so that no rank has a finite gradient.
 
-    A loss of infinity can have a finite gradient on one rank; this one is not finite on any, so all skip the step.
+    An infinite loss can have a finite gradient on one rank; NaN has none on any, so all ranks skip the step.
     """
-    fine = bool(torch.isfinite(loss)) and bool(torch.isfinite(logp_BC).all())
-    return loss if fine else loss * torch.nan
+    is_finite = bool(torch.isfinite(loss)) and bool(torch.isfinite(logp_BC).all())
+    return loss if is_finite else loss * torch.nan
 
 
 def weights_hash(weights: Iterator[tuple[str, Tensor]]) -> str:
-    """Tells one state of the weights from another: names and values, bit by bit, behind the number format that they
-    are held in, `bfloat16-...`: what ZeRO trains in bfloat16 has float32 masters in its checkpoints."""
+    """Hash names and values bit by bit, behind the format that the weights are held in: `bfloat16-...`.
+
+    Weights that ZeRO trains in bfloat16 have float32 masters in their checkpoints.
+    """
     digest, dtype = xxhash.xxh3_128(), ""
     for name, tensor in weights:
         dtype = dtype or str(tensor.dtype).removeprefix("torch.")
@@ -90,7 +73,7 @@ def weights_hash(weights: Iterator[tuple[str, Tensor]]) -> str:
 
 
 def save_rows(batch: Batch, folder: Path, name: str, about: Mapping[str, Any]) -> Path:
-    """The batch as safetensors, under a name that is free; `about` as JSON in its metadata."""
+    """Write the batch as safetensors, under a name that is free, with `about` as JSON in its metadata."""
     folder.mkdir(exist_ok=True, parents=True)
     names = [name, *(f"{name}-{number}" for number in range(2, 10_000))]
     file = next(file for file in (folder / f"{name}.safetensors" for name in names) if not file.exists())
@@ -103,7 +86,7 @@ def save_rows(batch: Batch, folder: Path, name: str, about: Mapping[str, Any]) -
 
 
 def load_rows(file: Path) -> tuple[Batch, dict[str, Any]]:
-    """What `save_rows` wrote: (batch, about). UserError for anything else."""
+    """(batch, about) of a file that `save_rows` wrote. UserError for any other file."""
     try:
         with safe_open(file, framework="pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)

@@ -19,6 +19,7 @@ from grpo.distributed.communicator import Communicator, check_divisible
 from grpo.errors import UserError
 from grpo.loop import LoopSettings
 from grpo.policy.base import PolicyEngine
+from grpo.policy.nonfinite import NonFiniteLog
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.zero_config import ZeroConfig, zero_config
 from grpo.telemetry.console import Console
@@ -140,37 +141,44 @@ def make_policy(
     meter: ThroughputMeter,
     temperature: float = 1.0,
     kl: float = 0.0,
+    nonfinite: NonFiniteLog | None = None,
 ) -> PolicyEngine:
     """The policy over the weights in `folder`, followed by `meter`; with a reference model only where kl > 0."""
+    from grpo.model.policy_model import PolicyModel
+    from grpo.policy.engine import Policy
+
     console.status(f"loading the policy, {folder}")
     p, zero, dtype = recipe.policy, choose_zero(recipe, comm.world), precision(recipe)
-    settings: dict[str, Any] = {
-        "optim": optim,
-        "updates": updates,
-        "token_budget": p.token_budget,
-        "layout": p.layout,
-        "temperature": temperature,
-        "dtype": dtype,
-        "gradient_checkpointing": p.gradient_checkpointing,
-        "progress": console.status,
-        "say": console.line,
-    }
     load: Callable[[], Any] = partial(load_model, folder, device=device())
     console.line(f"updates      {f'ZeRO-{zero.stage}, {comm.world} ranks' if zero else 'one process, plain torch'}")
     if zero is None:
-        from grpo.policy.torch_backend import SinglePolicy as Engine
+        from grpo.policy.torch_backend import TorchBackend as Backend
     else:
-        from grpo.policy.deepspeed_backend import ZeroPolicy, init_deepspeed
+        from grpo.policy.deepspeed_backend import DeepSpeedBackend, init_deepspeed
 
         init_deepspeed()
         bf16 = dtype == "bfloat16"
         sharding = zero_config(zero, optim, bf16=bf16, world=comm.world) if zero.stage == 3 else None
         load = partial(load, bf16=bf16, sharding=sharding)
-        Engine = partial(ZeroPolicy, zero=zero, comm=comm)
+        Backend = partial(DeepSpeedBackend, zero=zero, comm=comm)
     model = load()
     check_positions(recipe, model, folder)
     meter.counter.attach(model)
-    policy = Engine(model, reference=load() if kl else None, **settings)
+    policy_model = PolicyModel(
+        model,
+        layout=p.layout,
+        temperature=temperature,
+        gradient_checkpointing=p.gradient_checkpointing,
+        reference=load() if kl else None,
+    )
+    policy = Policy(
+        Backend(policy_model, optim, dtype=dtype),
+        total_updates=updates,
+        token_budget=p.token_budget,
+        comm=comm,
+        nonfinite=nonfinite,
+        progress=console.status,
+    )
     meter.shared = policy.layout == "shared"  # what "auto" has come to for this model
     return policy
 

@@ -24,11 +24,9 @@ def precision(recipe: Recipe) -> Literal["float32", "bfloat16"]:
     """What policy.dtype comes to here: the trainer and vLLM both run in it. The hf engine is float32 always."""
     import torch
 
-    from grpo.policy.torch_backend import fast_bf16
+    from grpo.policy.base import resolve_bf16
 
-    if recipe.policy.dtype != "auto":
-        return recipe.policy.dtype
-    return "bfloat16" if fast_bf16(torch.device(device())) else "float32"
+    return "bfloat16" if resolve_bf16(recipe.policy.dtype, torch.device(device())) else "float32"
 
 
 def max_logprob_gap(recipe: Recipe) -> float:

@@ -14,7 +14,7 @@ def devices_at_hand(*, per_node: int | None = None, nodes: int = 1) -> Devices:
     """This machine's GPUs, or its CPU: `per_node` ranks of it, by default all GPUs or one process. Imports torch."""
     import torch
 
-    from grpo.policy.torch_backend import fast_bf16
+    from grpo.policy.base import resolve_bf16
 
     memory = psutil.virtual_memory()
     total = min(memory.total, container_limit())
@@ -23,10 +23,10 @@ def devices_at_hand(*, per_node: int | None = None, nodes: int = 1) -> Devices:
         if per_node is not None and per_node > found:
             raise UserError(f"{per_node} ranks on a node with {found} GPUs; at most one rank a GPU")
         least = min(torch.cuda.get_device_properties(i).total_memory for i in range(found))
-        fast = fast_bf16(torch.device("cuda"))
+        fast = resolve_bf16("auto", torch.device("cuda"))
         return Devices(kind="gpu", per_node=per_node or found, nodes=nodes, memory=least, host=total, fast_bf16=fast)
     ranks, available = per_node or 1, min(memory.available, total)
-    fast = fast_bf16(torch.device("cpu"))
+    fast = resolve_bf16("auto", torch.device("cpu"))
     return Devices(kind="cpu", per_node=ranks, nodes=nodes, memory=available / ranks, host=total, fast_bf16=fast)
 
 

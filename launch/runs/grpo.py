@@ -7,7 +7,8 @@ from eval.predictions import write_questions
 from grpo.distributed.communicator import Communicator
 from grpo.distributed.failure_detection import ranks_per_node
 from grpo.loop import train
-from grpo.policy.nonfinite import Guarded
+from grpo.policy.base import PolicyEngine
+from grpo.policy.nonfinite import NonFiniteLog
 from grpo.telemetry.console import Console
 from grpo.telemetry.throughput import ThroughputMeter
 from launch.builders import assemble
@@ -64,7 +65,7 @@ def train_grpo(recipe: Recipe, console: Console, comm: Communicator) -> None:
             policy=policy,
             tokenizer=speech.tokenizer,
             meter=meter,
-            shared={"curriculum": curriculum, "monitor": monitor, "stage_end": stage_end, "nonfinite": policy},
+            shared={"curriculum": curriculum, "monitor": monitor, "stage_end": stage_end},
             own={"scorer": scorer},
             about={"the questions to train on": digest(questions.train)},
         ) as start:
@@ -124,11 +125,11 @@ def _warn_of_sampling(recipe: Recipe, console: Console) -> None:
         )
 
 
-def _make_policy(run: Run, base: str, *, updates: int, meter: ThroughputMeter) -> Guarded:
+def _make_policy(run: Run, base: str, *, updates: int, meter: ThroughputMeter) -> PolicyEngine:
     """The policy to train for that many updates; rows of updates that are not finite go into the run's `bad`."""
     recipe, console, comm = run.recipe, run.console, run.comm
     console.line(f"loading      {base}")
-    policy = assemble.make_policy(
+    return assemble.make_policy(
         recipe,
         base,
         optim=recipe.optim,
@@ -138,14 +139,7 @@ def _make_policy(run: Run, base: str, *, updates: int, meter: ThroughputMeter) -
         meter=meter,
         temperature=recipe.sampling.temperature,
         kl=recipe.loss.kl_coef,
-    )
-    return Guarded(
-        policy,
-        folder=run.folder / "bad",
-        limit=recipe.checkpoint.max_nonfinite_updates,
-        dtype=precision(recipe),
-        comm=comm,
-        tell=console.line,
+        nonfinite=NonFiniteLog(folder=run.folder / "bad", limit=recipe.checkpoint.max_nonfinite_updates),
     )
 
 

@@ -17,7 +17,7 @@ from grpo.errors import UserError
 from grpo.losses import sft_loss, with_token_weights
 from grpo.model.forward import completion_logprobs, resolve_layout
 from grpo.policy.optimizer import AdamWConfig
-from grpo.policy.torch_backend import SinglePolicy
+from grpo.policy.torch_backend import torch_policy
 from tests.helpers.toy import random_batch
 from tests.unit.grpo.test_forward import Counted, logp_and_gradient, relative
 
@@ -67,12 +67,12 @@ def test_a_family_is_served(family):
 
 
 @pytest.mark.parametrize("family", list(WINDOWS))
-def test_windows_are_run_padded_with_a_line_that_says_so(family):
-    model, said, batch = tiny(*WINDOWS[family]), [], random_batch()
+def test_windows_are_run_padded_with_a_line_that_says_so(family, caplog):
+    model, batch = tiny(*WINDOWS[family]), random_batch()
     with pytest.raises(UserError, match=r'cannot serve sliding-window layers; valid here: policy.layout = "padded"'):
         resolve_layout(model, "shared")
-    policy = SinglePolicy(model, optim=AdamWConfig(), updates=1, token_budget=1000, dtype="float32", say=said.append)
-    assert said == [
+    policy = torch_policy(model, optim=AdamWConfig(), total_updates=1, token_budget=1000, dtype="float32")
+    assert caplog.messages == [
         "layout       padded: the shared prompt cannot serve sliding-window layers; every completion repeats its prompt"
     ]
     counted = Counted(model)
@@ -83,15 +83,15 @@ def test_windows_are_run_padded_with_a_line_that_says_so(family):
     assert float((right_BC - wrong_BC).abs().max()) > 1e-2  # so that the line is no idle caution
 
 
-def test_layers_that_go_their_own_way_show_on_a_probe():
-    model, said = tiny(*FAMILIES["llama"]), []
-    assert resolve_layout(model, "auto", say=said.append) == "shared"
-    assert not said
+def test_layers_that_go_their_own_way_show_on_a_probe(caplog):
+    model = tiny(*FAMILIES["llama"])
+    assert resolve_layout(model, "auto") == "shared"
+    assert not caplog.messages
     for layer in model.model.layers:
         own = layer.self_attn.forward
         layer.self_attn.forward = lambda *args, own=own, spans=None, **kwargs: own(*args, **kwargs)
-    assert resolve_layout(model, "auto", say=said.append) == "padded"
-    assert "cannot serve llama: its layers do not follow the attention function (distance" in said[0]
+    assert resolve_layout(model, "auto") == "padded"
+    assert "cannot serve llama: its layers do not follow the attention function (distance" in caplog.messages[0]
     model.config.layer_types = ["full_attention", "linear_attention"]
     with pytest.raises(UserError, match="cannot serve layers of the kind 'linear_attention'"):
         resolve_layout(model, "shared")

@@ -7,7 +7,7 @@ import torch
 
 from grpo.losses import make_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig
-from grpo.policy.torch_backend import SinglePolicy
+from grpo.policy.torch_backend import torch_policy
 from grpo.settings import LossConfig
 from tests.helpers.toy import random_batch, tiny_model
 from tests.unit.grpo.test_forward import Counted
@@ -23,8 +23,13 @@ def a_batch():
 def counted_step(kl=0.0, updates=1):
     """Tokens of every call, of the policy and of the reference, in step 5 of the loop."""
     model, reference = tiny_model(), tiny_model()
-    policy = SinglePolicy(
-        model, optim=AdamWConfig(), updates=2, token_budget=1000, dtype="float32", reference=reference if kl else None
+    policy = torch_policy(
+        model,
+        optim=AdamWConfig(),
+        total_updates=2,
+        token_budget=1000,
+        dtype="float32",
+        reference=reference if kl else None,
     )
     counts = Counted(model), Counted(reference)
     batch = a_batch().with_fixed_logprobs(policy.logprobs, old=updates > 1, reference=kl > 0)
@@ -59,7 +64,7 @@ def test_old_log_probabilities_stand_in_the_rows_that_they_are_of():
     """Advantage 0 have the second group and one row of the first, which is the longest completion."""
     batch = random_batch(prompts=(5, 9, 4), sizes=(2, 2, 2), lengths=(4, 6, 3, 2, 5, 1))
     batch = replace(batch, advantage_B=torch.tensor([1.0, 0.0, 0.0, 0.0, 0.5, -0.5]))
-    policy = SinglePolicy(tiny_model(), optim=AdamWConfig(), updates=2, token_budget=1000, dtype="float32")
+    policy = torch_policy(tiny_model(), optim=AdamWConfig(), total_updates=2, token_budget=1000, dtype="float32")
     fixed = {"old": True, "reference": False}
     old_BC, all_BC = batch.with_fixed_logprobs(policy.logprobs, **fixed).old_logp_BC, policy.logprobs(batch)
     assert old_BC.shape == all_BC.shape == (6, 6)

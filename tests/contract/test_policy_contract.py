@@ -9,13 +9,14 @@ from transformers import AutoModelForCausalLM
 
 from grpo.distributed.communicator import SingleProcess
 from grpo.losses import make_loss, with_token_weights
+from grpo.model.policy_model import disable_dropout
 from grpo.policy.optimizer import AdamWConfig, learning_rate
 from grpo.policy.optimizer_state import HostBuffers, write
-from grpo.policy.torch_backend import SinglePolicy, disable_dropout
+from grpo.policy.torch_backend import torch_policy
 from grpo.policy.zero_config import ZeroConfig
 from grpo.settings import LossConfig
 from tests.helpers.installed import need
-from tests.helpers.toy import random_batch, tiny_model
+from tests.helpers.toy import deepspeed_policy, random_batch, tiny_model
 
 ENGINES = ("single", "zero-1", "zero-2", "zero-3")
 
@@ -32,19 +33,16 @@ def engine(kind, model=None, *, lr=2e-3, budget=1000, layout="shared", updates=3
     and several in test_zero.py."""
     settings = {
         "optim": AdamWConfig(lr=lr, schedule="constant", warmup_ratio=0.0, **optim),
-        "updates": updates,
+        "total_updates": updates,
         "token_budget": budget,
         "layout": layout,
         "dtype": "float32",
         **(more or {}),
     }
     if kind == "single":
-        return SinglePolicy(model or tiny_model(), **settings)
-    from grpo.policy.deepspeed_backend import ZeroPolicy
-
-    return ZeroPolicy(
-        model or tiny_model(), **{"zero": ZeroConfig(stage=int(kind[-1])), "comm": SingleProcess(), **settings}
-    )
+        return torch_policy(model or tiny_model(), **settings)
+    settings = {"zero": ZeroConfig(stage=int(kind[-1])), "comm": SingleProcess(), **settings}
+    return deepspeed_policy(model or tiny_model(), **settings)
 
 
 def loss(logp, entropy, batch):
@@ -139,6 +137,21 @@ def test_a_gradient_that_is_not_finite_changes_nothing(kind):
     assert torch.equal(flat(policy), flat(untouched))
 
 
+def test_a_check_before_the_step_sees_the_means_and_can_refuse_it(kind):
+    policy, seen = engine(kind, budget=20), []
+    before = flat(policy)
+
+    def refuse(stats):
+        seen.append(stats)
+        raise ValueError("refused")
+
+    with pytest.raises(ValueError, match="refused"):
+        policy.update(step_batch(0), loss, before_step=refuse)
+    assert torch.equal(flat(policy), before)
+    assert (seen[0]["tokens"], policy.num_steps_applied) == (23.0, 0)
+    assert seen[0]["mismatch"] > 0
+
+
 def test_logprobs_and_reference(kind):
     batch = random_batch()
     policy = engine(kind, budget=20, more={"reference": tiny_model()})
@@ -216,12 +229,12 @@ def test_a_first_step_that_runs_out_of_memory_leaves_a_state_that_can_be_gone_on
         monkeypatch.setattr(torch, "zeros_like", zeros)
         step()
 
-    before, step = flat(policy), policy._optimizer.step
-    policy._optimizer.step = short_of_memory
+    before, step = flat(policy), policy._backend._optimizer.step
+    policy._backend._optimizer.step = short_of_memory
     with pytest.raises(torch.OutOfMemoryError):
         policy.update(step_batch(0), loss)
     monkeypatch.undo()
-    assert sorted({len(state) for state in policy._optimizer.state.values()}) == [2, 3]
+    assert sorted({len(state) for state in policy._backend._optimizer.state.values()}) == [2, 3]
     write(policy.snapshot_state(), tmp_path)
     later = engine("single", tiny_model(seed=4))
     later.load_state(tmp_path)
@@ -234,8 +247,8 @@ def test_one_copy_of_the_state_takes_the_memory_of_the_one_before(kind, tmp_path
     policy, copies = engine(kind), HostBuffers()
 
     def held():
-        pieces = policy.snapshot_state(copies).pieces
-        return {(n, key): tensor for n, piece in pieces.items() for key, tensor in piece.tensors.items()}
+        tensors = policy.snapshot_state(copies).tensors
+        return {(n, key): tensor for n, state in tensors.items() for key, tensor in state.items()}
 
     first = held()
     train(policy, steps=1)

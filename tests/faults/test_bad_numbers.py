@@ -12,9 +12,10 @@ from grpo.config import load
 from grpo.distributed.communicator import SingleProcess
 from grpo.errors import NonFiniteError, UserError
 from grpo.losses import make_loss, with_token_weights
-from grpo.policy.nonfinite import Guarded, load_rows, save_rows, weights_hash
+from grpo.policy.nonfinite import NonFiniteLog, load_rows, save_rows, weights_hash
 from grpo.policy.optimizer import AdamWConfig
-from grpo.policy.torch_backend import SinglePolicy
+from grpo.policy.optimizer_state import write
+from grpo.policy.torch_backend import torch_policy
 from grpo.policy.zero_config import ZeroConfig
 from grpo.settings import LossConfig
 from grpo.telemetry.console import Console
@@ -24,7 +25,7 @@ from launch.builders.models import load_model, locate
 from launch.config.recipe import Recipe
 from tests.helpers.faults import ROOT, TINY, train
 from tests.helpers.installed import need
-from tests.helpers.toy import random_batch, tiny_model
+from tests.helpers.toy import deepspeed_policy, random_batch, tiny_model
 
 
 def loss(logp, entropy, batch):
@@ -38,9 +39,10 @@ def step_batch(seed=0, bad=False):
     return with_token_weights(batch, aggregation="sequence", total=lambda _: (23, 7))
 
 
-def guarded(folder, said, limit=2):
-    policy = SinglePolicy(tiny_model(), optim=AdamWConfig(), updates=9, token_budget=20, dtype="float32")
-    return Guarded(policy, folder=folder, limit=limit, comm=SingleProcess(), tell=said.append)
+def logged(folder, model=None, *, limit=2, **settings):
+    settings = {"optim": AdamWConfig(), "total_updates": 9, "token_budget": 20, "dtype": "float32", **settings}
+    make = deepspeed_policy if "zero" in settings else torch_policy
+    return make(model or tiny_model(), nonfinite=NonFiniteLog(folder=folder, limit=limit), **settings)
 
 
 def test_rows_survive_their_file(tmp_path):
@@ -58,27 +60,28 @@ def test_rows_survive_their_file(tmp_path):
         load_rows(file)
 
 
-def test_two_in_a_row_end_the_training_and_one_does_not(tmp_path):
-    said = []
-    policy = guarded(tmp_path, said)
+def test_two_in_a_row_end_the_training_and_one_does_not(tmp_path, caplog):
+    policy = logged(tmp_path)
     before = weights_hash(policy.export_weights())
     for bad in (True, False, True):
         stats = policy.update(step_batch(bad=bad), loss)
         assert (stats.get("nonfinite", 0.0), stats["skipped"]) == (float(bad), float(bad))
-    assert policy.num_steps_applied == 1
-    assert load_rows(tmp_path / "update-000000-rank-0.safetensors")[1]["weights"] == before
-    assert len(said) == 2
     assert "mismatch" not in stats  # a NaN there would be taken for a stale sampler
-    with pytest.raises(
-        NonFiniteError, match=r"2 updates in a row were not finite .*launch.replay .*update-000003-rank-0"
-    ):
-        policy.update(step_batch(bad=True), loss)
-    assert (policy.num_updates, policy.num_steps_applied) == (4, 1)
+    assert (policy.num_updates, policy.num_steps_applied, policy.num_nonfinite) == (3, 1, 1)
+    assert load_rows(tmp_path / "update-000000-rank-0.safetensors")[1]["weights"] == before
+    assert len(caplog.messages) == 2
+    write(policy.snapshot_state(), tmp_path / "state")
+    resumed = logged(tmp_path)
+    resumed.load_state(tmp_path / "state")
+    for each in (policy, resumed):
+        with pytest.raises(NonFiniteError, match=r"2 updates in a row were not finite .*launch.replay .*update-000003"):
+            each.update(step_batch(bad=True), loss)
+        assert (each.num_updates, each.num_steps_applied) == (4, 1)
 
 
 def test_a_loss_without_a_bad_gradient_is_skipped_too(tmp_path):
     """A constant infinity has the gradient 0: the engine must not step on the rest."""
-    policy = guarded(tmp_path, [])
+    policy = logged(tmp_path)
     before = weights_hash(policy.export_weights())
 
     def infinite(logp, entropy, batch):
@@ -105,23 +108,21 @@ def checkpoint(policy, folder, step):
 def test_rows_are_replayed_in_the_formats_of_their_update(tmp_path, capsys, monkeypatch):
     """Weights that ZeRO holds in bfloat16 beside float32 masters, and bfloat16 products of float32 weights."""
     need("deepspeed")
-    from grpo.policy.deepspeed_backend import ZeroPolicy
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     recipe = load(Recipe, [str(ROOT / name) for name in TINY])
     save_recipe(recipe, tmp_path)
     folder = locate(recipe.model.name, console=Console())
-    settings = {"optim": AdamWConfig(**CONSTANT), "updates": 9, "token_budget": 4096, "dtype": "bfloat16"}
-    in_bf16 = load_model(folder, device="cpu", bf16=True)
+    settings = {"optim": AdamWConfig(**CONSTANT), "token_budget": 4096, "dtype": "bfloat16", "limit": 9}
+    in_bf16, in_float32 = (load_model(folder, device="cpu", bf16=bf16) for bf16 in (True, False))
     policies = {
-        "bfloat16": ZeroPolicy(in_bf16, zero=ZeroConfig(stage=2), comm=SingleProcess(), **settings),
-        "float32": SinglePolicy(load_model(folder, device="cpu"), **settings),
+        "bfloat16": logged(tmp_path / "bfloat16", in_bf16, zero=ZeroConfig(stage=2), comm=SingleProcess(), **settings),
+        "float32": logged(tmp_path / "float32", in_float32, **settings),
     }
     for step, (held, policy) in enumerate(policies.items()):
         assert policy.update(step_batch(), loss)["skipped"] == 0.0  # the masters are no bfloat16 numbers any more
         saved = checkpoint(policy, tmp_path / "checkpoints", step)
-        about = {"folder": tmp_path / held, "limit": 9, "comm": SingleProcess(), "tell": print, "dtype": "bfloat16"}
-        Guarded(policy, **about).update(step_batch(bad=True), loss)
+        policy.update(step_batch(bad=True), loss)
         (rows,) = (tmp_path / held).iterdir()
         assert load_rows(rows)[1]["weights"].startswith(f"{held}-")
         assert replay.main([str(rows), str(saved)]) == 1

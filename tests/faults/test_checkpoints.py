@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import fields
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +21,7 @@ from grpo.errors import EngineDied, Stopped, UserError
 from grpo.loop import LoopSettings, train
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.optimizer_state import OptimizerSnapshot
-from grpo.policy.torch_backend import SinglePolicy
+from grpo.policy.torch_backend import torch_policy
 from grpo.rollout.hf import HfRollout
 from grpo.settings import CheckpointConfig, LossConfig
 from grpo.telemetry.console import Console
@@ -65,10 +66,10 @@ class Kept:
         console = Console()
         console.line = self.said.append
         self.steps = steps
-        self.policy = SinglePolicy(
+        self.policy = torch_policy(
             tiny_model(),
             optim=AdamWConfig(lr=1e-2, schedule="constant"),
-            updates=4,
+            total_updates=4,
             token_budget=512,
             dtype="float32",
         )
@@ -362,7 +363,7 @@ def late(kept):
 
     def held(copies=None):
         found = hold(copies)
-        return Late(updates=found.updates, names=found.names, pieces=found.pieces) if found.updates > 1 else found
+        return Late(**{f.name: getattr(found, f.name) for f in fields(found)}) if found.num_updates > 1 else found
 
     kept.policy.snapshot_state = held
     return kept

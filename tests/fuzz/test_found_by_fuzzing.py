@@ -13,7 +13,7 @@ from grpo.config import load
 from grpo.data.example import load_examples
 from grpo.data.prompts import load_system_prompt
 from grpo.errors import UserError
-from grpo.policy.optimizer_state import read_counts
+from grpo.policy.optimizer_state import read_counters
 from launch.config.recipe import Recipe
 from launch.runs.resume import check_same_recipe, log_sizes
 from tests.unit.grpo.test_store import write
@@ -128,7 +128,7 @@ def test_a_state_without_the_lengths_of_the_logs(tmp_path, shared):
 def test_counts_of_an_optimizer(tmp_path, text):
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(UserError, match="cannot be read as the state of an optimizer"):
-        read_counts(tmp_path, parameters=1)
+        read_counters(tmp_path, parameters=1)
 
 
 @pytest.mark.parametrize("text", ["run = 3", f"x = {BRACKETS}"])

@@ -94,3 +94,15 @@ def random_batch(
 def per_group(score):
     """A Scorer from a function of one group, (example, completions) -> scores."""
     return lambda groups: [score(group.example, group.completions) for group in groups]
+
+
+def deepspeed_policy(
+    model, *, optim, zero, comm, total_updates, token_budget, dtype="float32", nonfinite=None, **settings
+):
+    """As `torch_policy`, over DeepSpeed; `settings` are those of `PolicyModel`."""
+    from grpo.model.policy_model import PolicyModel
+    from grpo.policy.deepspeed_backend import DeepSpeedBackend
+    from grpo.policy.engine import Policy
+
+    backend = DeepSpeedBackend(PolicyModel(model, **settings), optim, zero=zero, comm=comm, dtype=dtype)
+    return Policy(backend, total_updates=total_updates, token_budget=token_budget, comm=comm, nonfinite=nonfinite)

@@ -8,8 +8,10 @@ from curriculum.samplers import EpochSampler
 from grpo.collect import DynamicSampling, SyncCollector
 from grpo.distributed.communicator import SingleProcess
 from grpo.loop import LoopSettings, NoCallbacks, train
+from grpo.model.policy_model import PolicyModel
+from grpo.policy.engine import Policy
 from grpo.policy.optimizer import AdamWConfig
-from grpo.policy.torch_backend import SinglePolicy
+from grpo.policy.torch_backend import TorchBackend
 from grpo.rollout.hf import HfRollout
 from grpo.settings import LossConfig
 from grpo.telemetry.console import Console
@@ -28,14 +30,14 @@ def hf_rollout(engine=HfRollout, *, tied=True):
     return engine(tiny_model(seed=9, tied=tied), decode=ByteTokenizer().decode, eos_ids=(EOS,))
 
 
-class CountingPolicy(SinglePolicy):
+class CountingPolicy(Policy):
     """A policy that remembers how many groups each update saw."""
 
     seen: list[int]
 
-    def update(self, batch, loss):
+    def update(self, batch, loss, **more):
         self.seen = [*getattr(self, "seen", []), len(set(batch.group_B.tolist()))]
-        return super().update(batch, loss)
+        return super().update(batch, loss, **more)
 
 
 class EndsWhen(NoCallbacks):
@@ -54,14 +56,10 @@ def run_toy(
 ):  # fmt: skip
     """Train `model`, or the tiny one, on the low bytes; `prompt` has a place for the example's id."""
     folder.mkdir()
-    policy = CountingPolicy(
-        model or tiny_model(),
-        optim=AdamWConfig(lr=lr, warmup_ratio=0.0, schedule="constant"),
-        updates=steps * updates,
-        token_budget=512,
-        dtype="float32",
-        reference=tiny_model() if kl else None,
-    )
+    optim = AdamWConfig(lr=lr, warmup_ratio=0.0, schedule="constant")
+    policy_model = PolicyModel(model or tiny_model(), reference=tiny_model() if kl else None)
+    backend = TorchBackend(policy_model, optim, dtype="float32")
+    policy = CountingPolicy(backend, total_updates=steps * updates, token_budget=512)
     cfg = LoopSettings(
         steps=steps,
         objective=LossConfig(kl_coef=kl),

@@ -24,7 +24,7 @@ from grpo.types import Sampling
 from tests.helpers.forked import run_program
 from tests.helpers.installed import need
 from tests.helpers.many_ranks import free_port, run_ranks
-from tests.helpers.toy import EOS, ByteTokenizer, tiny_model
+from tests.helpers.toy import EOS, ByteTokenizer, deepspeed_policy, tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPES = {name: tuple(parameter.shape) for name, parameter in tiny_model().named_parameters()}
@@ -201,12 +201,11 @@ class Noting(Service):
 
 def from_a_rank(comm, port, transfer):
     """Weights that each rank holds half of, and this rank's answers: of three prompts one or two."""
-    from grpo.policy.deepspeed_backend import ZeroPolicy
     from grpo.policy.optimizer import AdamWConfig
     from grpo.policy.zero_config import ZeroConfig
 
-    settings = {"optim": AdamWConfig(), "updates": 1, "token_budget": 1000, "dtype": "float32"}
-    policy = ZeroPolicy(tiny_model(seed=4), zero=ZeroConfig(stage=3), comm=comm, **settings)
+    settings = {"optim": AdamWConfig(), "total_updates": 1, "token_budget": 1000, "dtype": "float32"}
+    policy = deepspeed_policy(tiny_model(seed=4), zero=ZeroConfig(stage=3), comm=comm, **settings)
     there = RemoteRollout(Address(port), shapes=SHAPES, timeout=300.0, comm=comm, transfer=transfer)
     there.load(policy.export_weights(), version=7)
     written = there.generate(comm.shard(THREE, even=False), SAMPLING, seed=5 + comm.rank)

@@ -15,13 +15,13 @@ from grpo.errors import UserError
 from grpo.losses import make_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.optimizer_state import write
-from grpo.policy.torch_backend import SinglePolicy
+from grpo.policy.torch_backend import torch_policy
 from grpo.policy.zero_config import ZeroConfig, reference_config, zero_config
 from grpo.settings import LossConfig
 from launch.builders.models import load_model
 from tests.helpers.installed import need
 from tests.helpers.many_ranks import run_ranks
-from tests.helpers.toy import random_batch, tiny_model
+from tests.helpers.toy import deepspeed_policy, random_batch, tiny_model
 
 OPTIM = AdamWConfig(lr=2e-3, schedule="linear", warmup_ratio=0.0)
 KINDS = {
@@ -55,14 +55,15 @@ def flat(policy):
 
 
 def zero_policy(zero, comm, *, budget=1000, seed=0, **more):
-    from grpo.policy.deepspeed_backend import ZeroPolicy
 
     more = {"dtype": "float32", "optim": OPTIM, **more}
-    return ZeroPolicy(tiny_model(seed), zero=zero, comm=comm, updates=6, token_budget=budget, **more)
+    return deepspeed_policy(tiny_model(seed), zero=zero, comm=comm, total_updates=6, token_budget=budget, **more)
 
 
 def oracle(steps=3):
-    policy = SinglePolicy(tiny_model(), optim=OPTIM, updates=6, token_budget=1000, dtype="float32", layout="padded")
+    policy = torch_policy(
+        tiny_model(), optim=OPTIM, total_updates=6, token_budget=1000, dtype="float32", layout="padded"
+    )
     stats = [policy.update(step_batch(seed), loss) for seed in range(steps)]
     return flat(policy), stats[-1]
 
@@ -71,7 +72,7 @@ def first_moments(policy):
     """After one step Adam remembers a tenth of the gradient itself."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    kept = [safe_get_full_optimizer_state(parameter, "exp_avg") for parameter in policy._model.parameters()]
+    kept = [safe_get_full_optimizer_state(parameter, "exp_avg") for parameter in policy._backend.model.parameters()]
     return torch.cat([tensor.flatten() for tensor in kept])
 
 
@@ -133,16 +134,16 @@ def test_two_ranks_step_as_one_process(ran, budget, cut):
 @pytest.mark.parametrize("budget", [1000, 20])
 def test_the_gradient_of_packed_groups_is_that_of_repeated_prompts(ran, budget):
     """Two ranks and the shared layout, at 20 checkpointed, against one process and the padded one."""
-    one = SinglePolicy(tiny_model(), optim=OPTIM, updates=6, token_budget=1000, dtype="float32", layout="padded")
+    one = torch_policy(tiny_model(), optim=OPTIM, total_updates=6, token_budget=1000, dtype="float32", layout="padded")
     one.update(step_batch(0), loss)
-    wanted = torch.cat([one._optimizer.state[p]["exp_avg"].flatten() for p in one._model.parameters()])
+    wanted = torch.cat([one._backend._optimizer.state[p]["exp_avg"].flatten() for p in one._backend.model.parameters()])
     for rank in ran[1]:
         assert float((torch.as_tensor(rank["gradient", budget]) - wanted).norm() / wanted.norm()) < 3e-6
 
 
 def test_each_rank_scores_its_own_rows(ran):
     weights = tiny_model()
-    single = SinglePolicy(weights, optim=OPTIM, updates=6, token_budget=1000, dtype="float32")
+    single = torch_policy(weights, optim=OPTIM, total_updates=6, token_budget=1000, dtype="float32")
     everything = torch.cat([single.logprobs(step_batch(0).rows([b])).flatten() for b in range(8)])
     found = [rank["reference"] for rank in ran[1]]
     assert [len(rows) for rows in found] == [7, 1]
@@ -165,7 +166,7 @@ def test_the_saved_folder_is_whole(ran):
 
 
 def test_two_ranks_go_on_from_what_one_wrote_at_another_stage(ran):
-    one = SinglePolicy(tiny_model(), optim=OPTIM, updates=6, token_budget=1000, dtype="float32")
+    one = torch_policy(tiny_model(), optim=OPTIM, total_updates=6, token_budget=1000, dtype="float32")
     for seed in (0, 1, 2, 7):
         stats = one.update(step_batch(seed), loss)
     for rank in ran[1]:
@@ -179,7 +180,7 @@ def test_one_rank_goes_on_from_what_two_wrote(ran):
     policy.load_state(folder / "state")
     assert distance(flat(policy), ranks[0][CUTS[-1]][0]) == 0.0
     policy.update(step_batch(7), loss)
-    one = SinglePolicy(tiny_model(), optim=OPTIM, updates=6, token_budget=1000, dtype="float32")
+    one = torch_policy(tiny_model(), optim=OPTIM, total_updates=6, token_budget=1000, dtype="float32")
     for seed in (0, 1, 2):
         one.update(step_batch(seed), loss)
     one.update(step_batch(0).rows([]), loss)  # what no rank had rows for moves the schedule, not Adam
@@ -189,15 +190,15 @@ def test_one_rank_goes_on_from_what_two_wrote(ran):
 
 def from_shares(comm, folder):
     """The model is sharded as it is read: (numbers held after loading, weights after three steps)."""
-    from grpo.policy.deepspeed_backend import ZeroPolicy, init_deepspeed
+    from grpo.policy.deepspeed_backend import init_deepspeed
 
     init_deepspeed()
     zero = ZeroConfig(stage=3)
     config = zero_config(zero, OPTIM, bf16=False, world=comm.world)
     model = load_model(str(folder), device="cpu", sharding=config)
     held = sum(parameter.ds_tensor.numel() for parameter in model.parameters())
-    settings = {"optim": OPTIM, "updates": 6, "token_budget": 20, "dtype": "float32", "comm": comm}
-    policy = ZeroPolicy(model, zero=zero, **settings)
+    settings = {"optim": OPTIM, "total_updates": 6, "token_budget": 20, "dtype": "float32", "comm": comm}
+    policy = deepspeed_policy(model, zero=zero, **settings)
     for seed in range(3):
         policy.update(share(step_batch(seed), comm, 2), loss)
     return held, flat(policy).numpy()
@@ -225,13 +226,12 @@ def test_a_state_that_is_damaged_or_of_another_model(tmp_path):
     with pytest.raises(UserError, match=r"00003.safetensors: cannot be read"):
         policy.load_state(tmp_path / "state")
     assert set(load_file(tmp_path / "state" / "00000.safetensors")) == {"master", "exp_avg", "exp_avg_sq"}
-    from grpo.policy.deepspeed_backend import ZeroPolicy
 
-    other = {"optim": OPTIM, "updates": 6, "token_budget": 9, "dtype": "float32", "comm": SingleProcess()}
+    other = {"optim": OPTIM, "total_updates": 6, "token_budget": 9, "dtype": "float32", "comm": SingleProcess()}
     with pytest.raises(UserError, match="of a model with 20 tensors, this one has 11"):
-        ZeroPolicy(tiny_model(layers=1), zero=ZeroConfig(stage=2), **other).load_state(tmp_path / "state")
+        deepspeed_policy(tiny_model(layers=1), zero=ZeroConfig(stage=2), **other).load_state(tmp_path / "state")
     with pytest.raises(UserError, match=r"holds .*, and this model has model.embed_tokens.weight \[256, 64\]"):
-        ZeroPolicy(tiny_model(width=64), zero=ZeroConfig(stage=2), **other).load_state(tmp_path / "state")
+        deepspeed_policy(tiny_model(width=64), zero=ZeroConfig(stage=2), **other).load_state(tmp_path / "state")
 
 
 def test_the_configuration_written_out():

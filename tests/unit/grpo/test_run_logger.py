@@ -9,7 +9,7 @@ from benchmarks.update import LOSS, weighed
 from grpo.batch import collate
 from grpo.errors import UserError
 from grpo.policy.optimizer import AdamWConfig
-from grpo.policy.torch_backend import SinglePolicy
+from grpo.policy.torch_backend import torch_policy
 from grpo.telemetry.console import Console
 from grpo.telemetry.run_logger import RunLogger, make_run_folder
 from grpo.telemetry.throughput import ThroughputMeter, group_counts, useful_flops
@@ -26,7 +26,7 @@ def test_a_step_logs_its_tokens_by_the_second_and_its_mfu(tmp_path):
     groups = [scored_group(5, (3, 1)), scored_group(2, (4, 4))]
     meter, model = ThroughputMeter(shared=True, dims=SMALL, peak=1e6), toy.tiny_model()
     meter.counter.attach(model)
-    policy = SinglePolicy(model, optim=AdamWConfig(), updates=1, token_budget=1000, dtype="float32")
+    policy = torch_policy(model, optim=AdamWConfig(), total_updates=1, token_budget=1000, dtype="float32")
     log = RunLogger(tmp_path, name="x", steps=1, console=Console(), project="test", settings={}, meter=meter)
     batch = weighed(collate(groups, torch.tensor([[1.0, -1.0], [0.0, 0.0]])))  # the second group teaches nothing
     with log.step(0) as record:

@@ -7,7 +7,7 @@ import torch
 from grpo.distributed.communicator import SingleProcess
 from grpo.losses import sft_loss
 from grpo.policy.optimizer import AdamWConfig
-from grpo.policy.torch_backend import SinglePolicy
+from grpo.policy.torch_backend import torch_policy
 from grpo.supervised import fit, sft_batch
 from grpo.telemetry.console import Console
 from grpo.telemetry.run_logger import RunLogger
@@ -24,8 +24,12 @@ def gold(number):
 
 def fit_toy(folder, *, steps, policy=None, start=0, callbacks=None):
     folder.mkdir()
-    policy = policy or SinglePolicy(
-        tiny_model(), optim=AdamWConfig(lr=1e-2, schedule="constant"), updates=20, token_budget=99, dtype="float32"
+    policy = policy or torch_policy(
+        tiny_model(),
+        optim=AdamWConfig(lr=1e-2, schedule="constant"),
+        total_updates=20,
+        token_budget=99,
+        dtype="float32",
     )
     asked = []
 

@@ -8,7 +8,7 @@ from benchmarks.workload import alternating, find_model_config, make_model, pars
 from grpo.batch import Batch
 from grpo.errors import UserError
 from grpo.policy.optimizer import AdamWConfig
-from grpo.policy.torch_backend import SinglePolicy
+from grpo.policy.torch_backend import torch_policy
 from grpo.telemetry.throughput import (
     ForwardTokenCounter,
     ThroughputMeter,
@@ -89,8 +89,14 @@ def test_shares_of_positions_by_hand():
 def one_update(layout, meter, batch, budget=1000):
     model = toy.tiny_model()
     meter.counter.attach(model)
-    policy = SinglePolicy(
-        model, optim=AdamWConfig(), updates=1, token_budget=budget, layout=layout, dtype="float32", temperature=1.0
+    policy = torch_policy(
+        model,
+        optim=AdamWConfig(),
+        total_updates=1,
+        token_budget=budget,
+        layout=layout,
+        dtype="float32",
+        temperature=1.0,
     )
     policy.logprobs(batch)  # runs the model too, but is no training
     policy.update(weighed(batch), LOSS)

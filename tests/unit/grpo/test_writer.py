@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import fields
 
 import pytest
 
@@ -11,7 +12,7 @@ from grpo.checkpointing.manager import CheckpointManager
 from grpo.distributed import failure_detection as ranks
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.optimizer_state import OptimizerSnapshot
-from grpo.policy.torch_backend import SinglePolicy
+from grpo.policy.torch_backend import torch_policy
 from grpo.settings import CheckpointConfig
 from grpo.telemetry.console import Console
 from tests.helpers.many_ranks import run_ranks
@@ -27,21 +28,19 @@ class Slow(OptimizerSnapshot):
         return super().contents(name)
 
 
-class Shared(SinglePolicy):
-    """The toy's policy, of whose state each of two ranks holds a part."""
-
-    def share(self, rank, kind):
-        held = self.snapshot_state()
-        mine = {number: piece for number, piece in held.pieces.items() if number % 2 == rank}
-        return kind(updates=held.updates, names=held.names, pieces=mine)
+def share(policy, rank, kind):
+    """The part of the policy's state that one of two ranks holds."""
+    found = policy.snapshot_state()
+    mine = {number: tensors for number, tensors in found.tensors.items() if number % 2 == rank}
+    return kind(**{**{f.name: getattr(found, f.name) for f in fields(found)}, "tensors": mine})
 
 
 def one_ends(comm, folder, failing, how):
     """The rank `failing` does, right after the first step; the other one is not through with writing then."""
     ranks.FAILURE_GRACE, writing.OTHER_RANKS_TIMEOUT = 1.0, 600.0
-    policy = Shared(tiny_model(), optim=AdamWConfig(lr=1e-2), updates=4, token_budget=512, dtype="float32")
-    share = policy.share(comm.rank, OptimizerSnapshot if comm.rank == failing else Slow)
-    policy.snapshot_state = lambda copies=None: share
+    policy = torch_policy(tiny_model(), optim=AdamWConfig(lr=1e-2), total_updates=4, token_budget=512, dtype="float32")
+    held = share(policy, comm.rank, OptimizerSnapshot if comm.rank == failing else Slow)
+    policy.snapshot_state = lambda buffers=None: held
     about = {"policy": policy, "shared": {}, "own": {}, "about": {}, "comm": comm, "console": Console()}
     checkpoints = CheckpointManager(folder=folder, settings=CheckpointConfig(every=1), steps=4, **about)
     with checkpoints.guard():
