@@ -62,12 +62,12 @@ def dense(query: Tensor, key: Tensor, value: Tensor, spans: Sequence[attention.S
 @functools.lru_cache(maxsize=1)  # once for all layers, as a mask that is an argument of the model
 def dense_mask(spans: tuple[attention.Span, ...]) -> Tensor:
     """Who may look at whom: bool [L, L]."""
-    owner_L = torch.zeros(spans[-1].tails.stop, dtype=torch.long)
+    owner_L = torch.zeros(spans[-1].completions.stop, dtype=torch.long)
     group_L = torch.zeros_like(owner_L)
     for number, span in enumerate(spans):
-        group_L[span.prompt] = group_L[span.tails] = number
-        sibling_nR = torch.arange(1, len(span.place_nR) + 1)[:, None].expand_as(span.place_nR)
-        owner_L[span.place_nR.flatten()[span.real_S]] = sibling_nR.flatten()[span.real_S]
+        group_L[span.prompt] = group_L[span.completions] = number
+        sibling_nR = torch.arange(1, len(span.index_nR) + 1)[:, None].expand_as(span.index_nR)
+        owner_L[span.index_nR.flatten()[span.valid_S]] = sibling_nR.flatten()[span.valid_S]
     same = group_L[:, None] == group_L[None]
     mine = (owner_L[None] == 0) | (owner_L[:, None] == owner_L[None])
     return same & mine & torch.ones_like(same).tril()

@@ -1,8 +1,8 @@
-"""How the model is run over a batch: rows of tokens in, log-probabilities of completion tokens out.
+"""One run of the model over a batch: rows of tokens in, log-probabilities of completion tokens out.
 
-Two layouts with the same result. `padded` runs the prompt once per completion, as every plain trainer does, and is the
-oracle. `shared` runs the prompt once per group: whole groups are packed into one row without padding, a prompt and then
-its completions; a completion sees its prompt and itself (grpo/model/attention.py), and its positions restart after the
+Two layouts have the same result. `padded` runs the prompt once per completion, as every plain trainer does, and is the
+oracle. `shared` runs the prompt once per group: groups are packed into one row without padding, each a prompt and then
+its completions. A completion sees its prompt and itself (grpo/model/attention.py), and its positions restart after the
 prompt. For 8 answers of 500 tokens to a prompt of 1,200 that is 2.6 times fewer tokens.
 
 N model rows, L their length, B completions, C completion positions, T the learnt tokens of all of them, D hidden size.
@@ -26,26 +26,26 @@ logger = logging.getLogger(__name__)
 
 Layout = Literal["shared", "padded"]
 LayoutOption = Literal["auto", "shared", "padded"]
-"""What a recipe asks for: a layout, or "auto": shared, and padded for a model that shared cannot serve."""
+"""The layout in a recipe; "auto" is shared, and padded for a model that shared cannot serve."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInputs:
-    """Model input for some completions, and where each completion token is predicted."""
+    """Model input for some completions, and the place that predicts each completion token."""
 
     ids_NL: Tensor  # int64; several rows are right padded
     position_NL: Tensor  # int64
     spans: tuple[Span, ...] | None  # the groups in the one row of the shared layout; None: plain causal
-    row_T: Tensor  # int64: the model row that predicts learnt token t
-    place_T: Tensor  # int64: the position in that row whose hidden state predicts it
+    row_T: Tensor  # int64: model row of the hidden state that predicts learnt token t
+    place_T: Tensor  # int64: its position in that row
 
 
 def padded_inputs(batch: Batch) -> ModelInputs:
-    """One row per completion. Right padding needs no mask: nothing that counts ever looks to the right."""
+    """One row per completion. Right padding needs no mask: no learnt token looks to the right."""
     rows, row_T, place_T = [], [], []
     for b, (group, length) in enumerate(zip(batch.group_B.tolist(), batch.lengths_B.tolist(), strict=True)):
         prompt = batch.prompts[group]
-        rows.append([*prompt, *batch.ids_BC[b, : length - 1].tolist()])  # the last token predicts nothing we need
+        rows.append([*prompt, *batch.ids_BC[b, : length - 1].tolist()])  # the last token predicts nothing
         row_T += [b] * length
         place_T += range(len(prompt) - 1, len(prompt) - 1 + length)
     width = max(map(len, rows))
@@ -59,27 +59,24 @@ def padded_inputs(batch: Batch) -> ModelInputs:
 
 
 def shared_inputs(batch: Batch) -> ModelInputs:
-    """One row of all groups: each prompt, then its completions, each of which sees the prompt and itself.
-
-    A prompt with a single completion, as in supervised steps, is one plain sequence: nothing restarts.
-    """
+    """One row of all groups: each prompt, then its completions. A prompt with one completion is a plain sequence."""
     ids: list[int] = []
     positions: list[int] = []
     place_T: list[list[int]] = [[] for _ in batch.group_B]  # by completion first: groups need not lie in order
     spans: list[Span] = []
     lengths = batch.lengths_B.tolist()
     for group, prompt in enumerate(batch.prompts):
-        siblings = torch.nonzero(batch.group_B == group).flatten().tolist()
+        rows_of_group = torch.nonzero(batch.group_B == group).flatten().tolist()
         start, end = len(ids), len(prompt)
         ids += prompt
         positions += range(end)
-        for b in siblings:
-            fed = lengths[b] - 1  # the last token predicts nothing we need
-            # The first token is read at the prompt's end.
+        for b in rows_of_group:
+            fed = lengths[b] - 1  # the last token predicts nothing
+            # The end of the prompt predicts the first token.
             place_T[b] = [start + end - 1, *range(len(ids), len(ids) + fed)]
             ids += batch.ids_BC[b, :fed].tolist()
             positions += range(end, end + fed)
-        fed_each = [lengths[b] - 1 for b in siblings if lengths[b] > 1]
+        fed_each = [lengths[b] - 1 for b in rows_of_group if lengths[b] > 1]
         alone = len(fed_each) == 1
         spans.append(Span.at(start, end + sum(fed_each) * alone, [] if alone else fed_each))
     flat_T = [place for places in place_T for place in places]
@@ -97,8 +94,8 @@ def completion_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of every completion token: two float32 [B, C], 0 where `learn_BC` is false.
 
-    `model` is any causal language model of transformers with a bare linear head; `head` is given where its weight is
-    sharded and only a module that DeepSpeed knows can gather it.
+    `model` is a causal language model of transformers with a bare linear head. `head` is given if its weight is
+    sharded: only a module that DeepSpeed knows can gather it.
     """
     hidden_TD = _hidden_states(model, shared_inputs(batch) if layout == "shared" else padded_inputs(batch))
     device = hidden_TD.device
@@ -115,7 +112,7 @@ def _hidden_states(model: Any, rows: ModelInputs) -> Tensor:
     device = next(model.parameters()).device
     sharing: dict[str, Any] = {}
     if rows.spans is not None:
-        install(model)  # another attention function would not know the spans, and show siblings to each other
+        install(model)  # another attention function would ignore the spans and show completions to each other
         sharing["spans"] = tuple(span.to(device) for span in rows.spans)
     hidden_NLD = model.get_decoder()(
         input_ids=rows.ids_NL.to(device),
@@ -128,26 +125,29 @@ def _hidden_states(model: Any, rows: ModelInputs) -> Tensor:
 
 
 def micro_batches(batch: Batch, *, layout: Layout, token_budget: int) -> list[list[int]]:
-    """Row indices of each micro-batch, whole rows, at most `token_budget` model tokens (padding included) in each.
+    """Row indices of each micro-batch, at most `token_budget` model tokens (padding included) in each.
 
-    A single completion that is over the budget with its prompt gets a micro-batch of its own. In the shared layout a
-    group stays together while it fits and is cut into several, with the prompt in each, where it does not. The most
-    expensive come first, so that ranks that work on their first micro-batches together wait least for each other.
+    A unit (`Batch.unit_B`) that is over the budget alone gets a micro-batch of its own. In the shared layout a group
+    stays together while it fits, and is cut into several, with the prompt in each, if not. The most expensive come
+    first: ranks that work on their first micro-batches together then wait least for each other.
     """
-    units = _units(batch, token_budget) if layout == "shared" else [[b] for b in range(len(batch.group_B))]
-    tokens = [_tokens(batch, unit) for unit in units]
+    shared = layout == "shared"
+    units = _packed_units(batch, token_budget) if shared else _units(batch)
+    # Tokens of a unit in one packed row, or of its widest row.
+    sizes = [_tokens(batch, unit) if shared else max(_tokens(batch, [b]) for b in unit) for unit in units]
     parts: list[list[int]] = []
-    used: list[tuple[int, int]] = []  # of each part: its widest row, or the one row that it is, and how many there are
-    for place in sorted(range(len(units)), key=lambda place: -tokens[place]):  # decreasing: packs well, pads least
+    used: list[tuple[int, int]] = []  # (width, rows) of each part's model input
+    for place in sorted(range(len(units)), key=lambda place: -sizes[place]):  # decreasing: packs well, pads least
+        size, rows = sizes[place], 1 if shared else len(units[place])
         for part, (width, count) in enumerate(used):
-            after = (width + tokens[place], 1) if layout == "shared" else (max(width, tokens[place]), count + 1)
+            after = (width + size, 1) if shared else (max(width, size), count + rows)
             if after[0] * after[1] <= token_budget:
                 parts[part] += units[place]
                 used[part] = after
                 break
         else:
             parts.append(list(units[place]))
-            used.append((tokens[place], 1))
+            used.append((size, rows))
     order = sorted(range(len(parts)), key=lambda part: -used[part][0] * used[part][1])
     return [parts[part] for part in order]
 
@@ -221,7 +221,7 @@ def check_head(model: Any, *, gather: Callable[[Any], AbstractContextManager[Any
 
 
 def has_sliding_windows(model: Any) -> bool:
-    """Whether some layer looks back over a window only, which our own attention does not express."""
+    """Whether some layer attends over a sliding window, which the shared layout does not express."""
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
     if kinds:
@@ -229,7 +229,7 @@ def has_sliding_windows(model: Any) -> bool:
     return bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True)
 
 
-PROBE = Batch(  # about the smallest that siblings, neighbours and restarted positions show in
+PROBE = Batch(  # about the smallest that shows siblings, neighbours and restarted positions
     prompts=((1, 2, 3), (4, 5)),
     group_B=torch.tensor([0, 0, 1]),
     ids_BC=torch.tensor([[6, 7, 8], [9, 10, 0], [11, 12, 0]]),
@@ -244,18 +244,28 @@ def _tokens(batch: Batch, unit: Sequence[int]) -> int:
     return len(batch.prompts[int(batch.group_B[unit[0]])]) + int(batch.lengths_B[list(unit)].sum()) - len(unit)
 
 
-def _units(batch: Batch, token_budget: int) -> list[list[int]]:
-    lengths = batch.lengths_B.tolist()
-    units: list[list[int]] = []
-    for group, prompt in enumerate(batch.prompts):
-        used = token_budget + 1
-        for b in torch.nonzero(batch.group_B == group).flatten().tolist():
-            if used + lengths[b] - 1 > token_budget:
-                units.append([])
-                used = len(prompt)
-            units[-1].append(b)
-            used += lengths[b] - 1
-    return units
+def _units(batch: Batch) -> list[list[int]]:
+    """Rows that must stay together, all of one prompt: those of a unit, or each row alone."""
+    if batch.unit_B is None:
+        return [[b] for b in range(len(batch.group_B))]
+    units: dict[int, list[int]] = {}
+    for b, unit in enumerate(batch.unit_B.tolist()):
+        units.setdefault(unit, []).append(b)
+    return list(units.values())
+
+
+def _packed_units(batch: Batch, token_budget: int) -> list[list[int]]:
+    """Units of each prompt, joined while they fit into one packed row."""
+    by_group: dict[int, list[list[int]]] = {group: [] for group in range(len(batch.prompts))}
+    for unit in _units(batch):
+        by_group[int(batch.group_B[unit[0]])].append(unit)
+    packed: list[list[int]] = []
+    for units in by_group.values():
+        for place, unit in enumerate(units):
+            if place == 0 or _tokens(batch, packed[-1] + unit) > token_budget:
+                packed.append([])
+            packed[-1] += unit
+    return packed
 
 
 def _padded(rows: Sequence[Sequence[int]], width: int, *, fill: int = 0) -> Tensor:

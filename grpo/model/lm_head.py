@@ -1,8 +1,8 @@
-"""Hidden states -> log-probabilities and entropies, in chunks: [tokens, vocabulary] never exists whole.
+"""Language-model head: hidden states -> log-probabilities and entropies, in chunks of tokens.
 
-N tokens, D hidden size, V vocabulary. Logits are computed in float32 whatever the model's dtype: a bfloat16 head alone
-is off by 0.03 nats (RMS). The backward pass computes each chunk's logits again instead of keeping them, but for the
-last chunk's. A chunk is a fixed number of bytes, which plans of memory count on (launch/planner/memory.py).
+N tokens, D hidden size, V vocabulary; [N, V] never exists whole. Logits are float32 whatever the model's dtype: a
+bfloat16 head alone is off by 0.03 nats (RMS). The backward pass computes the logits of each chunk again, except for
+the last chunk, which is kept. Memory plans count on the size of a chunk (launch/planner/memory.py).
 """
 
 import math
@@ -15,7 +15,7 @@ CHUNK_BYTES = 64 * 1024 * 1024
 
 
 def chunk_tokens(vocabulary: int, *, chunk_bytes: int = CHUNK_BYTES) -> int:
-    """How many tokens' float32 logits fit into `chunk_bytes`, at least one."""
+    """Number of tokens whose float32 logits fit into `chunk_bytes`, at least 1."""
     return max(1, chunk_bytes // (4 * vocabulary))
 
 
@@ -31,7 +31,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         kept: tuple[Tensor, Tensor] | None = None
         for part in _chunks(len(ids_N), chunk):
             kept = None  # before the next is made
-            # Everything is done in place, on logits less their maximum: a chunk is far larger than any cache.
+            # In place, on logits less their maximum: a chunk is far larger than any cache.
             shifted_nV = (hidden_ND[part].to(dtype) / temperature) @ weight_f_VD.T
             largest_n = shifted_nV.amax(dim=1)
             shifted_nV.sub_(largest_n[:, None])
@@ -43,7 +43,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
             # entropy = log Z - sum_v p_v * logit_v
             entropy_N[part] = sum_n.log() - torch.linalg.vecdot(e_nV, shifted_nV) / sum_n
             kept = e_nV, sum_n
-        # The last chunk is in memory anyway: kept, it is one product less in the backward pass.
+        # The last chunk is in memory anyway; kept, it saves the backward pass one product.
         ctx.kept = kept if any(ctx.needs_input_grad) else None
         ctx.save_for_backward(hidden_ND, weight_VD, ids_N, logz_N)
         ctx.mark_non_differentiable(entropy_N)
@@ -57,7 +57,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         weight_f_VD = weight_VD.to(_compute_dtype(hidden_ND))
         d_hidden_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
         d_weight_VD = torch.zeros_like(weight_f_VD) if ctx.needs_input_grad[1] else None
-        kept, ctx.kept = ctx.kept, None  # used up here: a second backward pass computes it again
+        kept, ctx.kept = ctx.kept, None  # overwritten below: a second backward pass computes it again
         for part in reversed(_chunks(len(ids_N), ctx.chunk)):
             hidden_nD = hidden_ND[part].to(weight_f_VD.dtype)
             # d logp / d logit_v = [v = id] - p_v
@@ -102,8 +102,7 @@ def chunked_logprobs(
 class ChunkedHead(torch.nn.Module):
     """The output embedding as a module that returns log-probabilities instead of logits.
 
-    A module and not a call, because ZeRO-3 gathers a weight for the calls of the module that holds it, forward and
-    backward, and leaves a shard otherwise.
+    It is a module because ZeRO-3 gathers a weight, forward and backward, only for the module that holds it.
     """
 
     def __init__(self, weight_VD: torch.nn.Parameter) -> None:
@@ -120,7 +119,7 @@ def _compute_dtype(hidden_ND: Tensor) -> torch.dtype:
 
 
 def _chunks(count: int, size: int) -> list[slice]:
-    """As few as `size` allows, of about one width: the last, which is kept, is then no small rest.
+    """As few slices as `size` allows, of about equal width, so that the last, which is kept, is not small.
 
     >>> _chunks(384, 341)
     [slice(0, 192, None), slice(192, 384, None)]

@@ -188,9 +188,8 @@ class Policy(PolicyEngine):
             is_finite = is_finite and not bool(part_loss.isnan())
             self._backend.backward(part_loss, is_last=number == len(parts))
         everyones = self._comm.gather([(total, is_finite)])
-        return finalize_metrics(reduce(merge_metrics, [metrics for metrics, _ in everyones])), all(
-            finite for _, finite in everyones
-        )
+        merged = reduce(merge_metrics, [metrics for metrics, _ in everyones])
+        return finalize_metrics(merged), all(finite for _, finite in everyones)
 
     def _aligned_micro_batches(self, batch: Batch) -> list[tuple[list[int], Batch]]:
         """(row indices, rows) of this rank's micro-batches, filled up with dummies to the number of the busiest rank.

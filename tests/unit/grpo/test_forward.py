@@ -62,7 +62,7 @@ def test_what_spans_and_positions_keep_apart_is_seen(monkeypatch):
     oracle_BC, oracle = logp_and_gradient(model, batch, "padded")
     right = shared_inputs(batch)
     length = right.ids_NL.shape[1]
-    one_each = tuple(Span.at(s.prompt.start, s.tails.stop - s.prompt.start, []) for s in right.spans)
+    one_each = tuple(Span.at(s.prompt.start, s.completions.stop - s.prompt.start, []) for s in right.spans)
     wrong = {
         "siblings see each other": replace(right, spans=one_each),
         "groups see each other": replace(right, spans=(Span.at(0, length, []),)),
