@@ -1,1 +1,1 @@
-"""Policy engines: one file each, all behind the protocol in `base.py`."""
+"""Policy: the one update (engine.py) over a backend, torch or DeepSpeed."""

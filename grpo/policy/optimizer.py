@@ -26,7 +26,7 @@ class AdamWConfig(Section):
 
 
 def learning_rate(optim: AdamWConfig, *, update: int, updates: int) -> float:
-    """The rate of update `update` (from 0) of `updates`: a linear rise, then down to 0 by cosine or line, or flat.
+    """Learning rate of update `update` (from 0) of `updates`: linear warm-up, then the schedule, down to 0.
 
     >>> [round(learning_rate(AdamWConfig(lr=1.0), update=u, updates=20), 3) for u in (0, 1, 2, 11, 19)]
     [0.5, 1.0, 1.0, 0.5, 0.008]

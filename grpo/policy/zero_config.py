@@ -1,4 +1,4 @@
-"""What DeepSpeed is told: ZeRO settings -> its configuration, a pure function that needs no DeepSpeed."""
+"""ZeRO settings and the configuration that DeepSpeed gets from them; pure functions that need no DeepSpeed."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,15 +9,15 @@ from grpo.policy.optimizer import AdamWConfig
 Stage = Literal[1, 2, 3]
 Offload = Literal["none", "optimizer", "all"]
 
-BUCKET = 50_000_000  # elements that are reduced or gathered at once: 200 MB in float32, and DeepSpeed keeps two
+BUCKET = 50_000_000  # elements reduced or gathered at once: 200 MB in float32, and DeepSpeed keeps two
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZeroConfig:
-    """How the policy is spread over the ranks.
+    """Sharding of the policy over the ranks.
 
-    Stage 1 shards the optimizer's state, 2 the gradients as well, 3 the weights as well. `offload` keeps the state of
-    the optimizer, or with "all" (stage 3 only) the weights as well, in the memory of the CPU.
+    Stage 1 shards the optimizer state, 2 the gradients too, 3 the weights too. `offload` keeps the optimizer state in
+    CPU memory, and with "all" (stage 3 only) the weights too.
     """
 
     stage: Stage = 2
@@ -32,18 +32,18 @@ class ZeroConfig:
 
 
 def zero_config(zero: ZeroConfig, optim: AdamWConfig, *, bf16: bool, world: int) -> dict[str, Any]:
-    """The configuration of the engine that trains.
+    """Configuration of the trained engine.
 
-    One accumulation step is declared whatever the number of micro-batches: the engine says itself which micro-batch is
-    the last, so nothing is divided by a count. The learning rate is set before every step.
+    It declares one accumulation step whatever the number of micro-batches: the backend marks the last micro-batch, so
+    nothing is divided by a count. The learning rate is set before every step.
     """
     optimizer: dict[str, Any] = {
         "lr": optim.lr,
         "betas": list(optim.betas),
         "eps": 1e-8,
         "weight_decay": optim.weight_decay,
-        "torch_adam": True,  # DeepSpeed's own would be compiled at start
-        "fused": True,  # as fast as those, on a CPU too
+        "torch_adam": True,  # DeepSpeed compiles its own at start
+        "fused": True,  # as fast as DeepSpeed's, on a CPU too
     }
     sharding: dict[str, Any] = {
         "stage": zero.stage,
@@ -68,7 +68,7 @@ def zero_config(zero: ZeroConfig, optim: AdamWConfig, *, bf16: bool, world: int)
 
 
 def reference_config(zero: ZeroConfig, *, bf16: bool, world: int) -> dict[str, Any]:
-    """The configuration of a frozen model that is sharded over the ranks, on the CPU where the policy is offloaded."""
+    """Configuration of a frozen model that is sharded over the ranks, in CPU memory if the policy is offloaded."""
     sharding: dict[str, Any] = {"stage": 3, **_stage_3(zero)}
     if zero.offload != "none":
         sharding["offload_param"] = {"device": "cpu", "pin_memory": True}
@@ -83,7 +83,7 @@ def reference_config(zero: ZeroConfig, *, bf16: bool, world: int) -> dict[str, A
 def _stage_3(zero: ZeroConfig) -> dict[str, Any]:
     sharding: dict[str, Any] = {
         "stage3_prefetch_bucket_size": BUCKET,
-        "stage3_param_persistence_threshold": 100_000,  # norms stay whole: gathering them costs more than holding them
+        "stage3_param_persistence_threshold": 100_000,  # norms stay whole: gathering costs more than memory
     }
     if zero.offload == "all":
         sharding["offload_param"] = {"device": "cpu", "pin_memory": True}
@@ -91,11 +91,11 @@ def _stage_3(zero: ZeroConfig) -> dict[str, Any]:
 
 
 def _precision(bf16: bool) -> dict[str, Any]:
-    """In bfloat16 the master weights and the sums of gradients, over micro-batches and over ranks, stay float32."""
+    """Float32, or bfloat16 with float32 master weights and float32 gradient sums over micro-batches and ranks."""
     if not bf16:
         return {"bf16": {"enabled": False}}
     return {
-        "bf16": {"enabled": True, "check_grad_overflow": True},  # a gradient that is not finite skips the step
+        "bf16": {"enabled": True, "check_grad_overflow": True},  # skips a step that is not finite
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
     }
