@@ -1,1 +1,1 @@
-"""What an answer is worth while training."""
+"""The rewards of training: parts, judges, custom functions, and an audit of what games them."""

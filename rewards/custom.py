@@ -47,8 +47,8 @@ def trl_columns(
 ) -> dict[str, list[Any]]:
     """COLUMNS for a function written for TRL, one entry per completion.
 
-    `prompts` holds the question and `completions` the texts: strings, or with `conversational` lists of one message.
-    `answers` is a list of spellings per gold answer, `docs` the passages with title and text.
+    `prompts` holds the question and `completions` the texts, as strings or with `conversational` as lists of one
+    message. `answers` is a list of spellings per gold answer.
     """
 
     def content(role: str, text: str) -> Any:
@@ -138,8 +138,7 @@ class CustomReward:
         self.path = path
         self._config = config  # timeout, failure_limit, trl_conversational
         self._reward, self.for_trl = load_reward(path, conversational=config.trl_conversational)
-        self._calls = self._failures = self._new_failures = 0
-        self._first_failure = ""
+        self._state: dict[str, Any] = {"calls": 0, "failures": 0, "new_failures": 0, "first_failure": ""}
 
     def start(self, example: Example, completions: Sequence[Completion]) -> Callable[[], Values]:
         """Begin to score a group. The function that is returned waits for the values, one per completion."""
@@ -156,20 +155,19 @@ class CustomReward:
 
     def pop_failures(self) -> int:
         """Failed calls since the last call of this method."""
-        popped, self._new_failures = self._new_failures, 0
+        popped, self._state["new_failures"] = self._state["new_failures"], 0
         return popped
 
     def state_dict(self) -> dict[str, Any]:
         """The counts that the quota is judged by, and the first failure."""
-        counts = {"calls": self._calls, "failures": self._failures, "new_failures": self._new_failures}
-        return {**counts, "first_failure": self._first_failure}
+        return dict(self._state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._calls, self._failures = state["calls"], state["failures"]
-        self._new_failures, self._first_failure = state["new_failures"], state["first_failure"]
+        self._state = dict(state)
 
     def _finish(self, future: Future[Values], deadline: float, example: Example, count: int) -> Values:
-        self._calls += 1
+        state = self._state
+        state["calls"] += 1
         try:
             error = future.exception(timeout=max(0.0, deadline - time.monotonic()))
         except TimeoutError:  # of the wait; a TimeoutError of the reward is returned as `error`
@@ -178,14 +176,14 @@ class CustomReward:
             if error is None:
                 return future.result()
             problem = self._describe(error)
-        self._failures += 1
-        self._new_failures += 1
-        self._first_failure = self._first_failure or f"question {example.id}: {problem}"
-        if self._failures > self._config.failure_limit * max(self._calls, MIN_CALLS):
+        state["failures"] += 1
+        state["new_failures"] += 1
+        state["first_failure"] = state["first_failure"] or f"question {example.id}: {problem}"
+        limit = self._config.failure_limit
+        if state["failures"] > limit * max(state["calls"], MIN_CALLS):
             raise UserError(
-                f"reward {self.path!r} failed in {self._failures} of {self._calls} calls, more than "
-                f"reward.failure_limit = {self._config.failure_limit:g} allows (valid: 0 to 1); "
-                f"the first: {self._first_failure}"
+                f"reward {self.path!r} failed in {state['failures']} of {state['calls']} calls, more than "
+                f"reward.failure_limit = {limit:g} allows (valid: 0 to 1); the first: {state['first_failure']}"
             )
         return [None] * count
 

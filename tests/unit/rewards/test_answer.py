@@ -1,4 +1,4 @@
-"""The parser reads any text, and reads it the same way every time."""
+"""The answer parser: any text, statements and citations, both formats."""
 
 import time
 

@@ -1,9 +1,7 @@
-"""An honest policy must be worth more than every one that games the reward, or we say where it is not."""
+"""The audit: an honest policy earns more than every degenerate one, with the exceptions listed here."""
 
 import io
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -71,7 +69,7 @@ def test_without_the_penalty_a_wrong_citation_costs_nothing() -> None:
 
 
 def test_caution_is_gamed_by_a_model_that_only_refuses() -> None:
-    """The slides' drift to NotAttempt: once no sibling is ever right, silence is paid in full everywhere."""
+    """The slides' drift to NotAttempt: once no answer of a group is right, abstaining earns the full reward."""
     caution, both = rows("caution"), rows("fact_and_caution")
     assert caution["always refuse"].alone == 3.0 > caution[HONEST].alone == 2.5
     assert both["always refuse"].alone == both[HONEST].alone == 3.0
@@ -105,9 +103,6 @@ def test_the_command_reads_recipes_as_training_does(tmp_path: Path, capsys: pyte
     assert "left out: nowhere_at_all:f" in " ".join(out.split())
     repeated = next(line.split() for line in out.splitlines() if "repeat one sentence" in line)
     assert repeated[3] == "10.50"  # 2.5 and eight times a right sentence, rightly cited
-    command = [sys.executable, "-m", "rewards.audit", "configs/stage2.toml", "configs/models/tiny.toml"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "configs/stage2.toml + configs/models/tiny.toml: mean reward by policy" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The deterministic judge is exactly the stub that the golden Trust-Score cases were made with."""
+"""The lexical judge, which is the stub of the golden Trust-Score cases."""
 
 import pytest
 from hypothesis import given, settings

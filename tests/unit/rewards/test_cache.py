@@ -1,8 +1,6 @@
-"""The cache of verdicts asks nothing twice, outlives its process, and leaves foreign files as they are."""
+"""The cache of verdicts: nothing is judged twice, and a file that fails does not stop a run."""
 
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,12 +11,11 @@ from grpo.errors import UserError
 from rewards.judges.base import Judge, LexicalJudge, pop_metrics
 from rewards.judges.cache import WRITE_BATCH, CachedJudge
 
-ROOT = Path(__file__).resolve().parents[3]
 RIGHT, WRONG = ("Ali Daei scored 109 goals.", "Daei scored 109."), ("Ali Daei scored 109 goals.", "Daei scored 805.")
 
 
 class Watched:
-    """The lexical judge, with a list of what it was asked; `share` makes its verdicts tell models apart."""
+    """The lexical judge with a list of its calls; `share` scales its verdicts, to tell models apart."""
 
     def __init__(self, share: float = 1.0) -> None:
         self.calls: list[list[tuple[str, str]]] = []
@@ -63,44 +60,6 @@ def test_a_verdict_belongs_to_its_model_and_to_the_place_of_each_text(tmp_path: 
     shifted = [(hypothesis, premise), (premise + hypothesis, ""), (premise[:-1], "." + hypothesis), RIGHT]
     assert cache.entails(shifted)[-1] == 1.0
     assert watched.calls == [shifted[:-1]]
-
-
-def test_verdicts_survive_the_process(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path;"
-        "from rewards.judges.base import LexicalJudge; from rewards.judges.cache import CachedJudge;"
-        f"cache = CachedJudge(LexicalJudge(), Path({str(tmp_path / 'sub' / 'verdicts.sqlite')!r}), model='m@1');"
-        f"print(cache.entails([{RIGHT!r}, {WRONG!r}]), cache.pop_metrics())"
-    )
-    lines = [
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        for _ in range(2)
-    ]
-    assert lines == [
-        "[1.0, 0.0] {'asked': 2.0, 'hit_rate': 0.0}",
-        "[1.0, 0.0] {'asked': 2.0, 'hit_rate': 1.0}",
-    ]
-
-
-def test_processes_that_start_and_write_together_lose_nothing(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path;"
-        "from rewards.judges.base import LexicalJudge; from rewards.judges.cache import CachedJudge;"
-        f"cache = CachedJudge(LexicalJudge(), Path({str(tmp_path / 'verdicts.sqlite')!r}), model='m@1');"
-        "first = int(sys.argv[1]);"
-        "[cache.entails([(f'text {n}', f'text {n}'), ('shared', f'{n % 7}')]) for n in range(first, first + 100)]"
-    )
-    writers = [
-        subprocess.Popen([sys.executable, "-c", code, str(first)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        for first in (0, 100, 200)
-    ]
-    assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [("", 0)] * 3
-    watched = Watched()
-    verdicts = cached(tmp_path, watched).entails([(f"text {n}", f"text {n}") for n in range(300)] + [("shared", "3")])
-    assert verdicts == [1.0] * 300 + [0.0]
-    assert watched.calls == []
 
 
 def test_threads_share_one_cache(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_two_passages_that_both_support_a_statement_are_both_needed() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.sets(st.integers(1, 6), min_size=1), st.integers(1, 3), st.booleans())
 def test_one_more_right_citation_never_lowers_the_reward(cited: set[int], more: int, anti_gaming: bool) -> None:
-    """Passages 1 to 3 hold the sentence, 4 to 6 do not, and 7 is not there."""
+    """Passages 1 to 3 hold the sentence, 4 to 6 do not, and there is no passage 7."""
     six = dataclasses.replace(question(), passages=(PASSAGES[0],) * 3 + (PASSAGES[1],) * 3, found=((True, False),) * 6)
 
     def citation(numbers: set[int]) -> float:

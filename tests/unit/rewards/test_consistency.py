@@ -1,4 +1,4 @@
-"""R_process: the thinking must lead to what is then said."""
+"""R_process: the thinking entails the answer."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,7 @@ def reasoned(think: str, answer: str) -> str:
 
 
 class Half(LexicalJudge):
-    """Says 0.5 of everything; keeps what it was asked."""
+    """A judge that gives 0.5 and keeps the pairs."""
 
     def __init__(self) -> None:
         self.asked: list[list[tuple[str, str]]] = []

@@ -47,7 +47,7 @@ def own(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """What hanging rewards wait for; opened at the end, so that no test leaves a thread behind."""
+    """An event that hanging rewards wait for, set at the end, so that no test leaves a thread behind."""
     event = threading.Event()
     yield event
     event.set()
@@ -88,7 +88,7 @@ def test_one_answer_at_a_time(own: types.ModuleType) -> None:
 
 
 def test_none_counts_as_the_mean_of_the_scored_siblings(own: types.ModuleType) -> None:
-    """Neither a penalty nor a bonus can be dodged or had by not being scored; the part itself stays missing."""
+    """A missing score is neither a penalty nor a bonus; the part itself stays missing."""
     scores = score(scorer(own, lambda example, completions: [-1.0, None, 0.5]))
     assert totals(scores) == [3 - 2, 2 - 0.5, 1 + 1]
     assert [score.parts.get(NAME) for score in scores] == [-1.0, None, 0.5]
@@ -114,30 +114,37 @@ def test_a_function_written_for_trl_gets_its_columns(own: types.ModuleType) -> N
     assert (seen["style"], seen["source"]) == (["prose"] * 3, ["asqa"] * 3)
 
 
-def test_a_function_written_for_trl_without_kwargs_gets_what_it_names(own: types.ModuleType) -> None:
-    def lengths(prompts: list[str], completions: list[str], scale: float = 0.1) -> list[float]:
-        return [scale * len(text) for text in completions]
-
-    class Accuracy:
-        def __call__(self, completions: list[str], source: list[str]) -> list[float]:
-            return [float(name == "asqa") for name in source]
-
-    assert [s.parts[NAME] for s in score(scorer(own, lengths))] == pytest.approx([3.0, 1.6, 0.0])
-    assert [s.parts[NAME] for s in score(scorer(own, Accuracy()))] == [1.0, 1.0, 1.0]
+def lengths(prompts: list[str], completions: list[str], scale: float = 0.1) -> list[float]:
+    return [scale * len(text) for text in completions]
 
 
-def test_a_function_that_names_a_column_is_for_trl_wherever_it_stands(own: types.ModuleType) -> None:
-    def grounded(question: list[str], completions: list[str]) -> list[float]:
-        return [
-            float(q == EXAMPLE.question and text.endswith("[1]."))
-            for q, text in zip(question, completions, strict=True)
-        ]
+class FromAsqa:
+    def __call__(self, completions: list[str], source: list[str]) -> list[float]:
+        return [float(name == "asqa") for name in source]
 
-    def longest(q: Example, completions: Sequence[Completion]) -> list[float]:
-        return [float(q.id == "asqa-1" and len(c.text) > 20) for c in completions]
 
-    assert [s.parts[NAME] for s in score(scorer(own, grounded))] == [1.0, 1.0, 0.0]
-    assert [s.parts[NAME] for s in score(scorer(own, longest))] == [1.0, 0.0, 0.0]
+def grounded(question: list[str], completions: list[str]) -> list[float]:
+    pairs = zip(question, completions, strict=True)
+    return [float(asked == EXAMPLE.question and text.endswith("[1].")) for asked, text in pairs]
+
+
+def long_asqa(q: Example, completions: Sequence[Completion]) -> list[float]:
+    return [float(q.id == "asqa-1" and len(c.text) > 20) for c in completions]
+
+
+@pytest.mark.parametrize(
+    ("function", "values"),
+    [
+        (lengths, [3.0, 1.6, 0.0]),
+        (FromAsqa(), [1.0, 1.0, 1.0]),
+        (grounded, [1.0, 1.0, 0.0]),
+        (long_asqa, [1.0, 0.0, 0.0]),  # names no column: not for TRL
+    ],
+)
+def test_names_of_parameters_tell_the_form_and_the_columns(
+    own: types.ModuleType, function: Any, values: list[float]
+) -> None:
+    assert [s.parts[NAME] for s in score(scorer(own, function))] == pytest.approx(values)
 
 
 def talks(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
@@ -294,7 +301,7 @@ def test_a_timeout_of_its_own_is_an_error_and_not_ours(own: types.ModuleType) ->
 
 
 def test_the_rewards_of_a_recipe_run_side_by_side(own: types.ModuleType) -> None:
-    """Each waits until the other has begun: one after the other, both would time out."""
+    """Each reward waits until the other has begun; one after the other, both would time out."""
     begun = {"f": threading.Event(), "g": threading.Event()}
 
     def meets(mine: str, other: str) -> Any:
@@ -322,7 +329,3 @@ def test_a_late_result_never_reaches_a_later_group(own: types.ModuleType, gate: 
     wait = CustomReward(NAME, RewardConfig(timeout=10)).start(EXAMPLE, completions(["a", "b"]))
     gate.set()
     assert wait() == [2.0, 2.0]
-
-
-def test_without_rewards_of_ones_own_there_is_nothing_to_count() -> None:
-    assert RewardScorer(RewardConfig(), reasoning=False).pop_metrics() == {}

@@ -1,4 +1,4 @@
-"""What the NLI judges say is what the stock models say, whatever the batch, the length of a pair or its place."""
+"""The NLI judges give the probabilities of the stock models, whatever the batch and the length of a pair."""
 
 import math
 import random

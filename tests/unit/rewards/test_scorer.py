@@ -64,7 +64,7 @@ PAID = {  # by hand: (eq 1, eq 2) of a statement; the gold answers are Daei, Bic
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(sorted(PAID)), max_size=9), st.booleans())
 def test_the_papers_sum_is_the_sum_over_statements(statements: list[str], anti_gaming: bool) -> None:
-    """Eqs 1 and 2: no bound, no share, no word looked at twice, whatever else is said and whatever is anti_gaming."""
+    """Eqs 1 and 2 without bound or factor, whatever the other statements and whatever `anti_gaming` is."""
     example = question(answers=(("Ali Daei",), ("Josef Bican",), ("38",), ("The Who",)))
     example = dataclasses.replace(example, found=((True,) * 4,) * 3)
     scored = score(reasoned(" ".join(["It won.", *statements])), example, uncapped_sum=True, anti_gaming=anti_gaming)

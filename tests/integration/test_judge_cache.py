@@ -1,0 +1,30 @@
+"""Several processes share one cache of verdicts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from rewards.judges.base import LexicalJudge
+from rewards.judges.cache import CachedJudge
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_processes_that_start_and_write_together_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.sqlite"
+    code = (
+        "import sys; from pathlib import Path;"
+        "from rewards.judges.base import LexicalJudge; from rewards.judges.cache import CachedJudge;"
+        f"cache = CachedJudge(LexicalJudge(), Path({str(path)!r}), model='m@1');"
+        "first = int(sys.argv[1]);"
+        "[cache.entails([(f'text {n}', f'text {n}'), ('shared', f'{n % 7}')]) for n in range(first, first + 100)]"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, str(first)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for first in (0, 100, 200)
+    ]
+    assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [("", 0)] * 3
+    cache = CachedJudge(LexicalJudge(), path, model="m@1")
+    asked = [(f"text {n}", f"text {n}") for n in range(300)]
+    assert cache.entails([*asked, ("shared", "3")]) == [1.0] * 300 + [0.0]
+    assert cache.pop_metrics() == {"asked": 301.0, "hit_rate": 1.0}
