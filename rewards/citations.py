@@ -14,7 +14,7 @@ others do not. (Left open: a statement that adds a stray word of every cited pas
 stop words, which a lexical judge finds in anything, must then appear in the passages word for word.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from grpo.data.example import Example
 from grpo.data.text import STOP_WORDS, normalize
@@ -47,8 +47,8 @@ def citation_pairs(
 
 
 def citation_rewards(
-    example: Example,
     rows: Sequence[Sequence[Statement]],
+    pairs: Mapping[Citation, Pair],
     verdicts: Verdicts,
     *,
     penalty: float = 0.5,
@@ -57,12 +57,13 @@ def citation_rewards(
 ) -> list[float]:
     """R_citation (eq 2) of every completion of a group, summed over `rows`, the credited statements of each.
 
-    `penalty` is the cost of a bad citation; 0 is the paper's ablation. `factors`, one per completion, multiply the
-    rewards of good citations and never a penalty (rewards.correctness.length_penalty).
+    `pairs` are the `citation_pairs` of the same rows. `penalty` is the cost of a bad citation; 0 is the paper's
+    ablation. `factors`, one per completion, multiply the rewards of good citations and never a penalty
+    (rewards.correctness.length_penalty).
     """
     supported = {
         citation
-        for citation, pair in citation_pairs(example, rows, anti_gaming=anti_gaming).items()
+        for citation, pair in pairs.items()
         if verdicts[pair] > ENTAILMENT_THRESHOLD and not (anti_gaming and _stop_words_not_in(pair))
     }
 

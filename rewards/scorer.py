@@ -19,7 +19,7 @@ from typing import Any
 from grpo.data.example import Example
 from grpo.types import Group, Score
 from rewards.answer import TAGS, ParsedAnswer, Statement, parse
-from rewards.citations import citation_pairs, citation_rewards
+from rewards.citations import Citation, citation_pairs, citation_rewards
 from rewards.config import RewardConfig
 from rewards.consistency import consistency_pair, consistency_rewards
 from rewards.correctness import (
@@ -60,10 +60,11 @@ class ParsedGroup:
 
 @dataclass(frozen=True, slots=True)
 class Credits:
-    """What the answers of one question earn R_EM and R_citation for, one entry per answer."""
+    """What the answers of one question earn R_EM and R_citation for; the lists have one entry per answer."""
 
     statements: list[list[Statement]]  # credited ones
     factors: list[float]  # on their rewards, see rewards.correctness.length_penalty
+    citations: dict[Citation, Pair]  # to judge, of all answers
 
 
 class RewardScorer:
@@ -128,11 +129,7 @@ class RewardScorer:
         config = self.config
         verdicts = ask(self.judge, chain.from_iterable(answer_pairs(group, config) for group in groups))
         earned = [credit(group, verdicts, config) for group in groups]
-        cited = [
-            citation_pairs(group.example, own.statements, anti_gaming=config.anti_gaming_sums).values()
-            for group, own in zip(groups, earned, strict=True)
-        ]
-        verdicts |= ask(self.judge, chain.from_iterable(cited))
+        verdicts |= ask(self.judge, chain.from_iterable(own.citations.values() for own in earned))
         parts = []
         for group, own in zip(groups, earned, strict=True):
             ground = ground_grpo_rewards(group, own, verdicts, config, reasoning=self.reasoning)
@@ -192,7 +189,8 @@ def credit(group: ParsedGroup, verdicts: Verdicts, config: RewardConfig) -> Cred
         statements.append(credited)
         count = len(frozenset().union(*answers))
         factors.append(length_penalty(len(credited), count, row) if config.anti_gaming_sums else 1.0)
-    return Credits(statements, factors)
+    citations = citation_pairs(group.example, statements, anti_gaming=config.anti_gaming_sums)
+    return Credits(statements, factors, citations)
 
 
 def ground_grpo_rewards(
@@ -200,8 +198,8 @@ def ground_grpo_rewards(
 ) -> list[Parts]:
     """Algorithm 1 for the answers to one question."""
     citation = citation_rewards(
-        group.example,
         earned.statements,
+        earned.citations,
         verdicts,
         penalty=config.citation_penalty,
         anti_gaming=config.anti_gaming_sums,
