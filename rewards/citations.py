@@ -27,9 +27,7 @@ Sources = tuple[int, ...]  # distinct passage numbers in ascending order: a prem
 Citation = tuple[Sources, str]  # the cited passages and the text of the statement
 
 
-def citation_pairs(
-    example: Example, rows: Iterable[Sequence[Statement]], *, anti_gaming: bool = True
-) -> dict[Citation, Pair]:
+def citation_pairs(example: Example, rows: Iterable[Sequence[Statement]], *, anti_gaming: bool) -> dict[Citation, Pair]:
     """The pairs to judge for the citations of these statements; citations of missing passages are left out.
 
     With `anti_gaming` also the pairs that the precision of each citation needs.
@@ -51,9 +49,9 @@ def citation_rewards(
     pairs: Mapping[Citation, Pair],
     verdicts: Verdicts,
     *,
-    penalty: float = 0.5,
-    anti_gaming: bool = True,
-    factors: Sequence[float] | None = None,
+    penalty: float,
+    factors: Sequence[float],
+    anti_gaming: bool,
 ) -> list[float]:
     """R_citation (eq 2) of every completion of a group, summed over `rows`, the credited statements of each.
 
@@ -76,8 +74,7 @@ def citation_rewards(
         return CITED_RIGHT * factor * (precision(sources, statement.text, supported) if anti_gaming else 1.0)
 
     return [
-        sum((reward(statement, factor) for statement in row), 0.0)
-        for row, factor in zip(rows, factors or [1.0] * len(rows), strict=True)
+        sum((reward(statement, factor) for statement in row), 0.0) for row, factor in zip(rows, factors, strict=True)
     ]
 
 
