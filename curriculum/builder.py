@@ -110,24 +110,14 @@ def build_from_qa(
 
     A question's answerable variant, "nq-000017" after its record number, has its gold passages at uniformly random
     positions among distractors. Its unanswerable variant, "nq-000017-u", has only passages in whose title and text no
-    accepted answer is found. As many examples as the share allows are made: at 0.5 both variants of every question,
-    with "any" every variant that exists, for a share that is drawn later (`curriculum.mixing.mix`). Equal files,
-    arguments and seeds give equal examples in equal order.
-
-    `max_words` truncates each passage, around the answer if it holds the answer to its own question. Distractors are
-    treated like gold passages, so that the cut does not give the gold passage away. With a judge `entails`, an answer
-    is found where it is spelled and the passage also entails the question with the answer (Trust-Align, appendix B).
+    accepted answer is found. As many examples as the share allows are made; with "any" all variants, for a share that
+    is drawn later (`curriculum.mixing.mix`). `max_words` truncates gold passages and distractors alike, around the
+    answer to their own question. With a judge `entails`, a passage holds an answer if it spells the answer and entails
+    the question with it (Trust-Align, appendix B).
     """
-    is_share = unanswerable == "any" or 0 <= unanswerable <= 1
-    if passages < 1 or not is_share or (max_words is not None and max_words < 1):
-        raise UserError(
-            f"passages = {passages}, unanswerable = {unanswerable}, max_words = {max_words}; "
-            "expected passages >= 1, 0 <= unanswerable <= 1 and max_words >= 1 or none"
-        )
+    _check_arguments(passages, unanswerable, max_words)
     dropped: Counter[str] = Counter()
     short_answers, questions = _usable_questions(path, passages, max_words, seed, dropped)
-    if not questions:
-        raise _nothing_usable(path, dropped)
     index = _make_index(questions, pool, max_words, seed)
     if len(index.passages) < passages:
         raise UserError(
@@ -137,16 +127,12 @@ def build_from_qa(
     variants = [_make_variants(index, question, passages, source, seed) for question in questions]
     if entails:
         variants = _entailed_variants(variants, entails)
-        if len(variants) < len(questions):
-            dropped[NOT_ENTAILED] = len(questions) - len(variants)
     made = [pair for pair in variants if pair != (None, None)]
-    if len(made) < len(variants):
-        dropped[NO_VARIANT] = len(variants) - len(made)
+    dropped += Counter({NOT_ENTAILED: len(questions) - len(variants), NO_VARIANT: len(variants) - len(made)})
     if not made:
         raise _nothing_usable(path, dropped)
-    with_gold, without = _choose(made, unanswerable, random.Random(f"{seed} forms"))
-    chosen = [(n, pair) for n, pair in enumerate(made)]
-    examples = [e for n, pair in chosen for e, kept in zip(pair, (with_gold, without), strict=True) if e and n in kept]
+    examples = _choose(made, unanswerable, random.Random(f"{seed} forms"))
+    answerable = [example for example in examples if example.answerable]
     return examples, BuildReport(
         read=len(made) + dropped.total(),
         kept=len(made),
@@ -154,17 +140,29 @@ def build_from_qa(
         short_answers=short_answers,
         pool=len(index.passages),
         duplicate_passages=index.duplicates,
-        answerable=len(with_gold),
-        unanswerable=len(without),
+        answerable=len(answerable),
+        unanswerable=len(examples) - len(answerable),
         without_refusal=sum(without is None for _, without in made),
-        distractors_with_answer=sum(len(e.passages_with(0)) > 1 for e in examples if e.answerable),
+        distractors_with_answer=sum(len(example.passages_with(0)) > 1 for example in answerable),
     )
+
+
+def _check_arguments(passages: int, unanswerable: Share, max_words: int | None) -> None:
+    is_share = unanswerable == "any" or 0 <= unanswerable <= 1
+    if passages < 1 or not is_share or (max_words is not None and max_words < 1):
+        raise UserError(
+            f"passages = {passages}, unanswerable = {unanswerable}, max_words = {max_words}; "
+            "expected passages >= 1, 0 <= unanswerable <= 1 and max_words >= 1 or none"
+        )
 
 
 def _usable_questions(
     path: str | Path, passages: int, max_words: int | None, seed: int, dropped: Counter[str]
 ) -> tuple[int, list[_Question]]:
-    """How many spellings are too short, and the usable questions. The others are counted in `dropped` by reason."""
+    """How many spellings are too short, and the usable questions. The others are counted in `dropped` by reason.
+
+    UserError if no question is usable.
+    """
     questions: list[_Question] = []
     short_answers = 0
     seen: set[str] = set()
@@ -181,6 +179,8 @@ def _usable_questions(
         else:
             seen.add(key)
             questions.append(question)
+    if not questions:
+        raise _nothing_usable(path, dropped)
     return short_answers, questions
 
 
@@ -286,21 +286,26 @@ def _hypotheses(example: Example) -> dict[int, tuple[str, str]]:
     }
 
 
-def _choose(variants: Sequence[Variants], share: Share, rng: random.Random) -> tuple[set[int], set[int]]:
-    """The positions of the questions whose answerable, and whose unanswerable variant is used: as many as give the
-    share."""
+def _choose(variants: Sequence[Variants], share: Share, rng: random.Random) -> list[Example]:
+    """As many variants as give the share of unanswerable ones, in order."""
     answerable = [n for n, (with_gold, _) in enumerate(variants) if with_gold]
     refusable = [n for n, (_, without) in enumerate(variants) if without]
-    if share == "any":
-        return set(answerable), set(refusable)
-    total = min(
-        len(answerable) / (1 - share) if share < 1 else float("inf"),
-        len(refusable) / share if share > 0 else float("inf"),
-    )
-    total = floor(total + 1e-9)  # 1 / (1 - 2 / 3) is a little less than 3
-    refused = round(total * share)
-    if total < 1:
-        valid = "0, or a larger file" if answerable else "1, or questions whose passages hold the answer"
-        short = "every passage holds an answer" if answerable else "no passage holds one"
-        raise UserError(f"unanswerable = {share}, but {short}; expected {valid}")
-    return set(rng.sample(answerable, total - refused)), set(rng.sample(refusable, refused))
+    if share != "any":
+        total = min(
+            len(answerable) / (1 - share) if share < 1 else float("inf"),
+            len(refusable) / share if share > 0 else float("inf"),
+        )
+        total = floor(total + 1e-9)  # 1 / (1 - 2 / 3) is a little less than 3
+        refused = round(total * share)
+        if total < 1:
+            valid = "0, or a larger file" if answerable else "1, or questions whose passages hold the answer"
+            short = "every passage holds an answer" if answerable else "no passage holds one"
+            raise UserError(f"unanswerable = {share}, but {short}; expected {valid}")
+        answerable, refusable = rng.sample(answerable, total - refused), rng.sample(refusable, refused)
+    kept = ({*answerable}, {*refusable})
+    return [
+        example
+        for n, pair in enumerate(variants)
+        for example, chosen in zip(pair, kept, strict=True)
+        if example and n in chosen
+    ]

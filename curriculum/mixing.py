@@ -11,8 +11,8 @@ from grpo.errors import UserError
 def spread_evenly(examples: Sequence[Example], rng: random.Random) -> list[Example]:
     """A random order in which every stretch has each kind in proportion. The kind is the first passage with an answer.
 
-    With four questions a step, a few steps in which passage 3 happens to hold no answer teach a small model never to
-    cite [3], faster than it learns to read (docs/results).
+    This matters with few questions a step. A few steps in which passage 3 happens to hold no answer teach a small model
+    never to cite [3], faster than it learns to read (docs/results).
     """
     kinds: dict[int, list[Example]] = {}
     for example in examples:

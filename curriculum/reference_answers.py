@@ -15,9 +15,9 @@ _FULL_STOP = re.compile(r"[.!?]+[\"')\u201d\u2019]*$")
 def reference_answer(example: Example) -> str:
     """The refusal sentence, or every supported answer with the citation of a passage that holds it.
 
-    Prose and claims copy at most three sentences ("Mara Fenwick was born in Port Alder [2]."), lists name the answers
-    ("The Glass Orchard [1], Low Water [3]."), and closed questions, which have no passages, box their first answer:
-    "boxed[Ali Daei]", or "boxed[Unknown]" where they have none.
+    * prose and claims copy at most three sentences: "Mara Fenwick was born in Port Alder [2]."
+    * lists name the answers: "The Glass Orchard [1], Low Water [3]."
+    * closed-book questions box their first answer: "boxed[Ali Daei]", or "boxed[Unknown]" if they have none.
     """
     if example.style == "closed":
         return f"boxed[{example.answers[0][0] if example.answers else 'Unknown'}]"

@@ -1,7 +1,7 @@
 """Formats and sources of examples, one file each. `curriculum.sources` finds the one for a name.
 
-A format is a module with `matches(record)`, whether this first record of a source is one of its own, and
-`load(source, spec)`, the examples and one line about what was dropped ("" for nothing to say).
+A format is a module with two functions. `matches(record)` recognizes the first record of a source. `load(source, spec)`
+returns the examples, and one line about what was dropped ("" for nothing to say).
 """
 
 from collections.abc import Mapping

@@ -11,9 +11,9 @@
 |           | Question, Answer {Value, Aliases}; or golden_answer,    |                                              |
 |           | aliases joined by "/", improper (EVOUNA's human-judged) |                                              |
 
-SimpleQA is MIT, PopQA MIT, SelfAware's data CC BY-SA 4.0 and "research purposes only" (its copy on the hub is not its
-authors'), TriviaQA Apache-2.0, EVOUNA Apache-2.0; check what you train on. A third of SelfAware's questions have no
-answer. They become examples without answers, for which `Unknown` is right.
+Licences: SimpleQA and PopQA MIT; TriviaQA and EVOUNA Apache-2.0; SelfAware CC BY-SA 4.0 and "research purposes only"
+(its copy on the hub is not its authors'). A third of SelfAware's questions have no answer. They become examples without
+answers, for which `Unknown` is right.
 
 A new format is an entry in `FORMATS`.
 """
