@@ -1,8 +1,8 @@
 """A curriculum of your own: `python examples/own_curriculum.py`.
 
-In a recipe it is named by "module:function"; everything else stays as it is. The function gets the training questions
-and the run's seed, and returns an object with the four methods below. The same seed must give the same questions on
-every rank and, from a saved state, after a break: let nothing else decide, no clock and no global random numbers.
+A recipe names a function as "module:function". The function gets the training questions and the run's seed, and returns
+an object with the four methods below. Equal seeds must give equal questions, on every rank and after a resume: use no
+clock and no global random numbers.
 
     [curriculum]
     order = "examples.own_curriculum:short_first"
@@ -24,30 +24,30 @@ from grpo.types import Group
 
 
 class ShortFirst:
-    """Asks the questions with the fewest words in their passages first, and widens the choice while rewards go up."""
+    """The questions with the fewest words in their passages first; more are opened while rewards rise."""
 
     def __init__(self, examples: list[Example], *, seed: int) -> None:
         self._examples = sorted(examples, key=lambda e: (sum(len(p.text.split()) for p in e.passages), e.id))
         self._seed = seed
-        self._open = max(1, len(examples) // 4)  # questions that may be asked by now
+        self._open = max(1, len(examples) // 4)  # number of open questions
         self._batches = 0
         self._best = float("-inf")
 
     def next_batch(self, count: int) -> list[Example]:
-        """The next questions; drawn by a generator that depends on the seed and the number of the batch only."""
+        """The next questions, drawn by a generator that depends only on the seed and the number of the batch."""
         rng = random.Random(f"{self._seed}/{self._batches}")
         self._batches += 1
         return rng.choices(self._examples[: self._open], k=count)
 
     def observe(self, groups: list[Group]) -> None:
-        """Learn from how they went: an eighth more questions whenever the mean reward is the best so far."""
+        """Open an eighth more questions whenever the mean reward is the best so far."""
         totals = [score.total for group in groups for score in group.scores]
         if totals and sum(totals) / len(totals) > self._best:
             self._best = sum(totals) / len(totals)
             self._open = min(len(self._examples), self._open + max(1, len(self._examples) // 8))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides what comes next, as JSON can hold it."""
+        """The whole state, as JSON can hold it."""
         return {"open": self._open, "batches": self._batches, "best": self._best if isfinite(self._best) else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -56,12 +56,12 @@ class ShortFirst:
 
 
 def short_first(examples: list[Example], *, seed: int) -> ShortFirst:
-    """What the recipe names."""
+    """The function that the recipe names."""
     return ShortFirst(examples, seed=seed)
 
 
 def main() -> None:
-    """Ask the invented world in this order, stop half-way, and go on from the saved state."""
+    """Draw questions of the fictional world, stop, and resume from the saved state."""
     world = make_world(40, seed=0, unanswerable=0.0)
     settings = CurriculumConfig(order="examples.own_curriculum:short_first")
     first = make_curriculum(settings, world, seed=1)

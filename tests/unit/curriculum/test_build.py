@@ -1,4 +1,4 @@
-"""The builder on a small invented world: labels are looked up, shares are hit, nothing gives the gold passage away."""
+"""The builder on a small world: labels are looked up, shares are met, and nothing gives the gold passage away."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Closed-book data sets, each in a file of its own shape; how they are mixed; and what a wrong file is told."""
+"""Closed-book data sets, each in its own format, their mixture, and the message of every wrong record."""
 
 import gzip
 import json

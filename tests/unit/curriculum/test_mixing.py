@@ -1,4 +1,4 @@
-"""Which questions come, in what order, in what mixture."""
+"""The mixture of questions, and the order of epochs."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The builder on the other shapes: HotpotQA, MuSiQue, RAG logs, a pool beside them, a judge; and its command line."""
+"""The builder on HotpotQA, MuSiQue and RAG logs, with a pool and with a judge; and its command."""
 
 import io
 import json

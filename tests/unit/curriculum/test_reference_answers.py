@@ -1,4 +1,4 @@
-"""Gold answers of examples written by hand, in the shape of real data."""
+"""Reference answers of examples written by hand, in the format of real data."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""In which order questions come: every order is the same stream again, by difficulty where asked, or the user's own."""
+"""Samplers: equal seeds give equal streams; weights by difficulty; a curriculum of the user's own."""
 
 import json
 from collections import Counter
@@ -18,14 +18,14 @@ WROTE = Completion(text="", token_ids=(1,), logprobs=(0.0,), finish="stop", vers
 
 
 def group(example, passes, of=8):
-    """A group of which so many completions passed."""
+    """A group in which `passes` of `of` completions passed."""
     part = "exact_match" if example.answerable else "refusal"
     scores = tuple(Score(total=0.0, parts={part: 0.5 * (n < passes)}) for n in range(of))
     return Group(example=example, prompt_ids=(1,), completions=(WROTE,) * of, scores=scores)
 
 
 def stream(curriculum, batches, count=4):
-    """The bytes of so many batches, observed as a training run would: what is asked decides what is asked next."""
+    """The ids of `batches` batches as bytes. Each batch is observed, as in training."""
     seen = []
     for _ in range(batches):
         batch = curriculum.next_batch(count)

@@ -1,4 +1,4 @@
-"""When a stage ends: the plateau rule worked by hand, gates that never open, and metrics that are never there."""
+"""The end of a stage: the plateau rule worked by hand, and metrics that are missing for some steps or always."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Property tests: whatever a transform does to an example, `found` says which of its passages hold which answer."""
+"""Property tests: after any transform, `found` says which passages hold which answer."""
 
 import random
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Loading records, the message of every bad input, and the split."""
+"""Examples from records, the message of every bad input, and the split."""
 
 import gzip
 import json
@@ -173,7 +173,19 @@ def test_a_bad_file_is_named(tmp_path: Path, name: str, content: bytes, message:
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "a.jsonl", GOOD)
+    assert len(load_examples("~/a.jsonl")) == 1
+
+
+@pytest.mark.parametrize("name", ["a\0.jsonl", "~nobody-of-this-name/a.jsonl", "x" * 300 + ".jsonl"])
+def test_a_name_that_cannot_be_opened_is_one_line(name: str) -> None:
+    with pytest.raises(UserError, match=r"no such file|cannot be read"):
+        load_examples(name)
+
+
+def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a folder; expected"):
         load_examples(tmp_path)
 
