@@ -5,7 +5,7 @@ import inspect
 import json
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from pydantic import Field, FiniteFloat, model_validator
 
@@ -13,22 +13,10 @@ from curriculum.mixing import spread_evenly
 from grpo.config import Section
 from grpo.data.example import Example
 from grpo.errors import UserError
-from grpo.types import Group, Score
+from grpo.types import Curriculum, Group, Score
 
 METHODS = ("next_batch", "observe", "state_dict", "load_state_dict")
 BUILT_IN = ("epochs", "difficulty")
-
-
-class Curriculum(Protocol):
-    """What a curriculum is: the same batches on every rank, and a state that JSON can hold."""
-
-    def next_batch(self, count: int) -> list[Example]: ...
-
-    def observe(self, groups: list[Group]) -> None: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class CurriculumConfig(Section):

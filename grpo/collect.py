@@ -16,14 +16,13 @@ import torch
 
 from grpo.advantages import has_signal, total_rewards
 from grpo.batch import Batch
-from grpo.data.example import Example
 from grpo.distributed.communicator import Communicator
 from grpo.errors import StaleWeights
 from grpo.losses import Stats
 from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine, sample_groups
 from grpo.telemetry.step_metrics import StepMetrics
-from grpo.types import Group, PromptRenderer, Sampling, Scorer
+from grpo.types import Curriculum, Group, PromptRenderer, Sampling, Scorer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,18 +31,6 @@ class DynamicSampling:
 
     mode: Literal["off", "drop", "refill"] = "off"
     cap: int = 3  # refill asks at most this multiple of the step's number of questions
-
-
-class Curriculum(Protocol):
-    """The source of questions."""
-
-    def next_batch(self, count: int) -> list[Example]:
-        """The next questions, the same on every rank."""
-        ...
-
-    def observe(self, groups: list[Group]) -> None:
-        """Learn from the scored groups of a step."""
-        ...
 
 
 class Collector(Protocol):

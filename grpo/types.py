@@ -6,7 +6,7 @@ the next record instead of filling in this one. `Batch`, the one record made of 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -86,3 +86,21 @@ class Group:
 PromptRenderer = Callable[[Example], TokenIds]
 Reward = Callable[[Example, Sequence[Completion]], Sequence[float | None]]  # one group at a time; None is "not scored"
 Scorer = Callable[[Sequence[Group]], Sequence[Sequence[Score]]]  # all groups of a step, so that a judge is asked once
+
+
+class Curriculum(Protocol):
+    """The source of a run's questions."""
+
+    def next_batch(self, count: int) -> list[Example]:
+        """The next questions, the same on every rank."""
+        ...
+
+    def observe(self, groups: list[Group]) -> None:
+        """Learn from the scored groups of a step."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state, as JSON can hold it."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
