@@ -40,7 +40,7 @@ from rewards.judges.base import LexicalJudge
 from rewards.scorer import RewardScorer
 from tests.faults.test_checkpoints import Kept
 from tests.helpers.fuzz import Touched, anything, deep, many, no_hang, scalars, taken, values, words
-from tests.unit.curriculum.test_qa_formats import HOTPOT, LOG, MUSIQUE
+from tests.helpers.records import HOTPOT, LOG, MUSIQUE
 from tests.unit.launch.test_recipe import MODELS, STAGES
 
 NQ = {
