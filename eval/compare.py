@@ -7,14 +7,13 @@ the paper are printed below the run.
 """
 
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from rich.console import Console as Terminal
 
 from eval import factuality, trust_score
@@ -34,28 +33,43 @@ KINDS: Mapping[tuple[str, ...], Scores] = {  # columns of `items` -> the scores 
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuestionSums:
-    """What each question adds to the sums: `sums_IK[i]` belongs to question `ids[i]`."""
+Number = Annotated[float, Field(allow_inf_nan=False)]
 
-    ids: tuple[str, ...]
+
+class QuestionSums(BaseModel):
+    """What each question adds to the sums: `rows[i]` belongs to question `ids[i]`."""
+
+    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
+
     columns: tuple[str, ...]
-    sums_IK: np.ndarray  # float64 [items, columns]
+    ids: tuple[str, ...]
+    rows: tuple[tuple[Number, ...], ...]
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        """A missing row would pair the wrong questions."""
+        if len(self.ids) != len(self.rows):
+            raise ValueError(f"{len(self.ids)} ids and {len(self.rows)} rows; expected one row per id")
+        for number, row in enumerate(self.rows, 1):
+            if len(row) != len(self.columns):
+                raise ValueError(f"row {number} has {len(row)} numbers; expected {len(self.columns)}, one per column")
+        return self
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
+class Scored(BaseModel):
     """One side of a comparison."""
 
+    model_config = ConfigDict(frozen=True)
+
     label: str
-    numbers: Mapping[str, float]  # percent
-    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # 95 %, percent
-    settings: Mapping[str, object] = field(default_factory=dict)  # judge, style, protocol, ...
-    rows: QuestionSums | None = None
+    numbers: Mapping[str, Number]  # percent
+    intervals: dict[str, tuple[Number, Number]] = {}  # 95 %, percent
+    settings: dict[str, Any] = {}  # judge, style, reading, ...
+    items: QuestionSums | None = None
 
     @property
     def ids(self) -> tuple[str, ...]:
-        return self.rows.ids if self.rows else ()
+        return self.items.ids if self.items else ()
 
 
 def read_scores(path: Path) -> Scored:
@@ -66,26 +80,22 @@ def read_scores(path: Path) -> Scored:
         raise UserError(f"{path}: expected one of {', '.join(below)}")
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
+        settings = dict(stored.get("settings", {}))
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); expected {_VALID}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not JSON ({error}); expected {_VALID}") from None
-    if not isinstance(stored, dict):
-        raise UserError(f"{file}: {type(stored).__name__} at the top; expected {_VALID}")
-    settings = _object(file, "settings", stored)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file}: no scores ({error}); expected {_VALID}") from None
     headlines = factuality.OUTCOMES if settings.get("style") == "closed" else HEADLINES
-    for name in headlines:
-        if name not in stored:
-            raise UserError(f"{file}: {name} is missing; expected {', '.join(headlines)} in percent")
-        _number(file, name, stored[name])
-    numbers = {name: _number(file, name, value) for name, value in stored.items() if _is_number(value)}
-    return Scored(
-        label=str(path),
-        numbers={name: numbers[name] for name in (*headlines, *numbers)},
-        intervals={name: _interval(file, name, pair) for name, pair in _object(file, "intervals", stored).items()},
-        settings=settings,
-        rows=_rows(file, stored["items"]) if stored.get("items") is not None else None,
-    )
+    if missing := [name for name in headlines if name not in stored]:
+        raise UserError(f"{file}: {missing[0]} is missing; expected {', '.join(headlines)} in percent")
+    more = [name for name, value in stored.items() if isinstance(value, int | float) and name not in headlines]
+    numbers = {name: stored[name] for name in (*headlines, *more)}
+    try:
+        fields = {name: stored[name] for name in ("intervals", "items") if stored.get(name) is not None}
+        return Scored.model_validate({"label": str(path), "numbers": numbers, "settings": settings, **fields})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def find(name: str) -> list[Scored]:
@@ -101,15 +111,15 @@ def find(name: str) -> list[Scored]:
 def why_unpaired(a: Scored, b: Scored) -> str | None:
     """The reason why two runs cannot be compared question by question, or None."""
     for side in (a, b):
-        if side.rows is None:
+        if side.items is None:
             return f"no p-values: {side.label} has no scores of single questions"
-        if side.rows.columns not in KINDS:
+        if side.items.columns not in KINDS:
             return f"no p-values: {side.label} was scored by another version of eval.score; score it again"
         if len(set(side.ids)) < len(side.ids):
             return f"no p-values: {side.label} has the same id twice, so questions cannot be paired"
-    assert a.rows is not None
-    assert b.rows is not None
-    if a.rows.columns != b.rows.columns:
+    assert a.items is not None
+    assert b.items is not None
+    if a.items.columns != b.items.columns:
         return "no p-values: one run answered closed-book questions, the other questions with passages"
     if missing := set(a.ids) ^ set(b.ids):
         return (
@@ -121,11 +131,11 @@ def why_unpaired(a: Scored, b: Scored) -> str | None:
 
 def paired_differences(a: Scored, b: Scored) -> dict[str, tuple[float, float]]:
     """{name: (B minus A in points, p-value)} by the paired bootstrap over the common questions."""
-    assert a.rows is not None, "why_unpaired comes first"
-    assert b.rows is not None, "why_unpaired comes first"
+    assert a.items is not None, "why_unpaired comes first"
+    assert b.items is not None, "why_unpaired comes first"
     place = {key: row for row, key in enumerate(b.ids)}
-    sums_b_IK = b.rows.sums_IK[[place[key] for key in a.ids]]
-    return paired(a.rows.sums_IK, sums_b_IK, KINDS[a.rows.columns], resamples=RESAMPLES, seed=SEED)
+    sums_b_IK = np.array(b.items.rows)[[place[key] for key in a.ids]]
+    return paired(np.array(a.items.rows), sums_b_IK, KINDS[a.items.columns], resamples=RESAMPLES, seed=SEED)
 
 
 def pair_rows(a: Scored, b: Scored, differences: Mapping[str, tuple[float, float]]) -> list[list[str]]:
@@ -193,49 +203,6 @@ _PAPER = f"{PREFIX}Qwen3-8B/ASQA"
 def _interval_cell(side: Scored, name: str) -> str:
     low_high = side.intervals.get(name)
     return f"{low_high[0]:.1f} to {low_high[1]:.1f}" if low_high else "–"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _number(file: Path, name: str, value: Any) -> float:
-    if not _is_number(value) or not math.isfinite(value):
-        raise UserError(f"{file}: {name} is {value!r:.60}; expected a finite number")
-    return float(value)
-
-
-def _interval(file: Path, name: str, value: Any) -> tuple[float, float]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise UserError(f"{file}: intervals.{name} is {value!r:.60}; expected [low, high] in percent")
-    low, high = (_number(file, f"intervals.{name}", bound) for bound in value)
-    return low, high
-
-
-def _object(file: Path, key: str, stored: Mapping[str, Any]) -> dict[str, Any]:
-    value = stored.get(key, {})
-    if not isinstance(value, dict):
-        raise UserError(f"{file}: {key} is {type(value).__name__}; expected an object")
-    return value
-
-
-def _rows(file: Path, value: Any) -> QuestionSums:
-    """The sums of single questions; every list is checked, since a missing row would pair the wrong questions."""
-    if not isinstance(value, dict):
-        raise UserError(f"{file}: items is {type(value).__name__}; expected columns, ids and rows")
-    for name in ("columns", "ids", "rows"):
-        if not isinstance(value.get(name), list):
-            raise UserError(f"{file}: items.{name} is missing or no list; expected columns, ids and rows")
-    columns, ids, rows = value["columns"], [str(key) for key in value["ids"]], value["rows"]
-    if len(ids) != len(rows):
-        raise UserError(f"{file}: items has {len(ids)} ids and {len(rows)} rows; expected one row per id")
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, list) or len(row) != len(columns):
-            raise UserError(f"{file}: items.rows, row {number}: expected {len(columns)} numbers, one per column")
-        for column, cell in zip(columns, row, strict=True):
-            _number(file, f"items.rows, row {number}, {column}", cell)
-    sums_IK = np.array(rows, dtype=np.float64).reshape(len(rows), len(columns))
-    return QuestionSums(ids=tuple(ids), columns=tuple(columns), sums_IK=sums_IK)
 
 
 if __name__ == "__main__":

@@ -54,46 +54,24 @@ def trust_eval_metrics(scored: ScoredAnswers) -> dict[str, float]:
 
 def _exact_match(judged: Some, answered: Some, answerable: Some) -> dict[str, float]:
     """ASQA: the share of gold answers found in the text."""
-
-    def everything(one: AnswerScores) -> float:
-        return sum(one.hits) / max(len(one.hits), 1)
-
-    def held(one: AnswerScores) -> float:
-        return _supported_hits(one) / max(len(one.example.answerable_indices), 1)
-
-    def parametric(one: AnswerScores) -> float:
-        return _supported_hits(one) / max(len(one.hits), 1)
-
-    p, r = 100 * _mean(answered, held), 100 * _mean(answerable, held)
-    return {
-        "regular_str_em": 100 * _mean(judged, everything),
-        "answered_str_em": 100 * _mean(answered, everything),
-        "calib_answered_str_em": p,
-        "calib_answerable_str_em": r,
-        "calib_str_em_f1": f1(p, r),
-        "parametric_str_em": 100 * (_mean(answered, everything) - _mean(answered, parametric)),
-    }
+    return _recalls(judged, answered, answerable, "str_em", parametric="parametric_str_em")
 
 
 def _claims(judged: Some, answered: Some, answerable: Some) -> dict[str, float]:
     """ELI5: the share of claims that the text entails. trust_eval tests for a refusal without citation marks here."""
     given = [one for one in judged if not one.refused_bare]
+    return _recalls(judged, given, answerable, "claims_nli", parametric="parametric_answered_claims_nli")
 
-    def everything(one: AnswerScores) -> float:
-        return sum(one.hits) / max(len(one.hits), 1)
 
-    def held(one: AnswerScores) -> float:
-        return _supported_hits(one) / max(len(one.example.answerable_indices), 1)
-
-    p, r = 100 * _mean(given, held), 100 * _mean(answerable, held)
+def _recalls(judged: Some, answered: Some, answerable: Some, name: str, *, parametric: str) -> dict[str, float]:
+    p, r = 100 * _mean(answered, _supported_recall), 100 * _mean(answerable, _supported_recall)
     return {
-        "regular_claims_nli": 100 * _mean(judged, everything),
-        "answered_claims_nli": 100 * _mean(given, everything),
-        "calib_answered_claims_nli": p,
-        "calib_answerable_claims_nli": r,
-        "parametric_answered_claims_nli": 100
-        * (_mean(given, everything) - _mean(given, lambda one: _supported_hits(one) / max(len(one.hits), 1))),
-        "calib_claims_nli_f1": f1(p, r),
+        f"regular_{name}": 100 * _mean(judged, _recall),
+        f"answered_{name}": 100 * _mean(answered, _recall),
+        f"calib_answered_{name}": p,
+        f"calib_answerable_{name}": r,
+        f"calib_{name}_f1": f1(p, r),
+        parametric: 100 * (_mean(answered, _recall) - _mean(answered, _parametric)),
     }
 
 
@@ -162,6 +140,18 @@ def _contains(text: str, spellings: Sequence[str]) -> bool:
 def _supported_hits(one: AnswerScores) -> float:
     """The number of answers held by the passages that the text contains; 0 in a refusal."""
     return 0.0 if one.refused_bare else sum(one.hits[a] for a in one.example.answerable_indices)
+
+
+def _recall(one: AnswerScores) -> float:
+    return sum(one.hits) / max(len(one.hits), 1)
+
+
+def _supported_recall(one: AnswerScores) -> float:
+    return _supported_hits(one) / max(len(one.example.answerable_indices), 1)
+
+
+def _parametric(one: AnswerScores) -> float:
+    return _supported_hits(one) / max(len(one.hits), 1)
 
 
 def _mean(ones: Some, value: Value) -> float:

@@ -1,7 +1,8 @@
-"""Answer questions, score the answers: `python launch/evaluate.py configs/models/tiny.toml [--section.key=value ...]`.
+"""Sample answers and score them: `python launch/evaluate.py configs/models/tiny.toml [--section.key=value ...]`.
 
-The held-out part of the data is asked; `--eval.split=all` asks a test file as a whole. `--model.init_from=FOLDER`
-evaluates a model folder, or that of a run, instead of the model as it comes.
+Asks the held-out questions of the data; `--eval.split=all` asks all of a test file. `--model.init_from=FOLDER`
+evaluates a run or a model folder instead of the base model. For a run, or where `runs/NAME/recipe.toml` is given, the
+recipe of the run holds, and its own model is evaluated.
 """
 
 import os
@@ -16,26 +17,61 @@ from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from launch.config.recipe import Recipe
 
+SECTIONS = ("run", "model", "data", "policy", "rollout", "eval")
+
 
 def main(argv: Sequence[str]) -> int:
     if {"-h", "--help"} & set(argv):
         print(__doc__)
-        print(describe(Recipe, ("run", "model", "data", "policy", "rollout", "eval")))
+        print(describe(Recipe, SECTIONS))
         return 0
     console = Console()
     try:
-        recipe = load(Recipe, argv, check=Recipe.check_evaluation)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each of them would answer every question
+        recipe = evaluation_recipe(argv)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # every rank would answer every question
             raise UserError("an evaluation is one process; start one: python launch/evaluate.py")
         with console.alive():
             console.status("loading torch")
-            from launch.runs.evaluation import run_evaluation  # only after the recipe is known to be good
+            from launch.runs.evaluation import run_evaluation  # imported after the recipe is known to be valid
 
             run_evaluation(recipe, console)
     except UserError as error:
         console.line(f"error: {error}")
         return 2
     return 0
+
+
+def evaluation_recipe(argv: Sequence[str]) -> Recipe:
+    """The recipe from files and overrides, and between them the recipe of the run that is evaluated, if it is a run.
+
+    UserError where nothing says which questions to ask.
+    """
+    files = [argument for argument in argv if not argument.startswith("--")]
+    overrides = [argument for argument in argv if argument.startswith("--")]
+    given = load(Recipe, argv)
+    init_from = Path(given.model.init_from)
+    earlier_stage = Path(given.run.folder) / f"{given.model.init_from}-{given.model.label}"
+    for start in (init_from, earlier_stage, *(Path(file).parent for file in files)):
+        if run := run_of(start):
+            model = start if start == init_from else run
+            files += [str(run / "recipe.toml"), f"--model.init_from={model}", "--run.name="]
+            break
+    recipe = load(Recipe, [*files, *overrides], check=Recipe.check_evaluation)
+    if "source" not in recipe.data.model_fields_set:
+        raise UserError(
+            "no questions to ask; valid: --data.source=FILE (.json, .jsonl, .csv, .tsv), hub:NAME[:SPLIT] or world "
+            "(make: DATA=...), or a run, whose questions are asked: --model.init_from=runs/NAME (make: CHECKPOINT=...)"
+        )
+    return recipe
+
+
+def run_of(start: Path) -> Path | None:
+    """The run folder that `start` is, or that has the model folder `start` in it; None for anything else."""
+    folders = (start, *start.absolute().parents[:3]) if start.exists() else ()
+    for folder in folders:  # as deep as runs/NAME/checkpoints/step-4/model
+        if (folder / "recipe.toml").is_file() and (folder / "model").is_dir():
+            return folder
+    return None
 
 
 if __name__ == "__main__":

@@ -16,15 +16,14 @@ from curriculum.difficulty import Tally, histogram, keep_hardest
 from grpo.config import load
 from grpo.data.example import Example, to_record, train_heldout_split
 from grpo.data.files import check_new_file, write_jsonl
-from grpo.distributed.communicator import SingleProcess
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from grpo.types import Sampling
 from launch.builders import assemble
 from launch.builders.models import locate
-from launch.builders.rollout import choose_rollout, make_rollout, refuse_server
-from launch.config.recipe import TRANSFORMS, Recipe
-from launch.runs.answers import Answer, AnswerStore, made_with, prompt_name, sample
+from launch.builders.rollout import refuse_server
+from launch.config.recipe import TRANSFORMS, DataConfig, Recipe
+from launch.runs.answers import Answer, answer_prompts, prompt_name
 from rewards.answer import parse
 from rewards.zero_variance import is_right
 
@@ -65,7 +64,7 @@ def filter_questions(recipe: Recipe, out: Path, answers: Path, *, keep: int, sam
     kept = keep_hardest(examples, tallies, keep)
     ids = frozenset(example.id for example in kept)
     Terminal().print(histogram(list(tallies.values()), ids))
-    write_jsonl(out, ({**to_record(example), **transform_mark(recipe)} for example in (*kept, *held_out)))
+    write_jsonl(out, ({**to_record(example), **transform_mark(recipe.data)} for example in (*kept, *held_out)))
     console.line(f"kept         {len(kept)} of {len(examples)} questions, and {len(held_out)} held-out ones -> {out}")
 
 
@@ -76,18 +75,9 @@ def sample_all(
     base = locate(assemble.start_folder(recipe) or recipe.model.name, console=console)
     speech = assemble.make_speech(recipe, base, console)
     prompts = {prompt_name(example.id, prompt): prompt for example in examples for prompt in [speech.render(example)]}
-    engine, s = choose_rollout(recipe, base, console), recipe.sampling
+    s = recipe.sampling
     sampling = Sampling(group_size=samples, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
-    with AnswerStore(folder, made_with(recipe, base, engine, sampling, recipe.run.seed)) as store:
-        return sample(
-            lambda: make_rollout(engine, recipe, base, speech, console, SingleProcess()),
-            prompts,
-            sampling,
-            store,
-            seed=recipe.run.seed,
-            batch_size=max(1, recipe.rollout.max_num_seqs // samples),
-            console=console,
-        )
+    return answer_prompts(recipe, base, speech, prompts, sampling, folder, seed=recipe.run.seed, console=console)
 
 
 def tally(example: Example, answers: Sequence[Answer], *, reasoning: bool) -> Tally:
@@ -96,12 +86,12 @@ def tally(example: Example, answers: Sequence[Answer], *, reasoning: bool) -> Ta
     return Tally(id=example.id, right=sum(is_right(example, answer) for answer in parsed), of=len(answers))
 
 
-def transform_mark(recipe: Recipe) -> dict[str, str]:
+def transform_mark(data: DataConfig) -> dict[str, str]:
     """A field for each record that names the transforms done to it, so that training does not transform it again.
 
     Untransformed questions cannot be written instead: of a question's two variants one may be kept and the other not.
     """
-    done = [f"data.{name} = {value}" for name in TRANSFORMS if (value := getattr(recipe.data, name))]
+    done = [f"data.{name} = {value}" for name in TRANSFORMS if (value := getattr(data, name))]
     return {"transformed": ", ".join(done)} if done else {}
 
 

@@ -21,15 +21,14 @@ from eval.report.table import Column
 from grpo.config import load
 from grpo.data.example import Example
 from grpo.data.prompts import PROMPTS
-from grpo.distributed.communicator import SingleProcess
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from grpo.types import Sampling
 from launch.builders import assemble
 from launch.builders.models import locate
-from launch.builders.rollout import choose_rollout, make_rollout, refuse_server
+from launch.builders.rollout import refuse_server
 from launch.config.recipe import Recipe
-from launch.runs.answers import FILE, Answer, AnswerStore, made_with, prompt_name, sample
+from launch.runs.answers import FILE, Answer, answer_prompts, prompt_name
 
 
 def main(argv: Sequence[str]) -> int:
@@ -80,26 +79,20 @@ def sweep(recipe: Recipe, paths: dict[int, Path], out: Path, *, samples: int, co
         raise UserError(f"--out {out} exists already and holds no sweep; give a new folder")
     examples = closed_book_questions(recipe, console)
     base = locate(assemble.start_folder(recipe) or recipe.model.name, console=console)
-    prompts, speech = {}, None
-    for number, path in paths.items():
-        speech = assemble.make_speech(recipe.replace(model=recipe.model.replace(prompt=str(path))), base, console)
-        for example in examples:
-            prompt = speech.render(example)
-            prompts[prompt_name(f"{number} {example.id}", prompt)] = prompt
-    assert speech is not None
-    decoder, s = speech, recipe.sampling
-    engine = choose_rollout(recipe, base, console)
+    s = recipe.sampling
     sampling = Sampling(group_size=samples, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
-    with AnswerStore(out, made_with(recipe, base, engine, sampling, recipe.run.seed)) as store:
-        answers = sample(
-            lambda: make_rollout(engine, recipe, base, decoder, console, SingleProcess()),
-            prompts,
-            sampling,
-            store,
-            seed=recipe.run.seed,
-            batch_size=max(1, recipe.rollout.max_num_seqs // samples),
-            console=console,
-        )
+    speeches = {
+        number: assemble.make_speech(recipe.replace(model=recipe.model.replace(prompt=str(path))), base, console)
+        for number, path in paths.items()
+    }
+    prompts = {
+        prompt_name(f"{number} {example.id}", prompt): prompt
+        for number, speech in speeches.items()
+        for example in examples
+        for prompt in [speech.render(example)]
+    }
+    speech = next(iter(speeches.values()))  # all decode alike
+    answers = answer_prompts(recipe, base, speech, prompts, sampling, out, seed=recipe.run.seed, console=console)
     columns = {}
     for place, number in enumerate(paths):
         some = answers[place * len(examples) : (place + 1) * len(examples)]

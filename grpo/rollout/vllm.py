@@ -54,6 +54,7 @@ def start_vllm(
     memory: float,
     kv_cache: float,
     tensor_parallel: int = 1,
+    own_workers: bool = False,
 ) -> Any:
     """Start a `vllm.LLM` over the model in `folder`, for at most `rows` completions at once.
 
@@ -62,7 +63,7 @@ def start_vllm(
 
     UserError where vLLM refuses the model or these numbers.
     """
-    ranks = _ranks(tensor_parallel)
+    ranks = 1 if own_workers else _ranks(tensor_parallel)
     _prepare()
     from vllm import LLM
     from vllm.platforms import current_platform
@@ -85,7 +86,7 @@ def start_vllm(
             enable_sleep_mode=gpu,
             enforce_eager=not gpu,  # on a CPU compiling takes minutes and gains little
             tensor_parallel_size=tensor_parallel,
-            distributed_executor_backend="external_launcher" if ranks > 1 else None,
+            distributed_executor_backend="external_launcher" if ranks > 1 else "mp" if tensor_parallel > 1 else None,
             use_tqdm_on_load=False,
             seed=0,
         )
@@ -200,7 +201,8 @@ class VllmRollout:
 
     def _gather(self, asked: list[tuple[TokenIds, int]]) -> tuple[list[tuple[TokenIds, int]], int]:
         """The requests of all ranks that share this engine, the same on each of them, and where this rank's begin."""
-        if self._llm.llm_engine.vllm_config.parallel_config.tensor_parallel_size == 1:
+        parallel = self._llm.llm_engine.vllm_config.parallel_config
+        if parallel.tensor_parallel_size == 1 or parallel.distributed_executor_backend == "mp":
             return asked, 0
         from vllm.distributed.parallel_state import get_tp_group
 

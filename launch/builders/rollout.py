@@ -15,7 +15,7 @@ from launch.builders.precision import device, precision
 from launch.config.recipe import Recipe
 
 
-def choose_rollout(recipe: Recipe, folder: str, console: Console) -> str:
+def choose_rollout(recipe: Recipe, folder: str, console: Console, *, fixed: bool = False) -> str:
     """The engine for the model in `folder`, "hf", "vllm" or "server"; says which, and why it is that one.
 
     UserError where the recipe asks for one that cannot be. No weights are loaded.
@@ -24,14 +24,14 @@ def choose_rollout(recipe: Recipe, folder: str, console: Console) -> str:
     why, why_not = "as the recipe asks", "" if wanted in ("hf", "server") else _not_vllm(folder)
     if wanted == "vllm" and why_not:
         raise UserError(f'rollout.engine = "vllm": {why_not}; valid here: "hf", or "auto"')
-    if not isinstance(recipe, Recipe):
+    if fixed:
         refuse_server(recipe)
     if wanted == "auto":
         why_not = why_not or _slow_vllm()
         engine = "hf" if why_not else "vllm"
         why = f"auto, since {why_not or 'vLLM is installed and knows the model'}"
     parallel = recipe.rollout.tensor_parallel
-    if engine == "hf" and parallel > 1 and isinstance(recipe, Recipe):  # an evaluation is one process in any case
+    if engine == "hf" and parallel > 1 and not fixed:
         raise UserError(f"rollout.tensor_parallel = {parallel} is for vLLM, and {why_not}; valid: 1")
     console.line(f"rollouts     {engine}: {why}")
     return engine
@@ -53,6 +53,17 @@ def make_rollout(
     if engine == "server":
         return _server(recipe, folder, console, comm)
     return {"hf": _hf, "vllm": make_vllm}[engine](recipe, folder, speech, console)
+
+
+def make_fixed_rollout(engine: str, recipe: Recipe, folder: str, speech: Speech, console: Console) -> RolloutEngine:
+    """An engine for weights that never change, alone on its GPUs: `eval.gpu_memory_utilization` of their memory, and
+    processes of its own for `rollout.tensor_parallel` > 1."""
+    console.status(f"loading the rollout engine, {engine} on {folder}")
+    if engine == "hf":
+        return _hf(recipe, folder, speech, console)
+    share = recipe.eval.gpu_memory_utilization
+    alone = recipe.replace(rollout=recipe.rollout.replace(gpu_memory_utilization=share))
+    return make_vllm(alone, folder, speech, console, own_workers=True)
 
 
 def _hf(recipe: Recipe, folder: str, speech: Speech, console: Console) -> RolloutEngine:
@@ -91,8 +102,10 @@ def server_address(recipe: Recipe) -> Any:
     return Address(recipe.rollout.port, recipe.rollout.host, os.environ.get("GROUND_GRPO_TOKEN", ""))
 
 
-def make_vllm(recipe: Recipe, folder: str, speech: Speech, console: Console) -> RolloutEngine:
-    """vLLM in this process over the weights in `folder`."""
+def make_vllm(
+    recipe: Recipe, folder: str, speech: Speech, console: Console, *, own_workers: bool = False
+) -> RolloutEngine:
+    """vLLM over the weights in `folder`, in this process or, with `own_workers`, in a process for each GPU."""
     from grpo.rollout.vllm import VllmRollout, start_vllm
 
     wanted, shell = recipe.rollout, load_shell(folder)
@@ -104,8 +117,8 @@ def make_vllm(recipe: Recipe, folder: str, speech: Speech, console: Console) -> 
         dtype=precision(recipe),  # the trainer's: what the two round differently is what policy/mismatch measures
         memory=wanted.gpu_memory_utilization,
         kv_cache=wanted.cpu_kv_cache_gib,
-        # an evaluation is one process, whatever the model's recipe says for training
-        tensor_parallel=wanted.tensor_parallel if isinstance(recipe, Recipe) else 1,
+        tensor_parallel=wanted.tensor_parallel,
+        own_workers=own_workers,
     )
     return VllmRollout(
         llm,

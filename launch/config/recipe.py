@@ -178,6 +178,9 @@ class EvalConfig(Section):
     shots_from: PathText = Field(
         default="", description="data to take them from, as data.source; default: what is not asked of the same data"
     )
+    gpu_memory_utilization: float = Field(
+        default=0.9, gt=0, lt=1, description="vLLM's share of each GPU, which it has to itself"
+    )
     judge: str = Field(default="lexical", description="judge of citations, as eval.score --nli")
     reference: bool = Field(default=False, description="score with every quirk of the field's evaluator")
 

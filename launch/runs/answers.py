@@ -17,8 +17,10 @@ from grpo.errors import UserError
 from grpo.rollout.base import RolloutEngine
 from grpo.telemetry.console import Console
 from grpo.types import Sampling, TokenIds
+from launch.builders.assemble import Speech
 from launch.builders.models import fingerprint
 from launch.builders.precision import precision
+from launch.builders.rollout import choose_rollout, make_fixed_rollout
 from launch.config.recipe import Recipe
 from launch.runs.run_lock import RunLock
 
@@ -39,24 +41,20 @@ class AnswerStore:
         self._path, self._lock = folder / FILE, RunLock(folder)
         self._made_with = json.loads(json.dumps(made_with))  # as the file will give it back
         self._answers: dict[str, list[Answer]] = {}
+        self._is_open = False
 
     def __enter__(self) -> "AnswerStore":
-        """Lock and read the folder, or make it.
+        """Lock and read the folder where it has answers; the first answers make it otherwise.
 
-        UserError where another process holds it, or where its answers were made with something else.
+        UserError where another process holds the lock, or where the answers there were made with something else.
         """
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(create=True)
-            if self._path.exists():
+        if self._path.exists():
+            self._open()
+            try:
                 self._read()
-            else:
-                self._append({"made_with": self._made_with})
-        except OSError as error:
-            raise UserError(f"{self._path} cannot be written: {error.strerror}; give another folder") from error
-        except UserError:
-            self._lock.release()
-            raise
+            except UserError:
+                self._lock.release()
+                raise
         return self
 
     def __exit__(
@@ -72,18 +70,35 @@ class AnswerStore:
 
     def add(self, batch: Mapping[str, Sequence[Answer]]) -> None:
         """Append a batch as one line and sync it to disk."""
+        if not self._is_open:
+            self._open()
+            if self._path.exists():
+                raise UserError(f"{self._path}: another process has made this file in the meantime; start again")
+            self._append({"made_with": self._made_with})
         self._append(batch)
         self._answers.update({name: list(answers) for name, answers in batch.items()})
 
+    def _open(self) -> None:
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock.acquire(create=True)
+        except OSError as error:
+            raise UserError(f"{self._path} cannot be written: {error.strerror}; give another folder") from error
+        self._is_open = True
+
     def _append(self, row: Mapping[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def _read(self) -> None:
         raw = self._path.read_bytes()
         whole = raw.rfind(b"\n") + 1
+        if not whole and json.dumps({"made_with": self._made_with}).encode().startswith(raw):  # killed at the beginning
+            os.truncate(self._path, 0)
+            self._append({"made_with": self._made_with})
+            return
         try:
             head, *lines = raw[:whole].decode("utf-8").split("\n")[:-1]
             found = {**json.loads(head)["made_with"]}  # TypeError unless it is an object
@@ -99,6 +114,35 @@ class AnswerStore:
             raise UserError(f"{self._path}: its answers were made otherwise ({changed}); give another folder")
         if whole < len(raw):  # a line that a kill has torn
             os.truncate(self._path, whole)
+
+
+def answer_prompts(
+    recipe: Recipe,
+    base: str,
+    speech: Speech,
+    prompts: Mapping[str, TokenIds],
+    sampling: Sampling,
+    folder: Path,
+    *,
+    seed: int,
+    about: Mapping[str, Any] | None = None,
+    console: Console,
+) -> list[list[Answer]]:
+    """`sampling.group_size` answers of the model in `base` to each prompt, in order, from the store in `folder`.
+
+    Missing answers are sampled by the recipe's engine. `about` is what else answers depend on, for the error.
+    """
+    engine = choose_rollout(recipe, base, console, fixed=True)
+    with AnswerStore(folder, {**made_with(recipe, base, engine, sampling, seed), **(about or {})}) as store:
+        return sample(
+            lambda: make_fixed_rollout(engine, recipe, base, speech, console),
+            prompts,
+            sampling,
+            store,
+            seed=seed,
+            batch_size=max(1, recipe.rollout.max_num_seqs // sampling.group_size),
+            console=console,
+        )
 
 
 def made_with(recipe: Recipe, base: str, engine: str, sampling: Sampling, seed: int) -> dict[str, Any]:

@@ -10,14 +10,19 @@ from pathlib import Path
 import pytest
 
 from curriculum.datasets.world import make_world
-from eval.predictions import read_predictions
-from grpo.config import load
+from eval.compare import main as compare
+from eval.predictions import read_predictions, read_questions
+from grpo.config import dump, load
+from grpo.data.example import to_record
+from grpo.data.files import write_jsonl
 from grpo.data.text import REFUSAL
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from launch.builders.tiny_model import write_tiny_model
 from launch.config.recipe import Recipe
-from launch.runs.evaluation import choose_questions, count_answers, run_evaluation
+from launch.evaluate import evaluation_recipe
+from launch.runs.answers import FILE
+from launch.runs.evaluation import choose_questions, run_evaluation
 from launch.runs.few_shot import choose_demonstrations, with_demonstrations
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,13 +40,14 @@ def home(tmp_path_factory):
 
 
 def recipe(*arguments):
-    return load(Recipe, list(arguments))
+    return load(Recipe, list(arguments), check=Recipe.check_evaluation)
 
 
 def evaluate(home, *arguments):
     """Run an evaluation in this process: its folder and what it said."""
     said = io.StringIO()
-    folder = run_evaluation(recipe(TINY, f"--run.folder={home / 'runs'}", *arguments), Console(said))
+    asked = evaluation_recipe([TINY, f"--run.folder={home / 'runs'}", *arguments])
+    folder = run_evaluation(asked, Console(said))
     return folder, said.getvalue()
 
 
@@ -72,64 +78,48 @@ def test_an_evaluation_leaves_everything_behind(home, first):
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     assert scores["items"]["ids"] == [prediction.example.id for prediction in predictions]
     assert all(0 <= scores[name] <= 100 for name in ("trust_score", "f1_gr", "f1_ac", "f1_gc", "answered_ratio"))
-    assert "6 of 6 answered, 6 cut off at 12 tokens" in said
-    inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
-    assert (inputs["questions"], len(inputs["demonstrations"]["prose"])) == (6, 2)
-    assert not set(inputs["demonstrations"]["prose"]) & set(scores["items"]["ids"])
+    assert "6 of 6 answered, " in said
+    made = json.loads((folder / FILE).read_text(encoding="utf-8").splitlines()[0])["made_with"]
+    assert len(made["demonstrations"]["prose"]) == 2
+    assert not set(made["demonstrations"]["prose"]) & set(scores["items"]["ids"])
+    assert made["dtype"] in ("float32", "bfloat16")
+    assert list(read_questions(folder, split="held_out")) == scores["items"]["ids"]
 
 
-def killed(home, name, keep, torn):
-    """The folder that an evaluation leaves when it is killed after `keep` answers and `torn` bytes of the next."""
-    whole, folder = home / "runs" / "eval-tiny-1", home / "runs" / name
+def killed(home, name, keep, torn=0):
+    """The folder that an evaluation leaves when it is killed after `keep` batches and `torn` bytes of the next line."""
+    folder = home / "runs" / name
     folder.mkdir()
-    for file in ("inputs.json", "recipe.toml", "prompt.txt"):
-        (folder / file).write_bytes((whole / file).read_bytes())
-    lines = (whole / "predictions.jsonl").read_bytes().splitlines(keepends=True)
-    (folder / "predictions.jsonl").write_bytes(b"".join(lines[:keep]) + lines[keep][:torn])
+    lines = [*(home / "runs" / "eval-tiny-1" / FILE).read_bytes().splitlines(keepends=True), b""]
+    (folder / FILE).write_bytes(b"".join(lines[: 1 + keep]) + lines[1 + keep][:torn])
     return folder
 
 
-@pytest.mark.parametrize(("keep", "torn"), [(0, 0), (2, 30), (4, 0), (5, 17)])
-def test_a_killed_evaluation_goes_on_to_the_same_answers(home, first, keep, torn):
-    folder = killed(home, f"killed-{keep}", keep, torn)
+@pytest.mark.parametrize(("keep", "torn"), [(0, 0), (0, 30), (1, 17), (2, 0)])
+def test_a_killed_evaluation_resumes_to_the_same_answers(home, first, keep, torn):
+    folder = killed(home, f"killed-{keep}-{torn}", keep, torn)
     _, said = evaluate(home, *SIX, f"--run.name={folder.name}")
-    assert ("was cut short" in said) == bool(torn)
-    assert (f"{keep} of 6 are answered already" in said) == bool(keep)
-    for file in ("predictions.jsonl", "scores.json"):
+    assert (f"{min(6, 4 * keep)} of 6 are answered already" in said) == bool(keep)
+    for file in (FILE, "predictions.jsonl", "scores.json"):
         assert (folder / file).read_bytes() == (home / "runs" / "eval-tiny-1" / file).read_bytes()
 
 
 def test_an_evaluation_without_scores_is_only_scored(home, first):
-    folder = killed(home, "unscored", 5, 10_000)
+    folder = killed(home, "unscored", 2)
     _, said = evaluate(home, *SIX, "--run.name=unscored", "--eval.reference=true")
-    assert "6 of 6 are answered already" in said
     assert "6 of 6 answered," not in said
     assert json.loads((folder / "scores.json").read_text(encoding="utf-8"))["settings"]["reading"] != "default"
 
 
-def test_answers_of_other_settings_are_not_gone_on_with(home, first):
-    folder = killed(home, "other", 2, 0)
-    before = (folder / "predictions.jsonl").read_bytes()
+def test_answers_of_other_settings_are_refused(home, first):
+    folder = killed(home, "other", 1)
+    before = (folder / FILE).read_bytes()
     warmer = ("--run.name=other", "--eval.temperature=0.7")
-    refused(home, *SIX, *warmer, match=r"made otherwise \(eval.temperature = 0.5 there and 0.7 now\); .* another NAME=")
+    refused(home, *SIX, *warmer, match=r"made otherwise \(temperature = 0.5 there and 0.7 now\); give another folder")
     (folder / "prompt.txt").write_text("Something else.", encoding="utf-8")
     prompt = f"--model.prompt={folder / 'prompt.txt'}"
     refused(home, *SIX, "--run.name=other", prompt, match=r"made otherwise \(model.prompt = '' there")
-    assert (folder / "predictions.jsonl").read_bytes() == before
-
-
-def test_an_evaluation_that_ends_before_its_inputs_are_written_leaves_its_name_free(home, first, monkeypatch):
-    def killed(*arguments):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("launch.runs.evaluation._save_inputs", killed)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate(home, *SIX, "--run.name=early")
-    assert not [path for path in (home / "runs").iterdir() if path.name == "early" or path.name.startswith(".")]
-    (home / "runs" / "early").mkdir()  # an empty folder is nobody's
-    folder, _ = evaluate(home, *SIX, "--run.name=early")
-    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in first[0].iterdir())
+    assert (folder / FILE).read_bytes() == before
 
 
 def test_a_finished_evaluation_and_other_folders_are_not_overwritten(home, first):
@@ -143,18 +133,47 @@ def test_a_finished_evaluation_and_other_folders_are_not_overwritten(home, first
     assert [path.name for path in (home / "runs" / "training").iterdir()] == ["recipe.toml"]
 
 
-def test_a_checkpoint_of_a_run_is_asked_with_the_runs_prompt_and_no_demonstrations(home, first):
+@pytest.fixture(scope="module")
+def trained(home):
+    """A run of another model and prompt on six questions of a file."""
     run = home / "runs" / "trained"
     write_tiny_model(run / "model", seed=7)
     (run / "prompt.txt").write_text("Cite, or say: {refusal}\n", encoding="utf-8")
-    (run / "recipe.toml").write_text("", encoding="utf-8")  # what makes the folder a run
-    _, said = evaluate(home, *SIX, "--run.name=of-run", f"--model.init_from={run}")
-    assert f"model        {run / 'model'}, 0 demonstrations" in said
-    assert (home / "runs" / "of-run" / "prompt.txt").read_text(encoding="utf-8") == "Cite, or say: {refusal}\n"
-    answers = [home / "runs" / name / "predictions.jsonl" for name in ("of-run", "eval-tiny-1")]
-    ids, texts = zip(*(columns(path) for path in answers), strict=True)
-    assert ids[0] == ids[1]  # every model is asked the same
-    assert texts[0] != texts[1]
+    write_jsonl(home / "six.jsonl", map(to_record, make_world(30, seed=1, unanswerable=0.5, styles={"prose": 1.0})))
+    (run / "recipe.toml").write_text(dump(recipe(f"--data.source={home / 'six.jsonl'}", "--run.name=trained")))
+    return run
+
+
+@pytest.mark.parametrize("given", ["init_from", "recipe"])
+def test_a_run_is_asked_its_own_questions_with_its_prompt_and_no_demonstrations(home, trained, given):
+    which = f"--model.init_from={trained}" if given == "init_from" else str(trained / "recipe.toml")
+    folder, said = evaluate(home, which, f"--run.name=of-run-{given}", "--eval.max_tokens=4")
+    assert f"model        {trained / 'model'}, 0 demonstrations" in said
+    assert f"data         {home / 'six.jsonl'}: " in said
+    assert (folder / "prompt.txt").read_text(encoding="utf-8") == "Cite, or say: {refusal}\n"
+    refused(home, which, "--data.seed=5", match="trained with data.seed = 0; with 5 some of its training questions")
+
+
+def test_without_data_an_evaluation_names_the_choices():
+    with pytest.raises(UserError, match=r"no questions to ask; valid: --data.source=FILE .*hub:NAME.* CHECKPOINT="):
+        evaluation_recipe(["configs/models/qwen3-8b.toml"])
+    assert evaluation_recipe(["configs/models/qwen3-8b.toml", "--data.source=world"]).data.source == "world"
+    stage = evaluation_recipe(["configs/stage1.toml", "configs/models/qwen3-8b.toml"])  # a recipe of training will do
+    assert stage.data.source != "world"
+
+
+def test_closed_book_questions_are_scored(home, capsys):
+    rows = "problem,answer\n" + "".join(f"Who is number {n}?,Name {n}\n" for n in range(8))
+    (home / "closed.csv").write_text(rows, encoding="utf-8")
+    source = f"--data.source={home / 'closed.csv'}"
+    folder, said = evaluate(
+        home, source, "--run.name=closed", "--eval.split=all", "--eval.shots_from=world", "--eval.max_tokens=4"
+    )
+    assert "0 demonstrations" in said
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    assert scores["correct"] + scores["not_attempted"] + scores["wrong"] == pytest.approx(100)
+    assert compare([str(folder), str(folder)]) == 0
+    assert "paired bootstrap over 4 questions" in capsys.readouterr().out
 
 
 def columns(path):
@@ -183,7 +202,7 @@ def test_several_styles_are_scored_one_by_one(home, capsys):
     [
         (["--eval.unanswerable=0.5"], "eval.unanswerable is now held_out.unanswerable"),
         (["--eval.temperatur=0.5"], r"did you mean eval.temperature\?"),
-        (["--eval.shots=many"], r"eval.shots = 'many': valid: 0 to 10, or \"auto\""),
+        (["--eval.shots=many"], r"eval.shots = 'many': .*valid integer, or 'auto'"),
         (["--eval.split=all"], "leaves none for demonstrations; valid: eval.shots = 0"),
         (["--eval.max_tokens=4096"], "eval.max_tokens = 4096 leaves no room .* at most 4095"),
         (["--model.init_from=nowhere"], "model.init_from = 'nowhere': no such folder; .* a model or run folder"),
@@ -204,12 +223,6 @@ def test_bad_settings(home, arguments, match):
 @pytest.mark.parametrize(
     ("arguments", "variables", "parts"),
     [
-        (
-            ["--loss.kl_coef=0.1"],
-            {},
-            ["--loss.kl_coef=0.1: an evaluation does not read this", "it reads run, model, data"],
-        ),
-        (["--run.steps=3"], {}, ["--run.steps=3: an evaluation does not read this", "of [run] it reads folder, name"]),
         ([], {"WORLD_SIZE": "2"}, ["an evaluation is one process"]),
     ],
 )
@@ -231,30 +244,38 @@ def test_the_command_line_ends_with_the_table(home):
 WORLD = make_world(200, seed=3, unanswerable=0.5)
 
 
+def questions(*overrides):
+    asked = recipe(*overrides)
+    return choose_questions(asked.eval, asked.data, WORLD)
+
+
+def demonstrations(asked, pool, *overrides):
+    given = recipe(*overrides)
+    return choose_demonstrations(given.eval, given.shots, asked, pool)
+
+
 def test_what_is_asked():
-    held_out = choose_questions(recipe(), WORLD)
+    held_out = questions()
     assert 20 < len(held_out) < 60  # about a fifth
-    assert len(choose_questions(recipe("--eval.split=all", "--eval.shots=0"), WORLD)) == 200
-    some = choose_questions(recipe("--eval.questions=10"), WORLD)
+    assert len(questions("--eval.split=all", "--eval.shots=0")) == 200
+    some = questions("--eval.questions=10")
     assert [example for example in held_out if example in some] == some
     assert len(some) == 10
-    assert choose_questions(recipe("--eval.questions=10", "--eval.seed=1"), WORLD) == some  # for every seed of answers
-    assert choose_questions(recipe("--eval.questions=10", "--data.seed=1"), WORLD) != some
+    assert questions("--eval.questions=10", "--eval.seed=1") == some  # for every seed of answers
+    assert questions("--eval.questions=10", "--data.seed=1") != some
 
 
 def test_demonstrations_are_of_the_same_style_half_refusals_and_never_asked():
     asked = WORLD[:20]
-    shown = choose_demonstrations(recipe("--eval.shots=4"), asked, WORLD)
+    shown = demonstrations(asked, WORLD, "--eval.shots=4")
     assert set(shown) == {example.style for example in asked}
     for style, examples in shown.items():
         assert [example.style for example in examples] == [style] * 4
         assert sum(example.answerable for example in examples) == 2
         assert not {example.question for example in examples} & {example.question for example in asked}
-    assert choose_demonstrations(recipe("--eval.shots=4"), asked, WORLD) == shown
-    assert choose_demonstrations(recipe("--eval.shots=4", "--eval.seed=1"), asked, WORLD) != shown
-    assert [len(examples) for examples in choose_demonstrations(recipe("--eval.shots=0"), asked, []).values()] == [
-        0
-    ] * 3
+    assert demonstrations(asked, WORLD, "--eval.shots=4") == shown
+    assert demonstrations(asked, WORLD, "--eval.shots=4", "--eval.seed=1") != shown
+    assert [len(examples) for examples in demonstrations(asked, [], "--eval.shots=0").values()] == [0] * 3
 
 
 def test_too_few_demonstrations_are_refused():
@@ -262,7 +283,7 @@ def test_too_few_demonstrations_are_refused():
     with pytest.raises(
         UserError, match=r"takes 1 unanswerable \w+ questions besides .* there are 0; valid: --eval.shots=0"
     ):
-        choose_demonstrations(recipe(), WORLD[:20], answerable)
+        demonstrations(WORLD[:20], answerable)
 
 
 def test_the_text_of_demonstrations():
@@ -276,22 +297,7 @@ def test_the_text_of_demonstrations():
     assert with_demonstrations("Cite.", [], reasoning=True) == "Cite."
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{}", r":1: not an answer of this evaluation; expected world-3-000000"),
-        ("no json", r":1: not an answer of this evaluation"),
-        ('{"id": "x"}', r":1: id 'x'; expected 'world-3-000000'"),
-    ],
-)
-def test_a_file_of_other_answers_is_refused(tmp_path, line, message):
-    path = tmp_path / "predictions.jsonl"
-    path.write_text(line + "\n", encoding="utf-8")
-    with pytest.raises(UserError, match=message):
-        count_answers(path, WORLD, None)
-
-
 def test_recipes_know_a_trained_model_from_one_as_it_comes():
     assert (recipe().shots, recipe("--model.init_from=stage1").shots, recipe("--eval.shots=0").shots) == (2, 0, 0)
-    assert (recipe().max_tokens, recipe("--model.reasoning=true").max_tokens) == (300, 1024)
-    assert recipe("--eval.max_tokens=7").max_tokens == 7
+    assert (recipe().eval_max_tokens, recipe("--model.reasoning=true").eval_max_tokens) == (300, 1024)
+    assert recipe("--eval.max_tokens=7").eval_max_tokens == 7

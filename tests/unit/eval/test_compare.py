@@ -123,14 +123,14 @@ def test_one_row_of_the_paper_stands_side_by_side(runs, capsys):
     ("change", "parts"),
     [
         (lambda s: s.pop("f1_gc"), ["f1_gc is missing", "trust_score, f1_gr"]),
-        (lambda s: s.update(f1_gc="high"), ["f1_gc is 'high'", "finite number"]),
-        (lambda s: s.update(f1_gc=float("nan")), ["f1_gc is nan", "finite number"]),
-        (lambda s: s.update(settings=[]), ["settings is list", "an object"]),
-        (lambda s: s["intervals"].update(f1_gc=[1.0]), ["intervals.f1_gc is [1.0]", "[low, high]"]),
+        (lambda s: s.update(f1_gc="high"), ["numbers.f1_gc", "valid number"]),
+        (lambda s: s.update(f1_gc=float("nan")), ["numbers.f1_gc", "finite number"]),
+        (lambda s: s.update(settings=[1]), ["no scores", "a folder that holds one"]),
+        (lambda s: s["intervals"].update(f1_gc=[1.0]), ["intervals.f1_gc.1", "Field required"]),
         (lambda s: s["items"]["ids"].pop(), ["39 ids and 40 rows", "one row per id"]),
-        (lambda s: s["items"]["rows"][6].pop(), ["items.rows, row 7", "14 numbers"]),
-        (lambda s: s["items"]["rows"][6].__setitem__(0, None), ["row 7, questions is None", "finite number"]),
-        (lambda s: s["items"].pop("ids"), ["items.ids is missing", "columns, ids and rows"]),
+        (lambda s: s["items"]["rows"][6].pop(), ["items", "row 7 has 13 numbers", "expected 14"]),
+        (lambda s: s["items"]["rows"][6].__setitem__(0, None), ["items.rows.6.0", "valid number"]),
+        (lambda s: s["items"].pop("ids"), ["items.ids", "Field required"]),
     ],
 )
 def test_damaged_scores_are_one_line(runs, tmp_path, capsys, change, parts):
@@ -140,7 +140,7 @@ def test_damaged_scores_are_one_line(runs, tmp_path, capsys, change, parts):
 
 
 @pytest.mark.parametrize(
-    ("text", "part"), [("{", "not JSON"), ("[]", "list at the top"), (None, "cannot be read (No such file")]
+    ("text", "part"), [("{", "no scores"), ("[]", "no scores"), (None, "cannot be read (No such file")]
 )
 def test_what_is_no_scores_file(runs, tmp_path, capsys, text, part):
     file = tmp_path / "scores.json"

@@ -72,10 +72,14 @@ def test_answers_that_were_made_otherwise_are_refused(tmp_path, whole):
 
 
 def test_two_processes_cannot_write_into_one_folder(tmp_path):
-    with AnswerStore(tmp_path, {}), pytest.raises(UserError, match=r"process .* writes into this run"):
-        AnswerStore(tmp_path, {}).__enter__()
-    with AnswerStore(tmp_path, {}):
-        pass  # the lock was released
+    with AnswerStore(tmp_path, {}) as one, AnswerStore(tmp_path, {}) as late:
+        one.add({"q": [Answer("a", truncated=False)]})
+        with pytest.raises(UserError, match=r"process .* writes into this run"):
+            AnswerStore(tmp_path, {}).__enter__()
+        with pytest.raises(UserError, match=r"process .* writes into this run"):
+            late.add({"q": [Answer("b", truncated=False)]})
+    with AnswerStore(tmp_path, {}) as store:  # the lock was released
+        assert store["q"] == [Answer("a", truncated=False)]
 
 
 @pytest.mark.parametrize(
