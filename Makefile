@@ -35,11 +35,11 @@ endif
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint format test test-gpu test-faults test-fuzz bench sft train train-factuality eval golden clean
+.PHONY: help setup lock lint format test test-unit test-gpu test-faults test-fuzz bench sft train train-factuality eval golden clean
 .NOTPARALLEL:
 
 help:  ## List the commands
-	@echo 'usage: make COMMAND [MODEL=$(MODEL)] [DATA=] [NAME=] [SEED=] [FROM=] [CHECKPOINT=] [GPUS=] [ARGS="--section.key=value ..."]'
+	@echo 'usage: make COMMAND [MODEL=$(MODEL)] [DATA=] [NAME=] [SEED=] [FROM=] [CHECKPOINT=] [GPUS=] [PORT=] [ARGS="--section.key=value ..."]'
 	@echo
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {sub("%", "stage1", $$1); printf "  %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
@@ -73,21 +73,21 @@ eval: configs/models/$(MODEL).toml $(STAMP)  ## Trust-Score on held-out question
 
 # One thread: the tests' tensors are tiny, and threads that wait for each other are what makes a busy machine crawl. Two
 # workers, each with whole files: what a file has started, vLLM for one, its tests share.
-test: $(STAMP)  ## Run the tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -q
+test: $(STAMP)  ## Run all tests
+	$(PYTEST) -n $(JOBS) --dist loadfile $(ARGS)
+
+test-unit: $(STAMP)  ## Run the tests that start no process, in a minute
+	$(PYTEST) -n $(JOBS) --dist loadfile tests/unit grpo rewards curriculum eval $(ARGS)
 
 test-gpu: $(STAMP)  ## Try the engines' contracts and 20 steps on an NVIDIA GPU; without one it says so
 	$(PY) benchmarks/gpu.py $(ARGS)
 
-test-faults: $(STAMP)  ## Kill runs at KILLS=200 points, damage their checkpoints, go on, and tell in a table (half an hour)
-	KILLS=$(or $(KILLS),200) STEPS=500 OMP_NUM_THREADS=1 $(PY) -m pytest -q -rP tests/faults/test_resume.py \
-	  tests/faults/test_resume_ranks.py tests/unit/grpo/test_store.py tests/faults/test_checkpoints.py tests/faults/test_bad_numbers.py \
-	  tests/faults/test_begin_again.py tests/unit/grpo/test_writer.py \
-	  tests/unit/grpo/test_watchdog.py tests/faults/test_engine_died.py tests/unit/launch/test_run_lock.py tests/unit/grpo/test_wandb_logger.py tests/faults/test_leaks.py \
-	  tests/unit/rewards/test_custom.py tests/unit/grpo/test_failure_detection.py $(ARGS)
+test-faults: $(STAMP)  ## Kill runs at KILLS=200 points, damage their checkpoints, resume, and print a table (half an hour)
+	KILLS=$(or $(KILLS),200) STEPS=500 $(PYTEST) -rP tests/faults $(ARGS)
 
 test-fuzz: $(STAMP)  ## Try FUZZ=10000 damaged recipes, data files, checkpoints and completions of each kind
-	FUZZ=$(or $(FUZZ),10000) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) tests/fuzz/test_fuzz.py $(ARGS)
+	FUZZ=$(or $(FUZZ),10000) $(PYTEST) -n $(JOBS) tests/fuzz $(ARGS)
 
 # The peer has a virtual environment of its own, with the build of torch that ours has.
 .venv-trl/.stamp: benchmarks/trl-requirements.txt | $(STAMP)

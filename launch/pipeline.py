@@ -27,7 +27,6 @@ from grpo.config import load
 from grpo.errors import EXIT_STOPPED, UserError
 from grpo.telemetry.console import Console
 from launch.config.recipe import Recipe, for_stage
-from launch.runs.resume import check_same_recipe, has_finished
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = str(ROOT / "scripts" / "train.sh")
@@ -102,6 +101,8 @@ class Job:
 
     def is_finished(self) -> bool:
         """Whether the run has left its model. UserError where the run there has another recipe."""
+        from launch.runs.resume import check_same_recipe, has_finished  # loads torch
+
         if not has_finished(self.folder):
             return False
         check_same_recipe(self.recipe, self.folder)

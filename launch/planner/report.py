@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 
 from grpo.errors import UserError
-from launch.builders.rollout import writes_here
 from launch.config.model_size import ModelSize, find_size
 from launch.config.recipe import Recipe
 from launch.planner.fit import changes, shortage, suggestion
@@ -66,6 +65,8 @@ def make_plan(recipe: Recipe, devices: Devices) -> Plan:
 
 def plan_settings(recipe: Recipe, devices: Devices) -> PlanSettings:
     """The values of a recipe that memory depends on, with "auto" as it resolves on these devices."""
+    from launch.builders.rollout import writes_here  # loads torch
+
     p, r = recipe.policy, recipe.rollout
     zero = p.backend == "deepspeed" or (p.backend == "auto" and (devices.ranks > 1 or p.offload != "none"))
     fast = "bfloat16" if devices.fast_bf16 else "float32"
