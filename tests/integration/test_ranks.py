@@ -18,7 +18,7 @@ from launch.config.recipe import Recipe
 from tests.helpers.installed import need
 from tests.helpers.many_ranks import free_port
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def train_on_two(home, *arguments):
