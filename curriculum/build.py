@@ -14,7 +14,7 @@ from curriculum.builder import build_from_qa
 from grpo.data.example import to_record
 from grpo.data.files import check_new_file, write_jsonl
 from grpo.errors import UserError
-from rewards.judges.base import load_judge
+from rewards.judges.load import load_judge
 
 
 def main(argv: Sequence[str]) -> int:

@@ -27,7 +27,8 @@ from eval.report.table import METRICS, terminal_table
 from eval.trust_eval_reference import trust_eval_metrics
 from grpo.data.example import STYLES, Style
 from grpo.errors import UserError
-from rewards.judges.base import Judge, load_judge
+from rewards.judges.base import Judge
+from rewards.judges.load import load_judge
 
 LEVEL = 0.95
 

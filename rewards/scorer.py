@@ -34,7 +34,8 @@ from rewards.correctness import (
 )
 from rewards.custom import CustomReward, Values, load_custom_rewards
 from rewards.factuality import caution, fact, outcome_pairs, outcomes
-from rewards.judges.base import Judge, Pair, Verdicts, ask, load_judge
+from rewards.judges.base import Judge, Pair, Verdicts, ask
+from rewards.judges.load import load_judge
 from rewards.refusal import is_pure_refusal, refusal_reward
 
 OVERLAPS = {"token_f1": token_f1, "fuzzy": fuzzy_containment}

@@ -10,7 +10,8 @@ from typing import Any
 from grpo.data.prompts import eos_ids
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from rewards.judges.base import Judge, load_judge
+from rewards.judges.base import Judge
+from rewards.judges.load import load_judge
 
 EMBEDDED = "embedded:smollm2-135m"
 TINY = "random:tiny"

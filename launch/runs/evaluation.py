@@ -27,7 +27,7 @@ from launch.config.recipe import DataConfig, EvalConfig, ModelConfig, Recipe, Ru
 from launch.runs.answers import FILE, answer_prompts, prompt_name
 from launch.runs.few_shot import choose_demonstrations, with_demonstrations
 from launch.runs.run_lock import LOCK
-from rewards.judges.base import check_judge_name
+from rewards.judges.load import check_judge_name
 
 PREDICTIONS, SCORES = "predictions.jsonl", "scores.json"
 

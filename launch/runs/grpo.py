@@ -26,7 +26,8 @@ from launch.runs.run import Run
 from launch.runs.sft import check_lengths, ensure_warm_up
 from rewards.audit import audit, policies_that_beat_honesty
 from rewards.custom import load_custom_rewards
-from rewards.judges.base import Judge, check_judge_name
+from rewards.judges.base import Judge
+from rewards.judges.load import check_judge_name
 from rewards.scorer import RewardScorer
 
 

@@ -22,7 +22,7 @@ from launch.config.recipe import Recipe
 from launch.runs.monitor import HeldOutEvaluator, TrainingMonitor, check_best_by
 from launch.runs.resume import digest
 from launch.runs.run import Run
-from rewards.judges.base import check_judge_name
+from rewards.judges.load import check_judge_name
 
 
 def train_sft(recipe: Recipe, console: Console, comm: Communicator) -> None:

@@ -1,18 +1,15 @@
 """The judge protocol: the probability that one text entails another. Also the lexical judge, which needs no model."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from grpo.data.example import Passage
 from grpo.data.text import STOP_WORDS, content_words
-from grpo.errors import UserError
 
 Pair = tuple[str, str]  # (premise, hypothesis)
 Verdicts = Mapping[Pair, float]  # the probability of entailment of each pair that was judged
 ENTAILMENT_THRESHOLD = 0.5  # a probability above this counts as entailed
-VALID = "lexical, a folder with an NLI model, or a hub name like owner/model or owner/model@revision"
 
 _content_words = lru_cache(maxsize=4096)(content_words)  # a passage is part of many premises
 
@@ -53,30 +50,6 @@ def ask(judge: Judge, pairs: Iterable[Pair]) -> dict[Pair, float]:
     """Verdicts of the distinct pairs, from one call of the judge, or from none if there are no pairs."""
     distinct = list(dict.fromkeys(pairs))
     return dict(zip(distinct, judge.entails(distinct), strict=True)) if distinct else {}
-
-
-def load_judge(name: str, *, cache: Path | None = None, tell: Callable[[str], None] = lambda text: None) -> Judge:
-    """The judge of this name: "lexical", a folder with an NLI model, or owner/model[@revision] on the hub.
-
-    Verdicts of a model are kept in the file `cache` if one is given. `tell` gets a line before each long wait.
-    UserError for any other name, a model that is no NLI model, or a file that cannot be a cache.
-    """
-    check_judge_name(name)
-    if name == "lexical":
-        return LexicalJudge()  # never cached: it is faster than a look-up
-    # Most runs need neither torch nor transformers here, which take seconds to import.
-    from rewards.judges.cache import CachedJudge
-    from rewards.judges.nli import load_nli
-
-    judge, identity = load_nli(name, tell=tell)
-    return judge if cache is None else CachedJudge(judge, cache, model=identity, tell=tell)
-
-
-def check_judge_name(name: str) -> None:
-    """UserError for what cannot be the name of a judge; loads nothing."""
-    looks_like_hub = not name.startswith((".", "/", "~")) and name.partition("@")[0].count("/") == 1
-    if name != "lexical" and not Path(name).is_dir() and not looks_like_hub:
-        raise UserError(f"unknown judge {name!r}; valid: {VALID}")
 
 
 def pop_metrics(judge: Judge) -> dict[str, float]:

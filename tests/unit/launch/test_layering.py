@@ -15,7 +15,7 @@ MAY_IMPORT = {  # of ours; a name stands for itself and all below it
     "grpo": {"grpo"},
     "rewards": {"rewards", *LIGHT},
     "curriculum": {"curriculum", "rewards.judges", *LIGHT},
-    "eval": {"eval", "curriculum", "grpo", "rewards.answer", "rewards.judges.base"},
+    "eval": {"eval", "curriculum", "grpo", "rewards.answer", "rewards.judges"},
     "launch": set(FOLDERS),
 }
 ONLY_IN = {  # heavy package -> the files that may import it

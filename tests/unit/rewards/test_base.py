@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from grpo.data.example import Passage
 from grpo.data.text import STOP_WORDS, normalize
 from grpo.errors import UserError
-from rewards.judges.base import LexicalJudge, load_judge, premise
+from rewards.judges.base import LexicalJudge, premise
+from rewards.judges.load import load_judge
 
 DAEI = Passage(title="Ali Daei", text="Ali Daei scored 109 international goals.")
 BICAN = Passage(title="Josef Bican", text="He scored 805 career goals.")

@@ -10,8 +10,9 @@ import torch
 from transformers import BertForMaskedLM, RobertaConfig, RobertaForSequenceClassification
 
 from grpo.errors import UserError
-from rewards.judges.base import load_judge, pop_metrics
+from rewards.judges.base import pop_metrics
 from rewards.judges.cache import CachedJudge
+from rewards.judges.load import load_judge
 from rewards.judges.nli import FORMAT, ClassifierJudge, T5Judge, batches, choose_device, identity, load_nli
 from tests.helpers.nli_models import BARE, CONTEXT, LABELS, WORDS, bert, bert_tokenizer, save, t5, t5_tokenizer
 

@@ -1,0 +1,32 @@
+"""Judges by name: `load_judge`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from grpo.errors import UserError
+from rewards.judges.base import Judge, LexicalJudge
+from rewards.judges.cache import CachedJudge
+
+VALID = "lexical, a folder with an NLI model, or a hub name like owner/model or owner/model@revision"
+
+
+def load_judge(name: str, *, cache: Path | None = None, tell: Callable[[str], None] = lambda text: None) -> Judge:
+    """The judge of this name: "lexical", a folder with an NLI model, or owner/model[@revision] on the hub.
+
+    Verdicts of a model are kept in the file `cache` if one is given. `tell` gets a line before each long wait.
+    UserError for any other name, a model that is no NLI model, or a file that cannot be a cache.
+    """
+    check_judge_name(name)
+    if name == "lexical":
+        return LexicalJudge()  # never cached: it is faster than a look-up
+    from rewards.judges.nli import load_nli  # here, because torch and transformers take seconds to import
+
+    judge, identity = load_nli(name, tell=tell)
+    return judge if cache is None else CachedJudge(judge, cache, model=identity, tell=tell)
+
+
+def check_judge_name(name: str) -> None:
+    """UserError for what cannot be the name of a judge; loads nothing."""
+    looks_like_hub = not name.startswith((".", "/", "~")) and name.partition("@")[0].count("/") == 1
+    if name != "lexical" and not Path(name).is_dir() and not looks_like_hub:
+        raise UserError(f"unknown judge {name!r}; valid: {VALID}")
