@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-BUDGET = {"grpo": 7000, "rewards": 2200, "curriculum": 2600, "eval": 2150, "launch": 4700}  # lines
+BUDGET = {"grpo": 7300, "rewards": 2200, "curriculum": 2600, "eval": 2200, "launch": 4700}  # lines
 FOLDERS = tuple(BUDGET)
 LIGHT = {"grpo.types", "grpo.errors", "grpo.data", "grpo.config"}
 MAY_IMPORT = {  # of ours; a name stands for itself and all below it
