@@ -187,7 +187,7 @@ def test_a_run_that_hangs_ends_saved_where_its_weights_are_those_of_a_step(
 
         return wrapped
 
-    kept.policy.update = lambda batch, loss: update(batch, slow_loss(loss))
+    kept.policy.update = lambda batch, loss, **more: update(batch, slow_loss(loss), **more)
     kept.train(score=score)
     path = tmp_path / "checkpoints" / f"step-{saved:06d}"
     assert comm.ended == (
