@@ -29,9 +29,8 @@ from grpo.distributed.communicator import SingleProcess
 from grpo.losses import make_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import torch_policy
-from grpo.policy.zero_config import ZeroConfig
 from grpo.rollout.hf import HfRollout
-from grpo.settings import LossConfig
+from grpo.settings import LossConfig, PolicyConfig
 from grpo.types import Group, Sampling
 from tests.helpers.installed import tiny_llm
 from tests.helpers.toy import EOS, ByteTokenizer, deepspeed_policy, example, random_batch, tiny_model
@@ -54,7 +53,7 @@ def policy(kind: str, device: str, dtype: Any = "float32") -> Any:
     if kind == "single":
         return torch_policy(tiny_model().to(device), **settings)
     model = tiny_model() if kind.endswith("3") else tiny_model().to(device)
-    return deepspeed_policy(model, zero=ZeroConfig(stage=int(kind[-1])), comm=SingleProcess(), **settings)  # type: ignore[arg-type]
+    return deepspeed_policy(model, zero=PolicyConfig(zero_stage=int(kind[-1])), comm=SingleProcess(), **settings)  # type: ignore[arg-type]
 
 
 def trained(engine: Any) -> torch.Tensor:

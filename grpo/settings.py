@@ -84,6 +84,15 @@ class PolicyConfig(Section):
     )
     gradient_checkpointing: bool = Field(default=False, description="recompute activations in the backward pass")
 
+    @model_validator(mode="after")
+    def _offloaded_weights_are_sharded(self) -> Self:
+        if self.offload == "all" and self.zero_stage != 3:
+            raise ValueError(
+                f'policy.offload = "all" takes the weights too, which policy.zero_stage = {self.zero_stage} does not '
+                'shard; valid: policy.zero_stage = 3, or policy.offload = "optimizer"'
+            )
+        return self
+
 
 class RolloutConfig(Section):
     """The engine that samples completions (grpo/rollout/)."""

@@ -25,27 +25,26 @@ from grpo.batch import Batch
 from grpo.distributed.communicator import Communicator
 from grpo.distributed.failure_detection import backend
 from grpo.model.policy_model import PolicyModel
-from grpo.policy.base import Dtype, resolve_bf16
+from grpo.policy.base import resolve_bf16
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.optimizer_state import MOMENTS
-from grpo.policy.zero_config import ZeroConfig, reference_config, zero_config
+from grpo.policy.zero_config import reference_config, zero_config
+from grpo.settings import PolicyConfig
 
 
 class DeepSpeedBackend:
     """`Backend` over DeepSpeed ZeRO. In bfloat16 the weights themselves are bfloat16, beside float32 masters."""
 
-    def __init__(
-        self, model: PolicyModel, optim: AdamWConfig, *, zero: ZeroConfig, comm: Communicator, dtype: Dtype = "auto"
-    ) -> None:
+    def __init__(self, model: PolicyModel, optim: AdamWConfig, *, config: PolicyConfig, comm: Communicator) -> None:
         init_deepspeed()
         self.model, self.optim, self._comm = model, optim, comm
-        bf16 = resolve_bf16(dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        bf16 = resolve_bf16(config.dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = "bfloat16" if bf16 else "float32"
-        self._engine = _initialize(model, zero_config(zero, optim, bf16=bf16, world=comm.world))
-        model.prepare(gather=deepspeed.zero.GatheredParameters if zero.stage == 3 else None)
-        if zero.stage == 3 or zero.offload != "none":
-            config = reference_config(zero, bf16=bf16, world=comm.world)
-            model.wrap_reference(lambda frozen: _initialize(frozen, config))
+        self._engine = _initialize(model, zero_config(config, optim, bf16=bf16, world=comm.world))
+        model.prepare(gather=deepspeed.zero.GatheredParameters if config.zero_stage == 3 else None)
+        if config.zero_stage == 3 or config.offload != "none":
+            frozen_config = reference_config(config, bf16=bf16, world=comm.world)
+            model.wrap_reference(lambda frozen: _initialize(frozen, frozen_config))
         else:
             model.wrap_reference(lambda frozen: frozen.to(torch.bfloat16 if bf16 else torch.float32))
 

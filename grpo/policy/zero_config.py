@@ -1,37 +1,14 @@
 """ZeRO settings and the configuration that DeepSpeed gets from them; pure functions that need no DeepSpeed."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from grpo.errors import UserError
 from grpo.policy.optimizer import AdamWConfig
-
-Stage = Literal[1, 2, 3]
-Offload = Literal["none", "optimizer", "all"]
+from grpo.settings import PolicyConfig
 
 BUCKET = 50_000_000  # elements reduced or gathered at once: 200 MB in float32, and DeepSpeed keeps two
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ZeroConfig:
-    """Sharding of the policy over the ranks.
-
-    Stage 1 shards the optimizer state, 2 the gradients too, 3 the weights too. `offload` keeps the optimizer state in
-    CPU memory, and with "all" (stage 3 only) the weights too.
-    """
-
-    stage: Stage = 2
-    offload: Offload = "none"
-
-    def __post_init__(self) -> None:
-        if self.offload == "all" and self.stage != 3:
-            raise UserError(
-                f'policy.offload = "all" takes the weights too, which policy.zero_stage = {self.stage} does not shard; '
-                'valid: policy.zero_stage = 3, or policy.offload = "optimizer"'
-            )
-
-
-def zero_config(zero: ZeroConfig, optim: AdamWConfig, *, bf16: bool, world: int) -> dict[str, Any]:
+def zero_config(policy: PolicyConfig, optim: AdamWConfig, *, bf16: bool, world: int) -> dict[str, Any]:
     """Configuration of the trained engine.
 
     It declares one accumulation step whatever the number of micro-batches: the backend marks the last micro-batch, so
@@ -46,15 +23,15 @@ def zero_config(zero: ZeroConfig, optim: AdamWConfig, *, bf16: bool, world: int)
         "fused": True,  # as fast as DeepSpeed's, on a CPU too
     }
     sharding: dict[str, Any] = {
-        "stage": zero.stage,
+        "stage": policy.zero_stage,
         "contiguous_gradients": True,
         "reduce_bucket_size": BUCKET,
         "allgather_bucket_size": BUCKET,
     }
-    if zero.offload != "none":
+    if policy.offload != "none":
         sharding["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    if zero.stage == 3:
-        sharding |= _stage_3(zero)
+    if policy.zero_stage == 3:
+        sharding |= _stage_3(policy)
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -67,10 +44,10 @@ def zero_config(zero: ZeroConfig, optim: AdamWConfig, *, bf16: bool, world: int)
     }
 
 
-def reference_config(zero: ZeroConfig, *, bf16: bool, world: int) -> dict[str, Any]:
+def reference_config(policy: PolicyConfig, *, bf16: bool, world: int) -> dict[str, Any]:
     """Configuration of a frozen model that is sharded over the ranks, in CPU memory if the policy is offloaded."""
-    sharding: dict[str, Any] = {"stage": 3, **_stage_3(zero)}
-    if zero.offload != "none":
+    sharding: dict[str, Any] = {"stage": 3, **_stage_3(policy)}
+    if policy.offload != "none":
         sharding["offload_param"] = {"device": "cpu", "pin_memory": True}
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -80,12 +57,12 @@ def reference_config(zero: ZeroConfig, *, bf16: bool, world: int) -> dict[str, A
     }
 
 
-def _stage_3(zero: ZeroConfig) -> dict[str, Any]:
+def _stage_3(policy: PolicyConfig) -> dict[str, Any]:
     sharding: dict[str, Any] = {
         "stage3_prefetch_bucket_size": BUCKET,
         "stage3_param_persistence_threshold": 100_000,  # norms stay whole: gathering costs more than memory
     }
-    if zero.offload == "all":
+    if policy.offload == "all":
         sharding["offload_param"] = {"device": "cpu", "pin_memory": True}
     return sharding
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from curriculum.mixing import mix
 from curriculum.reference_answers import reference_completion
@@ -21,7 +21,8 @@ from grpo.loop import LoopSettings
 from grpo.policy.base import PolicyEngine
 from grpo.policy.nonfinite import NonFiniteLog
 from grpo.policy.optimizer import AdamWConfig
-from grpo.policy.zero_config import ZeroConfig, zero_config
+from grpo.policy.zero_config import zero_config
+from grpo.settings import PolicyConfig
 from grpo.telemetry.console import Console
 from grpo.telemetry.throughput import ThroughputMeter
 from grpo.types import Completion, Group, PromptRenderer, Sampling
@@ -148,33 +149,36 @@ def make_policy(
     from grpo.policy.engine import Policy
 
     console.status(f"loading the policy, {folder}")
-    p, zero, dtype = recipe.policy, choose_zero(recipe, comm.world), precision(recipe)
+    config, dtype = recipe.policy, precision(recipe)
     load: Callable[[], Any] = partial(load_model, folder, device=device())
-    console.line(f"updates      {f'ZeRO-{zero.stage}, {comm.world} ranks' if zero else 'one process, plain torch'}")
-    if zero is None:
-        from grpo.policy.torch_backend import TorchBackend as Backend
+    if resolve_backend(config, comm.world) == "torch":
+        from grpo.policy.torch_backend import TorchBackend
+
+        console.line("updates      one process, plain torch")
+        Backend = partial(TorchBackend, dtype=dtype)
     else:
         from grpo.policy.deepspeed_backend import DeepSpeedBackend, init_deepspeed
 
         init_deepspeed()
+        console.line(f"updates      ZeRO-{config.zero_stage}, {comm.world} ranks")
         bf16 = dtype == "bfloat16"
-        sharding = zero_config(zero, optim, bf16=bf16, world=comm.world) if zero.stage == 3 else None
+        sharding = zero_config(config, optim, bf16=bf16, world=comm.world) if config.zero_stage == 3 else None
         load = partial(load, bf16=bf16, sharding=sharding)
-        Backend = partial(DeepSpeedBackend, zero=zero, comm=comm)
+        Backend = partial(DeepSpeedBackend, config=config, comm=comm)
     model = load()
     check_positions(recipe, model, folder)
     meter.counter.attach(model)
     policy_model = PolicyModel(
         model,
-        layout=p.layout,
+        layout=config.layout,
         temperature=temperature,
-        gradient_checkpointing=p.gradient_checkpointing,
+        gradient_checkpointing=config.gradient_checkpointing,
         reference=load() if kl else None,
     )
     policy = Policy(
-        Backend(policy_model, optim, dtype=dtype),
+        Backend(policy_model, optim),
         total_updates=updates,
-        token_budget=p.token_budget,
+        token_budget=config.token_budget,
         comm=comm,
         nonfinite=nonfinite,
         progress=console.status,
@@ -183,25 +187,24 @@ def make_policy(
     return policy
 
 
-def choose_zero(recipe: Recipe, ranks: int) -> ZeroConfig | None:
-    """How the policy is sharded over so many ranks, or None: one process holds it. UserError where that cannot be."""
-    p = recipe.policy
+def resolve_backend(p: PolicyConfig, ranks: int) -> Literal["torch", "deepspeed"]:
+    """The backend of the policy over so many ranks. UserError if the recipe's cannot be used."""
     needed = f"{ranks} ranks" if ranks > 1 else f'policy.offload = "{p.offload}"' if p.offload != "none" else ""
     if p.backend == "torch" and (wrong := needed or ("policy.zero_stage = 3" if p.zero_stage == 3 else "")):
         raise UserError(f'policy.backend = "torch" is not for {wrong}; valid: "deepspeed" or "auto"')
     if p.backend != "deepspeed" and not needed:
-        return None
+        return "torch"
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError(
             f'policy.backend = "deepspeed"{", for " + needed if needed else ""}: DeepSpeed is not installed (make '
             'setup says why); valid without it: one rank and policy.offload = "none"'
         )
-    return ZeroConfig(stage=p.zero_stage, offload=p.offload)
+    return "deepspeed"
 
 
 def check_ranks(recipe: Recipe, ranks: int, *, warm_up: bool) -> None:
     """UserError, before anything heavy loads, where this recipe's batches cannot be shared by so many ranks."""
-    choose_zero(recipe, ranks)
+    resolve_backend(recipe.policy, ranks)
     prompts, parts = recipe.sampling.prompts_per_step, recipe.loss.updates_per_step
     check_divisible(prompts, ranks, "sampling.prompts_per_step")
     if warm_up:

@@ -13,8 +13,7 @@ from grpo.model.policy_model import disable_dropout
 from grpo.policy.optimizer import AdamWConfig, learning_rate
 from grpo.policy.optimizer_state import HostBuffers, write
 from grpo.policy.torch_backend import torch_policy
-from grpo.policy.zero_config import ZeroConfig
-from grpo.settings import LossConfig
+from grpo.settings import LossConfig, PolicyConfig
 from tests.helpers.installed import need
 from tests.helpers.toy import deepspeed_policy, random_batch, tiny_model
 
@@ -41,7 +40,7 @@ def engine(kind, model=None, *, lr=2e-3, budget=1000, layout="shared", updates=3
     }
     if kind == "single":
         return torch_policy(model or tiny_model(), **settings)
-    settings = {"zero": ZeroConfig(stage=int(kind[-1])), "comm": SingleProcess(), **settings}
+    settings = {"zero": PolicyConfig(zero_stage=int(kind[-1])), "comm": SingleProcess(), **settings}
     return deepspeed_policy(model or tiny_model(), **settings)
 
 
@@ -93,7 +92,7 @@ def test_checkpointed_and_clipped_like_one_process(kind):
 @pytest.mark.parametrize(("stage", "offload"), [(2, "optimizer"), (3, "all")])
 def test_what_waits_in_main_memory_steps_alike(stage, offload):
     need("deepspeed")
-    policy = engine(f"zero-{stage}", budget=20, more={"zero": ZeroConfig(stage=stage, offload=offload)})
+    policy = engine(f"zero-{stage}", budget=20, more={"zero": PolicyConfig(zero_stage=stage, offload=offload)})
     assert float((train(policy) - oracle()).abs().max()) < 1e-5
 
 

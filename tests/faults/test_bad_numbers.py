@@ -16,8 +16,7 @@ from grpo.policy.nonfinite import NonFiniteLog, load_rows, save_rows, weights_ha
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.optimizer_state import write
 from grpo.policy.torch_backend import torch_policy
-from grpo.policy.zero_config import ZeroConfig
-from grpo.settings import LossConfig
+from grpo.settings import LossConfig, PolicyConfig
 from grpo.telemetry.console import Console
 from launch import replay
 from launch.builders.assemble import save_recipe
@@ -115,8 +114,9 @@ def test_rows_are_replayed_in_the_formats_of_their_update(tmp_path, capsys, monk
     folder = locate(recipe.model.name, console=Console())
     settings = {"optim": AdamWConfig(**CONSTANT), "token_budget": 4096, "dtype": "bfloat16", "limit": 9}
     in_bf16, in_float32 = (load_model(folder, device="cpu", bf16=bf16) for bf16 in (True, False))
+    zero2 = {"zero": PolicyConfig(zero_stage=2), "comm": SingleProcess()}
     policies = {
-        "bfloat16": logged(tmp_path / "bfloat16", in_bf16, zero=ZeroConfig(stage=2), comm=SingleProcess(), **settings),
+        "bfloat16": logged(tmp_path / "bfloat16", in_bf16, **zero2, **settings),
         "float32": logged(tmp_path / "float32", in_float32, **settings),
     }
     for step, (held, policy) in enumerate(policies.items()):

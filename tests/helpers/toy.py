@@ -99,10 +99,11 @@ def per_group(score):
 def deepspeed_policy(
     model, *, optim, zero, comm, total_updates, token_budget, dtype="float32", nonfinite=None, **settings
 ):
-    """As `torch_policy`, over DeepSpeed; `settings` are those of `PolicyModel`."""
+    """As `torch_policy`, over DeepSpeed as `zero` says, a `PolicyConfig`; `settings` are those of `PolicyModel`."""
     from grpo.model.policy_model import PolicyModel
     from grpo.policy.deepspeed_backend import DeepSpeedBackend
     from grpo.policy.engine import Policy
 
-    backend = DeepSpeedBackend(PolicyModel(model, **settings), optim, zero=zero, comm=comm, dtype=dtype)
+    config = zero.model_copy(update={"dtype": dtype})
+    backend = DeepSpeedBackend(PolicyModel(model, **settings), optim, config=config, comm=comm)
     return Policy(backend, total_updates=total_updates, token_budget=token_budget, comm=comm, nonfinite=nonfinite)

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from grpo.config import load
 from grpo.errors import UserError
-from grpo.policy.zero_config import ZeroConfig
-from launch.builders.assemble import check_ranks, choose_zero
+from grpo.settings import PolicyConfig
+from launch.builders.assemble import check_ranks, resolve_backend
 from launch.config.recipe import Recipe
 from tests.helpers.installed import need
 from tests.helpers.many_ranks import free_port
@@ -104,7 +104,7 @@ def test_combinations_that_ranks_refuse(ranks, arguments, message):
 
 def test_which_engine_the_recipe_gets():
     need("deepspeed")
-    assert choose_zero(Recipe(), 1) is None
-    assert choose_zero(Recipe(), 2) == ZeroConfig(stage=2)
-    assert choose_zero(load(Recipe, ["--policy.backend=deepspeed", "--policy.zero_stage=3"]), 1) == ZeroConfig(stage=3)
-    assert choose_zero(load(Recipe, ["--policy.offload=optimizer"]), 1) == ZeroConfig(stage=2, offload="optimizer")
+    assert resolve_backend(PolicyConfig(), 1) == "torch"
+    assert resolve_backend(PolicyConfig(), 2) == "deepspeed"
+    assert resolve_backend(PolicyConfig(backend="deepspeed"), 1) == "deepspeed"
+    assert resolve_backend(PolicyConfig(offload="optimizer"), 1) == "deepspeed"

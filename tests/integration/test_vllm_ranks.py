@@ -18,13 +18,13 @@ PROMPTS = [(5, 6, 7), (8, 9), (10, 11, 12, 13), (14,)]
 def on_a_rank(comm, tensor_parallel, folder):
     """What this rank's engine writes for its share of the prompts, with weights that never were on the disk."""
     from grpo.policy.optimizer import AdamWConfig
-    from grpo.policy.zero_config import ZeroConfig
     from grpo.rollout.vllm import VllmRollout, start_vllm
+    from grpo.settings import PolicyConfig
 
     about = {"optim": AdamWConfig(), "total_updates": 1, "token_budget": 1000, "dtype": "float32"}
     model = tiny_model(seed=4, head_dim=32)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    policy = deepspeed_policy(model, zero=ZeroConfig(stage=3), comm=comm, **about)
+    policy = deepspeed_policy(model, zero=PolicyConfig(zero_stage=3), comm=comm, **about)
     settings = {"context": 64, "rows": 8, "dtype": "float32", "memory": 0.4, "kv_cache": 0.05}
     llm = start_vllm(str(folder), tensor_parallel=tensor_parallel, **settings)
     rollout = VllmRollout(llm, shapes=shapes, decode=ByteTokenizer().decode, eos_ids=(EOS,))

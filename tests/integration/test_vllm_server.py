@@ -202,10 +202,10 @@ class Noting(Service):
 def from_a_rank(comm, port, transfer):
     """Weights that each rank holds half of, and this rank's answers: of three prompts one or two."""
     from grpo.policy.optimizer import AdamWConfig
-    from grpo.policy.zero_config import ZeroConfig
+    from grpo.settings import PolicyConfig
 
     settings = {"optim": AdamWConfig(), "total_updates": 1, "token_budget": 1000, "dtype": "float32"}
-    policy = deepspeed_policy(tiny_model(seed=4), zero=ZeroConfig(stage=3), comm=comm, **settings)
+    policy = deepspeed_policy(tiny_model(seed=4), zero=PolicyConfig(zero_stage=3), comm=comm, **settings)
     there = RemoteRollout(Address(port), shapes=SHAPES, timeout=300.0, comm=comm, transfer=transfer)
     there.load(policy.export_weights(), version=7)
     written = there.generate(comm.shard(THREE, even=False), SAMPLING, seed=5 + comm.rank)
