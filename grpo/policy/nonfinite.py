@@ -46,7 +46,8 @@ class NonFiniteLog:
         if in_a_row >= self.limit:
             raise NonFiniteError(
                 f"{in_a_row} updates in a row were not finite (checkpoint.max_nonfinite_updates = {self.limit}); "
-                f"where to look: python -m launch.replay {file}"
+                f"where to look: python -m launch.replay {file}",
+                all_ranks=True,
             )
 
 

@@ -173,18 +173,6 @@ def require_new_folder(folder: Path) -> None:
         )
 
 
-def make_run_folder(folder: Path) -> Path:
-    """Make a new folder that is its owner's alone. UserError as `require_new_folder`."""
-    require_new_folder(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700)
-    except FileExistsError:  # an empty folder, or another run of this name has begun just now
-        require_new_folder(folder)
-        folder.chmod(0o700)
-    return folder
-
-
 def peak_gb() -> float:
     """Return the largest resident memory of this process so far, in GB."""
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

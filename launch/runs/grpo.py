@@ -15,7 +15,7 @@ from launch.builders import assemble
 from launch.builders.metering import make_meter
 from launch.builders.models import locate, make_judge
 from launch.builders.precision import max_logprob_gap, precision
-from launch.builders.rollout import choose_rollout, make_rollout, model_bytes
+from launch.builders.rollout import choose_rollout, make_rollout
 from launch.config.model_size import UnknownModelSize
 from launch.config.recipe import Recipe
 from launch.planner.devices import devices_at_hand
@@ -42,7 +42,7 @@ def train_grpo(recipe: Recipe, console: Console, comm: Communicator) -> None:
         check_best_by(recipe, questions.held_out)
         check_stage_end(recipe.stage_end, steps=steps, every=recipe.held_out.every)
         curriculum = make_curriculum(recipe.curriculum, questions.train, seed=recipe.run.seed)
-        scorer, judge = _make_scorer(recipe, console)
+        scorer, judge = _make_scorer(run)
         base = _starting_model(recipe, console, comm, questions)
         speech = assemble.make_speech(recipe, base, console)
         check_lengths(speech, questions, console)
@@ -51,16 +51,12 @@ def train_grpo(recipe: Recipe, console: Console, comm: Communicator) -> None:
         policy = _make_policy(run, base, updates=steps * cfg.updates_per_step, meter=meter)
         rollout = make_rollout(engine, recipe, base, speech, console, comm)
         live = OnlineTrustScore(judge, reasoning=recipe.model.reasoning)
-        held_out = HeldOutEvaluator(
-            run=run,
-            examples=questions.held_out,
-            policy=policy,
-            rollout=rollout if questions.held_out else None,
-            speech=speech,
-            live=live,
-        )
+        held_out = HeldOutEvaluator(run, questions.held_out, policy, rollout, speech, live)
         stage_end = StageEnd(recipe.stage_end)
-        monitor = TrainingMonitor(run, held_out, stage_end=stage_end, model_bytes=model_bytes(base), scorer=scorer)
+        monitor = TrainingMonitor(run, held_out, base=base, stage_end=stage_end, scorer=scorer)
+        collector = assemble.make_collector(
+            recipe, policy=policy, rollout=rollout, comm=comm, curriculum=curriculum, score=scorer, render=speech.render
+        )
         with run.training(
             steps=steps,
             policy=policy,
@@ -74,24 +70,8 @@ def train_grpo(recipe: Recipe, console: Console, comm: Communicator) -> None:
             comm.on_rank0(lambda: write_questions(run.folder, splits))
             if start == 0:
                 monitor.on_train_begin()
-            collector = assemble.make_collector(
-                recipe,
-                policy=policy,
-                rollout=rollout,
-                comm=comm,
-                curriculum=curriculum,
-                score=scorer,
-                render=speech.render,
-            )
-            train(
-                cfg,
-                collector=collector,
-                policy=policy,
-                comm=comm,
-                log=run.log,
-                callbacks=monitor,
-                start=steps if stage_end.is_reached else start,  # the run was stopped in the stage's last step
-            )
+            first = steps if stage_end.is_reached else start  # the run was stopped in the stage's last step
+            train(cfg, collector=collector, policy=policy, comm=comm, log=run.log, callbacks=monitor, start=first)
             monitor.on_train_end(steps)
         monitor.print_table()
 
@@ -144,14 +124,16 @@ def _make_policy(run: Run, base: str, *, updates: int, meter: ThroughputMeter) -
     )
 
 
-def _make_scorer(recipe: Recipe, console: Console) -> tuple[RewardScorer, Judge]:
+def _make_scorer(run: Run) -> tuple[RewardScorer, Judge]:
     """The recipe's rewards, and the judge of held-out answers. Prints which policies could game the rewards."""
+    recipe, console = run.recipe, run.console
     recipe.reward.check_format(reasoning=recipe.model.reasoning)
     check_judge_name(recipe.held_out.judge)
     custom = load_custom_rewards(recipe.reward)  # the user's errors are found before a judge is loaded
     judge = make_judge(recipe.reward.judge, console=console)
     scorer = RewardScorer(recipe.reward, reasoning=recipe.model.reasoning, judge=judge, custom=custom)
-    if hacks := policies_that_beat_honesty(audit(recipe.reward, reasoning=recipe.model.reasoning, judge=judge)):
+    rows = audit(recipe.reward, reasoning=recipe.model.reasoning, judge=judge) if run.comm.rank == 0 else []
+    if rows and (hacks := policies_that_beat_honesty(rows)):
         console.line(f"hackable by  {', '.join(hacks)}: more reward than honest answers (python -m rewards.audit)")
     same = recipe.held_out.judge == recipe.reward.judge
     return scorer, judge if same else make_judge(recipe.held_out.judge, console=console)

@@ -24,6 +24,7 @@ from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine
 from grpo.types import Example, Group
 from launch.builders.assemble import Speech
+from launch.builders.rollout import model_bytes
 from launch.config.recipe import Recipe
 from launch.runs.resume import checkpoints_of
 from launch.runs.run import Run
@@ -34,40 +35,40 @@ from rewards.zero_variance import count_causes
 SHOWN = (*LABEL_METRICS, *TRUST_METRICS)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class HeldOutEvaluator:
-    """Measures the policy as it is on the held-out questions."""
+    """Measures the policy as it is on the held-out questions; without any, a measurement is empty."""
 
     run: Run
-    examples: list[Example]
+    examples: Sequence[Example]
     policy: PolicyEngine
-    rollout: RolloutEngine | None  # None where there are no examples
+    rollout: RolloutEngine
     speech: Speech
-    live: OnlineTrustScore
+    score: OnlineTrustScore
 
     def measure(self, moment: str, *, version: int) -> dict[str, float]:
         """Answer greedily, grade and score; the numbers go into the log and are returned, in percent."""
-        if self.rollout is None:
+        if not self.examples:
             return {}
         with self.run.log.phase("held_out"):  # a phase of its own, so that steps that measure do not look slow
-            return self._measure(self.rollout, moment, version)
+            return self._measure(moment, version)
 
-    def _measure(self, rollout: RolloutEngine, moment: str, version: int) -> dict[str, float]:
+    def _measure(self, moment: str, version: int) -> dict[str, float]:
         recipe, comm, console = self.run.recipe, self.run.comm, self.run.console
         console.line(f"{moment:12} {len(self.examples)} held-out questions, greedy")
-        rollout.load(self.policy.export_weights(), version=version)
+        self.rollout.load(self.policy.export_weights(), version=version)
         graded = evaluate(
-            rollout,
+            self.rollout,
             comm.shard(self.examples, even=False),
             self.speech.render,
             max_tokens=recipe.sampling.max_tokens,
             reasoning=recipe.model.reasoning,
             version=version,
         )
-        rollout.release()
+        self.rollout.release()
         graded = comm.gather(graded)
         answers = [(example, completion) for example, completion, _ in graded]
-        numbers = summarize([grade for *_, grade in graded]) | comm.on_rank0(lambda: self.live(answers))
+        numbers = summarize([grade for *_, grade in graded]) | comm.on_rank0(lambda: self.score(answers))
         self.run.log.log_result(f"held_out/{moment}", numbers)
         self.run.log.log_predictions(moment, graded)
         shown = [f"{METRICS[name].label} {numbers[name]:.1f}" for name in SHOWN if name in numbers]
@@ -100,56 +101,55 @@ class TrainingMonitor:
     def __init__(
         self,
         run: Run,
-        held_out: HeldOutEvaluator,
+        held_out: HeldOutEvaluator | None,
         *,
-        stage_end: StageEnd,
-        model_bytes: int,
+        base: str,
+        stage_end: StageEnd | None = None,
         scorer: RewardScorer | None = None,
     ) -> None:
-        """`model_bytes` is the size of the model's weights on the disk."""
+        """`base` is the folder of the model that training starts from; its shapes tell the size of a best model."""
         self.before: dict[str, float] = {}  # held-out numbers of the model that training started from
         self.after: dict[str, float] = {}  # and of the trained one
-        self._run, self._held_out, self._scorer, self._model_bytes = run, held_out, scorer, model_bytes
+        self._run, self._held_out, self._scorer, self._base = run, held_out, scorer, base
         self._stage_end, self._alarms = stage_end, Alarms()
         self._best: tuple[float, int] | None = None  # its number, and the steps after which it was reached
 
     def on_train_begin(self) -> None:
         """Measure the model that training starts from."""
-        self.before = self._held_out.measure("before", version=0)
+        self.before = self._measure("before", 0)
 
     def on_step(self, step: int, groups: Sequence[Group], values: Mapping[str, float]) -> dict[str, float]:
         """More metrics of the step: those of its rollouts, and held-out numbers every `held_out.every` steps."""
         settings, done = self._run.recipe.held_out, step + 1
         metrics = self._run.comm.on_rank0(lambda: self._rollout_metrics(step, groups, values))
         if settings.every and done % settings.every == 0:
-            measured = self._held_out.measure(f"step {done}", version=done)
+            measured = self._measure(f"step {done}", done)
             metrics |= {f"held_out/{name}": value for name, value in measured.items()}
             if settings.best_by and measured:
                 self._keep_best(done, measured[settings.best_by])
         return metrics
 
+    def _measure(self, moment: str, version: int) -> dict[str, float]:
+        return self._held_out.measure(moment, version=version) if self._held_out else {}
+
     def on_step_end(self, done: int, values: Mapping[str, float]) -> bool:
         """Save a checkpoint where one is due; whether the stage ends. Raises Stopped where the run was asked to end."""
-        stop = self.should_stop(values)
+        stage_end = self._stage_end
+        stop = stage_end is not None and self._run.comm.on_rank0(lambda: stage_end(values))
+        if stage_end is not None and stop:
+            self._run.log.log_result("gate", {"opened": stage_end.reason})
+            self._run.console.line(f"gate         open: {stage_end.reason}; the stage ends here")
         self._run.checkpoints.on_step_end(done)
-        return stop
-
-    def should_stop(self, values: Mapping[str, float]) -> bool:
-        """Whether the stage ends after a step with these metrics; rank 0 decides for all ranks."""
-        stop = self._run.comm.on_rank0(lambda: self._stage_end(values))
-        if stop:
-            self._run.log.log_result("gate", {"opened": self._stage_end.reason})
-            self._run.console.line(f"gate         open: {self._stage_end.reason}; the stage ends here")
         return stop
 
     def _rollout_metrics(self, step: int, groups: Sequence[Group], values: Mapping[str, float]) -> dict[str, float]:
         """Metrics of all ranks' rollouts, and alarms; on rank 0, whose scorer counts its own calls."""
         self._remove_replaced()
         metrics: dict[str, float] = {}
-        if self._scorer is not None:
+        if self._scorer is not None and self._held_out is not None:
             answers = [(group.example, completion) for group in groups for completion in group.completions]
             reasoning = self._run.recipe.model.reasoning
-            metrics |= {f"trust/{name}": value for name, value in self._held_out.live(answers).items()}
+            metrics |= {f"trust/{name}": value for name, value in self._held_out.score(answers).items()}
             metrics |= {f"factuality/{name}": v for name, v in factuality_metrics(groups, reasoning=reasoning).items()}
             signal = has_signal(total_rewards(groups)).tolist()
             dead = [group for group, found in zip(groups, signal, strict=True) if not found]
@@ -163,15 +163,16 @@ class TrainingMonitor:
 
     def _keep_best(self, done: int, value: float) -> None:
         """Write a new best model; the old one is removed once no checkpoint can lead back to it."""
-        if self._best and value <= self._best[0]:
+        if self._held_out is None or (self._best and value <= self._best[0]):
             return
+        policy, tokenizer = self._held_out.policy, self._held_out.speech.tokenizer
         run, path, best_by = self._run, self._model(done), self._run.recipe.held_out.best_by
-        reason = run.comm.on_rank0(lambda: disk_shortage(run.folder, self._model_bytes, reserve=RESERVE))
+        reason = run.comm.on_rank0(lambda: disk_shortage(run.folder, model_bytes(self._base), reserve=RESERVE))
         if reason:
             run.console.line(f"no room      for {path}: {reason}; the run continues without it")
             return
         with run.log.phase("save"):
-            save_model_folder(self._held_out.policy, self._held_out.speech.tokenizer, path, run.comm)
+            save_model_folder(policy, tokenizer, path, run.comm)
         self._best = (value, done)
         run.log.log_result("best", {"step": done - 1, best_by: value, "model": path.name})
         run.console.line(f"best so far  {path} ({best_by} {value:.2f})")
@@ -179,12 +180,12 @@ class TrainingMonitor:
 
     def on_train_end(self, steps: int) -> None:
         """Measure the trained model, and remove all models that were the best once, but for the best."""
-        self.after = self._held_out.measure("after", version=steps)
+        self.after = self._measure("after", steps)
         self._run.comm.on_rank0(self._remove_others)
 
     def print_table(self) -> None:
         """Print the held-out numbers before and after training side by side, in percent, on rank 0."""
-        if not self.before or self._run.comm.rank != 0:
+        if not self.before or self._held_out is None or self._run.comm.rank != 0:
             return
         rows = [["", "before", "after", "change"]]
         for name in (name for name in SHOWN if name in self.before):

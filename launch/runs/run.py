@@ -46,7 +46,11 @@ class Run:
         self._lock = RunLock(self.folder)
 
     def __enter__(self) -> "Run":
-        self.checkpoint = self.comm.on_rank0(self._open)
+        try:
+            self.checkpoint = self.comm.on_rank0(self._open)
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     def _open(self) -> resume.Checkpoint | None:
@@ -92,19 +96,7 @@ class Run:
         recipe, comm = self.recipe, self.comm
         comm.on_rank0(self._prepare_folder)
         dog = Watchdog(rank=comm.rank, hang=recipe.checkpoint.hang_timeout or math.inf)
-        self.log = RunLogger(
-            self.folder,
-            name=self.folder.name,
-            steps=steps,
-            console=self.console,
-            project=recipe.run.project,
-            settings={"recipe": dump(recipe)},
-            rollouts_every=recipe.run.rollouts_every,
-            writes=comm.rank == 0,
-            wandb_id=resume.wandb_id(self.checkpoint),
-            phase_hook=dog.phase,
-            meter=meter,
-        )
+        self.log = self._make_log(steps, dog, meter)
         logs = resume.LogFiles(self.folder, self.log)
         self.checkpoints = CheckpointManager(
             folder=resume.checkpoints_of(self.folder),
@@ -127,6 +119,21 @@ class Run:
                 save_model_folder(policy, tokenizer, self.model, comm)
         comm.on_rank0(lambda: remove_all(resume.checkpoints_of(self.folder)))
         self.console.line(f"model        {self.model}")
+
+    def _make_log(self, steps: int, dog: Watchdog, meter: ThroughputMeter) -> RunLogger:
+        return RunLogger(
+            self.folder,
+            name=self.folder.name,
+            steps=steps,
+            console=self.console,
+            project=self.recipe.run.project,
+            settings={"recipe": dump(self.recipe)},
+            rollouts_every=self.recipe.run.rollouts_every,
+            writes=self.comm.rank == 0,
+            wandb_id=resume.wandb_id(self.checkpoint),
+            phase_hook=dog.phase,
+            meter=meter,
+        )
 
     def _prepare_folder(self) -> None:
         if not resume.is_run(self.folder):

@@ -4,20 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from curriculum.samplers import EpochSampler
-from curriculum.stage_end import StageEnd, StageEndConfig
 from eval.online_metrics import OnlineTrustScore
 from grpo.data.example import Example
 from grpo.distributed.communicator import Communicator
 from grpo.errors import UserError
 from grpo.losses import sft_loss
-from grpo.policy.base import PolicyEngine
 from grpo.policy.optimizer import AdamWConfig
 from grpo.supervised import fit, sft_batch
 from grpo.telemetry.console import Console
 from launch.builders import assemble
 from launch.builders.metering import make_meter
 from launch.builders.models import locate, make_judge
-from launch.builders.rollout import choose_rollout, make_rollout, model_bytes
+from launch.builders.rollout import choose_rollout, make_rollout
 from launch.config.recipe import Recipe
 from launch.runs.monitor import HeldOutEvaluator, TrainingMonitor, check_best_by
 from launch.runs.resume import digest
@@ -62,7 +60,9 @@ def _train(run: Run, questions: assemble.Questions, *, held_out: Sequence[Exampl
     """Train on the warm-up questions; with `held_out` questions the model is measured before, after and on the way."""
     recipe, console, comm, settings = run.recipe, run.console, run.comm, run.recipe.sft
     assemble.check_ranks(recipe, comm.world, warm_up=True)
-    check_best_by(recipe, held_out)
+    if held_out:
+        check_best_by(recipe, held_out)
+        check_judge_name(recipe.held_out.judge)
     base = comm.local_main_first(lambda: locate(recipe.model.name, console=console))
     speech = assemble.make_speech(recipe, base, console)
     check_lengths(speech, questions, console)
@@ -73,7 +73,12 @@ def _train(run: Run, questions: assemble.Questions, *, held_out: Sequence[Exampl
     policy = assemble.make_policy(
         recipe, base, optim=optim, updates=settings.steps, console=console, comm=comm, meter=meter
     )
-    monitor = _make_monitor(run, base, speech, policy, held_out)
+    evaluator = None
+    if held_out:
+        rollout = make_rollout(choose_rollout(recipe, base, console), recipe, base, speech, console, comm)
+        live = OnlineTrustScore(make_judge(recipe.held_out.judge, console=console), reasoning=recipe.model.reasoning)
+        evaluator = HeldOutEvaluator(run, held_out, policy, rollout, speech, live)
+    monitor = TrainingMonitor(run, evaluator, base=base)
     sampler = EpochSampler(questions.warm_up, seed=settings.seed, in_order=True)
     with run.training(
         steps=settings.steps,
@@ -97,21 +102,6 @@ def _train(run: Run, questions: assemble.Questions, *, held_out: Sequence[Exampl
         )
         monitor.on_train_end(settings.steps)
     monitor.print_table()
-
-
-def _make_monitor(
-    run: Run, base: str, speech: assemble.Speech, policy: PolicyEngine, held_out: Sequence[Example]
-) -> TrainingMonitor:
-    recipe, console = run.recipe, run.console
-    check_judge_name(recipe.held_out.judge)
-    rollout = None
-    if held_out:
-        rollout = make_rollout(choose_rollout(recipe, base, console), recipe, base, speech, console, run.comm)
-    live = OnlineTrustScore(make_judge(recipe.held_out.judge, console=console), reasoning=recipe.model.reasoning)
-    evaluator = HeldOutEvaluator(
-        run=run, examples=list(held_out), policy=policy, rollout=rollout, speech=speech, live=live
-    )
-    return TrainingMonitor(run, evaluator, stage_end=StageEnd(StageEndConfig()), model_bytes=model_bytes(base))
 
 
 def check_lengths(speech: assemble.Speech, questions: assemble.Questions, console: Console) -> None:

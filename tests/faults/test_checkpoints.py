@@ -12,27 +12,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from curriculum.samplers import EpochSampler
 from grpo.checkpointing import store
-from grpo.checkpointing.manager import CheckpointManager
-from grpo.collect import SyncCollector
 from grpo.distributed.communicator import SingleProcess
 from grpo.errors import EngineDied, Stopped, UserError
-from grpo.loop import LoopSettings, train
-from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.optimizer_state import OptimizerSnapshot
-from grpo.policy.torch_backend import torch_policy
 from grpo.rollout.hf import HfRollout
-from grpo.settings import CheckpointConfig, LossConfig
-from grpo.telemetry.console import Console
-from grpo.telemetry.run_logger import RunLogger
-from grpo.types import Sampling
 from launch.runs import monitor, resume
 from launch.runs.monitor import TrainingMonitor
-from launch.runs.resume import LogFiles
 from tests.helpers.disks import small_disk
 from tests.helpers.faults import fill
-from tests.helpers.toy import EOS, ByteTokenizer, example, per_group, tiny_model
+from tests.helpers.toy import ByteTokenizer
+from tests.helpers.toy_run import ToyRun
 from tests.helpers.toy_training import low_bytes
 
 
@@ -45,91 +35,24 @@ class Lost(HfRollout):
         return super().generate(prompts, sampling, seed=seed)
 
 
-class Ends:
-    """Callbacks of a loop: these two, and checkpoints."""
-
-    def __init__(self, watch, gate, checkpoints):
-        self.on_step, self.gate, self.checkpoints = watch, gate, checkpoints
-
-    def on_step_end(self, done, values):
-        over = self.gate(values)
-        self.checkpoints.on_step_end(done)
-        return over
-
-
-class Kept:
-    """A run of the toy in this process: its policy, its checkpoints and what was said."""
-
-    def __init__(self, folder, *, steps=4, about="these", reserve=0, comm=None, **settings):
-        folder.mkdir(exist_ok=True)
-        self.said = []
-        console = Console()
-        console.line = self.said.append
-        self.steps = steps
-        self.policy = torch_policy(
-            tiny_model(),
-            optim=AdamWConfig(lr=1e-2, schedule="constant"),
-            total_updates=4,
-            token_budget=512,
-            dtype="float32",
-        )
-        self.curriculum = EpochSampler([example(i) for i in range(6)], seed=0)
-        self.log = RunLogger(folder, name="toy", steps=steps, console=console, project="test", settings={})
-        logs = LogFiles(folder, self.log)
-        self.checkpoints = CheckpointManager(
-            folder=folder / "checkpoints",
-            settings=CheckpointConfig(**settings),
-            steps=steps,
-            policy=self.policy,
-            shared={"curriculum": self.curriculum, "logs": logs},
-            own={},
-            about={"the questions": about},
-            comm=comm or SingleProcess(),
-            console=console,
-            reserve=reserve,
-            before_commit=logs.fsync,
-        )
-
-    def train(self, start=0, engine=HfRollout, score=low_bytes, watch=lambda *_: {}, gate=lambda _: False):
-        collector = SyncCollector(
-            policy=self.policy,
-            rollout=engine(tiny_model(seed=9), decode=ByteTokenizer().decode, eos_ids=(EOS,)),
-            curriculum=self.curriculum,
-            score=per_group(score),
-            render=lambda e: tuple(f"Q{e.id}:".encode()),
-            comm=SingleProcess(),
-            sampling=Sampling(group_size=4, max_tokens=4),
-            prompts_per_step=2,
-        )
-        cfg = LoopSettings(steps=self.steps, max_tokens=4, objective=LossConfig())
-        how = {"policy": self.policy, "comm": SingleProcess(), "log": self.log, "start": start}
-        with self.checkpoints.guard():
-            train(cfg, collector=collector, callbacks=Ends(watch, gate, self.checkpoints), **how)
-        return torch.cat([tensor.flatten().clone() for _, tensor in self.policy.export_weights()])
-
-    @property
-    def there(self):
-        return [step for step, _ in reversed(store.list_checkpoints(self.checkpoints.folder))]
-
-
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    return Kept(tmp_path_factory.mktemp("straight"), every=0).train()
+    return ToyRun(tmp_path_factory.mktemp("straight"), every=0).train()
 
 
 @pytest.mark.parametrize(("every", "keep", "there"), [(1, 2, [3, 4]), (3, 5, [3, 4]), (2, 1, [4]), (0, 2, [])])
 def test_saved_as_often_as_wanted_and_at_the_end(straight, tmp_path, every, keep, there):
-    kept = Kept(tmp_path, every=every, keep=keep, background=every != 3)
+    kept = ToyRun(tmp_path, every=every, keep=keep, background=every != 3)
     assert torch.equal(kept.train(), straight)  # saving changes nothing
     assert kept.there == there
 
 
 def test_a_lost_engine_ends_the_run_saved_and_it_goes_on_bitwise(straight, tmp_path):
-    lost = Kept(tmp_path, every=0)
+    lost = ToyRun(tmp_path, every=0)
     with pytest.raises(EngineDied, match=r"port 8011 is lost; saved after step 2, .*step-000002; the same command"):
         lost.train(engine=Lost)
     found = store.latest_valid(tmp_path / "checkpoints")
-    later = Kept(tmp_path)
+    later = ToyRun(tmp_path)
     assert later.train(start=later.checkpoints.restore(found)).equal(straight)
     assert found.step == 2
 
@@ -143,11 +66,11 @@ def test_a_reward_that_fails_too_often_ends_the_run_saved(straight, tmp_path):
             raise UserError("reward 'mine:f' failed in 3 of 20 calls")
         return low_bytes(example, completions)
 
-    failed = Kept(tmp_path, every=0)
+    failed = ToyRun(tmp_path, every=0)
     with pytest.raises(UserError, match=r"failed in 3 of 20 calls$"):
         failed.train(score=failing)
     assert failed.said[-1].strip().startswith("saved after step 2, ")
-    later = Kept(tmp_path)
+    later = ToyRun(tmp_path)
     assert later.train(start=later.checkpoints.restore(store.latest_valid(tmp_path / "checkpoints"))).equal(straight)
 
 
@@ -167,7 +90,7 @@ def test_a_run_that_hangs_ends_saved_where_its_weights_are_those_of_a_step(
     """In the fourth step. While the reward hangs, memory holds what step 3 left; in an update it does not."""
     fault(f"a run that hangs in {hangs_in}", steps=3 - saved)
     comm = Ending()
-    kept = Kept(tmp_path, every=2, comm=comm)
+    kept = ToyRun(tmp_path, every=2, comm=comm)
     update = kept.policy.update
 
     def hangs(where):
@@ -195,7 +118,7 @@ def test_a_run_that_hangs_ends_saved_where_its_weights_are_those_of_a_step(
         f"{hangs_in} lasts 999 s; saved after step {saved}{of}, {path}; the same command resumes from there",
     )
     shutil.rmtree(tmp_path / "checkpoints" / "step-000004")  # of the main thread, which went on
-    later = Kept(tmp_path)
+    later = ToyRun(tmp_path)
     found = store.latest_valid(tmp_path / "checkpoints")
     assert found.path == path
     assert later.train(start=later.checkpoints.restore(found)).equal(straight)
@@ -203,7 +126,7 @@ def test_a_run_that_hangs_ends_saved_where_its_weights_are_those_of_a_step(
 
 def test_a_request_to_end_in_the_step_that_opens_the_gate_is_heard(tmp_path):
     """The stage is over, and its model not yet written: that is for the next start."""
-    kept = Kept(tmp_path, every=0)
+    kept = ToyRun(tmp_path, every=0)
 
     def gate(values):
         if len(seen) == 2:
@@ -217,14 +140,14 @@ def test_a_request_to_end_in_the_step_that_opens_the_gate_is_heard(tmp_path):
 
 
 def test_other_questions_do_not_go_on(tmp_path):
-    Kept(tmp_path, steps=1).train()
-    later = Kept(tmp_path, about="others")
+    ToyRun(tmp_path, steps=1).train()
+    later = ToyRun(tmp_path, about="others")
     with pytest.raises(UserError, match="step-000001: the questions are not those that the run began with"):
         later.checkpoints.restore(store.latest_valid(tmp_path / "checkpoints"))
 
 
 def test_a_disk_without_room_does_not_end_the_run(straight, tmp_path):
-    kept = Kept(tmp_path, every=2, reserve=10**18)
+    kept = ToyRun(tmp_path, every=2, reserve=10**18)
     assert torch.equal(kept.train(), straight)
     assert kept.there == []
     told = [text.partition(": it takes")[0] for text in kept.said if text.startswith("no room")]
@@ -246,7 +169,7 @@ def test_a_disk_that_another_program_fills_while_a_checkpoint_is_written(straigh
         return reason
 
     with small_disk(tmp_path / "checkpoints", size="4m"):
-        kept = Kept(tmp_path, every=1, keep=9)
+        kept = ToyRun(tmp_path, every=1, keep=9)
         monkeypatch.setattr(store, "create", then_fill)
         assert torch.equal(kept.train(), straight)
         assert kept.there == [1, 4]
@@ -260,11 +183,11 @@ def test_a_disk_that_another_program_fills_while_a_checkpoint_is_written(straigh
 
 def test_a_file_that_cannot_grow_keeps_what_was_there(straight, tmp_path):
     """No file may grow beyond 20 kB: the embedding's fails half way, as on a full disk where none can be mounted."""
-    Kept(tmp_path, steps=1).train()
+    ToyRun(tmp_path, steps=1).train()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        kept = Kept(tmp_path, every=2)
+        kept = ToyRun(tmp_path, every=2)
         kept.train()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -278,7 +201,7 @@ def test_a_file_that_cannot_grow_keeps_what_was_there(straight, tmp_path):
 
 def test_what_had_no_room_is_written_when_there_is_some(straight, tmp_path):
     """Not at the next multiple of `every` only."""
-    kept = Kept(tmp_path, every=2, keep=5, reserve=10**18)
+    kept = ToyRun(tmp_path, every=2, keep=5, reserve=10**18)
 
     def watch(step, groups, values):
         if step == 2:
@@ -291,15 +214,16 @@ def test_what_had_no_room_is_written_when_there_is_some(straight, tmp_path):
 
 
 def test_a_best_model_without_room_is_left_out(tmp_path, monkeypatch):
-    kept = Kept(tmp_path)
+    kept = ToyRun(tmp_path)
     tokenizer = ByteTokenizer()
     tokenizer.save_pretrained = lambda path: None
     held_out = SimpleNamespace(policy=kept.policy, speech=SimpleNamespace(tokenizer=tokenizer))
     recipe = SimpleNamespace(held_out=SimpleNamespace(best_by="right"), checkpoint=SimpleNamespace(every=1))
     about = {"comm": SingleProcess(), "console": kept.log.console, "log": kept.log}
     run = SimpleNamespace(folder=tmp_path, recipe=recipe, **about)
-    watcher = TrainingMonitor(run, held_out, stage_end=None, model_bytes=1000)
+    watcher = TrainingMonitor(run, held_out, base="")
     monkeypatch.setattr(monitor, "RESERVE", 10**18)
+    monkeypatch.setattr(monitor, "model_bytes", lambda base: 1000)
     watcher._keep_best(1, 50.0)
     assert not list(tmp_path.glob("*best-step-*"))
     assert kept.said[-1].startswith(f"no room      for {tmp_path / 'best-step-1'}: it takes 0.00 GB, ")
@@ -317,14 +241,14 @@ def test_logs_are_flushed_once_a_checkpoint(straight, tmp_path, monkeypatch):
         store.fsync(file)
 
     monkeypatch.setattr(resume, "fsync", flush)
-    kept = Kept(tmp_path, every=2)
+    kept = ToyRun(tmp_path, every=2)
     assert torch.equal(kept.train(), straight)
     assert flushed == [(name, there) for there in ([], [2]) for name in ("metrics.jsonl", "rollouts.jsonl")]
 
 
 def test_a_checkpoint_that_is_whole_is_not_called_lost(straight, tmp_path):
     """The one before it cannot be removed: something is in the way."""
-    kept = Kept(tmp_path, every=2, keep=1, background=False)
+    kept = ToyRun(tmp_path, every=2, keep=1, background=False)
 
     def watch(step, groups, values):
         if step == 3:
@@ -370,17 +294,17 @@ def late(kept):
 
 
 def test_asked_to_end_while_the_last_checkpoint_is_written_it_is_finished_first(straight, tmp_path, heard):
-    kept = late(Kept(tmp_path, every=4))
+    kept = late(ToyRun(tmp_path, every=4))
     with pytest.raises(Stopped, match=r"^SIGTERM: saved after step 4, .*step-000004; the same command"):
         kept.train()
     assert (kept.there, heard) == ([4], [])
-    later = Kept(tmp_path)
+    later = ToyRun(tmp_path)
     assert later.checkpoints.restore(store.latest_valid(tmp_path / "checkpoints")) == 4
     assert torch.equal(later.train(start=4), straight)
 
 
 def test_asked_to_end_while_a_run_that_fails_is_saved(tmp_path, heard):
-    kept = late(Kept(tmp_path, every=0))
+    kept = late(ToyRun(tmp_path, every=0))
     with pytest.raises(EngineDied, match=r"port 8011 is lost; saved after step 2, "):
         kept.train(engine=Lost)
     assert (kept.there, heard) == ([2], [])
@@ -399,7 +323,7 @@ class Asked(SingleProcess):
 
 
 def test_asked_to_end_after_the_last_step_it_is_saved(tmp_path, heard):
-    kept = Kept(tmp_path, every=0, comm=Asked())
+    kept = ToyRun(tmp_path, every=0, comm=Asked())
     with pytest.raises(Stopped, match=r"^SIGTERM: saved after step 4, "):
         kept.train()
     assert (kept.there, heard) == ([4], [])

@@ -16,7 +16,7 @@ from grpo.errors import UserError
 from grpo.policy.optimizer_state import read_counters
 from launch.config.recipe import Recipe
 from launch.runs.resume import check_same_recipe, log_sizes
-from tests.unit.grpo.test_store import write
+from tests.helpers.checkpoints import write_checkpoint
 
 BRACKETS = "[" * 100_000
 
@@ -92,7 +92,7 @@ def changed(path, **more):
     ],
 )
 def test_a_manifest_of_something_else(tmp_path, more, says):
-    path = write(tmp_path, 5)
+    path = write_checkpoint(tmp_path, 5)
     changed(path, **more)
     assert store.find_corruption(path, 5).startswith(says)
 
@@ -100,7 +100,7 @@ def test_a_manifest_of_something_else(tmp_path, more, says):
 @pytest.mark.parametrize("name", ["pipe", "link", "outside", "policy"])
 def test_what_is_no_plain_file_of_the_checkpoint_is_not_opened(tmp_path, name):
     """A pipe was waited for, for good."""
-    path = write(tmp_path, 5)
+    path = write_checkpoint(tmp_path, 5)
     os.mkfifo(path / "pipe")
     (path / "link").symlink_to(path / "state.json")
     (path / "outside").symlink_to("/etc/hostname")
@@ -110,8 +110,8 @@ def test_what_is_no_plain_file_of_the_checkpoint_is_not_opened(tmp_path, name):
 
 
 def test_a_manifest_of_many_brackets_is_passed_over(tmp_path):
-    write(tmp_path, 5)
-    (write(tmp_path, 10) / "manifest.json").write_text(BRACKETS)
+    write_checkpoint(tmp_path, 5)
+    (write_checkpoint(tmp_path, 10) / "manifest.json").write_text(BRACKETS)
     assert store.latest_valid(tmp_path).step == 5
 
 

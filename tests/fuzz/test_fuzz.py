@@ -29,7 +29,6 @@ from grpo.checkpointing import store
 from grpo.config import dump, load
 from grpo.data.example import STYLES, Example, Passage, load_examples, train_heldout_split
 from grpo.policy.optimizer_state import read_counters, read_parameter
-from grpo.telemetry.run_logger import make_run_folder
 from grpo.types import Completion, Group
 from launch.builders.assemble import save_recipe
 from launch.config.recipe import Recipe
@@ -38,9 +37,9 @@ from rewards.answer import parse
 from rewards.config import PRESETS
 from rewards.judges.base import LexicalJudge
 from rewards.scorer import RewardScorer
-from tests.faults.test_checkpoints import Kept
 from tests.helpers.fuzz import Touched, anything, deep, many, no_hang, scalars, taken, values, words
-from tests.helpers.records import HOTPOT, LOG, MUSIQUE
+from tests.helpers.toy_run import ToyRun
+from tests.unit.curriculum.test_qa_formats import HOTPOT, LOG, MUSIQUE
 from tests.unit.launch.test_recipe import MODELS, STAGES
 
 NQ = {
@@ -138,7 +137,8 @@ def test_recipes(home, text, more, evaluation):
         recipe = taken(lambda: load(Recipe, [str(file), *more, f"--run.folder={runs}"], check=check))
         if recipe is None or evaluation:
             return
-        folder = make_run_folder(runs / recipe.run_name)
+        folder = runs / recipe.run_name
+        folder.mkdir(parents=True)
         taken(lambda: save_recipe(recipe, folder))
     if (saved := runs / recipe.run_name / "recipe.toml").exists():
         assert load(Recipe, [str(saved)]) == recipe
@@ -266,7 +266,7 @@ def test_trust_score(texts, style, reasoning):
 def saved(tmp_path_factory):
     """A run of the toy with a checkpoint after a step; a folder for copies of it, and its files."""
     home = tmp_path_factory.mktemp("saved")
-    kept = Kept(home / "run", steps=2, every=2)
+    kept = ToyRun(home / "run", steps=2, every=2)
     kept.train()
     (home / "beside").write_text("not of this run")
     run, step = home / "run", "checkpoints/step-000002"

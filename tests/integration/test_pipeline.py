@@ -62,9 +62,13 @@ def test_one_command_goes_through_both_stages(home, through):
 def test_the_metrics_say_why_groups_were_dead(home, through):
     rows = [json.loads(line) for line in (home / "runs" / "stage1-tiny" / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
-        causes = [value for name, value in row.items() if name.startswith("group/dead_") and name != "group/dead_share"]
+        causes = [
+            value
+            for name, value in row.items()
+            if name.startswith("group/zero_variance_") and name != "group/zero_variance_share"
+        ]
         assert len(causes) == 6
-        assert sum(causes) == row["group/dead"]
+        assert sum(causes) == row["group/zero_variance"]
         assert 2 * 4 <= row["count/completions"] <= 3 * 2 * 4  # asked again, up to the cap
 
 

@@ -11,7 +11,7 @@ from grpo.errors import UserError
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import torch_policy
 from grpo.telemetry.console import Console
-from grpo.telemetry.run_logger import RunLogger, make_run_folder
+from grpo.telemetry.run_logger import RunLogger, require_new_folder
 from grpo.telemetry.throughput import ThroughputMeter, group_counts, useful_flops
 from grpo.types import Completion, Group, Score
 from launch.config.model_size import ModelSize
@@ -51,10 +51,11 @@ def scored_group(prompt, lengths):
 
 
 def test_nothing_is_overwritten(tmp_path):
-    folder = make_run_folder(tmp_path / "runs" / "a")
-    assert folder.stat().st_mode & 0o777 == 0o700
-    assert make_run_folder(folder) == folder  # empty: what a kill at the very beginning leaves
+    folder = tmp_path / "runs" / "a"
+    require_new_folder(folder)
+    folder.mkdir(parents=True)
+    require_new_folder(folder)  # empty: what a kill at the very beginning leaves
     (folder / "metrics.jsonl").touch()
     (tmp_path / "runs" / "a-2").mkdir()
     with pytest.raises(UserError, match=r"not overwritten; a free name: --run\.name=a-3 "):
-        make_run_folder(folder)
+        require_new_folder(folder)

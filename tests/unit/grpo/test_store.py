@@ -11,25 +11,13 @@ import torch
 from grpo.checkpointing import store
 from grpo.checkpointing.rng_state import get_rng_state, set_rng_state
 from grpo.errors import UserError
-
-
-def write(folder, step, ranks=2, size=300):
-    """A checkpoint of `ranks` ranks with one file of the policy each."""
-    assert store.create(folder, step, needed=0, reserve=0) == ""
-    place = store.temp_path(folder, step)
-    for rank in range(ranks):
-        assert store.ranks_missing(place, ranks) == list(range(rank, ranks))
-        data = random.Random(step * 10 + rank).randbytes(size)
-        digests = {f"policy/{rank}.bin": store.write_file(place, f"policy/{rank}.bin", data)}
-        store.write_rank_state(place, rank, {"rank": rank}, digests)
-    assert store.latest_step(folder) < step
-    return store.commit(folder, step, ranks=ranks, shared={"step": step})
+from tests.helpers.checkpoints import write_checkpoint
 
 
 @pytest.fixture
 def folder(tmp_path):
     for step in (5, 10):
-        write(tmp_path, step)
+        write_checkpoint(tmp_path, step)
     return tmp_path
 
 
@@ -81,7 +69,7 @@ def test_a_damaged_one_is_named_and_the_one_before_it_used(folder, caplog):
     assert f"checkpoint passed over: {folder / 'step-000010'}: policy/1.bin: has 299 bytes of 300" in caplog.text
     store.discard_newer(folder, 5)
     assert not (folder / "step-000010").exists()
-    write(folder, 10)
+    write_checkpoint(folder, 10)
     assert store.latest_valid(folder).step == 10
     for step in (5, 10):
         (folder / f"step-{step:06d}" / "manifest.json").write_text("{}")
@@ -119,12 +107,12 @@ def test_one_that_is_being_written_is_no_checkpoint(folder):
     assert store.latest_valid(folder).step == 10
     store.discard_newer(folder, 10)
     assert not store.temp_path(folder, 15).exists()
-    write(folder, 15)
+    write_checkpoint(folder, 15)
 
 
 def test_only_the_newest_stay(folder):
     for step in (15, 20):
-        write(folder, step)
+        write_checkpoint(folder, step)
     store.prune(folder, 3)
     assert [step for step, _ in store.list_checkpoints(folder)] == [20, 15, 10]
 
