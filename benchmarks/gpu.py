@@ -60,7 +60,7 @@ def trained(engine: Any) -> torch.Tensor:
     """Its weights, on the CPU, after three steps."""
     for seed in range(3):
         batch = random_batch(prompts=(5, 9, 3), sizes=(3, 2, 2), lengths=(4, 1, 6, 2, 5, 3, 2), seed=seed)
-        weighed = with_token_weights(batch, aggregation="sequence", total=lambda _: (23, 7))
+        weighed = with_token_weights(batch, LossConfig(aggregation="sequence"), total=lambda _: (23, 7))
         engine.update(weighed, make_loss(LossConfig(importance_cap=0.0)))
     return torch.cat([tensor.detach().float().cpu().flatten() for _, tensor in engine.export_weights()])
 

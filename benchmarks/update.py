@@ -58,7 +58,7 @@ def make_policy(model: Any, asked: argparse.Namespace, *, budget: int, updates: 
 
 def weighed(batch: Batch) -> Batch:
     """The batch with GRPO's own averaging over all of its rows."""
-    return with_token_weights(batch, aggregation="sequence")
+    return with_token_weights(batch, LossConfig(aggregation="sequence"))
 
 
 LOSS = make_loss(LossConfig(importance_cap=0.0))  # nothing was sampled, so nothing is corrected

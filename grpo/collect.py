@@ -9,8 +9,8 @@ place.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
@@ -19,18 +19,10 @@ from grpo.batch import Batch
 from grpo.distributed.communicator import Communicator
 from grpo.errors import StaleWeights
 from grpo.losses import Stats
-from grpo.policy.base import PolicyEngine
+from grpo.policy.base import PolicyEngine, StatsCheck
 from grpo.rollout.base import RolloutEngine, sample_groups
 from grpo.telemetry.step_metrics import StepMetrics
-from grpo.types import Curriculum, Group, PromptRenderer, Sampling, Scorer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DynamicSampling:
-    """What becomes of zero-variance groups: `DynamicSampling(mode="refill", cap=3)`."""
-
-    mode: Literal["off", "drop", "refill"] = "off"
-    cap: int = 3  # refill asks at most this multiple of the step's number of questions
+from grpo.types import Curriculum, Group, PromptRenderer, SamplingConfig, Scorer
 
 
 class Collector(Protocol):
@@ -59,9 +51,7 @@ class SyncCollector:
     score: Scorer
     render: PromptRenderer
     comm: Communicator
-    sampling: Sampling
-    prompts_per_step: int  # over all ranks
-    dynamic: DynamicSampling = field(default_factory=DynamicSampling)
+    sampling: SamplingConfig
     seed: int = 0
 
     def publish(self, step: int) -> None:
@@ -73,7 +63,7 @@ class SyncCollector:
             self.publish(step)
         groups: list[Group] = []
         world = self.comm.world
-        while count := prompts_still_needed(groups, self.dynamic, count=self.prompts_per_step, world=world):
+        while count := prompts_still_needed(groups, self.sampling, world=world):
             examples = self.comm.shard(self.curriculum.next_batch(count))
             with metrics.timed("rollout"):
                 seed = seed_for(self.seed, step=step, rank=self.comm.rank, world=world, asked=len(groups))
@@ -87,7 +77,7 @@ class SyncCollector:
         return groups
 
     def select(self, groups: Sequence[Group], *, at_least: int) -> list[Group]:
-        return select_for_update(groups, self.dynamic, count=self.prompts_per_step, at_least=at_least)
+        return select_for_update(groups, self.sampling, at_least=at_least)
 
 
 def seed_for(seed: int, *, step: int, rank: int, world: int, asked: int) -> int:
@@ -99,51 +89,54 @@ def seed_for(seed: int, *, step: int, rank: int, world: int, asked: int) -> int:
     return seed * 1_000_003 + step * world + rank + asked * 1_000_000_007
 
 
-def prompts_still_needed(groups: Sequence[Group], dynamic: DynamicSampling, *, count: int, world: int = 1) -> int:
+def prompts_still_needed(groups: Sequence[Group], sampling: SamplingConfig, *, world: int = 1) -> int:
     """Return how many questions a step asks next over all ranks, given its scored groups so far; 0: enough.
 
-    The first request is `count`. Under refill the next ones are the missing groups with a signal, up to the cap. The
-    number is a multiple of `world`, as `count` is, and the same on every rank.
+    The first request is `prompts_per_step`. Under refill the next ones are the missing groups with a signal, up to
+    `refill_cap`. The number is a multiple of `world`, as `prompts_per_step` is, and the same on every rank.
     """
+    count = sampling.prompts_per_step
     if not groups:
         return count
-    if dynamic.mode != "refill":
+    if sampling.dynamic != "refill":
         return 0
     missing = count - int(has_signal(total_rewards(groups)).sum())
-    room = dynamic.cap * count - len(groups)
+    room = sampling.refill_cap * count - len(groups)
     return max(0, min(-(-missing // world), room // world)) * world
 
 
-def select_for_update(
-    groups: Sequence[Group], dynamic: DynamicSampling, *, count: int, at_least: int = 1
-) -> list[Group]:
+def select_for_update(groups: Sequence[Group], sampling: SamplingConfig, *, at_least: int = 1) -> list[Group]:
     """Return the groups of a step that the update learns from, in order, before ranks share them.
 
     off      all groups
     drop     groups with a signal; zero-variance groups make up for fewer than `at_least`
-    refill   `count` groups: the first with a signal; zero-variance groups replace what the cap left missing
+    refill   `prompts_per_step` groups: the first with a signal; zero-variance groups replace what the cap left missing
     """
-    if dynamic.mode == "off":
+    if sampling.dynamic == "off":
         return list(groups)
     signal = has_signal(total_rewards(groups)).tolist()
-    kept = [place for place, found in enumerate(signal) if found][:count]
-    size = count if dynamic.mode == "refill" else max(at_least, len(kept))
+    kept = [place for place, found in enumerate(signal) if found][: sampling.prompts_per_step]
+    size = sampling.prompts_per_step if sampling.dynamic == "refill" else max(at_least, len(kept))
     spare = [place for place, found in enumerate(signal) if not found][: size - len(kept)]
     return [groups[place] for place in sorted(kept + spare)]
 
 
-def with_logprob_gap(stats: Stats, batch: Batch, policy: PolicyEngine, comm: Communicator) -> Stats:
-    """Return the statistics of an update, with the sampler/trainer gap of one that ran no model, having no signal.
+def with_logprob_gap(
+    stats: Stats, batch: Batch, policy: PolicyEngine, comm: Communicator, *, check: StatsCheck
+) -> Stats:
+    """Return the statistics of an update, with the sampler/trainer gap of an update that ran no model.
 
-    The gap is then measured on one group of each rank, unless `batch` has old log-probabilities, which later updates of
-    a step keep.
+    The gap is then measured on one group of each rank and given to `check`, unless `batch` has old log-probabilities,
+    which later updates of a step keep.
     """
     if not stats.keys() <= {"lr", "skipped"} or batch.old_logp_BC is not None:
         return stats
     first = batch.rows(torch.nonzero(batch.group_B == 0).flatten().tolist())
     gap_BC = (policy.logprobs(first) - first.sampler_logp_BC).abs() * first.learn_BC
     total, tokens = comm.sum([float(gap_BC.sum()), float(first.learn_BC.sum())])
-    return stats | {"mismatch": total / max(tokens, 1.0)}
+    stats = stats | {"mismatch": total / max(tokens, 1.0)}
+    check(stats)
+    return stats
 
 
 def check_same_policy(stats: Stats, *, limit: float, step: int) -> None:

@@ -9,14 +9,14 @@ P prompts, G completions per prompt, B = P*G rows.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
-from grpo.advantages import Mode, advantages
+from grpo.advantages import advantages
 from grpo.batch import collate
 from grpo.collect import Collector, check_same_policy, with_logprob_gap
 from grpo.distributed.communicator import Communicator
 from grpo.distributed.load_balancing import own_share
-from grpo.losses import Aggregation, make_loss, with_token_weights
+from grpo.losses import make_loss, with_token_weights
 from grpo.policy.base import PolicyEngine
 from grpo.settings import LossConfig
 from grpo.telemetry.run_logger import RunLogger
@@ -49,22 +49,19 @@ class NoCallbacks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoopSettings:
-    """The numbers of the loop itself."""
+class LoopConfig:
+    """The settings of the loop, which are those of several sections of a recipe."""
 
     steps: int
-    objective: LossConfig
-    max_tokens: int  # longest completion, for the aggregation "constant"
-    aggregation: Aggregation = "sequence"
-    advantage: Mode | Literal["per_reward"] = "std"
-    weights: Mapping[str, float] = field(default_factory=dict)  # of reward parts, for "per_reward"; 1 where not named
-    updates_per_step: int = 1
+    loss: LossConfig
+    max_tokens: int  # of a completion, for the aggregation "constant"
+    max_logprob_gap: float = 0.05  # nats per token: mean |trainer - sampler| above this stops the run
+    reward_weights: Mapping[str, float] = field(default_factory=dict)  # of reward parts, for the advantage "per_reward"
     seed: int = 0
-    max_logprob_gap: float = 0.05  # nats: mean |trainer - sampler| above this stops the run
 
 
 def train(
-    cfg: LoopSettings,
+    cfg: LoopConfig,
     *,
     collector: Collector,
     policy: PolicyEngine,
@@ -79,8 +76,7 @@ def train(
     are those of a run that never stopped. Raises StaleWeights where the sampler does not run the policy's weights.
     """
     callbacks = callbacks or NoCallbacks()
-    loss, kl = make_loss(cfg.objective), cfg.objective.kl_coef
-    counting: dict[str, Any] = {"max_tokens": cfg.max_tokens, "drop_zero": not kl, "total": comm.sum}
+    loss, updates, needs_reference = make_loss(cfg.loss), cfg.loss.updates_per_step, cfg.loss.kl_coef > 0
     for step in range(start, cfg.steps):
         with log.step(step) as metrics:
             # 1-3. Ask, sample a group per prompt from the policy as it is now (pi_old), score each group.
@@ -88,21 +84,18 @@ def train(
             metrics.add_groups(groups)
 
             # 4. Compare within the group. Every rank then takes its share.
-            selected = collector.select(groups, at_least=cfg.updates_per_step * comm.world)
-            advantages_PG = advantages(selected, mode=cfg.advantage, weights=cfg.weights)
-            batch = collate(*own_share(selected, advantages_PG, comm, drop_zero=not kl))
+            selected = collector.select(groups, at_least=updates * comm.world)
+            advantages_PG = advantages(selected, mode=cfg.loss.advantage, weights=cfg.reward_weights)
+            batch = collate(*own_share(selected, advantages_PG, comm, drop_zero=not needs_reference))
 
             # 5. Step uphill inside the trust region, once per minibatch.
+            check = partial(check_same_policy, limit=cfg.max_logprob_gap, step=step)
             with metrics.timed("update"):
-                several = cfg.updates_per_step > 1
-                batch = batch.with_fixed_logprobs(policy.logprobs, old=several, reference=kl > 0)
-                for minibatch in batch.minibatches(cfg.updates_per_step, seed=cfg.seed + step):
-                    weighted = with_token_weights(minibatch, aggregation=cfg.aggregation, **counting)
-                    check = partial(check_same_policy, limit=cfg.max_logprob_gap, step=step)
+                batch = batch.with_fixed_logprobs(policy.logprobs, old=updates > 1, reference=needs_reference)
+                for minibatch in batch.minibatches(updates, seed=cfg.seed + step):
+                    weighted = with_token_weights(minibatch, cfg.loss, max_tokens=cfg.max_tokens, total=comm.sum)
                     stats = policy.update(weighted, loss, before_step=check)
-                    stats = with_logprob_gap(stats, minibatch, policy, comm)
-                    check(stats)
-                    metrics.add_update(weighted, stats)
+                    metrics.add_update(weighted, with_logprob_gap(stats, minibatch, policy, comm, check=check))
 
             # 6. Evaluate: the field's numbers on these answers and, at times, on held-out questions.
             with metrics.timed("watch"):

@@ -63,13 +63,12 @@ def token_weights(
 
 def with_token_weights(
     batch: Batch,
+    config: LossConfig,
     *,
-    aggregation: Aggregation,
     max_tokens: int = 1,
-    drop_zero: bool = True,
     total: Callable[[Sequence[float]], Sequence[float]] = lambda counts: counts,
 ) -> Batch:
-    """Return the batch with `weight_BC`, and with `drop_zero` without the rows whose advantage is 0.
+    """Return the batch with `weight_BC`; with kl_coef = 0, without the rows whose advantage is 0.
 
     `total` adds counts over all ranks. Rows of advantage 0 have no gradient when kl_coef = 0, so leaving them out saves
     time and changes nothing else: their tokens and completions stay in the counts. With kl_coef > 0 they feel the
@@ -77,8 +76,8 @@ def with_token_weights(
     """
     tokens, sequences = total([int(batch.learn_BC.sum()), len(batch.group_B)])
     counts = {"tokens": int(tokens), "sequences": int(sequences), "max_tokens": max_tokens}
-    batch = replace(batch, weight_BC=token_weights(batch.learn_BC, aggregation=aggregation, **counts))
-    return batch.rows(torch.nonzero(batch.advantage_B).flatten().tolist()) if drop_zero else batch
+    batch = replace(batch, weight_BC=token_weights(batch.learn_BC, aggregation=config.aggregation, **counts))
+    return batch if config.kl_coef else batch.rows(torch.nonzero(batch.advantage_B).flatten().tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +178,7 @@ LOSSES: Mapping[str, Callable[[Tensor, Tensor, Batch, LossConfig], tuple[Tensor,
 
 
 def make_loss(config: LossConfig) -> Loss:
-    """Return the loss that the config names. ValueError for a type that is not in `LOSSES`."""
-    if config.type not in LOSSES:
-        raise ValueError(f"unknown loss {config.type!r}; valid: {', '.join(LOSSES)}")
+    """Return the loss that the config names."""
     loss = LOSSES[config.type]
     return lambda logp_BC, entropy_BC, batch: loss(logp_BC, entropy_BC, batch, config)
 

@@ -10,8 +10,11 @@ from grpo.distributed.load_balancing import own_share
 from grpo.loop import Callbacks, NoCallbacks
 from grpo.losses import Loss, with_token_weights
 from grpo.policy.base import PolicyEngine
+from grpo.settings import LossConfig
 from grpo.telemetry.run_logger import RunLogger
 from grpo.types import Group
+
+TOKEN_MEAN = LossConfig(aggregation="token")
 
 
 def fit(
@@ -34,7 +37,7 @@ def fit(
         with log.step(step) as metrics:
             batch = batches(step)
             with metrics.timed("update"):
-                batch = with_token_weights(batch, aggregation="token", total=comm.sum)
+                batch = with_token_weights(batch, TOKEN_MEAN, total=comm.sum)
                 metrics.add_update(batch, policy.update(batch, loss))
             metrics.scalars("count", {"completion_tokens": comm.sum([int(batch.learn_BC.sum())])[0]})
             with metrics.timed("watch"):

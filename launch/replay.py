@@ -74,8 +74,7 @@ def _run(policy: PolicyModel, part: Batch, recipe: Recipe, *, autocast: bool) ->
     policy.zero_grad(set_to_none=True)
     with torch.autocast(policy.model.device.type, dtype=torch.bfloat16, enabled=autocast):
         logp_BC, entropy_BC = policy(part)
-    objective = assemble.loop_settings(recipe, steps=1).objective
-    loss, _ = make_loss(objective)(logp_BC.float().cpu(), entropy_BC.float().cpu(), part)
+    loss, _ = make_loss(recipe.loss)(logp_BC.float().cpu(), entropy_BC.float().cpu(), part)
     loss.backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in policy.parameters() if p.grad is not None])
     return {

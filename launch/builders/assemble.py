@@ -11,13 +11,12 @@ from typing import Any, Literal
 from curriculum.mixing import mix
 from curriculum.reference_answers import reference_completion
 from curriculum.refusal_pairs import add_unanswerable_twins
-from grpo.collect import DynamicSampling, SyncCollector
 from grpo.config import dump
 from grpo.data.example import Example, train_heldout_split
 from grpo.data.prompts import load_system_prompt, make_prompt_renderer
 from grpo.distributed.communicator import Communicator, check_divisible
 from grpo.errors import UserError
-from grpo.loop import LoopSettings
+from grpo.loop import LoopConfig
 from grpo.policy.base import PolicyEngine
 from grpo.policy.nonfinite import NonFiniteLog
 from grpo.policy.optimizer import AdamWConfig
@@ -25,7 +24,7 @@ from grpo.policy.zero_config import zero_config
 from grpo.settings import PolicyConfig
 from grpo.telemetry.console import Console
 from grpo.telemetry.throughput import ThroughputMeter
-from grpo.types import Completion, Group, PromptRenderer, Sampling
+from grpo.types import Completion, Group, PromptRenderer
 from launch.builders.data import all_examples
 from launch.builders.models import fingerprint, load_model, load_tokenizer
 from launch.builders.precision import device, max_logprob_gap, precision
@@ -216,35 +215,20 @@ def check_ranks(recipe: Recipe, ranks: int, *, warm_up: bool) -> None:
         )
 
 
-def loop_settings(recipe: Recipe, *, steps: int) -> LoopSettings:
+def loop_config(recipe: Recipe, *, steps: int) -> LoopConfig:
     s, loss = recipe.sampling, recipe.loss
     if loss.advantage == "per_reward" and s.dynamic != "off":
         raise UserError(
             f'sampling.dynamic = "{s.dynamic}" leaves out groups whose totals are alike, and by loss.advantage = '
             '"per_reward" their parts can teach; valid: sampling.dynamic = "off"'
         )
-    return LoopSettings(
+    return LoopConfig(
         steps=steps,
+        loss=loss,
         max_tokens=s.max_tokens,
-        objective=loss,
-        aggregation=loss.aggregation,
-        advantage=loss.advantage,
-        weights=recipe.reward.weights,
-        updates_per_step=loss.updates_per_step,
-        seed=recipe.run.seed,
         max_logprob_gap=max_logprob_gap(recipe),
-    )
-
-
-def make_collector(recipe: Recipe, **parts: Any) -> SyncCollector:
-    """The collector of the recipe's groups; `parts` are the policy, the sampler and what else it works with."""
-    s = recipe.sampling
-    return SyncCollector(
-        sampling=Sampling(group_size=s.group_size, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p),
-        prompts_per_step=s.prompts_per_step,
-        dynamic=DynamicSampling(mode=s.dynamic, cap=s.refill_cap),
+        reward_weights=recipe.reward.weights,
         seed=recipe.run.seed,
-        **parts,
     )
 
 

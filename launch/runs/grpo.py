@@ -4,6 +4,7 @@ from curriculum.samplers import make_curriculum
 from curriculum.stage_end import StageEnd, check_stage_end
 from eval.online_metrics import OnlineTrustScore
 from eval.predictions import write_questions
+from grpo.collect import SyncCollector
 from grpo.distributed.communicator import Communicator
 from grpo.distributed.failure_detection import ranks_per_node
 from grpo.loop import train
@@ -46,16 +47,23 @@ def train_grpo(recipe: Recipe, console: Console, comm: Communicator) -> None:
         base = _starting_model(recipe, console, comm, questions)
         speech = assemble.make_speech(recipe, base, console)
         check_lengths(speech, questions, console)
-        cfg = assemble.loop_settings(recipe, steps=steps)
+        cfg = assemble.loop_config(recipe, steps=steps)
         meter, engine = make_meter(recipe, base), choose_rollout(recipe, base, console)
-        policy = _make_policy(run, base, updates=steps * cfg.updates_per_step, meter=meter)
+        policy = _make_policy(run, base, updates=steps * cfg.loss.updates_per_step, meter=meter)
         rollout = make_rollout(engine, recipe, base, speech, console, comm)
         live = OnlineTrustScore(judge, reasoning=recipe.model.reasoning)
         held_out = HeldOutEvaluator(run, questions.held_out, policy, rollout, speech, live)
         stage_end = StageEnd(recipe.stage_end)
         monitor = TrainingMonitor(run, held_out, base=base, stage_end=stage_end, scorer=scorer)
-        collector = assemble.make_collector(
-            recipe, policy=policy, rollout=rollout, comm=comm, curriculum=curriculum, score=scorer, render=speech.render
+        collector = SyncCollector(
+            policy=policy,
+            rollout=rollout,
+            curriculum=curriculum,
+            score=scorer,
+            render=speech.render,
+            comm=comm,
+            sampling=recipe.sampling,
+            seed=recipe.run.seed,
         )
         with run.training(
             steps=steps,

@@ -18,6 +18,7 @@ from grpo.losses import sft_loss, with_token_weights
 from grpo.model.forward import completion_logprobs, resolve_layout
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import torch_policy
+from grpo.settings import LossConfig
 from tests.helpers.toy import random_batch
 from tests.unit.grpo.test_forward import Counted, logp_and_gradient, relative
 
@@ -76,7 +77,7 @@ def test_windows_are_run_padded_with_a_line_that_says_so(family, caplog):
         "layout       padded: the shared prompt cannot serve sliding-window layers; every completion repeats its prompt"
     ]
     counted = Counted(model)
-    policy.update(with_token_weights(batch, aggregation="token", max_tokens=9, drop_zero=False), sft_loss)
+    policy.update(with_token_weights(batch, LossConfig(aggregation="token", kl_coef=1.0), max_tokens=9), sft_loss)
     assert counted.calls == [5 * 13]
     right_BC, _ = completion_logprobs(model, batch, layout="padded")
     wrong_BC, _ = completion_logprobs(model, batch, layout="shared")

@@ -35,7 +35,7 @@ def counted_step(kl=0.0, updates=1):
     batch = a_batch().with_fixed_logprobs(policy.logprobs, old=updates > 1, reference=kl > 0)
     for part in batch.minibatches(updates, seed=0):
         loss = make_loss(LossConfig(kl_coef=kl, importance_cap=0.0))
-        policy.update(with_token_weights(part, aggregation="token", drop_zero=not kl), loss)
+        policy.update(with_token_weights(part, LossConfig(aggregation="token", kl_coef=kl)), loss)
     return [count.calls for count in counts]
 
 
@@ -75,8 +75,8 @@ def test_old_log_probabilities_stand_in_the_rows_that_they_are_of():
 
 
 def test_tokens_of_zero_variance_groups_stay_in_the_denominator():
-    left = with_token_weights(a_batch(), aggregation="token")
+    left = with_token_weights(a_batch(), LossConfig(aggregation="token"))
     assert len(left.group_B) == 4
     assert left.weight_BC is not None
     assert left.weight_BC[left.learn_BC].tolist() == pytest.approx([1 / 21] * 13)
-    assert len(with_token_weights(a_batch(), aggregation="token", drop_zero=False).group_B) == 6
+    assert len(with_token_weights(a_batch(), LossConfig(aggregation="token", kl_coef=1.0)).group_B) == 6

@@ -50,7 +50,7 @@ def loss(logp, entropy, batch):
 
 def step_batch(seed):
     batch = random_batch(prompts=(5, 9, 3), sizes=(3, 2, 2), lengths=(4, 1, 6, 2, 5, 3, 2), seed=seed)
-    return with_token_weights(batch, aggregation="sequence", total=lambda _: (23, 7))
+    return with_token_weights(batch, LossConfig(aggregation="sequence"), total=lambda _: (23, 7))
 
 
 def flat(policy):
@@ -117,7 +117,7 @@ def test_nothing_moves_when_nothing_teaches(kind):
     policy = engine(kind)
     before = train(policy, steps=1)  # so that Adam has momentum that could move the weights
     batch = replace(random_batch(), advantage_B=torch.zeros(5))
-    stats = policy.update(with_token_weights(batch, aggregation="token", max_tokens=9), loss)
+    stats = policy.update(with_token_weights(batch, LossConfig(aggregation="token"), max_tokens=9), loss)
     assert stats["skipped"] == 1.0
     assert torch.equal(flat(policy), before)
 

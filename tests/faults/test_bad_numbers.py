@@ -35,7 +35,7 @@ def step_batch(seed=0, bad=False):
     batch = random_batch(prompts=(5, 9, 3), sizes=(3, 2, 2), lengths=(4, 1, 6, 2, 5, 3, 2), seed=seed)
     if bad:
         batch.advantage_B[4] = float("nan")
-    return with_token_weights(batch, aggregation="sequence", total=lambda _: (23, 7))
+    return with_token_weights(batch, LossConfig(aggregation="sequence"), total=lambda _: (23, 7))
 
 
 def logged(folder, model=None, *, limit=2, **settings):

@@ -81,7 +81,7 @@ def compare(fixture: dict, name: str, *, split: tuple[int, ...] = ()) -> Differe
         old_logp_BC=torch.tensor(fixture["logp_old"]),
         ref_logp_BC=torch.tensor(fixture["logp_ref"]),
     )
-    batch = with_token_weights(batch, aggregation=aggregation, max_tokens=max_tokens, drop_zero=False)
+    batch = with_token_weights(batch, LossConfig(aggregation=aggregation, kl_coef=1.0), max_tokens=max_tokens)
     sizes = split or (rows,)
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     total, gradient_BC = 0.0, torch.zeros_like(logp_BC)

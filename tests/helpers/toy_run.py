@@ -7,14 +7,14 @@ from grpo.checkpointing import store
 from grpo.checkpointing.manager import CheckpointManager
 from grpo.collect import SyncCollector
 from grpo.distributed.communicator import SingleProcess
-from grpo.loop import LoopSettings, train
+from grpo.loop import LoopConfig, train
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import torch_policy
 from grpo.rollout.hf import HfRollout
 from grpo.settings import CheckpointConfig, LossConfig
 from grpo.telemetry.console import Console
 from grpo.telemetry.run_logger import RunLogger
-from grpo.types import Sampling
+from grpo.types import SamplingConfig
 from launch.runs.resume import LogFiles
 from tests.helpers.toy import EOS, ByteTokenizer, example, per_group, tiny_model
 from tests.helpers.toy_training import low_bytes
@@ -73,10 +73,9 @@ class ToyRun:
             score=per_group(score),
             render=lambda e: tuple(f"Q{e.id}:".encode()),
             comm=SingleProcess(),
-            sampling=Sampling(group_size=4, max_tokens=4),
-            prompts_per_step=2,
+            sampling=SamplingConfig(prompts_per_step=2, group_size=4, max_tokens=4),
         )
-        cfg = LoopSettings(steps=self.steps, max_tokens=4, objective=LossConfig())
+        cfg = LoopConfig(steps=self.steps, max_tokens=4, loss=LossConfig())
         how = {"policy": self.policy, "comm": SingleProcess(), "log": self.log, "start": start}
         with self.checkpoints.guard():
             train(cfg, collector=collector, callbacks=Ends(watch, gate, self.checkpoints), **how)

@@ -5,9 +5,9 @@ import json
 import torch
 
 from curriculum.samplers import EpochSampler
-from grpo.collect import DynamicSampling, SyncCollector
+from grpo.collect import SyncCollector
 from grpo.distributed.communicator import SingleProcess
-from grpo.loop import LoopSettings, NoCallbacks, train
+from grpo.loop import LoopConfig, NoCallbacks, train
 from grpo.model.policy_model import PolicyModel
 from grpo.policy.engine import Policy
 from grpo.policy.optimizer import AdamWConfig
@@ -16,7 +16,7 @@ from grpo.rollout.hf import HfRollout
 from grpo.settings import LossConfig
 from grpo.telemetry.console import Console
 from grpo.telemetry.run_logger import RunLogger
-from grpo.types import Sampling, Score
+from grpo.types import SamplingConfig, Score
 from tests.helpers.toy import EOS, ByteTokenizer, example, per_group, tiny_model
 
 
@@ -60,15 +60,8 @@ def run_toy(
     policy_model = PolicyModel(model or tiny_model(), reference=tiny_model() if kl else None)
     backend = TorchBackend(policy_model, optim, dtype="float32")
     policy = CountingPolicy(backend, total_updates=steps * updates, token_budget=512)
-    cfg = LoopSettings(
-        steps=steps,
-        objective=LossConfig(kl_coef=kl),
-        max_tokens=8,
-        aggregation="token",
-        updates_per_step=updates,
-        seed=seed,
-        max_logprob_gap=limit,
-    )
+    loss = LossConfig(aggregation="token", kl_coef=kl, updates_per_step=updates)
+    cfg = LoopConfig(steps=steps, loss=loss, max_tokens=8, max_logprob_gap=limit, seed=seed)
     collector = SyncCollector(
         policy=policy,
         rollout=rollout or hf_rollout(),
@@ -76,9 +69,7 @@ def run_toy(
         score=per_group(score),
         render=lambda e: tuple(prompt.format(e.id).encode()),
         comm=SingleProcess(),
-        sampling=Sampling(group_size=8, max_tokens=8),
-        prompts_per_step=4,
-        dynamic=DynamicSampling(mode=dynamic, cap=3),
+        sampling=SamplingConfig(prompts_per_step=4, group_size=8, max_tokens=8, dynamic=dynamic),
         seed=seed,
     )
     log = RunLogger(folder, name="toy", steps=steps, console=Console(), project="test", settings={})

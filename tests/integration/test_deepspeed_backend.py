@@ -38,7 +38,7 @@ def loss(logp, entropy, batch):
 
 def step_batch(seed):
     batch = random_batch(prompts=(5, 9, 3, 7), sizes=(3, 2, 2, 1), lengths=(4, 1, 6, 2, 5, 3, 2, 4), seed=seed)
-    return with_token_weights(batch, aggregation="sequence", total=lambda _: (27, 8))
+    return with_token_weights(batch, LossConfig(aggregation="sequence"), total=lambda _: (27, 8))
 
 
 def share(batch, comm, cut):

@@ -2,12 +2,12 @@
 
 import pytest
 
-from grpo.collect import DynamicSampling, check_same_policy, prompts_still_needed, seed_for, select_for_update
+from grpo.collect import check_same_policy, prompts_still_needed, seed_for, select_for_update
 from grpo.config import load
 from grpo.errors import StaleWeights
 from grpo.rollout.hf import HfRollout
-from grpo.types import Completion, Group, Score
-from launch.builders.assemble import loop_settings
+from grpo.types import Completion, Group, SamplingConfig, Score
+from launch.builders.assemble import loop_config
 from launch.config.recipe import Recipe
 from tests.helpers.toy import example, tiny_model
 from tests.helpers.toy_training import hf_rollout, low_bytes, run_toy
@@ -29,10 +29,10 @@ def numbers(some):
     return [int(g.example.id.removeprefix("toy-")) for g in some]
 
 
-def ask_enough(pattern, dynamic, *, count, world=1):
+def ask_enough(pattern, sampling, *, world=1):
     """(the groups of a step, how many were asked each time) from a stream of groups."""
     stream, found, asked = groups(pattern), [], []
-    while number := prompts_still_needed(found, dynamic, count=count, world=world):
+    while number := prompts_still_needed(found, sampling, world=world):
         found = stream[: len(found) + number]
         asked.append(number)
     return found, asked
@@ -40,12 +40,12 @@ def ask_enough(pattern, dynamic, *, count, world=1):
 
 @pytest.mark.parametrize("mode", ["off", "drop"])
 def test_without_refill_nothing_is_asked_again(mode):
-    found, asked = ask_enough("xxxx", DynamicSampling(mode=mode), count=4)
+    found, asked = ask_enough("xxxx", SamplingConfig(prompts_per_step=4, dynamic=mode))
     assert numbers(found) == [0, 1, 2, 3]
     assert asked == [4]
 
 
-REFILL = DynamicSampling(mode="refill", cap=3)
+REFILL = SamplingConfig(prompts_per_step=4, dynamic="refill", refill_cap=3)
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,10 @@ REFILL = DynamicSampling(mode="refill", cap=3)
     ],
 )
 def test_refill(pattern, world, asks, selected):
-    found, asked = ask_enough(pattern, REFILL, count=4, world=world)
+    found, asked = ask_enough(pattern, REFILL, world=world)
     assert asked == asks
     assert len(found) == sum(asks)
-    assert numbers(select_for_update(found, REFILL, count=4, at_least=world)) == selected
+    assert numbers(select_for_update(found, REFILL, at_least=world)) == selected
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_refill(pattern, world, asks, selected):
     ],
 )
 def test_drop_leaves_the_groups_with_a_signal(pattern, at_least, kept):
-    dynamic = DynamicSampling(mode="drop")
-    assert numbers(select_for_update(groups(pattern), dynamic, count=len(pattern), at_least=at_least)) == kept
+    sampling = SamplingConfig(prompts_per_step=len(pattern), dynamic="drop")
+    assert numbers(select_for_update(groups(pattern), sampling, at_least=at_least)) == kept
 
 
 def test_off_keeps_everything():
     some = groups("xoxo")
-    assert select_for_update(some, DynamicSampling(), count=4, at_least=4) == some
+    assert select_for_update(some, SamplingConfig(), at_least=4) == some
 
 
 def some_zero(example, completions):
@@ -160,7 +160,7 @@ def test_an_engine_that_lags_stops_the_run(tmp_path):
 
 def test_a_stale_head_that_the_limit_of_bfloat16_lets_pass_stops_a_run_in_float32(tmp_path):
     recipes = (load(Recipe, [f"--policy.dtype={dtype}"]) for dtype in ("bfloat16", "float32"))
-    loose, strict = (loop_settings(recipe, steps=1).max_logprob_gap for recipe in recipes)
+    loose, strict = (loop_config(recipe, steps=1).max_logprob_gap for recipe in recipes)
 
     def run(folder, limit):
         model, rollout = tiny_model(tied=False), hf_rollout(StaleHead, tied=False)

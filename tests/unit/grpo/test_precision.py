@@ -11,14 +11,14 @@ from grpo.errors import UserError
 from grpo.policy.optimizer import AdamWConfig
 from grpo.telemetry.console import Console
 from grpo.telemetry.throughput import ThroughputMeter
-from launch.builders.assemble import loop_settings, make_policy
+from launch.builders.assemble import loop_config, make_policy
 from launch.builders.precision import precision
 from launch.builders.tiny_model import write_tiny_model
 from launch.config.recipe import Recipe
 
 
 def limit(*overrides):
-    return loop_settings(load(Recipe, list(overrides)), steps=1).max_logprob_gap
+    return loop_config(load(Recipe, list(overrides)), steps=1).max_logprob_gap
 
 
 def test_the_limit_follows_the_format_and_a_number_stays_as_it_is():
@@ -46,5 +46,5 @@ def test_auto_is_what_the_policy_runs_in(fast, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("wrong", ["0", "-0.1", "true", "inf", "strict"])
 def test_no_other_limit(wrong):
-    with pytest.raises(UserError, match=r'max_logprob_gap.* = .*: valid: a number above 0, or "auto" \(0.05 in bf'):
+    with pytest.raises(UserError, match=r"loss.max_logprob_gap = .*: Input should be .*'auto'"):
         limit(f"--loss.max_logprob_gap={wrong}")
