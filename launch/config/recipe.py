@@ -148,9 +148,20 @@ class HeldOutConfig(Section):
     unanswerable: Share | Literal["any"] = Field(default=0.0, description="as data.unanswerable")
     every: int = Field(default=0, ge=0, description="steps between measurements; 0: before and after only")
     best_by: Literal[
-        "trust_score", "f1_gr", "f1_ac", "f1_gc", "grounded", "right", "citation_recall", "citation_precision", ""
+        "auto",
+        "trust_score",
+        "f1_gr",
+        "f1_ac",
+        "f1_gc",
+        "grounded",
+        "right",
+        "citation_recall",
+        "citation_precision",
+        "",
     ] = Field(
-        default="trust_score", description="the model with the most of it is kept, where `every` measures; empty: none"
+        default="auto",
+        description="the model with the most of it is kept, where `every` measures; "
+        "auto: trust_score, or right for closed-book questions; empty: none",
     )
     judge: str = Field(
         default="lexical", description="judge of entailment in the scores: lexical, or an NLI model's name"

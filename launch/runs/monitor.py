@@ -87,9 +87,21 @@ def check_best_by(recipe: Recipe, held_out: Sequence[Example]) -> None:
         )
     labelled = any(example.answerable for example in held_out)
     open_book = any(example.style != "closed" for example in held_out)
-    if not (labelled if wanted in ("grounded", "right") else open_book):
+    measured = {"auto": labelled or open_book, "grounded": labelled, "right": labelled}
+    if not measured.get(wanted, open_book):
         valid = "'grounded', 'right' or ''" if labelled else "a number of the Trust-Score or ''"
         raise UserError(f"held_out.best_by = {wanted!r} is not a number of these held-out questions; valid: {valid}")
+
+
+def best_metric(best_by: str, measured: Mapping[str, float]) -> str:
+    """The metric by which the best model is chosen; "auto" is Trust-Score, or right answers of closed-book questions.
+
+    >>> best_metric("auto", {"right": 40.0}), best_metric("auto", {"right": 40.0, "trust_score": 51.0})
+    ('right', 'trust_score')
+    """
+    if best_by != "auto":
+        return best_by
+    return "trust_score" if "trust_score" in measured else "right"
 
 
 class TrainingMonitor:
@@ -126,7 +138,8 @@ class TrainingMonitor:
             measured = self._measure(f"step {done}", done)
             metrics |= {f"held_out/{name}": value for name, value in measured.items()}
             if settings.best_by and measured:
-                self._keep_best(done, measured[settings.best_by])
+                best_by = best_metric(settings.best_by, measured)
+                self._keep_best(done, best_by, measured[best_by])
         return metrics
 
     def _measure(self, moment: str, version: int) -> dict[str, float]:
@@ -161,12 +174,12 @@ class TrainingMonitor:
             self._run.log.log_result("alarm", {"step": step, "text": alarm})
         return metrics
 
-    def _keep_best(self, done: int, value: float) -> None:
+    def _keep_best(self, done: int, best_by: str, value: float) -> None:
         """Write a new best model; the old one is removed once no checkpoint can lead back to it."""
         if self._held_out is None or (self._best and value <= self._best[0]):
             return
         policy, tokenizer = self._held_out.policy, self._held_out.speech.tokenizer
-        run, path, best_by = self._run, self._model(done), self._run.recipe.held_out.best_by
+        run, path = self._run, self._model(done)
         reason = run.comm.on_rank0(lambda: disk_shortage(run.folder, model_bytes(self._base), reserve=RESERVE))
         if reason:
             run.console.line(f"no room      for {path}: {reason}; the run continues without it")

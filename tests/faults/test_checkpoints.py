@@ -224,11 +224,11 @@ def test_a_best_model_without_room_is_left_out(tmp_path, monkeypatch):
     watcher = TrainingMonitor(run, held_out, base="")
     monkeypatch.setattr(monitor, "RESERVE", 10**18)
     monkeypatch.setattr(monitor, "model_bytes", lambda base: 1000)
-    watcher._keep_best(1, 50.0)
+    watcher._keep_best(1, "right", 50.0)
     assert not list(tmp_path.glob("*best-step-*"))
     assert kept.said[-1].startswith(f"no room      for {tmp_path / 'best-step-1'}: it takes 0.00 GB, ")
     monkeypatch.setattr(monitor, "RESERVE", 0)
-    watcher._keep_best(2, 40.0)  # the best of those that are kept
+    watcher._keep_best(2, "right", 40.0)  # the best of those that are kept
     assert [path.name for path in tmp_path.glob("*best-step-*")] == ["best-step-2"]
 
 
