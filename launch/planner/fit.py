@@ -105,20 +105,17 @@ def changes(before: PlanSettings, after: PlanSettings) -> str:
 def evaluation_split(size: ModelSize, *, width: int, context: int, gpus: int, memory: float) -> int:
     """The fewest GPUs that together hold vLLM's weights of `width` bytes a number and one completion's cache.
 
-    Raises UserError where all `gpus` of `memory` bytes each do not.
+    Raises UserError where all `gpus`, of each of which vLLM may take `memory` bytes, do not.
     """
     need = width * size.parameters + context * size.cache_bytes(width)
     valid = splits(size, gpus)
     for n in valid:
-        if need / n + WORKSPACE <= EVALUATION_SHARE * memory:
+        if need / n + WORKSPACE <= memory:
             return n
     raise UserError(
-        f"{max(valid)} of {gpus} GPUs of {memory / GB:.0f} GB do not hold the model for evaluation: its weights take "
+        f"{max(valid)} of {gpus} GPUs with {memory / GB:.0f} GB for vLLM do not hold the model: its weights take "
         f"{width * size.parameters / GB:.0f} GB; valid: a smaller model, or more or larger GPUs"
     )
-
-
-EVALUATION_SHARE = 0.9  # of each GPU, where vLLM is alone: its own default
 
 
 def _ladder(size: ModelSize, s: PlanSettings, d: Devices) -> Iterator[dict[str, Any]]:

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from grpo.errors import UserError
-from launch.config.model_size import ModelSize, find_size
+from launch.config.model_size import ModelSize, UnknownModelSize, find_size
 from launch.config.recipe import Recipe
-from launch.planner.fit import changes, shortage, suggestion
+from launch.planner.devices import devices_at_hand
+from launch.planner.fit import changes, evaluation_split, shortage, suggestion
 from launch.planner.memory import (
     GB,
     PHASES,
@@ -89,6 +90,28 @@ def plan_settings(recipe: Recipe, devices: Devices) -> PlanSettings:
         cpu_kv_cache_gib=r.cpu_kv_cache_gib,
         tensor_parallel=r.tensor_parallel,
     )
+
+
+def with_evaluation_split(recipe: Recipe, base: str) -> Recipe:
+    """The recipe with the fewest GPUs that hold the model in `base`, for a vLLM that is alone on this machine's GPUs.
+
+    What a recipe says for training holds where there is no GPU, or where the size is unknown.
+    """
+    devices = devices_at_hand()
+    if devices.kind == "cpu":
+        return recipe
+    try:
+        size, _ = find_size(base, recipe.model.config)
+    except UnknownModelSize:
+        return recipe
+    gpus = evaluation_split(
+        size,
+        width=plan_settings(recipe, devices).width,
+        context=recipe.model.context,
+        gpus=devices.per_node,
+        memory=recipe.eval.gpu_memory_utilization * devices.memory,
+    )
+    return recipe.replace(rollout=recipe.rollout.replace(tensor_parallel=gpus))
 
 
 def announce(plan: Plan, mode: Literal["refuse", "warn"] = "warn") -> None:

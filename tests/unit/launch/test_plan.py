@@ -15,7 +15,7 @@ from launch.planner import report
 from launch.planner.devices import container_limit, devices_at_hand
 from launch.planner.fit import changes, evaluation_split, shortage, suggestion
 from launch.planner.memory import GB, PHASES, Devices, Part, PlanSettings, cache_tokens, host_bytes, memory_plan, peak
-from launch.planner.report import make_plan, plan_settings, table, verdict
+from launch.planner.report import make_plan, plan_settings, table, verdict, with_evaluation_split
 
 ROOT = Path(__file__).resolve().parents[3]
 STAGE = str(ROOT / "configs/stage1.toml")
@@ -200,6 +200,15 @@ def test_an_estimate_warns_and_what_is_counted_is_refused():
         verdict(replace(busy, devices=replace(CPU, memory=1 * GB, host=2 * GB)))
 
 
+def test_an_evaluation_is_split_by_its_weights_and_not_as_training(monkeypatch):
+    monkeypatch.setattr(report, "devices_at_hand", lambda: EIGHT)
+    for model, gpus in (("qwen3-32b", 1), ("llama3.1-70b", 4)):
+        asked = recipe(model)
+        assert with_evaluation_split(asked, asked.model.name).rollout.tensor_parallel == gpus
+    monkeypatch.setattr(report, "devices_at_hand", lambda: CPU)
+    assert with_evaluation_split(asked, asked.model.name) == asked
+
+
 def test_nothing_is_suggested_where_nothing_fits():
     plan = make_plan(recipe("llama3.1-70b"), replace(EIGHT, memory=4 * GB))
     with pytest.raises(UserError, match="no setting here fits: a smaller model, or more or larger devices"):
@@ -208,11 +217,11 @@ def test_nothing_is_suggested_where_nothing_fits():
 
 def test_evaluation_takes_as_few_gpus_as_hold_the_weights():
     """In bfloat16: 16 GB of the 8B, 66 of the 32B, 141 of the 70B, beside 4 GB of vLLM's work and a completion."""
-    asked = {"width": 2, "context": 4096, "memory": 80 * GB}
+    asked = {"width": 2, "context": 4096, "memory": 72 * GB}
     assert evaluation_split(size_of("qwen3-8b"), gpus=8, **asked) == 1
     assert evaluation_split(size_of("qwen3-32b"), gpus=8, **asked) == 1
     assert evaluation_split(size_of("llama3.1-70b"), gpus=8, **asked) == 4
-    with pytest.raises(UserError, match=r"1 of 1 GPUs of 80 GB do not hold the model .* its weights take 141 GB"):
+    with pytest.raises(UserError, match=r"1 of 1 GPUs with 72 GB for vLLM do not hold the model: .* take 141 GB"):
         evaluation_split(size_of("llama3.1-70b"), gpus=1, **asked)
 
 
