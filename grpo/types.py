@@ -1,7 +1,7 @@
-"""The nouns, in the order in which data flows: Example -> Group -> Batch -> Stats.
+"""The records of the algorithm, in the order in which data flows: Example -> Group -> Batch -> Stats.
 
-No torch, so that every other module can import it for nothing. Records are frozen: the next stage makes
-the next record instead of filling in this one. `Batch`, the one record made of tensors, lives in `grpo/batch.py`.
+No torch, so that an import costs nothing. Records are frozen: the next stage makes the next record. `Batch`, the only
+record made of tensors, lives in `grpo/batch.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ TokenIds = tuple[int, ...]
 
 
 class Sampling(Section):
-    """How completions are drawn: `Sampling(group_size=8, max_tokens=64)`; temperature 0 is greedy."""
+    """The settings of a request to the sampler: `Sampling(group_size=8, max_tokens=64)`; temperature 0 is greedy."""
 
     group_size: int = Field(ge=1)
     max_tokens: int = Field(ge=1)
@@ -43,7 +43,7 @@ class SamplingConfig(Sampling):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What a model wrote after a prompt, stop token included.
+    """A model's answer to a prompt, stop token included.
 
     `Completion(text="109 [1].", token_ids=(940, 41, 2), logprobs=(-0.1, -0.3, -0.0), finish="stop", version=7)`
     """
@@ -60,14 +60,14 @@ class Completion:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Completion":
-        """Its fields by name, as they come back from JSON."""
+        """Return the completion with these fields, as JSON holds them."""
         fields: dict[str, Any] = {**plain, "token_ids": tuple(plain["token_ids"]), "logprobs": tuple(plain["logprobs"])}
         return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """What a completion is worth: `Score(total=3.0, parts={"exact_match": 0.5, "citation": 0.5, "format": 2.0})`."""
+    """The reward of a completion: `Score(total=3.0, parts={"exact_match": 0.5, "citation": 0.5, "format": 2.0})`."""
 
     total: float
     parts: Mapping[str, float]
@@ -75,7 +75,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """One prompt and the completions that compete over it; `scores` is empty until they are scored."""
+    """One prompt and its completions; `scores` is empty until the completions are scored."""
 
     example: Example
     prompt_ids: TokenIds
