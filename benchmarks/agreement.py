@@ -7,7 +7,7 @@ bfloat16 autocast. Rounding alone is what is left. One vLLM fits into a process,
     python -m benchmarks.agreement --dtype float32
     python -m benchmarks.agreement --dtype bfloat16
 
-`launch/builders/precision.py` has the limits above which a run stops; these figures are what they were chosen by.
+`launch/builders/policy.py` has the limits above which a run stops; these figures are what they were chosen by.
 """
 
 import argparse
@@ -31,8 +31,8 @@ from grpo.rollout.base import RolloutEngine, sample_groups
 from grpo.rollout.hf import HfRollout
 from grpo.telemetry.console import Console
 from grpo.types import Sampling
-from launch.builders.assemble import make_speech
 from launch.builders.models import load_model, locate
+from launch.builders.prompts import make_prompt_codec
 from launch.config.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,12 +46,12 @@ def apart(model: Any, batch: Batch, *, bf16: bool, device: str) -> tuple[float, 
     return float(difference.mean()), float(difference.max())
 
 
-def written(rollout: RolloutEngine, model: Any, asked: argparse.Namespace, *, speech: Any) -> Batch:
+def written(rollout: RolloutEngine, model: Any, asked: argparse.Namespace, *, codec: Any) -> Batch:
     """What an engine writes with the weights of `model`, as a batch."""
     rollout.load(model.named_parameters(), version=1)
     examples = make_world(200, seed=3, unanswerable=0.0, passages=3, styles={"prose": 1.0})[: asked.prompts]
     sampling = Sampling(group_size=asked.group, max_tokens=asked.tokens)
-    groups = sample_groups(rollout, examples, speech.render, sampling, seed=0, version=1)
+    groups = sample_groups(rollout, examples, codec.render, sampling, seed=0, version=1)
     rollout.release()
     return collate(groups, torch.ones(len(groups), asked.group))
 
@@ -69,10 +69,10 @@ def main(argv: list[str]) -> int:
     recipe = load(Recipe, [str(ROOT / "configs" / name) for name in ("stage1.toml", "models/smollm2-135m.toml")])
     console = Console()
     folder = locate(recipe.model.name, console=console)
-    speech = make_speech(recipe, folder, console)
+    codec = make_prompt_codec(recipe.model, folder, console, max_tokens=recipe.sampling.max_tokens)
     model = load_model(folder, device=device)
     llm = start_vllm(folder, context=1024, rows=24, dtype=asked.dtype, memory=0.4, kv_cache=0.25)
-    about: dict[str, Any] = {"decode": speech.decode, "eos_ids": (model.config.eos_token_id,)}
+    about: dict[str, Any] = {"decode": codec.decode, "eos_ids": (model.config.eos_token_id,)}
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     engines: dict[str, RolloutEngine] = {
         "hf, float32": HfRollout(load_model(folder, device=device), rows=24, **about),
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
             parameter.mul_(1.02)  # so that an engine which kept its own weights would be seen here
     table = Table("sampler", "trainer", "tokens", "mean, nats", "most, nats", title=f"|trainer - sampler| on {device}")
     for name, engine in engines.items():
-        batch = written(engine, model, asked, speech=speech)
+        batch = written(engine, model, asked, codec=codec)
         measure = partial(apart, model, batch, device=device)
         for trainer, bf16 in (("float32", False), ("bfloat16 autocast", True)):
             mean, most = measure(bf16=bf16)

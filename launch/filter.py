@@ -19,8 +19,9 @@ from grpo.data.files import check_new_file, write_jsonl
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from grpo.types import Sampling
-from launch.builders import assemble
-from launch.builders.models import locate
+from launch.builders.data import load_questions, load_sources
+from launch.builders.models import locate, starting_model
+from launch.builders.prompts import make_prompt_codec
 from launch.builders.rollout import refuse_server
 from launch.config.recipe import TRANSFORMS, DataConfig, Recipe
 from launch.runs.answers import Answer, answer_prompts, prompt_name
@@ -55,9 +56,9 @@ def main(argv: Sequence[str]) -> int:
 def filter_questions(recipe: Recipe, out: Path, answers: Path, *, keep: int, samples: int, console: Console) -> None:
     """Write the kept training questions to `out`, and all held-out ones, so that a run on `out` holds out the same."""
     check_new_file(out)
-    refuse_server(recipe)
-    examples = assemble.load_questions(recipe, console).train
-    _, held_out = train_heldout_split(assemble.all_examples(recipe, console), held_out=recipe.data.held_out)
+    refuse_server(recipe.rollout)
+    examples = load_questions(recipe.data, recipe.sft, recipe.held_out, console, warm_up=False).train
+    _, held_out = train_heldout_split(load_sources(recipe.data, recipe.sft, console), held_out=recipe.data.held_out)
     reasoning = recipe.model.reasoning
     sampled = sample_all(recipe, examples, answers, samples=samples, console=console)
     tallies = {e.id: tally(e, group, reasoning=reasoning) for e, group in zip(examples, sampled, strict=True)}
@@ -72,12 +73,12 @@ def sample_all(
     recipe: Recipe, examples: Sequence[Example], folder: Path, *, samples: int, console: Console
 ) -> list[list[Answer]]:
     """`samples` answers of the start model to each example, from the store in `folder` or sampled into it."""
-    base = locate(assemble.start_folder(recipe) or recipe.model.name, console=console)
-    speech = assemble.make_speech(recipe, base, console)
-    prompts = {prompt_name(example.id, prompt): prompt for example in examples for prompt in [speech.render(example)]}
+    base = locate(starting_model(recipe.model, recipe.run.folder) or recipe.model.name, console=console)
+    codec = make_prompt_codec(recipe.model, base, console, max_tokens=recipe.sampling.max_tokens)
+    prompts = {prompt_name(example.id, prompt): prompt for example in examples for prompt in [codec.render(example)]}
     s = recipe.sampling
     sampling = Sampling(group_size=samples, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
-    return answer_prompts(recipe, base, speech, prompts, sampling, folder, seed=recipe.run.seed, console=console)
+    return answer_prompts(recipe, base, codec, prompts, sampling, folder, seed=recipe.run.seed, console=console)
 
 
 def tally(example: Example, answers: Sequence[Answer], *, reasoning: bool) -> Tally:

@@ -204,7 +204,7 @@ def run_experiment(path: Path, seeds: Sequence[int], shared: Sequence[str], cons
         run(job, console)
 
     from eval.report.experiment import report  # imported now, since it loads numpy and matplotlib
-    from launch.builders.models import make_judge
+    from launch.builders.rewards import make_judge
 
     folders: dict[str, list[Path]] = {arm.name: [] for arm in experiment.arms}
     for (name, _), chain in arms.items():

@@ -24,8 +24,9 @@ from grpo.data.prompts import PROMPTS
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from grpo.types import Sampling
-from launch.builders import assemble
-from launch.builders.models import locate
+from launch.builders.data import load_questions
+from launch.builders.models import locate, starting_model
+from launch.builders.prompts import make_prompt_codec
 from launch.builders.rollout import refuse_server
 from launch.config.recipe import Recipe
 from launch.runs.answers import FILE, Answer, answer_prompts, prompt_name
@@ -74,25 +75,25 @@ def numbered(folder: Path) -> dict[int, Path]:
 
 def sweep(recipe: Recipe, paths: dict[int, Path], out: Path, *, samples: int, console: Console) -> dict[str, Column]:
     """A column of factuality metrics for each prompt; the answers are kept in the folder `out`."""
-    refuse_server(recipe)
+    refuse_server(recipe.rollout)
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / FILE).is_file()):
         raise UserError(f"--out {out} exists already and holds no sweep; give a new folder")
     examples = closed_book_questions(recipe, console)
-    base = locate(assemble.start_folder(recipe) or recipe.model.name, console=console)
+    base = locate(starting_model(recipe.model, recipe.run.folder) or recipe.model.name, console=console)
     s = recipe.sampling
     sampling = Sampling(group_size=samples, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
-    speeches = {
-        number: assemble.make_speech(recipe.replace(model=recipe.model.replace(prompt=str(path))), base, console)
+    codecs = {
+        number: make_prompt_codec(recipe.model.replace(prompt=str(path)), base, console, max_tokens=s.max_tokens)
         for number, path in paths.items()
     }
     prompts = {
         prompt_name(f"{number} {example.id}", prompt): prompt
-        for number, speech in speeches.items()
+        for number, codec in codecs.items()
         for example in examples
-        for prompt in [speech.render(example)]
+        for prompt in [codec.render(example)]
     }
-    speech = next(iter(speeches.values()))  # all decode alike
-    answers = answer_prompts(recipe, base, speech, prompts, sampling, out, seed=recipe.run.seed, console=console)
+    codec = next(iter(codecs.values()))  # all decode alike
+    answers = answer_prompts(recipe, base, codec, prompts, sampling, out, seed=recipe.run.seed, console=console)
     columns = {}
     for place, number in enumerate(paths):
         some = answers[place * len(examples) : (place + 1) * len(examples)]
@@ -102,7 +103,7 @@ def sweep(recipe: Recipe, paths: dict[int, Path], out: Path, *, samples: int, co
 
 def closed_book_questions(recipe: Recipe, console: Console) -> list[Example]:
     """The held-out questions. UserError where there are none, or where one is no closed-book question."""
-    examples = assemble.load_questions(recipe, console).held_out
+    examples = load_questions(recipe.data, recipe.sft, recipe.held_out, console, warm_up=False).held_out
     if not examples:
         raise UserError(
             f"no question is held out (data.held_out = {recipe.data.held_out}, held_out.questions = "

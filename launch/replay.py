@@ -22,8 +22,7 @@ from grpo.model.policy_model import PolicyModel
 from grpo.policy.nonfinite import load_rows, weights_hash
 from grpo.policy.optimizer_state import read_parameter
 from grpo.telemetry.console import Console
-from launch.builders import assemble
-from launch.builders.models import load_model, locate
+from launch.builders.models import device, load_model, locate, starting_model
 from launch.config.recipe import Recipe
 from launch.runs.ranks import run_on_ranks
 from launch.runs.resume import checkpoints_of
@@ -109,10 +108,10 @@ def _load(recipe: Recipe, weights: Path, console: Console) -> Any:
     """The model with the float32 weights of a checkpoint or of a model folder."""
     console.line(f"weights      {weights}")
     if (weights / "config.json").is_file():
-        return load_model(str(weights), device=assemble.device())
+        return load_model(str(weights), device=device())
     _check_whole(weights)
-    shape = locate(assemble.start_folder(recipe) or recipe.model.name, console=console)
-    model = load_model(shape, device=assemble.device())
+    shape = locate(starting_model(recipe.model, recipe.run.folder) or recipe.model.name, console=console)
+    model = load_model(shape, device=device())
     with torch.no_grad():
         for number, (name, parameter) in enumerate(model.named_parameters()):
             tensors = read_parameter(weights / "policy", number, name, parameter, moments=False)

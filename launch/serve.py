@@ -43,16 +43,19 @@ def main(argv: list[str]) -> int:
 def run_server(recipe: Recipe, folder: Path, console: Console) -> None:
     """Start vLLM on the recipe's model and serve it. Weights come from the run, so any of the same shapes will do."""
     from grpo.rollout.server import Server, Service
-    from launch.builders import assemble
-    from launch.builders.models import locate
-    from launch.builders.precision import device
+    from launch.builders.models import device, locate, starting_model
+    from launch.builders.policy import choose_dtype
+    from launch.builders.prompts import make_prompt_codec
     from launch.builders.rollout import make_vllm, server_address, shapes_of
 
-    wanted = recipe.rollout
-    with Server(server_address(recipe)) as server:  # first, since a port in use should not cost the start of vLLM
-        model = locate(assemble.start_folder(recipe) or recipe.model.name, console=console)
-        speech = assemble.make_speech(recipe, model, console)
-        engine = make_vllm(recipe, model, speech, console)
+    wanted, context = recipe.rollout, recipe.model.context
+    with Server(
+        server_address(recipe.rollout)
+    ) as server:  # first, since a port in use should not cost the start of vLLM
+        model = locate(starting_model(recipe.model, recipe.run.folder) or recipe.model.name, console=console)
+        codec = make_prompt_codec(recipe.model, model, console, max_tokens=recipe.sampling.max_tokens)
+        dtype = choose_dtype(recipe.policy)
+        engine = make_vllm(wanted, model, codec=codec, context=context, dtype=dtype, console=console)
         console.status("")
         console.line(f"serving      {model} at {wanted.host}:{wanted.port}")
         about = {"host": wanted.host, "device": device(), "timeout": wanted.timeout}

@@ -1,29 +1,71 @@
-"""The examples of a recipe's data section: the invented world, files, hub data sets, or several of these."""
+"""The [data] section of a recipe -> examples, and the questions of a run."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from curriculum.datasets import DataSpec
 from curriculum.datasets.closed_book import drop_repeated
+from curriculum.mixing import mix
+from curriculum.refusal_pairs import add_unanswerable_twins
 from curriculum.sources import load_source
 from curriculum.transforms import apply_transforms
-from grpo.data.example import Example
+from grpo.data.example import Example, train_heldout_split
 from grpo.data.files import read_records
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from launch.config.recipe import TRANSFORMS, Recipe
+from launch.config.recipe import TRANSFORMS, DataConfig, HeldOutConfig, SFTConfig
 
 
-def all_examples(recipe: Recipe, console: Console) -> list[Example]:
-    """Every example of data.source, before any split, with the transforms of the recipe."""
-    data = recipe.data
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions:
+    """The questions of a run. Held-out questions are in neither of the other lists."""
+
+    train: list[Example]
+    warm_up: list[Example]
+    held_out: list[Example]
+
+
+def load_questions(
+    data: DataConfig, sft: SFTConfig, held_out: HeldOutConfig, console: Console, *, warm_up: bool
+) -> Questions:
+    """Load the examples, split them by question, and mix answerable and unanswerable ones as the sections ask.
+
+    `warm_up` says whether the run may start with supervised steps: without it there are no questions for them.
+    """
+    train, rest = train_heldout_split(load_sources(data, sft, console), held_out=data.held_out)
+    questions = Questions(
+        train=mix(
+            train,
+            count=data.max_train,
+            unanswerable=data.unanswerable,
+            seed=data.seed,
+            key="data.unanswerable",
+            mixture=data.mixture,
+        ),
+        warm_up=_warm_up_questions(sft, train, console) if warm_up and sft.steps else [],
+        held_out=_held_out_questions(held_out, rest, console) if held_out.questions else [],
+    )
+    shown = [f"{len(questions.train)} to train on ({_unanswerable(questions.train)} unanswerable)"]
+    shown += [f"{len(questions.warm_up)} to warm up"] if questions.warm_up else []
+    shown += [f"{len(questions.held_out)} held out ({_unanswerable(questions.held_out)} unanswerable)"]
+    named = data.source if isinstance(data.source, str) else f"{len(data.source)} sources"
+    console.line(f"data         {named}: {', '.join(shown)}")
+    return questions
+
+
+def load_sources(data: DataConfig, sft: SFTConfig, console: Console) -> list[Example]:
+    """Return every example of data.source, before any split, with the transforms of the section.
+
+    The invented world is made as large as training and supervised steps need it.
+    """
     sources = [data.source] if isinstance(data.source, str) else data.source
     transforms = {name: getattr(data, name) for name in TRANSFORMS}
     if any(transforms.values()):
-        refuse_transformed(sources, transforms)
+        _refuse_transformed(sources, transforms)
     examples: list[Example] = []
     for source in sources:
         console.status(f"{source}: loading")
-        loaded, dropped = load_source(source, data_spec(recipe))
+        loaded, dropped = load_source(source, _data_spec(data, sft))
         examples += loaded
         if dropped:
             console.line(f"             {dropped}")
@@ -34,12 +76,33 @@ def all_examples(recipe: Recipe, console: Console) -> list[Example]:
     return apply_transforms(examples, **transforms, seed=data.seed) if any(transforms.values()) else examples
 
 
-def data_spec(recipe: Recipe) -> DataSpec:
-    """How examples are made where no file has them as they are."""
-    data = recipe.data
+def _warm_up_questions(sft: SFTConfig, train: Sequence[Example], console: Console) -> list[Example]:
+    """Return the questions of the supervised steps in their order. Refusals need questions with passages."""
+    share = sft.unanswerable if any(example.passages for example in train) else 0.0
+    if share < sft.unanswerable:
+        console.line("             the questions have no passages, so the warm-up shows no refusal")
+    count = sft.steps * sft.examples_per_step
+    answerable = mix(train, count=count - int(count * share), unanswerable=0.0, seed=sft.seed, key="sft.steps")
+    return add_unanswerable_twins(answerable, share=share, pool=train, seed=sft.seed)
+
+
+def _held_out_questions(held_out: HeldOutConfig, rest: Sequence[Example], console: Console) -> list[Example]:
+    if not rest:
+        console.line("             no question is held out (data.held_out is too small): there will be no table")
+        return []
+    share = held_out.unanswerable
+    return mix(rest, count=held_out.questions, unanswerable=share, seed=0, key="held_out.unanswerable")
+
+
+def _unanswerable(examples: Sequence[Example]) -> int:
+    return sum(not example.answerable for example in examples)
+
+
+def _data_spec(data: DataConfig, sft: SFTConfig) -> DataSpec:
+    """Return how examples are made where no file has them ready."""
     # Four times what is asked for, half of it unanswerable, so that any mix can be drawn on either side of the split.
     # The size of the evaluation does not count: the same questions then make the same warm-up everywhere.
-    needed = max(data.max_train, recipe.sft.steps * recipe.sft.examples_per_step, 250)
+    needed = max(data.max_train, sft.steps * sft.examples_per_step, 250)
     return DataSpec(
         seed=data.seed,
         passages=data.passages,
@@ -50,8 +113,8 @@ def data_spec(recipe: Recipe) -> DataSpec:
     )
 
 
-def refuse_transformed(sources: Sequence[str], transforms: Mapping[str, int]) -> None:
-    """UserError if the examples of a file were transformed before they were filtered: those were found hard."""
+def _refuse_transformed(sources: Sequence[str], transforms: Mapping[str, int]) -> None:
+    """Raise UserError for a file of filtered examples that were transformed already: those examples were found hard."""
     asked = ", ".join(f"data.{name}" for name, wanted in transforms.items() if wanted)
     for source in sources:
         if source != "world" and (done := next(read_records(source))[1].get("transformed")):

@@ -7,14 +7,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from grpo.checkpointing.atomic_directory import atomic_directory
 from grpo.data.prompts import eos_ids
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from rewards.judges.base import Judge
-from rewards.judges.load import load_judge
+from launch.config.recipe import ModelConfig
 
 EMBEDDED = "embedded:smollm2-135m"
 TINY = "random:tiny"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+TINY_TEMPLATE = (
+    "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 # Said each time: left unsaid, transformers asks on the terminal whether to run the code that a model brings.
 OURS = {"trust_remote_code": False}
 
@@ -30,8 +35,8 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def _cache_errors() -> Iterator[None]:
-    """UserError where the cache cannot be written."""
+def cache_errors() -> Iterator[None]:
+    """Raise UserError where the cache cannot be written."""
     try:
         yield
     except OSError as error:
@@ -41,29 +46,17 @@ def _cache_errors() -> Iterator[None]:
         ) from error
 
 
-def make_judge(name: str, *, console: Console) -> Judge:
-    """A judge of entailment by name; the verdicts of a model are kept beside the converted models."""
-    if name == "lexical":
-        return load_judge(name)
-    folder = cache_folder()
-    with _cache_errors():
-        folder.mkdir(parents=True, exist_ok=True)
-    return load_judge(name, cache=folder / "verdicts.sqlite", tell=console.status)
-
-
 def locate(name: str, *, console: Console) -> str:
     """What `from_pretrained` takes: a local folder, or a hub name as it is."""
     if name == EMBEDDED:
         from launch.builders.assets import ensure_embedded_model
 
         console.status("embedded model: looking into the cache")
-        with _cache_errors():
+        with cache_errors():
             return str(ensure_embedded_model(cache_folder(), tell=console.status))
     if name == TINY:
-        from launch.builders.tiny_model import ensure_tiny_model
-
-        with _cache_errors():
-            return str(ensure_tiny_model(cache_folder()))
+        with cache_errors():
+            return str(_ensure_tiny_model(cache_folder()))
     if name.partition(":")[0] in ("embedded", "random") and ":" in name:
         raise UserError(f"model.name = {name!r}: unknown; valid: {EMBEDDED}, {TINY}, a folder, or a hub name")
     if Path(name).is_dir():
@@ -71,6 +64,45 @@ def locate(name: str, *, console: Console) -> str:
     elif name.startswith((".", "/")) or name.count("/") != 1:
         raise UserError(f"model.name = {name!r}: no such folder, and not a hub name like owner/model")
     return name
+
+
+def starting_model(model: ModelConfig, runs: str) -> str | None:
+    """Return the model folder that `model.init_from` names; None for "base". A run folder stands for its model.
+
+    A stage stands for its run with this model below the folder `runs`. Raises UserError where there is no such folder.
+    """
+    start = model.init_from
+    if start == "base":
+        return None
+    if (CONFIGS / f"{start}.toml").is_file():
+        folder = Path(runs) / f"{start}-{model.label}" / "model"
+        if not folder.is_dir():
+            raise UserError(
+                f'model.init_from = "{start}": {folder} is not there; run `make train-{start}` first, '
+                "or give a model folder: --model.init_from=FOLDER (make: FROM=FOLDER)"
+            )
+        return str(folder)
+    if not Path(start).is_dir():
+        raise UserError(
+            f'model.init_from = {start!r}: no such folder; valid: "base", a stage such as "stage1", or a model or run '
+            "folder"
+        )
+    is_run = (Path(start) / "model").is_dir() and not (Path(start) / "config.json").exists()
+    return str(Path(start) / "model") if is_run else start
+
+
+def device() -> str:
+    """Return "cuda" where there is a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_context(context: int, model: Any, folder: str) -> None:
+    """Raise UserError where the context is longer than the model has positions."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", context)
+    if context > limit:
+        raise UserError(f"model.context = {context}: {folder} has positions for {limit}; at most that")
 
 
 def fingerprint(name: str) -> list[object]:
@@ -173,3 +205,42 @@ def _check_folder(folder: Path) -> None:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def _ensure_tiny_model(cache: Path) -> Path:
+    """Return the folder of a random two-layer Llama over bytes, written on first use; the same weights every time."""
+    folder = cache / "random-tiny-2"
+    if not folder.is_dir():
+        with atomic_directory(folder) as work:
+            write_tiny_model(work)
+    return folder
+
+
+def write_tiny_model(folder: Path, *, seed: int = 0) -> None:
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<end>": 0} | {symbol: number for number, symbol in enumerate(alphabet, 1)}
+    tokens = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokens.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="<end>")
+    tokenizer.chat_template = TINY_TEMPLATE
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,  # the smallest that vLLM's CPU build has attention for
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -261,6 +261,11 @@ class Recipe(Section):
                 f"loss.updates_per_step = {self.loss.updates_per_step} parts cannot be made of "
                 f"sampling.prompts_per_step = {self.sampling.prompts_per_step} groups; at most that many"
             )
+        if self.loss.advantage == "per_reward" and self.sampling.dynamic != "off":
+            raise ValueError(
+                f'sampling.dynamic = "{self.sampling.dynamic}" leaves out groups whose totals are alike, and by '
+                'loss.advantage = "per_reward" their parts can teach; valid: sampling.dynamic = "off"'
+            )
         return self
 
     def check_evaluation(self) -> None:

@@ -66,12 +66,12 @@ def make_plan(recipe: Recipe, devices: Devices) -> Plan:
 
 def plan_settings(recipe: Recipe, devices: Devices) -> PlanSettings:
     """The values of a recipe that memory depends on, with "auto" as it resolves on these devices."""
-    from launch.builders.rollout import writes_here  # loads torch
+    from launch.builders.rollout import auto_engine  # loads torch
 
     p, r = recipe.policy, recipe.rollout
     zero = p.backend == "deepspeed" or (p.backend == "auto" and (devices.ranks > 1 or p.offload != "none"))
     fast = "bfloat16" if devices.fast_bf16 else "float32"
-    auto = "vllm" if devices.kind == "gpu" else writes_here()
+    auto = "vllm" if devices.kind == "gpu" else auto_engine()
     return PlanSettings(
         zero_stage=p.zero_stage if zero else 0,
         offload=p.offload,

@@ -17,12 +17,11 @@ from grpo.errors import UserError
 from grpo.rollout.base import RolloutEngine
 from grpo.telemetry.console import Console
 from grpo.types import Sampling, TokenIds
-from launch.builders.assemble import Speech
 from launch.builders.models import fingerprint
-from launch.builders.precision import precision
+from launch.builders.policy import choose_dtype
+from launch.builders.prompts import PromptCodec
 from launch.builders.rollout import choose_rollout, make_fixed_rollout
 from launch.config.recipe import Recipe
-from launch.planner.report import with_evaluation_split
 from launch.runs.run_lock import RunLock
 
 FILE = "answers.jsonl"
@@ -120,7 +119,7 @@ class AnswerStore:
 def answer_prompts(
     recipe: Recipe,
     base: str,
-    speech: Speech,
+    codec: PromptCodec,
     prompts: Mapping[str, TokenIds],
     sampling: Sampling,
     folder: Path,
@@ -133,12 +132,19 @@ def answer_prompts(
 
     Missing answers are sampled by the recipe's engine. `about` is what else answers depend on, for the error.
     """
-    engine = choose_rollout(recipe, base, console, fixed=True)
-    if engine == "vllm":
-        recipe = with_evaluation_split(recipe, base)
+    engine = choose_rollout(recipe.rollout, base, console, fixed=True)
     with AnswerStore(folder, {**made_with(recipe, base, engine, sampling, seed), **(about or {})}) as store:
         return sample(
-            lambda: make_fixed_rollout(engine, recipe, base, speech, console),
+            lambda: make_fixed_rollout(
+                engine,
+                recipe.rollout,
+                base,
+                gpu_memory_utilization=recipe.eval.gpu_memory_utilization,
+                codec=codec,
+                context=recipe.model.context,
+                dtype=choose_dtype(recipe.policy),
+                console=console,
+            ),
             prompts,
             sampling,
             store,
@@ -154,7 +160,7 @@ def made_with(recipe: Recipe, base: str, engine: str, sampling: Sampling, seed: 
     return {
         "model": f"{base} ({model})",
         "engine": engine,
-        "dtype": precision(recipe) if engine == "vllm" else "float32",
+        "dtype": choose_dtype(recipe.policy) if engine == "vllm" else "float32",
         "samples": sampling.group_size,
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,

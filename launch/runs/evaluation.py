@@ -21,11 +21,14 @@ from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from grpo.telemetry.run_logger import require_new_folder
 from grpo.types import PromptRenderer, Sampling, TokenIds
-from launch.builders import assemble
-from launch.builders.models import load_tokenizer, locate, make_judge
+from launch.builders.data import load_sources
+from launch.builders.models import load_tokenizer, locate, starting_model
+from launch.builders.prompts import PromptCodec
+from launch.builders.rewards import make_judge
 from launch.config.recipe import DataConfig, EvalConfig, ModelConfig, Recipe, RunConfig
 from launch.runs.answers import FILE, answer_prompts, prompt_name
 from launch.runs.few_shot import choose_demonstrations, with_demonstrations
+from launch.runs.run import save_recipe
 from launch.runs.run_lock import LOCK
 from rewards.judges.load import check_judge_name
 
@@ -38,11 +41,11 @@ def run_evaluation(recipe: Recipe, console: Console) -> Path:
     A folder with answers but without all scores is resumed, if its answers were made as `recipe` says.
     """
     check_judge_name(recipe.eval.judge)
-    start = assemble.start_folder(recipe)
+    start = starting_model(recipe.model, recipe.run.folder)
     _refuse_training_questions(recipe.data, recipe.eval, start)
     model = _with_trained_prompt(recipe.model, start)
     recipe = recipe.replace(model=model)
-    data = assemble.all_examples(recipe, console)
+    data = load_sources(recipe.data, recipe.sft, console)
     asked = choose_questions(recipe.eval, recipe.data, data)
     refusals = sum(not example.answerable for example in asked)
     console.line(f"data         {recipe.data.source}: {len(asked)} questions ({refusals} unanswerable)")
@@ -52,8 +55,8 @@ def run_evaluation(recipe: Recipe, console: Console) -> Path:
     base = locate(start or model.name, console=console)
     tokenizer = load_tokenizer(base)
     render = _make_renderer(model, tokenizer, shown, shots=recipe.shots, max_tokens=recipe.eval_max_tokens)
-    speech = assemble.Speech(tokenizer=tokenizer, render=render, recipe=recipe)
-    prompts = {prompt_name(e.id, prompt): prompt for e in asked for prompt in [speech.render(e)]}
+    codec = PromptCodec(tokenizer=tokenizer, render=render, reasoning=model.reasoning)
+    prompts = {prompt_name(e.id, prompt): prompt for e in asked for prompt in [codec.render(e)]}
 
     console.line(f"model        {base}, {sum(map(len, shown.values()))} demonstrations")
     console.line(f"answers      {folder / FILE}; to resume after a kill: --run.name={folder.name} (make: NAME=)")
@@ -64,7 +67,7 @@ def run_evaluation(recipe: Recipe, console: Console) -> Path:
     answers = answer_prompts(
         recipe,
         base,
-        speech,
+        codec,
         prompts,
         sampling,
         folder,
@@ -77,7 +80,7 @@ def run_evaluation(recipe: Recipe, console: Console) -> Path:
         },
         console=console,
     )
-    assemble.save_recipe(recipe, folder)
+    save_recipe(recipe, folder)
     write_questions(folder, {"held_out": asked})
     predictions = [Prediction(e, a.text, a.truncated) for e, (a,) in zip(asked, answers, strict=True)]
     _score(recipe.eval, predictions, folder, reasoning=model.reasoning, console=console)
@@ -103,7 +106,7 @@ def _unasked(recipe: Recipe, data: Sequence[Example], console: Console) -> list[
     """The pool of demonstrations: the training part of the data, or eval.shots_from."""
     if not recipe.eval.shots_from:
         return train_heldout_split(data, held_out=recipe.data.held_out)[0]
-    return assemble.all_examples(recipe.replace(data=recipe.data.replace(source=recipe.eval.shots_from)), console)
+    return load_sources(recipe.data.replace(source=recipe.eval.shots_from), recipe.sft, console)
 
 
 def _folder(run: RunConfig, label: str, asked: Sequence[Example]) -> Path:

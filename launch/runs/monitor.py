@@ -23,7 +23,7 @@ from grpo.errors import UserError
 from grpo.policy.base import PolicyEngine
 from grpo.rollout.base import RolloutEngine
 from grpo.types import Example, Group
-from launch.builders.assemble import Speech
+from launch.builders.prompts import PromptCodec
 from launch.builders.rollout import model_bytes
 from launch.config.recipe import Recipe
 from launch.runs.resume import checkpoints_of
@@ -43,7 +43,7 @@ class HeldOutEvaluator:
     examples: Sequence[Example]
     policy: PolicyEngine
     rollout: RolloutEngine
-    speech: Speech
+    codec: PromptCodec
     score: OnlineTrustScore
 
     def measure(self, moment: str, *, version: int) -> dict[str, float]:
@@ -60,7 +60,7 @@ class HeldOutEvaluator:
         graded = evaluate(
             self.rollout,
             comm.shard(self.examples, even=False),
-            self.speech.render,
+            self.codec.render,
             max_tokens=recipe.sampling.max_tokens,
             reasoning=recipe.model.reasoning,
             version=version,
@@ -178,7 +178,7 @@ class TrainingMonitor:
         """Write a new best model; the old one is removed once no checkpoint can lead back to it."""
         if self._held_out is None or (self._best and value <= self._best[0]):
             return
-        policy, tokenizer = self._held_out.policy, self._held_out.speech.tokenizer
+        policy, tokenizer = self._held_out.policy, self._held_out.codec.tokenizer
         run, path = self._run, self._model(done)
         reason = run.comm.on_rank0(lambda: disk_shortage(run.folder, model_bytes(self._base), reserve=RESERVE))
         if reason:

@@ -13,6 +13,7 @@ from grpo.checkpointing.manager import CheckpointManager, Stateful
 from grpo.checkpointing.rng_state import seed_all
 from grpo.checkpointing.store import list_checkpoints, remove_all
 from grpo.config import dump
+from grpo.data.prompts import load_system_prompt
 from grpo.distributed.communicator import Communicator
 from grpo.distributed.watchdog import Watchdog
 from grpo.errors import UserError
@@ -20,7 +21,6 @@ from grpo.policy.base import PolicyEngine
 from grpo.telemetry.console import Console
 from grpo.telemetry.run_logger import RunLogger, require_new_folder
 from grpo.telemetry.throughput import ThroughputMeter
-from launch.builders.assemble import save_recipe
 from launch.config.recipe import Recipe
 from launch.runs import resume
 from launch.runs.run_lock import RunLock
@@ -146,6 +146,14 @@ class Run:
         resume.restore_folder(self.folder, self.checkpoint)
         if self.checkpoint is None:
             save_recipe(self.recipe, self.folder)
+
+
+def save_recipe(recipe: Recipe, folder: Path) -> None:
+    """Save the whole recipe, and the text of its system prompt, whose file may change later."""
+    (folder / "prompt.txt").write_text(load_system_prompt(recipe.model.system_prompt) + "\n", encoding="utf-8")
+    new = folder / ".recipe.toml.new"
+    new.write_text(dump(recipe), encoding="utf-8")
+    new.rename(folder / "recipe.toml")  # complete or absent
 
 
 def check_writable(folder: Path) -> None:

@@ -19,9 +19,9 @@ from grpo.policy.torch_backend import torch_policy
 from grpo.settings import LossConfig, PolicyConfig
 from grpo.telemetry.console import Console
 from launch import replay
-from launch.builders.assemble import save_recipe
 from launch.builders.models import load_model, locate
 from launch.config.recipe import Recipe
+from launch.runs.run import save_recipe
 from tests.helpers.faults import ROOT, TINY, train
 from tests.helpers.installed import need
 from tests.helpers.toy import deepspeed_policy, random_batch, tiny_model

@@ -11,10 +11,9 @@ from grpo.checkpointing.store import remove_all
 from grpo.config import load
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from launch.builders.assemble import save_recipe
 from launch.config.recipe import Recipe
 from launch.runs.resume import check_same_recipe, find_checkpoint, has_finished
-from launch.runs.run import check_writable
+from launch.runs.run import check_writable, save_recipe
 from tests.helpers.faults import train
 from tests.helpers.kills import Kill
 

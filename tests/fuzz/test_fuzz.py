@@ -30,9 +30,9 @@ from grpo.config import dump, load
 from grpo.data.example import STYLES, Example, Passage, load_examples, train_heldout_split
 from grpo.policy.optimizer_state import read_counters, read_parameter
 from grpo.types import Completion, Group
-from launch.builders.assemble import save_recipe
 from launch.config.recipe import Recipe
 from launch.runs.resume import restore_folder
+from launch.runs.run import save_recipe
 from rewards.answer import parse
 from rewards.config import PRESETS
 from rewards.judges.base import LexicalJudge

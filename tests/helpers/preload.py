@@ -14,9 +14,9 @@ import launch.runs.grpo
 from grpo.policy import nonfinite as guard
 from grpo.policy import torch_backend as single
 from grpo.rollout import hf
-from launch.builders import models, tiny_model
+from launch.builders import models
 
-LOADED = (launch.runs.grpo, guard, single, hf, models, tiny_model, modeling_llama)
+LOADED = (launch.runs.grpo, guard, single, hf, models, modeling_llama)
 CLASSES = (AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast)
 
 # What those import when they are first used: half of a second rank's 16 seconds. Without one of them it is only slower.

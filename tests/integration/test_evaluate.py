@@ -18,7 +18,7 @@ from grpo.data.files import write_jsonl
 from grpo.data.text import REFUSAL
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from launch.builders.tiny_model import write_tiny_model
+from launch.builders.models import write_tiny_model
 from launch.config.recipe import Recipe
 from launch.evaluate import evaluation_recipe
 from launch.runs.answers import FILE

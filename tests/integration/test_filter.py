@@ -10,9 +10,9 @@ from grpo.config import load
 from grpo.data.example import Example, Passage, load_examples
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from launch.builders import assemble
-from launch.builders.data import all_examples
-from launch.config.recipe import Recipe
+from launch.builders import data as data_builder
+from launch.builders.data import load_sources
+from launch.config.recipe import Recipe, SFTConfig
 from launch.filter import main, tally
 from launch.runs.answers import FILE, Answer
 
@@ -72,7 +72,9 @@ def test_the_filter_on_the_tiny_model(tmp_path, capsys):
 
     done = re.escape("(data.without_support = True, data.shuffle = True), and data.shuffle would do it again; valid")
     with pytest.raises(UserError, match=done):
-        all_examples(load(Recipe, [*RECIPES, f"--data.source={out}", "--data.shuffle=true"]), Console())
+        load_sources(
+            load(Recipe, [*RECIPES, f"--data.source={out}", "--data.shuffle=true"]).data, SFTConfig(), Console()
+        )
     code, said = run_filter(capsys, "--out", out)
     assert (code, "is not overwritten" in said) == (2, True)
     other = ["--answers", file.parent, "--out", tmp_path / "x.jsonl", "--sampling.temperature=0.5"]
@@ -81,9 +83,10 @@ def test_the_filter_on_the_tiny_model(tmp_path, capsys):
 
 
 def load_questions(transforms):
+    r = load(Recipe, [*RECIPES, *transforms])
     return {
         example.id: example
-        for example in assemble.load_questions(load(Recipe, [*RECIPES, *transforms]), Console()).train
+        for example in data_builder.load_questions(r.data, r.sft, r.held_out, Console(), warm_up=True).train
     }
 
 

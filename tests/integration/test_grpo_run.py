@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from launch.builders.tiny_model import write_tiny_model
+from launch.builders.models import write_tiny_model
 from tests.helpers.forked import ROOT, run_program
 
 TINY = ["configs/stage1.toml", "configs/models/tiny.toml"]

@@ -13,7 +13,7 @@ from grpo.config import load
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from launch import pipeline
-from launch.builders.assemble import load_questions
+from launch.builders.data import load_questions
 from launch.config.recipe import Recipe
 from launch.pipeline import Experiment, plan_arm, plan_stages, read_arguments, wait_for
 from tests.helpers.forked import ROOT, run_program
@@ -166,7 +166,7 @@ def test_all_arms_are_asked_the_same_questions(path):
     last = [
         load(Recipe, [*jobs[-1].arguments, "--model.init_from=base"]) for jobs in arm_jobs(path, 0, shared).values()
     ]
-    one, *others = [load_questions(recipe, quiet) for recipe in last]
+    one, *others = [load_questions(r.data, r.sft, r.held_out, quiet, warm_up=True) for r in last]
     assert len(others) >= 2
     assert (len(one.held_out), len(one.warm_up)) == (100, 120)
     assert sum(not example.answerable for example in one.held_out) == 50

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from grpo.config import load
 from grpo.errors import UserError
 from grpo.settings import PolicyConfig
-from launch.builders.assemble import check_ranks, resolve_backend
+from launch.builders.policy import check_ranks, resolve_backend
 from launch.config.recipe import Recipe
 from tests.helpers.installed import need
 from tests.helpers.many_ranks import free_port
@@ -91,7 +91,6 @@ def test_what_two_ranks_cannot_do_is_said_once(tmp_path):
     ("ranks", "arguments", "message"),
     [
         (2, ["--policy.backend=torch"], 'policy.backend = "torch" is not for 2 ranks; valid: "deepspeed" or "auto"'),
-        (4, ["--sft.examples_per_step=2"], "sft.examples_per_step = 2 cannot be shared equally by 4 ranks"),
         (2, ["--loss.updates_per_step=3"], "updates_per_step = 3 parts cannot be made of the 2 groups of a rank"),
     ],
 )
@@ -99,7 +98,7 @@ def test_combinations_that_ranks_refuse(ranks, arguments, message):
     need("deepspeed")
     recipe = load(Recipe, ["--sampling.prompts_per_step=4", *arguments])
     with pytest.raises(UserError, match=re.escape(message)):
-        check_ranks(recipe, ranks, warm_up=True)
+        check_ranks(recipe.policy, recipe.sampling, recipe.loss, ranks)
 
 
 def test_which_engine_the_recipe_gets():

@@ -15,8 +15,8 @@ from grpo.data.example import Example, load_examples, to_record
 from grpo.data.files import read_records, write_jsonl
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from launch.builders.assemble import all_examples
-from launch.config.recipe import Recipe
+from launch.builders.data import load_sources
+from launch.config.recipe import Recipe, SFTConfig
 
 SIMPLEQA = "metadata,problem,answer\n\"{'topic': 'Sport, old'}\",\"Who won, in\n1912?\",Ada Moss\n{},Who lost?,B. Ode\n"
 POPQA = [
@@ -171,7 +171,7 @@ def recipe(sources, *arguments):
 
 
 def test_sources_are_mixed_evenly_and_give_what_they_have(sources, capsys):
-    examples = all_examples(recipe(sources), Console())
+    examples = load_sources(recipe(sources).data, SFTConfig(), Console())
     chosen = mix(examples, count=30, unanswerable="any", seed=0, key="data.unanswerable")
     assert Counter(e.source for e in chosen) == {"simpleqa": 10, "popqa": 10, "selfaware": 10}
     assert 1 <= sum(not e.answerable for e in chosen) <= 9  # not drawn by that

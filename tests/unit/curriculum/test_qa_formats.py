@@ -19,9 +19,8 @@ from grpo.data.example import Passage, load_examples
 from grpo.data.text import contains
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from launch.builders.assemble import load_questions
-from launch.builders.data import all_examples
-from launch.config.recipe import Recipe
+from launch.builders.data import load_questions, load_sources
+from launch.config.recipe import Recipe, SFTConfig
 from rewards.judges.base import LexicalJudge
 from tests.helpers.records import HOTPOT, LOG, MUSIQUE
 
@@ -158,6 +157,10 @@ def lost(number):
     return {"question": f"Who led Quenby in {number}?", "answer": "Cy Wren", "passages": [f"Not known of {number}."]}
 
 
+def questions(recipe):
+    return load_questions(recipe.data, recipe.sft, recipe.held_out, Console(io.StringIO()), warm_up=True)
+
+
 def recipe_on(*paths, **data):
     source = json.dumps([str(path) for path in paths])
     given = [f"--data.{name}={value}" for name, value in data.items()]
@@ -168,17 +171,17 @@ def test_a_recipe_is_given_every_form_that_a_file_has(tmp_path):
     """Of a log's 12 questions 3 have their answer: 3 forms to answer and all 12 to refuse, not as many of each."""
     answered = [{**LOG, "question": f"Who led Orvale in {n}?"} for n in range(3)]
     path = write(tmp_path / "log.json", [*answered, *map(lost, range(9))])
-    examples = all_examples(recipe_on(path), Console(io.StringIO()))
+    examples = load_sources(recipe_on(path).data, SFTConfig(), Console(io.StringIO()))
     assert (len(examples), sum(example.answerable for example in examples)) == (15, 3)
     assert {example.source for example in examples} == {"log"}
-    natural = load_questions(recipe_on(path, unanswerable="any", held_out=0.0), Console(io.StringIO())).train
+    natural = questions(recipe_on(path, unanswerable="any", held_out=0.0)).train
     assert len(natural) == 15
 
 
 def test_a_recipe_for_answers_alone_takes_a_file_in_which_every_passage_holds_them(tmp_path):
     same = [{**LOG, "question": f"Who led Orvale in {n}?", "passages": LOG["passages"][1:]} for n in range(4)]
     path = write(tmp_path / "log.json", same)
-    assert len(load_questions(recipe_on(path, held_out=0.0), Console(io.StringIO())).train) == 4
+    assert len(questions(recipe_on(path, held_out=0.0)).train) == 4
 
 
 def test_question_answer_files_in_one_recipe_are_told_apart(tmp_path):
@@ -187,7 +190,7 @@ def test_question_answer_files_in_one_recipe_are_told_apart(tmp_path):
     logs = [{**LOG, "question": f"Who led Orvale in {n}?"} for n in range(8)]
     paths = [write(tmp_path / f"{name}.json", records) for name, records in (("hotpot", hops), ("logs", logs))]
     recipe = recipe_on(*paths, held_out=0.0, mixture="{hotpot=2,logs=1}")
-    train = load_questions(recipe, Console(io.StringIO())).train
+    train = questions(recipe).train
     assert Counter(example.source for example in train) == {"hotpot": 8, "logs": 4}
     assert len({example.id for example in train}) == 12
 

@@ -16,8 +16,8 @@ from grpo.data.files import write_jsonl
 from grpo.data.text import contains
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from launch.builders.data import all_examples
-from launch.config.recipe import Recipe
+from launch.builders.data import load_sources
+from launch.config.recipe import Recipe, SFTConfig
 
 WORDS = st.sampled_from(["Ada Quill", "109 goals", "Low Tide", "Orvale", "1911", "harbour", "was", "the"])
 TEXTS = st.lists(WORDS, min_size=1, max_size=5).map(" ".join)
@@ -102,13 +102,13 @@ def test_a_recipe_transforms_what_it_asks(tmp_path):
 def test_transforms_of_a_recipe_reach_the_run(tmp_path):
     write_jsonl(tmp_path / "all.jsonl", map(to_record, [example for example in ASKED if example.answerable]))
     recipe = load(Recipe, [f"--data.source={tmp_path / 'all.jsonl'}", "--data.without_support=true"])
-    found = all_examples(recipe, Console())
+    found = load_sources(recipe.data, SFTConfig(), Console())
     assert [example.answerable for example in found[:4]] == [True, False] * 2
     chosen = mix(found, count=20, unanswerable=0.5, seed=0, key="data.unanswerable")
     assert sum(not example.answerable for example in chosen) == 10
     short = load(Recipe, [f"--data.source={tmp_path / 'all.jsonl'}", "--data.distractors=500"])
     with pytest.raises(UserError, match=r"500 distractors were asked for, and \d+ passages hold no answer"):
-        all_examples(short, Console())
+        load_sources(short.data, SFTConfig(), Console())
 
 
 def test_claims_are_not_looked_up():

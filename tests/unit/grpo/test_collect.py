@@ -7,7 +7,7 @@ from grpo.config import load
 from grpo.errors import StaleWeights
 from grpo.rollout.hf import HfRollout
 from grpo.types import Completion, Group, SamplingConfig, Score
-from launch.builders.assemble import loop_config
+from launch.builders.policy import choose_logprob_gap
 from launch.config.recipe import Recipe
 from tests.helpers.toy import example, tiny_model
 from tests.helpers.toy_training import hf_rollout, low_bytes, run_toy
@@ -160,7 +160,7 @@ def test_an_engine_that_lags_stops_the_run(tmp_path):
 
 def test_a_stale_head_that_the_limit_of_bfloat16_lets_pass_stops_a_run_in_float32(tmp_path):
     recipes = (load(Recipe, [f"--policy.dtype={dtype}"]) for dtype in ("bfloat16", "float32"))
-    loose, strict = (loop_config(recipe, steps=1).max_logprob_gap for recipe in recipes)
+    loose, strict = (choose_logprob_gap(r.loss, r.policy, top_p=r.sampling.top_p) for r in recipes)
 
     def run(folder, limit):
         model, rollout = tiny_model(tied=False), hf_rollout(StaleHead, tied=False)

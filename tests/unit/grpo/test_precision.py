@@ -9,16 +9,17 @@ from grpo.config import load
 from grpo.distributed.communicator import SingleProcess
 from grpo.errors import UserError
 from grpo.policy.optimizer import AdamWConfig
+from grpo.settings import PolicyConfig
 from grpo.telemetry.console import Console
 from grpo.telemetry.throughput import ThroughputMeter
-from launch.builders.assemble import loop_config, make_policy
-from launch.builders.precision import precision
-from launch.builders.tiny_model import write_tiny_model
+from launch.builders.models import write_tiny_model
+from launch.builders.policy import choose_dtype, choose_logprob_gap, make_policy
 from launch.config.recipe import Recipe
 
 
 def limit(*overrides):
-    return loop_config(load(Recipe, list(overrides)), steps=1).max_logprob_gap
+    recipe = load(Recipe, list(overrides))
+    return choose_logprob_gap(recipe.loss, recipe.policy, top_p=recipe.sampling.top_p)
 
 
 def test_the_limit_follows_the_format_and_a_number_stays_as_it_is():
@@ -34,17 +35,17 @@ def test_auto_is_what_the_policy_runs_in(fast, monkeypatch, tmp_path):
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: fast)
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    recipe, optim = load(Recipe, []), AdamWConfig()
-    assert precision(recipe) == ("bfloat16" if fast else "float32")
+    assert choose_dtype(PolicyConfig()) == ("bfloat16" if fast else "float32")
     assert limit() == (0.05 if fast else 0.005)
     write_tiny_model(tmp_path / "model")
     silent = Console(io.StringIO())
     folder, meter = str(tmp_path / "model"), ThroughputMeter(shared=True, dims=None, peak=None)
-    policy = make_policy(recipe, folder, optim=optim, updates=1, console=silent, comm=SingleProcess(), meter=meter)
-    assert policy._backend.dtype == precision(recipe)
+    more = {"console": silent, "comm": SingleProcess(), "meter": meter}
+    policy = make_policy(PolicyConfig(), AdamWConfig(), folder, updates=1, context=64, **more)
+    assert policy._backend.dtype == choose_dtype(PolicyConfig())
 
 
 @pytest.mark.parametrize("wrong", ["0", "-0.1", "true", "inf", "strict"])
 def test_no_other_limit(wrong):
-    with pytest.raises(UserError, match=r"loss.max_logprob_gap = .*: Input should be .*'auto'"):
+    with pytest.raises(UserError, match=r"max_logprob_gap = .*: Input should be .*, or 'auto'"):
         limit(f"--loss.max_logprob_gap={wrong}")

@@ -24,10 +24,7 @@ ONLY_IN = {  # heavy package -> the files that may import it
     "wandb": {"grpo/telemetry/wandb_logger.py"},
     "datasets": {"grpo/data/files.py"},
     "transformers": {"grpo/model/attention.py", "grpo/rollout/hf.py", "rewards/judges/nli.py"}
-    | {
-        f"launch/{name}.py"
-        for name in ("config/model_size", "builders/models", "builders/assets", "builders/tiny_model")
-    },
+    | {f"launch/{name}.py" for name in ("config/model_size", "builders/models", "builders/assets")},
 }
 LOADS_NONE = (
     "grpo/loop.py",

@@ -3,6 +3,9 @@
 import importlib.util
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,10 +13,10 @@ import torch
 
 from grpo.config import load
 from grpo.errors import UserError
+from grpo.settings import RolloutConfig
 from grpo.telemetry.console import Console
-from launch.builders.models import load_model, load_shell
+from launch.builders.models import load_model, load_shell, write_tiny_model
 from launch.builders.rollout import choose_rollout
-from launch.builders.tiny_model import write_tiny_model
 from launch.config.recipe import Recipe
 from tests.helpers.installed import need
 
@@ -23,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def choose(folder, engine="auto", *arguments):
     said = io.StringIO()
     recipe = load(Recipe, [f"--rollout.engine={engine}", *arguments])
-    return choose_rollout(recipe, str(folder), Console(said)), said.getvalue()
+    return choose_rollout(recipe.rollout, str(folder), Console(said)), said.getvalue()
 
 
 @pytest.fixture
@@ -113,9 +116,8 @@ def test_several_ranks_for_one_engine_are_vllms_business():
 
 def test_a_server_is_for_training(folder):
     assert choose(folder, "server") == ("server", "rollouts     server: as the recipe asks\n")
-    evaluation = load(Recipe, ["--rollout.engine=server"])
     with pytest.raises(UserError, match='"server" is for training, which sends it weights'):
-        choose_rollout(evaluation, str(folder), Console(io.StringIO()))
+        choose_rollout(RolloutConfig(engine="server"), str(folder), Console(io.StringIO()), fixed=True)
 
 
 def test_ranks_that_cannot_be_shared_are_refused(folder):
@@ -124,3 +126,25 @@ def test_ranks_that_cannot_be_shared_are_refused(folder):
 
     with pytest.raises(UserError, match="tensor_parallel = 2 does not divide the 1 rank; valid: 1"):
         start_vllm(str(folder), context=64, rows=4, dtype="float32", memory=0.4, kv_cache=0.1, tensor_parallel=2)
+
+
+def test_a_cache_too_small_for_one_prompt_is_refused_before_vllm_starts(tmp_path):
+    need("vllm")
+    command = [sys.executable, "launch/train.py", "configs/stage1.toml", "configs/models/tiny.toml"]
+    command += [
+        "--rollout.engine=vllm",
+        "--rollout.cpu_kv_cache_gib=0.0005",
+        "--sft.steps=0",
+        f"--run.folder={tmp_path}",
+    ]
+    command += ["--policy.dtype=float32"]  # 4 bytes a number also where bfloat16 is fast
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    assert (
+        "rollout.cpu_kv_cache_gib = 0.0005 leaves vLLM a cache of 524 tokens, and one completion may take 4,096" in line
+    )
+    # 16,777 tokens: a group is 4 x 4,096 = 16,384
+    assert "; nearest that fits: rollout.cpu_kv_cache_gib = 0.016 (" in line
+    assert not any(tmp_path.glob("stage1*"))
