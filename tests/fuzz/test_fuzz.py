@@ -38,8 +38,8 @@ from rewards.config import PRESETS
 from rewards.judges.base import LexicalJudge
 from rewards.scorer import RewardScorer
 from tests.helpers.fuzz import Touched, anything, deep, many, no_hang, scalars, taken, values, words
+from tests.helpers.records import HOTPOT, LOG, MUSIQUE
 from tests.helpers.toy_run import ToyRun
-from tests.unit.curriculum.test_qa_formats import HOTPOT, LOG, MUSIQUE
 from tests.unit.launch.test_recipe import MODELS, STAGES
 
 NQ = {
