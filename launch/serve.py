@@ -49,9 +49,8 @@ def run_server(recipe: Recipe, folder: Path, console: Console) -> None:
     from launch.builders.rollout import make_vllm, server_address, shapes_of
 
     wanted, context = recipe.rollout, recipe.model.context
-    with Server(
-        server_address(recipe.rollout)
-    ) as server:  # first, since a port in use should not cost the start of vLLM
+    # The server is first, since a port in use should not cost the start of vLLM.
+    with Server(server_address(wanted)) as server:
         model = locate(starting_model(recipe.model, recipe.run.folder) or recipe.model.name, console=console)
         codec = make_prompt_codec(recipe.model, model, console, max_tokens=recipe.sampling.max_tokens)
         dtype = choose_dtype(recipe.policy)

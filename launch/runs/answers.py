@@ -22,6 +22,7 @@ from launch.builders.policy import choose_dtype
 from launch.builders.prompts import PromptCodec
 from launch.builders.rollout import choose_rollout, make_fixed_rollout
 from launch.config.recipe import Recipe
+from launch.planner.report import with_evaluation_split
 from launch.runs.run_lock import RunLock
 
 FILE = "answers.jsonl"
@@ -133,6 +134,8 @@ def answer_prompts(
     Missing answers are sampled by the recipe's engine. `about` is what else answers depend on, for the error.
     """
     engine = choose_rollout(recipe.rollout, base, console, fixed=True)
+    if engine == "vllm":
+        recipe = with_evaluation_split(recipe, base)
     with AnswerStore(folder, {**made_with(recipe, base, engine, sampling, seed), **(about or {})}) as store:
         return sample(
             lambda: make_fixed_rollout(
