@@ -94,7 +94,8 @@ def suggestion(size: ModelSize, s: PlanSettings, d: Devices) -> PlanSettings | N
 def changes(before: PlanSettings, after: PlanSettings) -> str:
     """What to write into the recipe, as TOML."""
     begins_zero = before.zero_stage == 0 and after.zero_stage > 0
-    before = replace(before, zero_stage=before.zero_stage or 2)  # the default of a recipe
+    if begins_zero:
+        before = replace(before, zero_stage=2)  # the default of a recipe
     changed = [name for name in KEYS if getattr(before, name) != getattr(after, name)]
     values = [getattr(after, name) for name in changed]
     shown = [f'"{v}"' if isinstance(v, str) else str(v).lower() if isinstance(v, bool) else f"{v:g}" for v in values]

@@ -159,8 +159,8 @@ def test_a_number_that_toml_does_not_have(tmp_path):
         load(Recipe, [str(tmp_path / "a.toml")])
     with pytest.raises(UserError, match=r"run\.seed = '0xfff.*\.\.\.: Input should be a valid integer"):
         load(Recipe, [f"--run.seed={LARGE}"])
-    with pytest.raises(UserError, match=r"run\.seed = 9{30}: an integer of more than 64 bits$"):
-        load(Recipe, [f'--run.seed="{30 * "9"}"'])  # as text it is a number too
+    with pytest.raises(UserError, match=r"run\.seed = '9{30}': Input should be a valid integer"):
+        load(Recipe, [f'--run.seed="{30 * "9"}"'])  # text is no number
     assert load(Recipe, [f"--run.seed={2**62}"]).run.seed == 2**62
 
 

@@ -52,8 +52,8 @@ def engine(llm=None, *, push=lambda weights: weights):
     from grpo.rollout.vllm import VllmRollout
 
     class Faulty(VllmRollout):
-        def _push(self, weights):
-            super()._push(push(list(weights)))
+        def _update_weights(self, weights):
+            super()._update_weights(push(list(weights)))
 
     shapes = {name: tuple(parameter.shape) for name, parameter in tiny_model(head_dim=32).named_parameters()}
     return Faulty(llm or tiny_llm(), shapes=shapes, decode=ByteTokenizer().decode, eos_ids=(EOS,))
