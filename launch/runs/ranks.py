@@ -6,7 +6,8 @@ Rank 0 prints, and an error ends all ranks with one line.
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from grpo.distributed.communicator import Communicator, SingleProcess
 from grpo.errors import FatalError, StaleWeights, Stopped, UserError, exit_status
@@ -22,8 +23,8 @@ def run_on_ranks(command: Command) -> int:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             return _run_distributed(command)
         console = Console()
-        log_to(console)
-        return command(SingleProcess(), console)
+        with logs_to(console):
+            return command(SingleProcess(), console)
     except (FatalError, StaleWeights, Stopped, UserError) as error:
         code, text = exit_status(error)
         Console().line(text)
@@ -37,8 +38,8 @@ def _run_distributed(command: Command) -> int:
         # Before any input is read: an error of one rank alone, such as a file that its node lacks, ends all ranks.
         with init_distributed() as comm, open(os.devnull, "w", encoding="utf-8") as nowhere:
             console = Console() if comm.rank == 0 else Console(nowhere)
-            log_to(console)
-            return command(comm, console)
+            with logs_to(console):
+                return command(comm, console)
     except OtherRankFailed as other:
         own = exit_status(other.__cause__)[1] if other.__cause__ else ""
         if is_local_main() and own != other.failure.text:  # else the line has been printed
@@ -46,13 +47,19 @@ def _run_distributed(command: Command) -> int:
         return other.failure.code
 
 
-def log_to(console: Console) -> None:
-    """Show warnings of the program's own loggers on the console."""
+@contextmanager
+def logs_to(console: Console) -> Iterator[None]:
+    """Show warnings of the program's own loggers on the console, until the block ends."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             console.line(f"{record.levelname.lower():12} {record.getMessage()}")
 
-    for package in ("grpo", "launch"):
-        logger = logging.getLogger(package)
-        logger.handlers = [Handler()]
+    loggers, handler = [logging.getLogger(package) for package in ("grpo", "launch")], Handler()
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)

@@ -19,8 +19,8 @@ from grpo.model.forward import completion_logprobs, resolve_layout
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import torch_policy
 from grpo.settings import LossConfig
+from tests.helpers.forward_probe import Counted, logp_and_gradient, relative
 from tests.helpers.toy import random_batch
-from tests.unit.grpo.test_forward import Counted, logp_and_gradient, relative
 
 EVERYWHERE = {"layer_types": ["full_attention", "full_attention"]}
 FAMILIES = {

@@ -9,8 +9,8 @@ from grpo.losses import make_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import torch_policy
 from grpo.settings import LossConfig
+from tests.helpers.forward_probe import Counted
 from tests.helpers.toy import random_batch, tiny_model
-from tests.unit.grpo.test_forward import Counted
 
 ALL, TAUGHT = 8 + 15 + 10, 8 + 10  # model tokens of three groups, and without the one of advantage 0 in the middle
 

@@ -13,8 +13,8 @@ from grpo.rollout.server import Address, Server
 from grpo.rollout.weight_transfer import create_store
 from grpo.settings import RolloutConfig
 from launch.builders.models import load_model, load_shell, load_tokenizer
+from tests.helpers.source_tree import ROOT, files, imports
 from tests.helpers.toy import tiny_model
-from tests.unit.launch.test_layering import ROOT, files, imports
 
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 RUNS_WHAT_IT_READS = {"torch.load", "torch.save", "numpy.load", "np.load", "yaml.load", "eval", "exec"}
@@ -22,33 +22,32 @@ PICKLED = re.compile(r"(gather|reduce|broadcast|scatter|send|recv)_object")
 LOADS_MODELS = ("from_pretrained", "from_config", "LLM")
 
 
-def calls(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def calls(tree):
     return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
 
 def test_nothing_is_pickled_and_no_file_is_run():
     """But for what ranks of one run send each other, which torch.distributed pickles (`all_gather_object`): processes
     that one launcher has started, over a port that is theirs, and nothing that was ever in a file."""
-    for path in files():
-        assert not {name.split(".")[0] for name in imports(path)} & PICKLES, path
-        assert not {name for name, _ in calls(path)} & RUNS_WHAT_IT_READS, path
-    speaking = {str(path.relative_to(ROOT)) for path in files() for name, _ in calls(path) if PICKLED.search(name)}
+    for place, tree in files().items():
+        assert not {name.split(".")[0] for name in imports(tree)} & PICKLES, place
+        assert not {name for name, _ in calls(tree)} & RUNS_WHAT_IT_READS, place
+    speaking = {place for place, tree in files().items() for name, _ in calls(tree) if PICKLED.search(name)}
     assert speaking == {"grpo/distributed/communicator.py", "grpo/rollout/vllm.py"}
 
 
 def test_no_call_trusts_the_code_of_a_model():
     """transformers asks on the terminal where it is not told, so every call says so."""
     found = 0
-    for path in files():
-        for name, node in calls(path):
+    for path, tree in files().items():
+        for name, node in calls(tree):
             if name.rpartition(".")[2] not in LOADS_MODELS or name.startswith(("GenerationConfig", "self")):
                 continue
             said = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
             assert said.get("trust_remote_code") == "False" or said.get(None) == "OURS", f"{path}: {ast.unparse(node)}"
             found += 1
     assert found >= 8
-    text = "".join(path.read_text(encoding="utf-8") for path in files())
+    text = "".join((ROOT / place).read_text(encoding="utf-8") for place in files())
     assert "trust_remote_code=True" not in text.replace(" ", "")
 
 
@@ -109,10 +108,10 @@ def test_the_token_is_shown_nowhere():
 
 
 def test_servers_are_made_in_one_place():
-    bound = {str(path.relative_to(ROOT)) for path in files() for name, _ in calls(path) if name.endswith("Server")}
+    bound = {place for place, tree in files().items() for name, _ in calls(tree) if name.endswith("Server")}
     assert bound == {"launch/serve.py"}
     assert not any(
         isinstance(node, ast.Constant) and node.value in ("0.0.0.0", "::")
-        for path in files()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for tree in files().values()
+        for node in ast.walk(tree)
     )

@@ -104,6 +104,10 @@ def deepspeed_policy(
     from grpo.policy.deepspeed_backend import DeepSpeedBackend
     from grpo.policy.engine import Policy
 
+    if comm.world == 1:  # vLLM's tests may have destroyed the group that DeepSpeed keeps from an earlier test
+        from deepspeed.utils import groups
+
+        groups._WORLD_GROUP = None
     config = zero.model_copy(update={"dtype": dtype})
     backend = DeepSpeedBackend(PolicyModel(model, **settings), optim, config=config, comm=comm)
     return Policy(backend, total_updates=total_updates, token_budget=token_budget, comm=comm, nonfinite=nonfinite)

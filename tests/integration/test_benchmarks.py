@@ -42,7 +42,7 @@ def test_a_model_that_is_not_known_is_one_line_and_exit_2():
     done = update("--model", "qwen9")
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: model 'qwen9': no model folder and no known shape; shapes: ")
+    assert line.startswith("error: model 'qwen9': no model folder and no known name; valid: ")
 
 
 ROUNDS = [

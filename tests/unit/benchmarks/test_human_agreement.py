@@ -53,7 +53,7 @@ def test_wrong_files_are_one_line(tmp_path, capsys):
     for rows, message in [
         ([{"question": "Who?", "golden_answer": "Daei"}], "no judged answers; expected answer_... and judge_..."),
         ([judged(DAEI, ("Daei", "yes"))], "record 1: judge_fid is 'yes'; expected true or false"),
-        ([judged({**DAEI, "golden_answer": ["Daei"]}, ("Daei", True))], "golden_answer is list; expected a string"),
+        ([judged({**DAEI, "golden_answer": ["Daei"]}, ("Daei", True))], "golden_answer is ['Daei']; expected a string"),
     ]:
         (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
         assert main([str(tmp_path / "a.json")]) == 2

@@ -11,14 +11,8 @@ from grpo.errors import UserError
 from grpo.model import attention, forward
 from grpo.model.attention import Span
 from grpo.model.forward import completion_logprobs, micro_batches, resolve_layout, shared_inputs
+from tests.helpers.forward_probe import Counted, logp_and_gradient, relative
 from tests.helpers.toy import random_batch, tiny_model
-
-
-def logp_and_gradient(model, batch, layout):
-    model.zero_grad()
-    logp_BC, _ = completion_logprobs(model, batch, layout=layout)
-    (logp_BC * batch.advantage_B[:, None]).sum().backward()
-    return logp_BC.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
 class Largest(TorchDispatchMode):
@@ -32,10 +26,6 @@ class Largest(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 self.numbers = max(self.numbers, tensor.numel())
         return result
-
-
-def relative(a, b):
-    return float((a - b).norm() / b.norm())
 
 
 KERNELS = {"merged": attention.merged_attention, "copied": attention.copied_attention}
@@ -104,17 +94,6 @@ def test_attention_equals_a_dense_mask(kernel, heads):
         (out * weight).sum().backward()
         found.append(torch.cat([x.flatten() for x in (out.detach(), q.grad, k.grad, v.grad)]))
     assert relative(*found) < 1e-12
-
-
-class Counted:
-    """What a model's decoder was given, and what its kernels made: positions of every call, the largest tensor."""
-
-    def __init__(self, model):
-        self.calls = []
-        model.get_decoder().register_forward_pre_hook(self._see, with_kwargs=True)
-
-    def _see(self, module, args, kwargs):
-        self.calls.append(kwargs["input_ids"].numel())
 
 
 def test_a_prompt_is_run_once_and_nothing_is_padded():

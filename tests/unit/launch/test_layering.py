@@ -3,13 +3,12 @@
 import ast
 import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.helpers.source_tree import FOLDERS, ROOT, files, imports
+
 BUDGET = {"grpo": 7300, "rewards": 2200, "curriculum": 2600, "eval": 2200, "launch": 4700}  # lines
-FOLDERS = tuple(BUDGET)
 LIGHT = {"grpo.types", "grpo.errors", "grpo.data", "grpo.config"}
 MAY_IMPORT = {  # of ours; a name stands for itself and all below it
     "grpo": {"grpo"},
@@ -45,30 +44,6 @@ COMMANDS = [  # their --help loads no torch
     "eval/score.py",
     "eval/compare.py",
 ]
-
-
-@cache
-def files() -> dict[str, ast.Module]:
-    """Path from the root -> its syntax tree."""
-    paths = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
-    return {str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
-
-
-def imports(node: ast.AST, *, loaded: bool = False) -> set[str]:
-    """Dotted names that are imported anywhere below a node, or with `loaded` only those that importing it loads."""
-    found: set[str] = set()
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Import):
-            found |= {alias.name for alias in child.names}
-        elif isinstance(child, ast.ImportFrom):
-            assert child.module, "relative import"
-            found |= {child.module, *(f"{child.module}.{alias.name}" for alias in child.names)}
-        elif not loaded or not (
-            isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
-            or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test))
-        ):
-            found |= imports(child, loaded=loaded)
-    return found
 
 
 @cache

@@ -9,10 +9,7 @@ from grpo.config import describe, dump, load
 from grpo.errors import UserError
 from launch.config.recipe import Recipe
 from launch.planner.report import batch_plan
-
-ROOT = Path(__file__).resolve().parents[3]
-STAGES = sorted(ROOT.glob("configs/*.toml"))
-MODELS = sorted(ROOT.glob("configs/models/*.toml"))
+from tests.helpers.source_tree import MODELS, ROOT, STAGES
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.stem)
