@@ -39,7 +39,7 @@ def test_one_command_for_both_stages(model):
 
 
 def test_scripts_see_the_gpus_and_the_port():
-    done = make("GPUS=8", "PORT=29511", "--eval=show: ; @echo $$GPUS $$PORT", "show")
+    done = make("--no-print-directory", "GPUS=8", "PORT=29511", "--eval=show: ; @echo $$GPUS $$PORT", "show")
     assert done.stdout == "8 29511\n"
 
 
