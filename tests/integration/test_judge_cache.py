@@ -1,4 +1,4 @@
-"""Several processes share one cache of verdicts."""
+"""The cache of verdicts outlives its process, and several processes share it."""
 
 import subprocess
 import sys
@@ -8,6 +8,26 @@ from rewards.judges.base import LexicalJudge
 from rewards.judges.cache import CachedJudge
 
 ROOT = Path(__file__).resolve().parents[2]
+RIGHT, WRONG = ("Ali Daei scored 109 goals.", "Daei scored 109."), ("Ali Daei scored 109 goals.", "Daei scored 805.")
+
+
+def test_verdicts_survive_the_process(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path;"
+        "from rewards.judges.base import LexicalJudge; from rewards.judges.cache import CachedJudge;"
+        f"cache = CachedJudge(LexicalJudge(), Path({str(tmp_path / 'sub' / 'verdicts.sqlite')!r}), model='m@1');"
+        f"print(cache.entails([{RIGHT!r}, {WRONG!r}]), cache.pop_metrics())"
+    )
+    lines = [
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for _ in range(2)
+    ]
+    assert lines == [
+        "[1.0, 0.0] {'asked': 2.0, 'hit_rate': 0.0}",
+        "[1.0, 0.0] {'asked': 2.0, 'hit_rate': 1.0}",
+    ]
 
 
 def test_processes_that_start_and_write_together_lose_nothing(tmp_path: Path) -> None:
