@@ -58,9 +58,8 @@ lock:  ## Resolve what pyproject.toml pins into requirements/*.txt, with hashes:
 sft: configs/sft.toml configs/models/$(MODEL).toml $(STAMP)  ## Warm up by supervised steps: make sft
 	scripts/train.sh $(filter %.toml,$^) $(OVERRIDES)
 
-# A model may have a recipe of its own for a stage: configs/models/MODEL/STAGE.toml.
 train-%: configs/%.toml configs/models/$(MODEL).toml $(STAMP)  ## Train a stage: make train-stage1 MODEL=qwen3-8b
-	scripts/train.sh $< $(or $(wildcard configs/models/$(MODEL)/$*.toml),configs/models/$(MODEL).toml) $(OVERRIDES)
+	scripts/train.sh $(filter %.toml,$^) $(OVERRIDES)
 
 train: configs/stage1.toml configs/stage2.toml configs/models/$(MODEL).toml $(STAMP)  ## Stage 1, then stage 2 from its model; goes on after a kill
 	$(PY) -m launch.pipeline $(filter configs/stage%,$^) -- $(filter configs/models/%,$^) $(OVERRIDES)

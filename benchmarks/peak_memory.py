@@ -66,7 +66,11 @@ def measure(groups: int) -> None:
     budget = groups * TOKENS
     recipe = load(Recipe, [*RECIPES, f"--policy.token_budget={budget}", "--policy.dtype=float32"])
     devices = Devices(kind="cpu", per_node=1, nodes=1, memory=64 * GB, fast_bf16=False)
-    settings = replace(plan_settings(recipe, devices), rollout="hf", context=PROMPT + ANSWER, max_tokens=ANSWER)
+    settings = replace(
+        plan_settings(PROMPT + ANSWER, recipe.sampling, recipe.loss, recipe.policy, recipe.rollout, devices),
+        rollout="hf",
+        max_tokens=ANSWER,
+    )
     settings = replace(settings, max_num_seqs=GROUP, prompts=2 * groups, group_size=GROUP)
     lines = memory_plan(find_size(recipe.model.name, recipe.model.config)[0], settings, devices)
 

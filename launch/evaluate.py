@@ -12,10 +12,10 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # as in launch/train.py, which says why
 
-from grpo.config import describe, load
+from grpo.config import describe
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from launch.config.recipe import Recipe
+from launch.config.recipe import Recipe, load_recipe
 
 SECTIONS = ("run", "model", "data", "policy", "rollout", "eval")
 
@@ -48,7 +48,7 @@ def evaluation_recipe(argv: Sequence[str]) -> Recipe:
     """
     files = [argument for argument in argv if not argument.startswith("--")]
     overrides = [argument for argument in argv if argument.startswith("--")]
-    given = load(Recipe, argv)
+    given = load_recipe(argv)
     init_from = Path(given.model.init_from)
     earlier_stage = Path(given.run.folder) / f"{given.model.init_from}-{given.model.label}"
     for start in (init_from, earlier_stage, *(Path(file).parent for file in files)):
@@ -56,7 +56,7 @@ def evaluation_recipe(argv: Sequence[str]) -> Recipe:
             model = start if start == init_from else run
             files += [str(run / "recipe.toml"), f"--model.init_from={model}", "--run.name="]
             break
-    recipe = load(Recipe, [*files, *overrides], check=Recipe.check_evaluation)
+    recipe = load_recipe([*files, *overrides], check=Recipe.check_evaluation)
     if "source" not in recipe.data.model_fields_set:
         raise UserError(
             "no questions to ask; valid: --data.source=FILE (.json, .jsonl, .csv, .tsv), hub:NAME[:SPLIT] or world "

@@ -13,18 +13,16 @@ from pathlib import Path
 from rich.console import Console as Terminal
 
 from curriculum.difficulty import Tally, histogram, keep_hardest
-from grpo.config import load
 from grpo.data.example import Example, to_record, train_heldout_split
 from grpo.data.files import check_new_file, write_jsonl
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from grpo.types import Sampling
 from launch.builders.data import load_questions, load_sources
-from launch.builders.models import locate, starting_model
+from launch.builders.models import starting_weights
 from launch.builders.prompts import make_prompt_codec
 from launch.builders.rollout import refuse_server
-from launch.config.recipe import TRANSFORMS, DataConfig, Recipe
-from launch.runs.answers import Answer, answer_prompts, prompt_name
+from launch.config.recipe import TRANSFORMS, DataConfig, Recipe, load_recipe
+from launch.runs.answers import Answer, answer_prompts, fix_model, prompt_name
 from rewards.answer import parse
 from rewards.zero_variance import is_right
 
@@ -43,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(
                 f"--keep {options.keep} --samples {options.samples}; valid: 1 or more to keep, 2 or more samples"
             )
-        recipe, out = load(Recipe, recipes), Path(options.out)
+        recipe, out = load_recipe(recipes), Path(options.out)
         with console.alive():
             answers = Path(options.answers or f"{out}.answers")
             filter_questions(recipe, out, answers, keep=options.keep, samples=options.samples, console=console)
@@ -59,26 +57,20 @@ def filter_questions(recipe: Recipe, out: Path, answers: Path, *, keep: int, sam
     refuse_server(recipe.rollout)
     examples = load_questions(recipe.data, recipe.sft, recipe.held_out, console, warm_up=False).train
     _, held_out = train_heldout_split(load_sources(recipe.data, recipe.sft, console), held_out=recipe.data.held_out)
+    base = starting_weights(recipe.model, recipe.run.folder, console)
+    codec = make_prompt_codec(recipe.model, base, console, max_tokens=recipe.sampling.max_tokens)
+    prompts = {prompt_name(example.id, prompt): prompt for example in examples for prompt in [codec.render(example)]}
+    share = recipe.eval.gpu_memory_utilization
+    model = fix_model(base, codec, recipe.model, recipe.policy, recipe.rollout, gpu_share=share, console=console)
+    sampling = recipe.sampling.replace(group_size=samples)
+    sampled = answer_prompts(model, prompts, sampling, answers, seed=recipe.run.seed, console=console)
     reasoning = recipe.model.reasoning
-    sampled = sample_all(recipe, examples, answers, samples=samples, console=console)
     tallies = {e.id: tally(e, group, reasoning=reasoning) for e, group in zip(examples, sampled, strict=True)}
     kept = keep_hardest(examples, tallies, keep)
     ids = frozenset(example.id for example in kept)
     Terminal().print(histogram(list(tallies.values()), ids))
     write_jsonl(out, ({**to_record(example), **transform_mark(recipe.data)} for example in (*kept, *held_out)))
     console.line(f"kept         {len(kept)} of {len(examples)} questions, and {len(held_out)} held-out ones -> {out}")
-
-
-def sample_all(
-    recipe: Recipe, examples: Sequence[Example], folder: Path, *, samples: int, console: Console
-) -> list[list[Answer]]:
-    """`samples` answers of the start model to each example, from the store in `folder` or sampled into it."""
-    base = locate(starting_model(recipe.model, recipe.run.folder) or recipe.model.name, console=console)
-    codec = make_prompt_codec(recipe.model, base, console, max_tokens=recipe.sampling.max_tokens)
-    prompts = {prompt_name(example.id, prompt): prompt for example in examples for prompt in [codec.render(example)]}
-    s = recipe.sampling
-    sampling = Sampling(group_size=samples, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
-    return answer_prompts(recipe, base, codec, prompts, sampling, folder, seed=recipe.run.seed, console=console)
 
 
 def tally(example: Example, answers: Sequence[Answer], *, reasoning: bool) -> Tally:

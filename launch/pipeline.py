@@ -26,7 +26,7 @@ from grpo.checkpointing.stop_signal import SIGNALS
 from grpo.config import load
 from grpo.errors import EXIT_STOPPED, UserError
 from grpo.telemetry.console import Console
-from launch.config.recipe import Recipe, for_stage
+from launch.config.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = str(ROOT / "scripts" / "train.sh")
@@ -92,8 +92,7 @@ class Job:
 
     @classmethod
     def of(cls, *arguments: str) -> "Job":
-        arguments = for_stage(arguments)
-        return cls(arguments, load(Recipe, arguments))
+        return cls(arguments, load_recipe(arguments))
 
     @property
     def folder(self) -> Path:
@@ -175,7 +174,7 @@ def plan_stages(recipes: Sequence[str], shared: Sequence[str]) -> list[Job]:
     jobs: list[Job] = []
     for recipe in recipes:
         arguments = [recipe, *(a for a in shared if not (jobs and a.startswith("--model.init_from=")))]
-        alone = load(Recipe, arguments)
+        alone = load_recipe(arguments)
         if alone.run.name:
             arguments.append(f"--run.name={alone.run.name}-{alone.run.stage}")
         if jobs:
@@ -191,7 +190,7 @@ def plan_stages(recipes: Sequence[str], shared: Sequence[str]) -> list[Job]:
 def run_experiment(path: Path, seeds: Sequence[int], shared: Sequence[str], console: Console) -> None:
     """Make the runs of all arms and seeds, then report the last runs of the arms side by side."""
     experiment = load(Experiment, [str(path)])
-    label = f"{path.stem}-{load(Recipe, [*shared]).model.label}"
+    label = f"{path.stem}-{load_recipe(shared).model.label}"
     arms = {
         (arm.name, seed): plan_arm(experiment, arm, label, seed, shared)
         for seed in seeds or experiment.seeds

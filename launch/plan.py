@@ -11,9 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from grpo.config import load
 from grpo.errors import UserError
-from launch.config.recipe import Recipe
+from launch.config.recipe import load_recipe
 from launch.planner.devices import devices_at_hand
 from launch.planner.memory import GB, Devices
 from launch.planner.report import announce, make_plan
@@ -50,7 +49,9 @@ def main(argv: Sequence[str]) -> int:
         options, rest = parser.parse_known_args(argv)
         if all(argument.startswith("--") for argument in rest):
             raise UserError("no recipe: python -m launch.plan configs/stage1.toml configs/models/qwen3-8b.toml ...")
-        announce(make_plan(load(Recipe, rest), devices_asked(options)), "refuse")
+        r = load_recipe(rest)
+        plan = make_plan(r.model, r.sampling, r.loss, r.policy, r.rollout, devices_asked(options))
+        announce(plan, "refuse")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

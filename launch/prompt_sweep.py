@@ -18,18 +18,17 @@ from eval.bootstrap import intervals
 from eval.factuality import NAMES, OUTCOMES, factuality_scores, factuality_sums, outcome
 from eval.report.experiment import write_report
 from eval.report.table import Column
-from grpo.config import load
 from grpo.data.example import Example
 from grpo.data.prompts import PROMPTS
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from grpo.types import Sampling
 from launch.builders.data import load_questions
-from launch.builders.models import locate, starting_model
+from launch.builders.models import starting_weights
 from launch.builders.prompts import make_prompt_codec
 from launch.builders.rollout import refuse_server
-from launch.config.recipe import Recipe
-from launch.runs.answers import FILE, Answer, answer_prompts, prompt_name
+from launch.config.recipe import DataConfig, HeldOutConfig, Recipe, SFTConfig, load_recipe
+from launch.runs.answers import FILE, Answer, answer_prompts, fix_model, prompt_name
 
 
 def main(argv: Sequence[str]) -> int:
@@ -53,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         if options.samples < 1:
             raise UserError(f"--samples {options.samples}; valid: 1 or more")
-        recipe, out = load(Recipe, recipes), Path(options.out)
+        recipe, out = load_recipe(recipes), Path(options.out)
         with console.alive():
             columns = sweep(recipe, numbered(Path(options.prompts)), out, samples=options.samples, console=console)
         count = f"{next(iter(columns.values())).questions} questions x {options.samples} answers, percent [95 %]"
@@ -78,10 +77,9 @@ def sweep(recipe: Recipe, paths: dict[int, Path], out: Path, *, samples: int, co
     refuse_server(recipe.rollout)
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / FILE).is_file()):
         raise UserError(f"--out {out} exists already and holds no sweep; give a new folder")
-    examples = closed_book_questions(recipe, console)
-    base = locate(starting_model(recipe.model, recipe.run.folder) or recipe.model.name, console=console)
-    s = recipe.sampling
-    sampling = Sampling(group_size=samples, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
+    examples = closed_book_questions(recipe.data, recipe.sft, recipe.held_out, console)
+    base = starting_weights(recipe.model, recipe.run.folder, console)
+    s, share = recipe.sampling, recipe.eval.gpu_memory_utilization
     codecs = {
         number: make_prompt_codec(recipe.model.replace(prompt=str(path)), base, console, max_tokens=s.max_tokens)
         for number, path in paths.items()
@@ -93,7 +91,9 @@ def sweep(recipe: Recipe, paths: dict[int, Path], out: Path, *, samples: int, co
         for prompt in [codec.render(example)]
     }
     codec = next(iter(codecs.values()))  # all decode alike
-    answers = answer_prompts(recipe, base, codec, prompts, sampling, out, seed=recipe.run.seed, console=console)
+    model = fix_model(base, codec, recipe.model, recipe.policy, recipe.rollout, gpu_share=share, console=console)
+    sampling = Sampling(group_size=samples, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
+    answers = answer_prompts(model, prompts, sampling, out, seed=recipe.run.seed, console=console)
     columns = {}
     for place, number in enumerate(paths):
         some = answers[place * len(examples) : (place + 1) * len(examples)]
@@ -101,13 +101,13 @@ def sweep(recipe: Recipe, paths: dict[int, Path], out: Path, *, samples: int, co
     return columns
 
 
-def closed_book_questions(recipe: Recipe, console: Console) -> list[Example]:
+def closed_book_questions(data: DataConfig, sft: SFTConfig, wanted: HeldOutConfig, console: Console) -> list[Example]:
     """The held-out questions. UserError where there are none, or where one is no closed-book question."""
-    examples = load_questions(recipe.data, recipe.sft, recipe.held_out, console, warm_up=False).held_out
+    examples = load_questions(data, sft, wanted, console, warm_up=False).held_out
     if not examples:
         raise UserError(
-            f"no question is held out (data.held_out = {recipe.data.held_out}, held_out.questions = "
-            f"{recipe.held_out.questions}); expected both above 0"
+            f"no question is held out (data.held_out = {data.held_out}, held_out.questions = {wanted.questions}); "
+            "expected both above 0"
         )
     if other := next((example for example in examples if example.style != "closed"), None):
         raise UserError(

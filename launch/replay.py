@@ -21,9 +21,10 @@ from grpo.model.forward import micro_batches
 from grpo.model.policy_model import PolicyModel
 from grpo.policy.nonfinite import load_rows, weights_hash
 from grpo.policy.optimizer_state import read_parameter
+from grpo.settings import LossConfig
 from grpo.telemetry.console import Console
-from launch.builders.models import device, load_model, locate, starting_model
-from launch.config.recipe import Recipe
+from launch.builders.models import device, load_model, starting_weights
+from launch.config.recipe import ModelConfig, Recipe
 from launch.runs.ranks import run_on_ranks
 from launch.runs.resume import checkpoints_of
 
@@ -46,7 +47,9 @@ def replay(file: Path, weights: Path | None, console: Console) -> int:
     held, products = str(about.get("weights")).partition("-")[0], about.get("dtype")
     if not {held, products} <= DTYPES.keys():
         raise UserError(f"{file}: the number formats of the update are missing; valid: a file of this version")
-    model = _load(recipe, weights or _newest(file.parent.parent, console), console).to(DTYPES[held])
+    path = weights or _newest(file.parent.parent)
+    console.line(f"weights      {path}")
+    model = _load(path, recipe.model, recipe.run.folder, console).to(DTYPES[held])
     same = weights_hash(iter(model.named_parameters())) == about["weights"]
     console.line(
         f"update {about['update']}, rank {about['rank']}: {len(batch.group_B)} rows, {len(batch.prompts)} prompts"
@@ -57,7 +60,7 @@ def replay(file: Path, weights: Path | None, console: Console) -> int:
     parts = micro_batches(batch, layout=policy.layout, token_budget=recipe.policy.token_budget)
     bad = 0
     for number, index in enumerate(parts, 1):
-        numbers = _run(policy, batch.rows(index), recipe, autocast=held != products)
+        numbers = _run(policy, batch.rows(index), recipe.loss, autocast=held != products)
         bad += not all(math.isfinite(value) for value in numbers.values())
         shown = ", ".join(f"{name} {value:.6g}" for name, value in numbers.items())
         console.line(f"micro-batch {number} of {len(parts)}, rows {min(index)} to {max(index)}: {shown}")
@@ -68,12 +71,12 @@ def replay(file: Path, weights: Path | None, console: Console) -> int:
     return bad
 
 
-def _run(policy: PolicyModel, part: Batch, recipe: Recipe, *, autocast: bool) -> dict[str, float]:
+def _run(policy: PolicyModel, part: Batch, loss_config: LossConfig, *, autocast: bool) -> dict[str, float]:
     """Loss, least log-probability and gradient norm of one micro-batch."""
     policy.zero_grad(set_to_none=True)
     with torch.autocast(policy.model.device.type, dtype=torch.bfloat16, enabled=autocast):
         logp_BC, entropy_BC = policy(part)
-    loss, _ = make_loss(recipe.loss)(logp_BC.float().cpu(), entropy_BC.float().cpu(), part)
+    loss, _ = make_loss(loss_config)(logp_BC.float().cpu(), entropy_BC.float().cpu(), part)
     loss.backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in policy.parameters() if p.grad is not None])
     return {
@@ -95,7 +98,7 @@ def _nonfinite_inputs(row: Batch) -> list[str]:
     return [name for name, value in given.items() if value is not None and not bool(torch.isfinite(value).all())]
 
 
-def _newest(run: Path, console: Console) -> Path:
+def _newest(run: Path) -> Path:
     """The newest whole checkpoint of a run, else its final model."""
     found = latest_valid(checkpoints_of(run))
     path = found.path if found else run / "model"
@@ -104,25 +107,19 @@ def _newest(run: Path, console: Console) -> Path:
     return path
 
 
-def _load(recipe: Recipe, weights: Path, console: Console) -> Any:
+def _load(weights: Path, model: ModelConfig, runs: str, console: Console) -> Any:
     """The model with the float32 weights of a checkpoint or of a model folder."""
-    console.line(f"weights      {weights}")
     if (weights / "config.json").is_file():
         return load_model(str(weights), device=device())
-    _check_whole(weights)
-    shape = locate(starting_model(recipe.model, recipe.run.folder) or recipe.model.name, console=console)
-    model = load_model(shape, device=device())
+    step = step_of(weights)
+    if damage := find_corruption(weights, step) if step is not None else "is no folder of a checkpoint or a model":
+        raise UserError(f"{weights}: {damage}")
+    loaded = load_model(starting_weights(model, runs, console), device=device())
     with torch.no_grad():
-        for number, (name, parameter) in enumerate(model.named_parameters()):
+        for number, (name, parameter) in enumerate(loaded.named_parameters()):
             tensors = read_parameter(weights / "policy", number, name, parameter, moments=False)
             parameter.copy_(tensors["master"])
-    return model
-
-
-def _check_whole(checkpoint: Path) -> None:
-    step = step_of(checkpoint)
-    if damage := find_corruption(checkpoint, step) if step is not None else "is no folder of a checkpoint or a model":
-        raise UserError(f"{checkpoint}: {damage}")
+    return loaded
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # as in launch/train.py, which says why
 
-from grpo.config import describe, load
+from grpo.config import describe
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from launch.config.recipe import Recipe
+from launch.config.recipe import Recipe, load_recipe
 
 MEMORY = "/dev/shm"  # a file system in memory, on Linux
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     console = Console()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an exit, unlike the default, leaves no files in memory
     try:
-        recipe = load(Recipe, argv)
+        recipe = load_recipe(argv)
         with console.alive(), tempfile.TemporaryDirectory(dir=MEMORY if os.path.isdir(MEMORY) else None) as folder:
             console.status("loading torch")
             run_server(recipe, Path(folder), console)
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
 def run_server(recipe: Recipe, folder: Path, console: Console) -> None:
     """Start vLLM on the recipe's model and serve it. Weights come from the run, so any of the same shapes will do."""
     from grpo.rollout.server import Server, Service
-    from launch.builders.models import device, locate, starting_model
+    from launch.builders.models import device, starting_weights
     from launch.builders.policy import choose_dtype
     from launch.builders.prompts import make_prompt_codec
     from launch.builders.rollout import make_vllm, server_address, shapes_of
@@ -51,7 +51,7 @@ def run_server(recipe: Recipe, folder: Path, console: Console) -> None:
     wanted, context = recipe.rollout, recipe.model.context
     # The server is first, since a port in use should not cost the start of vLLM.
     with Server(server_address(wanted)) as server:
-        model = locate(starting_model(recipe.model, recipe.run.folder) or recipe.model.name, console=console)
+        model = starting_weights(recipe.model, recipe.run.folder, console)
         codec = make_prompt_codec(recipe.model, model, console, max_tokens=recipe.sampling.max_tokens)
         dtype = choose_dtype(recipe.policy)
         engine = make_vllm(wanted, model, codec=codec, context=context, dtype=dtype, console=console)

@@ -11,10 +11,10 @@ from pathlib import Path
 # environment, and nothing in launch/ can shadow a library.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from grpo.config import describe, load
+from grpo.config import describe
 from grpo.distributed.communicator import Communicator
 from grpo.telemetry.console import Console
-from launch.config.recipe import Recipe
+from launch.config.recipe import Recipe, load_recipe
 from launch.runs.ranks import run_on_ranks
 
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
 
 def train(argv: list[str], comm: Communicator, console: Console) -> int:
     """Train by the recipe, on every rank; returns the exit status."""
-    recipe = load(Recipe, [argument for argument in argv if not argument.startswith("--local_rank")])
+    recipe = load_recipe([argument for argument in argv if not argument.startswith("--local_rank")])
     with console.alive():
         console.status("loading torch")
         from launch.runs.grpo import train_grpo  # only after the recipe is known to be valid

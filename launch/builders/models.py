@@ -91,6 +91,11 @@ def starting_model(model: ModelConfig, runs: str) -> str | None:
     return str(Path(start) / "model") if is_run else start
 
 
+def starting_weights(model: ModelConfig, runs: str, console: Console) -> str:
+    """Return what `from_pretrained` takes for the weights that training starts from where there is no warm-up."""
+    return locate(starting_model(model, runs) or model.name, console=console)
+
+
 def device() -> str:
     """Return "cuda" where there is a GPU, else "cpu"."""
     import torch

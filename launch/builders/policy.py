@@ -91,22 +91,7 @@ def make_policy(
     from grpo.policy.engine import Policy
 
     console.status(f"loading the policy, {folder}")
-    dtype = choose_dtype(config)
-    load: Callable[[], Any] = partial(load_model, folder, device=device())
-    if resolve_backend(config, comm.world) == "torch":
-        from grpo.policy.torch_backend import TorchBackend
-
-        console.line("updates      one process, plain torch")
-        Backend = partial(TorchBackend, dtype=dtype)
-    else:
-        from grpo.policy.deepspeed_backend import DeepSpeedBackend, init_deepspeed
-
-        init_deepspeed()
-        console.line(f"updates      ZeRO-{config.zero_stage}, {comm.world} ranks")
-        bf16 = dtype == "bfloat16"
-        sharding = zero_config(config, optim, bf16=bf16, world=comm.world) if config.zero_stage == 3 else None
-        load = partial(load, bf16=bf16, sharding=sharding)
-        Backend = partial(DeepSpeedBackend, config=config, comm=comm)
+    load, make_backend = _loader_and_backend(config, optim, folder, console, comm)
     model = load()
     check_context(context, model, folder)
     meter.counter.attach(model)
@@ -118,7 +103,7 @@ def make_policy(
         reference=load() if reference else None,
     )
     policy = Policy(
-        Backend(policy_model, optim),
+        make_backend(policy_model, optim),
         total_updates=updates,
         token_budget=config.token_budget,
         comm=comm,
@@ -127,6 +112,26 @@ def make_policy(
     )
     meter.shared = policy.layout == "shared"  # what "auto" is for this model
     return policy
+
+
+def _loader_and_backend(
+    config: PolicyConfig, optim: AdamWConfig, folder: str, console: Console, comm: Communicator
+) -> tuple[Callable[[], Any], Callable[..., Any]]:
+    """Return what loads the weights in `folder`, and what makes the backend that updates them."""
+    dtype = choose_dtype(config)
+    load = partial(load_model, folder, device=device())
+    if resolve_backend(config, comm.world) == "torch":
+        from grpo.policy.torch_backend import TorchBackend
+
+        console.line("updates      one process, plain torch")
+        return load, partial(TorchBackend, dtype=dtype)
+    from grpo.policy.deepspeed_backend import DeepSpeedBackend, init_deepspeed
+
+    init_deepspeed()
+    console.line(f"updates      ZeRO-{config.zero_stage}, {comm.world} ranks")
+    bf16 = dtype == "bfloat16"
+    sharding = zero_config(config, optim, bf16=bf16, world=comm.world) if config.zero_stage == 3 else None
+    return partial(load, bf16=bf16, sharding=sharding), partial(DeepSpeedBackend, config=config, comm=comm)
 
 
 def make_meter(config: PolicyConfig, model: ModelConfig, folder: str) -> ThroughputMeter:

@@ -9,6 +9,7 @@ from grpo.data.example import Example
 from grpo.data.prompts import load_system_prompt, make_prompt_renderer
 from grpo.telemetry.console import Console
 from grpo.types import Completion, Group, PromptRenderer
+from launch.builders.data import Questions
 from launch.builders.models import load_tokenizer
 from launch.config.recipe import ModelConfig
 
@@ -45,3 +46,20 @@ def make_prompt_codec(model: ModelConfig, folder: str, console: Console, *, max_
         max_tokens=max_tokens,
     )
     return PromptCodec(tokenizer=tokenizer, render=render, reasoning=model.reasoning)
+
+
+def check_lengths(codec: PromptCodec, questions: Questions, console: Console, *, limit: int) -> None:
+    """Render every prompt, so that one that is too long is found before training.
+
+    Warns where many reference answers are longer than `limit` tokens: such completions count as malformed.
+    """
+    for example in (*questions.train, *questions.warm_up, *questions.held_out):
+        codec.render(example)
+    lengths = sorted(len(codec.encode_reference(example).completions[0].token_ids) for example in questions.train[:500])
+    longer = sum(length > limit for length in lengths) / len(lengths)
+    if longer > 0.2:
+        fits = lengths[int(0.9 * (len(lengths) - 1))]
+        console.line(
+            f"warning: {longer:.0%} of the gold answers are longer than sampling.max_tokens = {limit}; "
+            f"nine of ten fit into {fits}"
+        )

@@ -57,39 +57,21 @@ def make_rollout(
     dtype: Dtype,
     console: Console,
     comm: Communicator,
+    own_workers: bool = False,
 ) -> RolloutEngine:
     """Return the engine over the weights in `folder`. `dtype` is vLLM's: the trainer's, so that only rounding differs.
 
-    `context` is the longest prompt and completion together, in tokens.
+    `context` is the longest prompt and completion together, in tokens. With `own_workers` vLLM has a process for each
+    GPU, for weights that never change.
     """
     console.status(f"loading the rollout engine, {engine} on {folder}")
     if engine == "server":
         return _server(config, folder, console, comm)
     if engine == "vllm":
-        return make_vllm(config, folder, codec=codec, context=context, dtype=dtype, console=console)
+        return make_vllm(
+            config, folder, codec=codec, context=context, dtype=dtype, console=console, own_workers=own_workers
+        )
     return _hf(config, folder, codec=codec, context=context, console=console)
-
-
-def make_fixed_rollout(
-    engine: Engine,
-    config: RolloutConfig,
-    folder: str,
-    *,
-    gpu_memory_utilization: float,
-    codec: PromptCodec,
-    context: int,
-    dtype: Dtype,
-    console: Console,
-) -> RolloutEngine:
-    """Return an engine for weights that never change, alone on its GPUs: that share of their memory is its own.
-
-    With rollout.tensor_parallel > 1 vLLM has processes of its own.
-    """
-    console.status(f"loading the rollout engine, {engine} on {folder}")
-    if engine == "hf":
-        return _hf(config, folder, codec=codec, context=context, console=console)
-    alone = config.replace(gpu_memory_utilization=gpu_memory_utilization)
-    return make_vllm(alone, folder, codec=codec, context=context, dtype=dtype, console=console, own_workers=True)
 
 
 def make_vllm(

@@ -1,11 +1,11 @@
-"""A run's recipe: all of its sections. `grpo.config.load(Recipe, argv)` fills it from files and overrides.
+"""A run's recipe: all of its sections. `load_recipe(argv)` fills it from files and overrides.
 
 A section that belongs to one module is that module's own settings class. What only a combination of sections forbids
 is refused here, before anything heavy is imported.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from curriculum.samplers import CurriculumConfig
 from curriculum.stage_end import StageEndConfig
-from grpo.config import Section
+from grpo.config import Section, load
 from grpo.data.example import Style
 from grpo.policy.optimizer import AdamWConfig
 from grpo.settings import CheckpointConfig, LossConfig, PolicyConfig, RolloutConfig
@@ -301,12 +301,13 @@ class Recipe(Section):
         return self.run.steps or max(1, self.run.epochs * questions // self.sampling.prompts_per_step)
 
 
-def for_stage(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Return the arguments of a run, with a model's recipe for this stage in place of its recipe for all stages.
+def load_recipe(arguments: Sequence[str], *, check: Callable[[Recipe], object] | None = None) -> Recipe:
+    """Return the recipe of these files and overrides, as `grpo.config.load` does.
 
-    The first argument is the stage's recipe, such as configs/stage2.toml. Then configs/models/M/stage2.toml takes the
+    A model may have a recipe of its own for a stage: behind configs/stage2.toml, configs/models/M/stage2.toml takes the
     place of configs/models/M.toml where it exists.
     """
-    stage, *rest = arguments
-    own = {argument: str(Path(argument).with_suffix("") / Path(stage).name) for argument in rest}
-    return stage, *(own[a] if a.endswith(".toml") and Path(own[a]).is_file() else a for a in rest)
+    files = [argument for argument in arguments if argument.endswith(".toml") and not argument.startswith("--")]
+    own = {file: str(Path(file).with_suffix("") / Path(files[0]).name) for file in files[1:]}
+    there = {file: path for file, path in own.items() if Path(path).expanduser().is_file()}
+    return load(Recipe, [there.get(argument, argument) for argument in arguments], check=check)

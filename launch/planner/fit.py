@@ -1,12 +1,14 @@
 """Whether a plan fits, and which settings would fit instead: a ladder of changes, from the cheapest to the dearest."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from grpo.errors import UserError
-from launch.config.model_size import ModelSize
+from grpo.settings import RolloutConfig
+from launch.config.model_size import ModelSize, UnknownModelSize, find_size
+from launch.planner.devices import devices_at_hand
 from launch.planner.memory import (
     GB,
     GIB,
@@ -117,6 +119,25 @@ def evaluation_split(size: ModelSize, *, width: int, context: int, gpus: int, me
         f"{max(valid)} of {gpus} GPUs with {memory / GB:.0f} GB for vLLM do not hold the model: its weights take "
         f"{width * size.parameters / GB:.0f} GB; valid: a smaller model, or more or larger GPUs"
     )
+
+
+def with_evaluation_split(
+    rollout: RolloutConfig, folder: str, config: Mapping[str, Any], *, width: int, context: int
+) -> RolloutConfig:
+    """The section with the fewest of this machine's GPUs that hold the model in `folder`, where vLLM is alone on them.
+
+    The section stays as it is where there is no GPU, or where the size is unknown.
+    """
+    devices = devices_at_hand()
+    if devices.kind == "cpu":
+        return rollout
+    try:
+        size, _ = find_size(folder, config)
+    except UnknownModelSize:
+        return rollout
+    memory = rollout.gpu_memory_utilization * devices.memory
+    gpus = evaluation_split(size, width=width, context=context, gpus=devices.per_node, memory=memory)
+    return rollout.replace(tensor_parallel=gpus)
 
 
 def _ladder(size: ModelSize, s: PlanSettings, d: Devices) -> Iterator[dict[str, Any]]:

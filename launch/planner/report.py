@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from grpo.errors import UserError
-from launch.config.model_size import ModelSize, UnknownModelSize, find_size
-from launch.config.recipe import Recipe
-from launch.planner.devices import devices_at_hand
-from launch.planner.fit import changes, evaluation_split, shortage, suggestion
+from grpo.settings import LossConfig, PolicyConfig, RolloutConfig
+from grpo.types import SamplingConfig
+from launch.config.model_size import ModelSize, find_size
+from launch.config.recipe import ModelConfig
+from launch.planner.fit import changes, shortage, suggestion
 from launch.planner.memory import (
     GB,
     PHASES,
@@ -38,80 +39,72 @@ class Plan:
     devices: Devices
 
 
-def batch_plan(recipe: Recipe, *, questions: int, ranks: int = 1) -> str:
+def batch_plan(
+    sampling: SamplingConfig, loss: LossConfig, policy: PolicyConfig, *, questions: int, steps: int, ranks: int = 1
+) -> str:
     """One step and the whole run in numbers."""
-    s, steps = recipe.sampling, recipe.steps(questions)
-    completions = s.prompts_per_step * s.group_size
-    layout = "padded" if recipe.policy.layout == "padded" else "shared"
-    epochs = steps * s.prompts_per_step / max(questions, 1)
+    completions = sampling.prompts_per_step * sampling.group_size
+    epochs = steps * sampling.prompts_per_step / max(questions, 1)
     return "\n".join(
         [
-            f"batch plan   {s.prompts_per_step} prompts x {s.group_size} samples = {completions} completions a step"
-            f" on {ranks} rank{'s' * (ranks > 1)}; {recipe.loss.updates_per_step} optimizer step(s) per rollout",
-            f"             completions of at most {s.max_tokens} tokens; micro-batches of at most"
-            f" {recipe.policy.token_budget} tokens, {layout} prompts",
+            f"batch plan   {sampling.prompts_per_step} prompts x {sampling.group_size} samples = {completions} "
+            f"completions a step on {ranks} rank{'s' * (ranks > 1)}; {loss.updates_per_step} optimizer step(s) per "
+            "rollout",
+            f"             completions of at most {sampling.max_tokens} tokens; micro-batches of at most"
+            f" {policy.token_budget} tokens, {'padded' if policy.layout == 'padded' else 'shared'} prompts",
             f"             {questions} questions, {steps} steps = {epochs:.1f} epochs,"
             f" {steps * completions} completions in all",
         ]
     )
 
 
-def make_plan(recipe: Recipe, devices: Devices) -> Plan:
-    """The plan of a recipe on these devices; UserError for settings that are wrong whatever the memory."""
-    size, source = find_size(recipe.model.name, recipe.model.config)
-    settings = plan_settings(recipe, devices)
+def make_plan(
+    model: ModelConfig,
+    sampling: SamplingConfig,
+    loss: LossConfig,
+    policy: PolicyConfig,
+    rollout: RolloutConfig,
+    devices: Devices,
+) -> Plan:
+    """The plan of these sections on these devices; UserError for settings that are wrong whatever the memory."""
+    size, source = find_size(model.name, model.config)
+    settings = plan_settings(model.context, sampling, loss, policy, rollout, devices)
     check(size, settings, devices)
-    return Plan(label=recipe.model.label, size=size, source=source, settings=settings, devices=devices)
+    return Plan(label=model.label, size=size, source=source, settings=settings, devices=devices)
 
 
-def plan_settings(recipe: Recipe, devices: Devices) -> PlanSettings:
-    """The values of a recipe that memory depends on, with "auto" as it resolves on these devices."""
+def plan_settings(
+    context: int,
+    sampling: SamplingConfig,
+    loss: LossConfig,
+    policy: PolicyConfig,
+    rollout: RolloutConfig,
+    devices: Devices,
+) -> PlanSettings:
+    """The values that memory depends on, with "auto" as it resolves on these devices."""
     from launch.builders.rollout import auto_engine  # loads torch
 
-    p, r = recipe.policy, recipe.rollout
-    zero = p.backend == "deepspeed" or (p.backend == "auto" and (devices.ranks > 1 or p.offload != "none"))
+    deepspeed = policy.backend == "auto" and (devices.ranks > 1 or policy.offload != "none")
     fast = "bfloat16" if devices.fast_bf16 else "float32"
     auto = "vllm" if devices.kind == "gpu" else auto_engine()
     return PlanSettings(
-        zero_stage=p.zero_stage if zero else 0,
-        offload=p.offload,
-        dtype=fast if p.dtype == "auto" else p.dtype,
-        gradient_checkpointing=p.gradient_checkpointing,
-        shared=p.layout != "padded",
-        token_budget=p.token_budget,
-        context=recipe.model.context,
-        max_tokens=recipe.sampling.max_tokens,
-        prompts=recipe.sampling.prompts_per_step,
-        group_size=recipe.sampling.group_size,
-        reference=recipe.loss.kl_coef > 0,
-        rollout=auto if r.engine == "auto" else r.engine,
-        max_num_seqs=r.max_num_seqs,
-        gpu_memory_utilization=r.gpu_memory_utilization,
-        cpu_kv_cache_gib=r.cpu_kv_cache_gib,
-        tensor_parallel=r.tensor_parallel,
+        zero_stage=policy.zero_stage if deepspeed or policy.backend == "deepspeed" else 0,
+        offload=policy.offload,
+        dtype=fast if policy.dtype == "auto" else policy.dtype,
+        gradient_checkpointing=policy.gradient_checkpointing,
+        shared=policy.layout != "padded",
+        token_budget=policy.token_budget,
+        context=context,
+        max_tokens=sampling.max_tokens,
+        prompts=sampling.prompts_per_step,
+        group_size=sampling.group_size,
+        reference=loss.kl_coef > 0,
+        rollout=auto if rollout.engine == "auto" else rollout.engine,
+        max_num_seqs=rollout.max_num_seqs,
+        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        cpu_kv_cache_gib=rollout.cpu_kv_cache_gib,
+        tensor_parallel=rollout.tensor_parallel,
     )
-
-
-def with_evaluation_split(recipe: Recipe, base: str) -> Recipe:
-    """The recipe with the fewest GPUs that hold the model in `base`, for a vLLM that is alone on this machine's GPUs.
-
-    What a recipe says for training holds where there is no GPU, or where the size is unknown.
-    """
-    devices = devices_at_hand()
-    if devices.kind == "cpu":
-        return recipe
-    try:
-        size, _ = find_size(base, recipe.model.config)
-    except UnknownModelSize:
-        return recipe
-    gpus = evaluation_split(
-        size,
-        width=plan_settings(recipe, devices).width,
-        context=recipe.model.context,
-        gpus=devices.per_node,
-        memory=recipe.eval.gpu_memory_utilization * devices.memory,
-    )
-    return recipe.replace(rollout=recipe.rollout.replace(tensor_parallel=gpus))
 
 
 def announce(plan: Plan, mode: Literal["refuse", "warn"] = "warn") -> None:

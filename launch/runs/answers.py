@@ -9,20 +9,23 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from grpo.distributed.communicator import SingleProcess
 from grpo.errors import UserError
 from grpo.rollout.base import RolloutEngine
+from grpo.settings import PolicyConfig, RolloutConfig
 from grpo.telemetry.console import Console
 from grpo.types import Sampling, TokenIds
 from launch.builders.models import fingerprint
-from launch.builders.policy import choose_dtype
+from launch.builders.policy import Dtype, choose_dtype
 from launch.builders.prompts import PromptCodec
-from launch.builders.rollout import choose_rollout, make_fixed_rollout
-from launch.config.recipe import Recipe
-from launch.planner.report import with_evaluation_split
+from launch.builders.rollout import Engine, choose_rollout, make_rollout
+from launch.config.recipe import ModelConfig
+from launch.planner.fit import with_evaluation_split
 from launch.runs.run_lock import RunLock
 
 FILE = "answers.jsonl"
@@ -117,10 +120,68 @@ class AnswerStore:
             os.truncate(self._path, whole)
 
 
-def answer_prompts(
-    recipe: Recipe,
-    base: str,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedModel:
+    """A model that answers as it is: its folder and codec, and the engine that samples from it."""
+
+    folder: str
+    codec: PromptCodec
+    context: int  # tokens of prompt and completion
+    engine: Engine
+    dtype: Dtype
+    rollout: RolloutConfig
+
+    def start(self, console: Console) -> RolloutEngine:
+        """The engine over the model's weights, alone on its GPUs."""
+        return make_rollout(
+            self.engine,
+            self.rollout,
+            self.folder,
+            codec=self.codec,
+            context=self.context,
+            dtype=self.dtype,
+            console=console,
+            comm=SingleProcess(),
+            own_workers=True,
+        )
+
+    def made_with(self, sampling: Sampling, seed: int) -> dict[str, Any]:
+        """What changes answers besides their prompts, by the names that an error gives."""
+        weights = hashlib.sha256(json.dumps(fingerprint(self.folder)).encode()).hexdigest()[:12]
+        return {
+            "model": f"{self.folder} ({weights})",
+            "engine": self.engine,
+            "dtype": self.dtype,
+            "samples": sampling.group_size,
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": seed,
+        }
+
+
+def fix_model(
+    folder: str,
     codec: PromptCodec,
+    model: ModelConfig,
+    policy: PolicyConfig,
+    rollout: RolloutConfig,
+    *,
+    gpu_share: float,
+    console: Console,
+) -> FixedModel:
+    """The model in `folder` with the engine that the sections choose, which has `gpu_share` of each GPU's memory."""
+    engine = choose_rollout(rollout, folder, console, fixed=True)
+    dtype = choose_dtype(policy) if engine == "vllm" else "float32"
+    rollout = rollout.replace(gpu_memory_utilization=gpu_share)
+    if engine == "vllm":
+        width = 2 if dtype == "bfloat16" else 4
+        rollout = with_evaluation_split(rollout, folder, model.config, width=width, context=model.context)
+    return FixedModel(folder=folder, codec=codec, context=model.context, engine=engine, dtype=dtype, rollout=rollout)
+
+
+def answer_prompts(
+    model: FixedModel,
     prompts: Mapping[str, TokenIds],
     sampling: Sampling,
     folder: Path,
@@ -129,47 +190,20 @@ def answer_prompts(
     about: Mapping[str, Any] | None = None,
     console: Console,
 ) -> list[list[Answer]]:
-    """`sampling.group_size` answers of the model in `base` to each prompt, in order, from the store in `folder`.
+    """`sampling.group_size` answers of the model to each prompt, in order, from the store in `folder`.
 
-    Missing answers are sampled by the recipe's engine. `about` is what else answers depend on, for the error.
+    Missing answers are sampled. `about` is what else answers depend on, for the error.
     """
-    engine = choose_rollout(recipe.rollout, base, console, fixed=True)
-    if engine == "vllm":
-        recipe = with_evaluation_split(recipe, base)
-    with AnswerStore(folder, {**made_with(recipe, base, engine, sampling, seed), **(about or {})}) as store:
+    with AnswerStore(folder, {**model.made_with(sampling, seed), **(about or {})}) as store:
         return sample(
-            lambda: make_fixed_rollout(
-                engine,
-                recipe.rollout,
-                base,
-                gpu_memory_utilization=recipe.eval.gpu_memory_utilization,
-                codec=codec,
-                context=recipe.model.context,
-                dtype=choose_dtype(recipe.policy),
-                console=console,
-            ),
+            lambda: model.start(console),
             prompts,
             sampling,
             store,
             seed=seed,
-            batch_size=max(1, recipe.rollout.max_num_seqs // sampling.group_size),
+            batch_size=max(1, model.rollout.max_num_seqs // sampling.group_size),
             console=console,
         )
-
-
-def made_with(recipe: Recipe, base: str, engine: str, sampling: Sampling, seed: int) -> dict[str, Any]:
-    """What changes answers besides their prompts, by the names that an error gives."""
-    model = hashlib.sha256(json.dumps(fingerprint(base)).encode()).hexdigest()[:12]
-    return {
-        "model": f"{base} ({model})",
-        "engine": engine,
-        "dtype": choose_dtype(recipe.policy) if engine == "vllm" else "float32",
-        "samples": sampling.group_size,
-        "max_tokens": sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "seed": seed,
-    }
 
 
 def prompt_name(name: str, prompt: TokenIds) -> str:

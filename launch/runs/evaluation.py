@@ -25,8 +25,8 @@ from launch.builders.data import load_sources
 from launch.builders.models import load_tokenizer, locate, starting_model
 from launch.builders.prompts import PromptCodec
 from launch.builders.rewards import make_judge
-from launch.config.recipe import DataConfig, EvalConfig, ModelConfig, Recipe, RunConfig
-from launch.runs.answers import FILE, answer_prompts, prompt_name
+from launch.config.recipe import DataConfig, EvalConfig, ModelConfig, Recipe, RunConfig, SFTConfig
+from launch.runs.answers import FILE, answer_prompts, fix_model, prompt_name
 from launch.runs.few_shot import choose_demonstrations, with_demonstrations
 from launch.runs.run import save_recipe
 from launch.runs.run_lock import LOCK
@@ -50,7 +50,7 @@ def run_evaluation(recipe: Recipe, console: Console) -> Path:
     refusals = sum(not example.answerable for example in asked)
     console.line(f"data         {recipe.data.source}: {len(asked)} questions ({refusals} unanswerable)")
     folder = _folder(recipe.run, model.label, asked)
-    pool = _unasked(recipe, data, console) if recipe.shots else []
+    pool = _unasked(recipe.eval, recipe.data, data, recipe.sft, console) if recipe.shots else []
     shown = choose_demonstrations(recipe.eval, recipe.shots, asked, pool)
     base = locate(start or model.name, console=console)
     tokenizer = load_tokenizer(base)
@@ -60,14 +60,12 @@ def run_evaluation(recipe: Recipe, console: Console) -> Path:
 
     console.line(f"model        {base}, {sum(map(len, shown.values()))} demonstrations")
     console.line(f"answers      {folder / FILE}; to resume after a kill: --run.name={folder.name} (make: NAME=)")
-    wanted = recipe.eval
+    wanted, share = recipe.eval, recipe.eval.gpu_memory_utilization
     sampling = Sampling(
         group_size=1, max_tokens=recipe.eval_max_tokens, temperature=wanted.temperature, top_p=wanted.top_p
     )
     answers = answer_prompts(
-        recipe,
-        base,
-        codec,
+        fix_model(base, codec, model, recipe.policy, recipe.rollout, gpu_share=share, console=console),
         prompts,
         sampling,
         folder,
@@ -102,11 +100,13 @@ def choose_questions(wanted: EvalConfig, data: DataConfig, examples: Sequence[Ex
     return asked
 
 
-def _unasked(recipe: Recipe, data: Sequence[Example], console: Console) -> list[Example]:
+def _unasked(
+    wanted: EvalConfig, data: DataConfig, examples: Sequence[Example], sft: SFTConfig, console: Console
+) -> list[Example]:
     """The pool of demonstrations: the training part of the data, or eval.shots_from."""
-    if not recipe.eval.shots_from:
-        return train_heldout_split(data, held_out=recipe.data.held_out)[0]
-    return load_sources(recipe.data.replace(source=recipe.eval.shots_from), recipe.sft, console)
+    if not wanted.shots_from:
+        return train_heldout_split(examples, held_out=data.held_out)[0]
+    return load_sources(data.replace(source=wanted.shots_from), sft, console)
 
 
 def _folder(run: RunConfig, label: str, asked: Sequence[Example]) -> Path:

@@ -20,14 +20,11 @@ from grpo.checkpointing.export import save_model_folder
 from grpo.checkpointing.manager import RESERVE
 from grpo.checkpointing.store import disk_shortage, latest_step
 from grpo.errors import UserError
-from grpo.policy.base import PolicyEngine
-from grpo.rollout.base import RolloutEngine
 from grpo.types import Example, Group
-from launch.builders.prompts import PromptCodec
 from launch.builders.rollout import model_bytes
-from launch.config.recipe import Recipe
+from launch.config.recipe import HeldOutConfig
 from launch.runs.resume import checkpoints_of
-from launch.runs.run import Run
+from launch.runs.run import Engines, Run
 from rewards.judges.base import pop_metrics
 from rewards.scorer import RewardScorer
 from rewards.zero_variance import count_causes
@@ -41,9 +38,7 @@ class HeldOutEvaluator:
 
     run: Run
     examples: Sequence[Example]
-    policy: PolicyEngine
-    rollout: RolloutEngine
-    codec: PromptCodec
+    engines: Engines
     score: OnlineTrustScore
 
     def measure(self, moment: str, *, version: int) -> dict[str, float]:
@@ -54,18 +49,19 @@ class HeldOutEvaluator:
             return self._measure(moment, version)
 
     def _measure(self, moment: str, version: int) -> dict[str, float]:
-        recipe, comm, console = self.run.recipe, self.run.comm, self.run.console
+        recipe, comm, console, rollout = self.run.recipe, self.run.comm, self.run.console, self.engines.rollout
+        assert rollout is not None
         console.line(f"{moment:12} {len(self.examples)} held-out questions, greedy")
-        self.rollout.load(self.policy.export_weights(), version=version)
+        rollout.load(self.engines.policy.export_weights(), version=version)
         graded = evaluate(
-            self.rollout,
+            rollout,
             comm.shard(self.examples, even=False),
-            self.codec.render,
+            self.engines.codec.render,
             max_tokens=recipe.sampling.max_tokens,
             reasoning=recipe.model.reasoning,
             version=version,
         )
-        self.rollout.release()
+        rollout.release()
         graded = comm.gather(graded)
         answers = [(example, completion) for example, completion, _ in graded]
         numbers = summarize([grade for *_, grade in graded]) | comm.on_rank0(lambda: self.score(answers))
@@ -76,9 +72,9 @@ class HeldOutEvaluator:
         return numbers
 
 
-def check_best_by(recipe: Recipe, held_out: Sequence[Example]) -> None:
+def check_best_by(config: HeldOutConfig, held_out: Sequence[Example]) -> None:
     """UserError where the held-out questions cannot give the number by which the best model is chosen."""
-    wanted, every = recipe.held_out.best_by, recipe.held_out.every
+    wanted, every = config.best_by, config.every
     if not every or not wanted:
         return
     if not held_out:
@@ -113,16 +109,15 @@ class TrainingMonitor:
     def __init__(
         self,
         run: Run,
+        engines: Engines,
         held_out: HeldOutEvaluator | None,
         *,
-        base: str,
         stage_end: StageEnd | None = None,
         scorer: RewardScorer | None = None,
     ) -> None:
-        """`base` is the folder of the model that training starts from; its shapes tell the size of a best model."""
         self.before: dict[str, float] = {}  # held-out numbers of the model that training started from
         self.after: dict[str, float] = {}  # and of the trained one
-        self._run, self._held_out, self._scorer, self._base = run, held_out, scorer, base
+        self._run, self._engines, self._held_out, self._scorer = run, engines, held_out, scorer
         self._stage_end, self._alarms = stage_end, Alarms()
         self._best: tuple[float, int] | None = None  # its number, and the steps after which it was reached
 
@@ -176,16 +171,15 @@ class TrainingMonitor:
 
     def _keep_best(self, done: int, best_by: str, value: float) -> None:
         """Write a new best model; the old one is removed once no checkpoint can lead back to it."""
-        if self._held_out is None or (self._best and value <= self._best[0]):
+        if self._best and value <= self._best[0]:
             return
-        policy, tokenizer = self._held_out.policy, self._held_out.codec.tokenizer
-        run, path = self._run, self._model(done)
-        reason = run.comm.on_rank0(lambda: disk_shortage(run.folder, model_bytes(self._base), reserve=RESERVE))
+        run, engines, path = self._run, self._engines, self._model(done)
+        reason = run.comm.on_rank0(lambda: disk_shortage(run.folder, model_bytes(engines.base), reserve=RESERVE))
         if reason:
             run.console.line(f"no room      for {path}: {reason}; the run continues without it")
             return
         with run.log.phase("save"):
-            save_model_folder(policy, tokenizer, path, run.comm)
+            save_model_folder(engines.policy, engines.codec.tokenizer, path, run.comm)
         self._best = (value, done)
         run.log.log_result("best", {"step": done - 1, best_by: value, "model": path.name})
         run.console.line(f"best so far  {path} ({best_by} {value:.2f})")

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,12 +19,29 @@ from grpo.distributed.communicator import Communicator
 from grpo.distributed.watchdog import Watchdog
 from grpo.errors import UserError
 from grpo.policy.base import PolicyEngine
+from grpo.policy.optimizer import AdamWConfig
+from grpo.rollout.base import RolloutEngine
 from grpo.telemetry.console import Console
 from grpo.telemetry.run_logger import RunLogger, require_new_folder
 from grpo.telemetry.throughput import ThroughputMeter
+from launch.builders.data import Questions
+from launch.builders.policy import choose_dtype, make_meter, make_policy
+from launch.builders.prompts import PromptCodec, check_lengths, make_prompt_codec
+from launch.builders.rollout import choose_rollout, make_rollout
 from launch.config.recipe import Recipe
 from launch.runs import resume
 from launch.runs.run_lock import RunLock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engines:
+    """What trains and what samples from the model whose training starts from the weights in `base`."""
+
+    base: str
+    codec: PromptCodec
+    meter: ThroughputMeter
+    policy: PolicyEngine
+    rollout: RolloutEngine | None  # None where nothing is sampled
 
 
 class Run:
@@ -76,14 +94,32 @@ class Run:
     def is_finished(self) -> bool:
         return resume.has_finished(self.folder)
 
+    def load_engines(
+        self, base: str, questions: Questions, optim: AdamWConfig, *, updates: int, samples: bool, **policy: Any
+    ) -> Engines:
+        """The engines over the weights in `base`, for that many updates; `policy` is for `make_policy`.
+
+        Prompts that are too long and a rollout engine that cannot be are refused first.
+        """
+        recipe, console, comm = self.recipe, self.console, self.comm
+        limit, context = recipe.sampling.max_tokens, recipe.model.context
+        codec = make_prompt_codec(recipe.model, base, console, max_tokens=limit)
+        check_lengths(codec, questions, console, limit=limit)
+        engine = choose_rollout(recipe.rollout, base, console) if samples else None
+        console.line(f"loading      {base}")
+        meter = make_meter(recipe.policy, recipe.model, base)
+        about = {"context": context, "console": console, "comm": comm}
+        trained = make_policy(recipe.policy, optim, base, updates=updates, meter=meter, **about, **policy)
+        dtype = choose_dtype(recipe.policy)
+        sampler = make_rollout(engine, recipe.rollout, base, codec=codec, dtype=dtype, **about) if engine else None
+        return Engines(base=base, codec=codec, meter=meter, policy=trained, rollout=sampler)
+
     @contextmanager
     def training(
         self,
         *,
         steps: int,
-        policy: PolicyEngine,
-        tokenizer: Any,
-        meter: ThroughputMeter,
+        engines: Engines,
         shared: Mapping[str, Stateful],
         about: Mapping[str, str],
         own: Mapping[str, Stateful] | None = None,
@@ -96,13 +132,13 @@ class Run:
         recipe, comm = self.recipe, self.comm
         comm.on_rank0(self._prepare_folder)
         dog = Watchdog(rank=comm.rank, hang=recipe.checkpoint.hang_timeout or math.inf)
-        self.log = self._make_log(steps, dog, meter)
+        self.log = self._make_log(steps, dog, engines.meter)
         logs = resume.LogFiles(self.folder, self.log)
         self.checkpoints = CheckpointManager(
             folder=resume.checkpoints_of(self.folder),
             settings=recipe.checkpoint,
             steps=steps,
-            policy=policy,
+            policy=engines.policy,
             shared={**shared, "logs": logs},
             own=own or {},
             about=about,
@@ -116,7 +152,7 @@ class Run:
             with self.checkpoints.guard():
                 yield self.checkpoints.restore(self.checkpoint) if self.checkpoint else 0
             with self.log.phase("save"):
-                save_model_folder(policy, tokenizer, self.model, comm)
+                save_model_folder(engines.policy, engines.codec.tokenizer, self.model, comm)
         comm.on_rank0(lambda: remove_all(resume.checkpoints_of(self.folder)))
         self.console.line(f"model        {self.model}")
 

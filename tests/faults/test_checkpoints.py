@@ -217,11 +217,11 @@ def test_a_best_model_without_room_is_left_out(tmp_path, monkeypatch):
     kept = ToyRun(tmp_path)
     tokenizer = ByteTokenizer()
     tokenizer.save_pretrained = lambda path: None
-    held_out = SimpleNamespace(policy=kept.policy, codec=SimpleNamespace(tokenizer=tokenizer))
+    engines = SimpleNamespace(base="", policy=kept.policy, codec=SimpleNamespace(tokenizer=tokenizer))
     recipe = SimpleNamespace(held_out=SimpleNamespace(best_by="right"), checkpoint=SimpleNamespace(every=1))
     about = {"comm": SingleProcess(), "console": kept.log.console, "log": kept.log}
     run = SimpleNamespace(folder=tmp_path, recipe=recipe, **about)
-    watcher = TrainingMonitor(run, held_out, base="")
+    watcher = TrainingMonitor(run, engines, None)
     monkeypatch.setattr(monitor, "RESERVE", 10**18)
     monkeypatch.setattr(monitor, "model_bytes", lambda base: 1000)
     watcher._keep_best(1, "right", 50.0)

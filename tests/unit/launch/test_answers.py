@@ -2,15 +2,15 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
-from grpo.config import load
 from grpo.errors import UserError
+from grpo.settings import RolloutConfig
 from grpo.telemetry.console import Console
 from grpo.types import Completion, Sampling
-from launch.config.recipe import Recipe
-from launch.runs.answers import FILE, Answer, AnswerStore, made_with, sample
+from launch.runs.answers import FILE, Answer, AnswerStore, FixedModel, sample
 
 SAMPLING = Sampling(group_size=2, max_tokens=4, temperature=1.0, top_p=1.0)
 PROMPTS = {f"q{n}": (n, n + 1) for n in range(5)}
@@ -95,16 +95,18 @@ def test_what_changes_answers_is_in_the_digest(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "tokenizer.json").write_text("{}")
     (tmp_path / "model.safetensors").write_text("1")
-    recipe, base = load(Recipe, ["--policy.dtype=float32"]), str(tmp_path)
-    made = made_with(recipe, base, "vllm", SAMPLING, 0)
+    model = FixedModel(
+        folder=str(tmp_path), codec=None, context=9, engine="vllm", dtype="float32", rollout=RolloutConfig()
+    )
+    made = model.made_with(SAMPLING, 0)
     others = [
-        made_with(load(Recipe, ["--policy.dtype=bfloat16"]), base, "vllm", SAMPLING, 0),
-        made_with(recipe, base, "vllm", SAMPLING, 1),
-        made_with(recipe, base, "hf", SAMPLING, 0),
-        made_with(recipe, base, "vllm", Sampling(group_size=2, max_tokens=5), 0),
+        replace(model, dtype="bfloat16").made_with(SAMPLING, 0),
+        model.made_with(SAMPLING, 1),
+        replace(model, engine="hf").made_with(SAMPLING, 0),
+        model.made_with(Sampling(group_size=2, max_tokens=5), 0),
     ]
     (tmp_path / "model.safetensors").write_text("23")
-    others.append(made_with(recipe, base, "vllm", SAMPLING, 0))
+    others.append(model.made_with(SAMPLING, 0))
     differing = [[name for name in made if other[name] != made[name]] for other in others]
     assert differing == [["dtype"], ["seed"], ["engine"], ["max_tokens"], ["model"]]
     assert json.loads(json.dumps(made)) == made

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from grpo.config import load
 from grpo.errors import UserError
 from launch.config.model_size import ModelSize, count, find_size
-from launch.config.recipe import Recipe
+from launch.config.recipe import Recipe, load_recipe
 from launch.plan import main
-from launch.planner import report
+from launch.planner import fit, report
 from launch.planner.devices import container_limit, devices_at_hand
-from launch.planner.fit import changes, evaluation_split, shortage, suggestion
+from launch.planner.fit import changes, evaluation_split, shortage, suggestion, with_evaluation_split
 from launch.planner.memory import GB, PHASES, Devices, Part, PlanSettings, cache_tokens, host_bytes, memory_plan, peak
-from launch.planner.report import make_plan, plan_settings, table, verdict, with_evaluation_split
+from launch.planner.report import Plan, make_plan, table, verdict
 
 ROOT = Path(__file__).resolve().parents[3]
 STAGE = str(ROOT / "configs/stage1.toml")
@@ -44,12 +43,16 @@ def _counted_once(monkeypatch):
 
 
 def recipe(model: str = "qwen3-8b", *overrides: str) -> Recipe:
-    return load(Recipe, [STAGE, str(ROOT / f"configs/models/{model}.toml"), *overrides])
+    return load_recipe([STAGE, str(ROOT / f"configs/models/{model}.toml"), *overrides])
+
+
+def plan(asked: Recipe, devices: Devices) -> Plan:
+    return make_plan(asked.model, asked.sampling, asked.loss, asked.policy, asked.rollout, devices)
 
 
 def planned(devices: Devices, *overrides: str, model: str = "qwen3-8b") -> tuple[ModelSize, PlanSettings, Devices]:
-    plan = make_plan(recipe(model, *overrides), devices)
-    return plan.size, plan.settings, plan.devices
+    made = plan(recipe(model, *overrides), devices)
+    return made.size, made.settings, made.devices
 
 
 def lines(devices: Devices, *overrides: str, model: str = "qwen3-8b") -> dict[str, Part]:
@@ -149,11 +152,11 @@ def test_vllm_over_several_gpus_shares_weights_and_adds_caches():
 
 
 def test_auto_engines_follow_the_devices():
-    one, eight = (plan_settings(recipe(), devices) for devices in (ONE, EIGHT))
+    one, eight = (plan(recipe(), devices).settings for devices in (ONE, EIGHT))
     assert (one.zero_stage, one.dtype, one.rollout) == (0, "bfloat16", "vllm")
     assert (eight.zero_stage, eight.dtype, eight.rollout) == (2, "bfloat16", "vllm")
-    assert plan_settings(recipe("qwen3-8b", "--policy.offload=optimizer"), ONE).zero_stage == 2
-    assert plan_settings(recipe(), CPU).dtype == "float32"
+    assert plan(recipe("qwen3-8b", "--policy.offload=optimizer"), ONE).settings.zero_stage == 2
+    assert plan(recipe(), CPU).settings.dtype == "float32"
 
 
 @pytest.mark.parametrize(
@@ -179,40 +182,45 @@ def test_a_verdict_names_the_nearest_settings_that_fit(devices, overrides, neare
     assert changes(s, found) == nearest
     assert shortage(size, found, d, completions=8) is None
     with pytest.raises(UserError, match=r"phase needs \d+\.\d GB a rank.*; nearest that fits: ") as caught:
-        verdict(make_plan(recipe("qwen3-8b", *overrides), devices), "refuse")
+        verdict(plan(recipe("qwen3-8b", *overrides), devices), "refuse")
     assert "\n" not in str(caught.value)
 
 
 def test_an_estimate_warns_and_what_is_counted_is_refused():
     """65,536 tokens at once are an estimate; 16 P of states and more are counted."""
-    estimated = make_plan(recipe("qwen3-8b", "--policy.token_budget=65536"), EIGHT)
+    estimated = plan(recipe("qwen3-8b", "--policy.token_budget=65536"), EIGHT)
     assert verdict(estimated).startswith("warning: 8 x 80 GB do not hold this: the backward phase needs ")
     with pytest.raises(UserError, match=r"or --run.plan=warn"):
         verdict(estimated, "refuse")
     with pytest.raises(
         UserError, match=r"the step phase needs 166.8 GB a rank, 163.8 of it counted .* or --run.plan=off"
     ):
-        verdict(make_plan(recipe(), ONE))
+        verdict(plan(recipe(), ONE))
     # On a CPU other programs may give memory back.
-    busy = make_plan(recipe("smollm2-135m", "--rollout.engine=hf"), replace(CPU, memory=1 * GB))
+    busy = plan(recipe("smollm2-135m", "--rollout.engine=hf"), replace(CPU, memory=1 * GB))
     assert verdict(busy).startswith("warning: ")
     with pytest.raises(UserError, match=r"or --run.plan=off"):
         verdict(replace(busy, devices=replace(CPU, memory=1 * GB, host=2 * GB)))
 
 
 def test_an_evaluation_is_split_by_its_weights_and_not_as_training(monkeypatch):
-    monkeypatch.setattr(report, "devices_at_hand", lambda: EIGHT)
-    for model, gpus in (("qwen3-32b", 1), ("llama3.1-70b", 4)):
+    def split(model):
         asked = recipe(model)
-        assert with_evaluation_split(asked, asked.model.name).rollout.tensor_parallel == gpus
-    monkeypatch.setattr(report, "devices_at_hand", lambda: CPU)
-    assert with_evaluation_split(asked, asked.model.name) == asked
+        rollout = asked.rollout.replace(gpu_memory_utilization=0.9)
+        return with_evaluation_split(rollout, asked.model.name, asked.model.config, width=2, context=4096), rollout
+
+    monkeypatch.setattr(fit, "devices_at_hand", lambda: EIGHT)
+    monkeypatch.setattr(fit, "find_size", report.find_size)
+    assert [split(model)[0].tensor_parallel for model in ("qwen3-32b", "llama3.1-70b")] == [1, 4]
+    monkeypatch.setattr(fit, "devices_at_hand", lambda: CPU)
+    after, before = split("llama3.1-70b")
+    assert after == before
 
 
 def test_nothing_is_suggested_where_nothing_fits():
-    plan = make_plan(recipe("llama3.1-70b"), replace(EIGHT, memory=4 * GB))
+    made = plan(recipe("llama3.1-70b"), replace(EIGHT, memory=4 * GB))
     with pytest.raises(UserError, match="no setting here fits: a smaller model, or more or larger devices"):
-        verdict(plan)
+        verdict(made)
 
 
 def test_evaluation_takes_as_few_gpus_as_hold_the_weights():
@@ -252,7 +260,7 @@ def test_main_memory_and_the_cache_can_be_what_is_short():
 def test_a_cache_of_another_size_is_named_on_a_cpu(cache, short, fits):
     overrides = ["--rollout.engine=vllm", f"--rollout.cpu_kv_cache_gib={cache}", "--policy.token_budget=2048"]
     with pytest.raises(UserError) as caught:
-        verdict(make_plan(recipe("smollm2-135m", *overrides), CPU))
+        verdict(plan(recipe("smollm2-135m", *overrides), CPU))
     assert short in str(caught.value)
     assert f"rollout.cpu_kv_cache_gib = {fits}" in str(caught.value)
 
@@ -273,7 +281,7 @@ def test_a_cache_of_another_size_is_named_on_a_cpu(cache, short, fits):
 )
 def test_combinations_that_no_memory_makes_right(devices, overrides, message):
     with pytest.raises(UserError, match=message) as caught:
-        make_plan(recipe("qwen3-8b", *overrides), devices)
+        plan(recipe("qwen3-8b", *overrides), devices)
     assert "\n" not in str(caught.value)
 
 
@@ -281,10 +289,10 @@ def test_combinations_that_no_memory_makes_right(devices, overrides, message):
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_the_papers_recipes_fit_8_gpus_of_80_gb(model, stage):
     stages = [str(ROOT / f"configs/{stage}.toml"), str(ROOT / f"configs/models/{model}.toml")]
-    plan = make_plan(load(Recipe, stages), EIGHT)
-    assert "fits: " in verdict(plan)
-    whole = plan.settings.context + (plan.settings.group_size - 1) * plan.settings.max_tokens
-    assert plan.settings.token_budget >= whole  # no prompt is run twice
+    made = plan(load_recipe(stages), EIGHT)
+    assert "fits: " in verdict(made)
+    whole = made.settings.context + (made.settings.group_size - 1) * made.settings.max_tokens
+    assert made.settings.token_budget >= whole  # no prompt is run twice
 
 
 def test_the_machine_at_hand_has_memory():
@@ -292,8 +300,8 @@ def test_the_machine_at_hand_has_memory():
     assert devices.ranks >= 1
     assert devices.memory > 1 * GB
     assert devices_at_hand(per_node=1).ranks == 1
-    plan = make_plan(recipe("smollm2-135m", "--rollout.engine=hf"), replace(devices, kind="cpu", per_node=1))
-    assert "total" in [str(cell) for cell in table(plan).columns[0].cells]
+    made = plan(recipe("smollm2-135m", "--rollout.engine=hf"), replace(devices, kind="cpu", per_node=1))
+    assert "total" in [str(cell) for cell in table(made).columns[0].cells]
 
 
 def test_the_command_prints_a_plan(capsys):

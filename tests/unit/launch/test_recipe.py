@@ -31,7 +31,9 @@ def test_the_papers_settings():
         assert (recipe.data.max_train, recipe.data.unanswerable) == (questions, share)
         assert recipe.steps(questions) == steps
         assert recipe.reward.refusal is (stage == "stage2")
-        assert f"{questions} questions, {steps} steps = 4.0 epochs" in batch_plan(recipe, questions=questions)
+        assert f"{questions} questions, {steps} steps = 4.0 epochs" in batch_plan(
+            recipe.sampling, recipe.loss, recipe.policy, questions=questions, steps=steps
+        )
 
 
 def test_a_base_is_read_first_and_named_in_errors(tmp_path):
