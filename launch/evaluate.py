@@ -18,6 +18,12 @@ from grpo.telemetry.console import Console
 from launch.config.recipe import Recipe, load_recipe
 
 SECTIONS = ("run", "model", "data", "policy", "rollout", "eval")
+READS = ("model", "data", "eval", "run.name", "run.folder", "policy.dtype") + tuple(
+    f"rollout.{key}" for key in ("engine", "max_num_seqs", "cpu_kv_cache_gib", "tensor_parallel")
+)
+"""Sections and keys that may be overridden; a recipe may have others, which are for training."""
+IGNORED = ("data.unanswerable", "data.mixture")
+"""Keys of these sections that mix the questions of training: an evaluation asks them as they are held out."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,6 +55,10 @@ def evaluation_recipe(argv: Sequence[str]) -> Recipe:
     files = [argument for argument in argv if not argument.startswith("--")]
     overrides = [argument for argument in argv if argument.startswith("--")]
     given = load_recipe(argv)
+    for override in overrides:
+        key = override[2:].partition("=")[0].replace("-", "_").replace(".no_", ".")
+        if key in IGNORED or not {key, key.partition(".")[0]} & set(READS):
+            raise UserError(f"{override}: an evaluation does not read {key}; it reads {', '.join(READS)}")
     init_from = Path(given.model.init_from)
     earlier_stage = Path(given.run.folder) / f"{given.model.init_from}-{given.model.label}"
     for start in (init_from, earlier_stage, *(Path(file).parent for file in files)):

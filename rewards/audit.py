@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pydantic import BaseModel, Field
 from rich import box
@@ -24,7 +25,7 @@ from grpo.data.example import Example, Passage, Style
 from grpo.data.text import REFUSAL, sentences, strip_citations
 from grpo.errors import UserError
 from grpo.types import Completion, Group
-from rewards.config import PRESETS, RewardConfig
+from rewards.config import PRESETS, RENAMED, RewardConfig
 from rewards.judges.base import Judge
 from rewards.scorer import RewardScorer
 
@@ -242,6 +243,7 @@ class _Model(BaseModel, extra="ignore"):
 class _Recipe(BaseModel, extra="ignore"):
     """The part of a recipe that the audit reads; other sections and keys are ignored."""
 
+    renamed: ClassVar[dict[str, str]] = RENAMED
     reward: RewardConfig = Field(default_factory=RewardConfig)
     model: _Model = Field(default_factory=_Model)
 

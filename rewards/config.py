@@ -12,6 +12,12 @@ ALWAYS = ("tag_count", "format", "exact_match", "citation")  # parts of every re
 SWITCHED = ("refusal", "consistency")  # parts that the field of the same name adds
 EXTRA = ("token_f1", "fuzzy", "fact", "caution")  # parts that are computed only where `weights` names them
 PARTS = (*ALWAYS, *SWITCHED, *EXTRA)
+RENAMED = {  # keys of recipes before December 2026, and what they are called now
+    "reward.process": "reward.consistency",
+    "reward.verifier": "reward.judge",
+    "reward.paper_sum": "reward.uncapped_sum",
+    "reward.hardened": "reward.anti_gaming",
+}
 
 
 class RewardConfig(Section):

@@ -18,7 +18,7 @@ from grpo.data.example import Style
 from grpo.policy.optimizer import AdamWConfig
 from grpo.settings import CheckpointConfig, LossConfig, PolicyConfig, RolloutConfig
 from grpo.types import SamplingConfig
-from rewards.config import RewardConfig
+from rewards.config import RENAMED, RewardConfig
 
 MAX_NAME = 100  # bytes: a folder's name may have 255, and ours add to this
 
@@ -203,10 +203,7 @@ class Recipe(Section):
         "model.start": "model.init_from",
         "model.shape": "model.config, with the keys of config.json",
         "data.questions": "data.max_train",
-        "reward.process": "reward.consistency",
-        "reward.verifier": "reward.judge",
-        "reward.paper_sum": "reward.uncapped_sum",
-        "reward.hardened": "reward.anti_gaming",
+        **RENAMED,
         "loss.policy": "loss.type",
         "loss.average": "loss.aggregation",
         "loss.cispo_bound": "loss.cispo_clip",

@@ -156,11 +156,16 @@ def test_stage_2_without_stage_1(home, tmp_path):
     refused(done, "run `make train-stage1` first", "FROM=FOLDER")
 
 
-def test_the_warm_up_alone_and_by_name(home, tmp_path):
-    done = train(home, f"--run.folder={tmp_path}", "--run.name=warm", recipes=["configs/sft.toml", TINY[1]])
+@pytest.mark.parametrize("name", ["warm", ""])
+def test_the_warm_up_alone(home, stage1, tmp_path, name):
+    """With a name or without, it is measured, and has the weights of a warm-up within a run."""
+    done = train(home, f"--run.folder={tmp_path}", f"--run.name={name}", recipes=["configs/sft.toml", TINY[1]])
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "warm" / "model" / "model.safetensors").is_file()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["warm"]  # nothing half made beside it
+    assert "4 held-out questions, percent" in done.stdout
+    (made,), (within,) = tmp_path.iterdir(), (home / "runs").glob("sft-tiny-*")  # nothing half made beside it
+    assert made.name == (name or within.name)
+    weights = [folder / "model" / "model.safetensors" for folder in (made, within)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def model_without(tmp_path, pattern):

@@ -7,7 +7,7 @@ import pytest
 
 from grpo.config import describe, dump, load
 from grpo.errors import UserError
-from launch.config.recipe import Recipe
+from launch.config.recipe import Recipe, load_recipe
 from launch.planner.report import batch_plan
 from tests.helpers.source_tree import MODELS, ROOT, STAGES
 
@@ -55,11 +55,17 @@ def test_a_base_is_read_first_and_named_in_errors(tmp_path):
 
 
 @pytest.mark.parametrize("overlay", sorted(ROOT.glob("configs/models/*/*.toml")), ids=lambda path: path.parent.name)
-def test_a_models_recipe_for_a_stage_has_the_model_below_it(overlay):
-    stage = str(ROOT / "configs" / overlay.name)
-    whole = load(Recipe, [stage, str(overlay.parent.with_suffix(".toml"))])
-    assert load(Recipe, [stage, str(overlay)]).model == whole.model
-    assert load(Recipe, [stage, str(overlay)]) != whole
+def test_a_models_recipe_for_a_stage_takes_the_place_of_its_recipe(overlay):
+    stage, other, model = (
+        ROOT / "configs" / overlay.name,
+        ROOT / "configs/stage1.toml",
+        overlay.parent.with_suffix(".toml"),
+    )
+    whole, own = (load(Recipe, [str(stage), str(file)]) for file in (model, overlay))
+    assert own.model == whole.model
+    assert own != whole
+    assert load_recipe(["--run.seed=3", str(stage), str(model)]) == own.replace(run=own.run.replace(seed=3))
+    assert load_recipe([str(other), str(model)]) == load(Recipe, [str(other), str(model)])
 
 
 def test_every_way_to_write_an_override():

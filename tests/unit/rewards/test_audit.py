@@ -109,6 +109,7 @@ def test_the_command_reads_recipes_as_training_does(tmp_path: Path, capsys: pyte
     ("text", "message"),
     [
         ("[reward]\nrefuse = true", "r.toml:2: unknown key reward.refuse; did you mean reward.refusal?"),
+        ("[reward]\nverifier = 'lexical'", "r.toml:2: reward.verifier is now reward.judge"),
         ("[reward]\n\nweights = { citations = 1.0 }", "r.toml:3: reward: .*no part 'citations'; valid: tag_count"),
         ("[reward]\nconsistency = true", "reward.consistency = true .* model.reasoning = false"),
         ("[model]\nreasoning = 'no thanks'", "r.toml:2: model.reasoning = 'no thanks': .* valid boolean"),
