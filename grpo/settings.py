@@ -110,9 +110,6 @@ class RolloutConfig(Section):
         default="127.0.0.1", description="of the server; any but loopback needs GROUND_GRPO_TOKEN in both environments"
     )
     port: int = Field(default=8011, ge=1024, le=65535, description="of the server that `python launch/serve.py` starts")
-    weight_transfer: Literal["auto", "files", "broadcast"] = Field(
-        default="auto", description="to the server: files in shared memory, or NCCL or gloo"
-    )
     timeout: Positive = Field(default=600.0, description="seconds to wait for the server")
 
     @model_validator(mode="after")

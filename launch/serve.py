@@ -4,10 +4,8 @@ It takes the recipes of the run that it is for, and listens on loopback until it
 requests that know the GROUND_GRPO_TOKEN of its environment. With GPUs, set CUDA_VISIBLE_DEVICES for both processes.
 """
 
-import os
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # as in launch/train.py, which says why
@@ -17,8 +15,6 @@ from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from launch.config.recipe import Recipe, load_recipe
 
-MEMORY = "/dev/shm"  # a file system in memory, on Linux
-
 
 def main(argv: list[str]) -> int:
     if {"-h", "--help"} & set(argv):
@@ -26,12 +22,12 @@ def main(argv: list[str]) -> int:
         print(describe(Recipe))
         return 0
     console = Console()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an exit, unlike the default, leaves no files in memory
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an exit, so that vLLM ends its own processes
     try:
         recipe = load_recipe(argv)
-        with console.alive(), tempfile.TemporaryDirectory(dir=MEMORY if os.path.isdir(MEMORY) else None) as folder:
+        with console.alive():
             console.status("loading torch")
-            run_server(recipe, Path(folder), console)
+            run_server(recipe, console)
     except UserError as error:
         console.line(f"error: {error}")
         return 2
@@ -40,10 +36,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def run_server(recipe: Recipe, folder: Path, console: Console) -> None:
+def run_server(recipe: Recipe, console: Console) -> None:
     """Start vLLM on the recipe's model and serve it. Weights come from the run, so any of the same shapes will do."""
     from grpo.rollout.server import Server, Service
-    from launch.builders.models import device, starting_weights
+    from launch.builders.models import starting_weights
     from launch.builders.policy import choose_dtype
     from launch.builders.prompts import make_prompt_codec
     from launch.builders.rollout import make_vllm, server_address, shapes_of
@@ -57,8 +53,7 @@ def run_server(recipe: Recipe, folder: Path, console: Console) -> None:
         engine = make_vllm(wanted, model, codec=codec, context=context, dtype=dtype, console=console)
         console.status("")
         console.line(f"serving      {model} at {wanted.host}:{wanted.port}")
-        about = {"host": wanted.host, "device": device(), "timeout": wanted.timeout}
-        server.serve(Service(engine, model=model, shapes=shapes_of(model), folder=folder, **about))
+        server.serve(Service(engine, model=model, shapes=shapes_of(model)))
 
 
 if __name__ == "__main__":

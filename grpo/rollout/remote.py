@@ -1,33 +1,21 @@
 """Client of a rollout server in another process.
 
-The server: grpo/rollout/server.py, started by launch/serve.py. Its weights: grpo/rollout/weight_transfer.py.
+The server: grpo/rollout/server.py, started by launch/serve.py. How it gets weights: grpo/rollout/weight_transfer.py.
 """
 
 import http.client
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from grpo.distributed.communicator import Communicator
 from grpo.errors import EngineDied, StaleWeights, UserError
 from grpo.rollout.base import check_weights
 from grpo.rollout.server import Address
-from grpo.rollout.weight_transfer import (
-    BroadcastTransfer,
-    FileTransfer,
-    ProcessPair,
-    TransferKind,
-    WeightTransfer,
-    buckets,
-    connect_store,
-    gpu_uuid,
-    one_line,
-)
+from grpo.rollout.weight_transfer import weight_chunks
 from grpo.types import Completion, Sampling, TokenIds
 
 MAX_PAUSE = 10.0  # seconds between two tries to reach a server
@@ -46,38 +34,27 @@ class RemoteRollout:
         shapes: Mapping[str, tuple[int, ...]],
         timeout: float,
         comm: Communicator,
-        transfer: TransferKind = "auto",
-        device: str = "cpu",
         progress: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """`shapes` are the trainer's parameters by name; `timeout` is in seconds, for each request; `device` is where
-        the trainer's weights are.
+        """`shapes` are the trainer's parameters by name; `timeout` is in seconds, for each request.
 
-        UserError where the server's model has other parameters, where it refuses the token, and for "files" to
-        another machine; EngineDied where there is no server.
+        UserError where the server's model has other parameters and where it refuses the token; EngineDied where there
+        is no server.
         """
         self._address, self._timeout, self._comm, self._progress = address, timeout, comm, progress
-        self._shapes, self._at, self._transfer = shapes, "127.0.0.1", None
-        if transfer == "files" and not address.is_local:
-            raise UserError(
-                f'rollout.weight_transfer = "files": {address} is another machine; valid here: "broadcast", or "auto"'
-            )
+        self._shapes = shapes
         about = self._ask_all("about")
         if about["shapes"] != {name: list(shape) for name, shape in shapes.items()}:
             raise UserError(
                 f"rollout.port = {address.port}: the server there has another model, {about['model']}; "
                 "valid: start it with this run's recipes, or another port"
             )
-        self._on_rank0(lambda: self._connect(about, transfer, torch.device(device)))
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
         mine, lost = check_weights(weights, self._shapes, version=version), ""
-        if self._transfer is not None:
+        if self._comm.rank == 0:
             try:
-                self._ask("load", version=version)
-                for bucket in buckets(mine, device=self._transfer.device):
-                    self._transfer.send(bucket, self._ask)
-                self._ask("loaded")
+                self._request(f"load/{version}", weight_chunks(mine))
             except EngineDied as error:
                 lost = str(error)
         for _ in mine:  # under ZeRO-3 each tensor is gathered by a call that all ranks make
@@ -99,14 +76,11 @@ class RemoteRollout:
         self._ask_all("release")
 
     def _ask_all(self, what: str, **body: Any) -> Any:
-        return self._on_rank0(lambda: self._ask(what, **body))
-
-    def _on_rank0(self, call: Callable[[], Any]) -> Any:
-        """Return on every rank what `call` returns on rank 0; EngineDied on all ranks where the server is lost."""
+        """Return the server's answer on every rank; EngineDied on all ranks where the server is lost."""
 
         def tried() -> tuple[Any, str]:
             try:
-                return call(), ""
+                return self._request(what, json.dumps(body)), ""
             except EngineDied as error:
                 return None, str(error)
 
@@ -115,43 +89,12 @@ class RemoteRollout:
             raise EngineDied(lost, all_ranks=True)
         return answer
 
-    def _connect(self, about: Mapping[str, Any], transfer: TransferKind, device: torch.device) -> None:
-        """Agree with the server on the transfer of weights."""
-        if transfer == "files" or (transfer == "auto" and self._address.is_local):
-            self._transfer: WeightTransfer | None = FileTransfer(Path(about["folder"]))
-            return
-        # NCCL needs two GPUs: one that both processes use cannot form a group.
-        nccl = bool(about["gpu"] and gpu_uuid(device)) and about["gpu"] != gpu_uuid(device)
-        port = self._ask("join", nccl=nccl)
+    def _request(self, what: str, body: str | Iterable[bytes | memoryview]) -> Any:
+        """Return the answer to a request. One that was sent is not repeated: the server may have executed it."""
+        connection = self._connect()
         try:
-            store = connect_store(self._address.host, port, self._timeout)
-            at = device if nccl else torch.device("cpu")
-            self._transfer = BroadcastTransfer(ProcessPair(store, 0, device=at, host=self._at, timeout=self._timeout))
-        except RuntimeError as error:  # torch's error for anything that fails there
-            raise EngineDied(
-                f"the rollout server at {self._address} answers, but no group could be made with it, from port {port} "
-                f"on ({one_line(error)}); valid: ports that are open between both"
-            ) from None
-
-    def _ask(self, what: str, **body: Any) -> Any:
-        """The answer to a request. Connecting is tried again, after pauses that double. A request that was sent is not
-        repeated, since the server may have executed it."""
-        until, pause = time.monotonic() + self._timeout, 0.1
-        while True:
-            connection = http.client.HTTPConnection(self._address.host, self._address.port, timeout=self._timeout)
-            try:
-                connection.connect()
-                break
-            except OSError as error:
-                if time.monotonic() + pause > until:
-                    raise self._lost(error) from None
-                self._progress(f"rollout: waiting for the server at {self._address} ({error})")
-                time.sleep(pause)
-                pause = min(2 * pause, MAX_PAUSE)
-        try:
-            self._at = connection.sock.getsockname()[0]
             headers = {"Authorization": f"Bearer {self._address.token}"} if self._address.token else {}
-            connection.request("POST", f"/{what}", body=json.dumps(body), headers=headers)
+            connection.request("POST", f"/{what}", body=body, headers=headers)  # type: ignore[arg-type]
             response = connection.getresponse()
             status, answer = response.status, json.load(response)
         except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
@@ -168,6 +111,21 @@ class RemoteRollout:
         if "error" in answer:
             raise StaleWeights(f"the rollout server at {self._address}: {answer['error']}")
         return answer["answer"]
+
+    def _connect(self) -> http.client.HTTPConnection:
+        """Connect, and try again after pauses that double until the time is up."""
+        until, pause = time.monotonic() + self._timeout, 0.1
+        while True:
+            connection = http.client.HTTPConnection(self._address.host, self._address.port, timeout=self._timeout)
+            try:
+                connection.connect()
+                return connection
+            except OSError as error:
+                if time.monotonic() + pause > until:
+                    raise self._lost(error) from None
+                self._progress(f"rollout: waiting for the server at {self._address} ({error})")
+                time.sleep(pause)
+                pause = min(2 * pause, MAX_PAUSE)
 
     def _lost(self, error: Exception) -> EngineDied:
         return EngineDied(

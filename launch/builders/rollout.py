@@ -130,8 +130,6 @@ def _server(config: RolloutConfig, folder: str, console: Console, comm: Communic
         shapes=shapes_of(folder),
         timeout=config.timeout,
         comm=comm,
-        transfer=config.weight_transfer,
-        device=device(),
         progress=console.status,
     )
 

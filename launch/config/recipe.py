@@ -216,7 +216,6 @@ class Recipe(Section):
         "rollout.rows": "rollout.max_num_seqs",
         "rollout.memory": "rollout.gpu_memory_utilization",
         "rollout.kv_cache": "rollout.cpu_kv_cache_gib",
-        "rollout.transfer": "rollout.weight_transfer",
         "rollout.patience": "rollout.timeout",
         "warmup": "sft",
         "gate": "stage_end",

@@ -1,4 +1,4 @@
-"""vLLM in a process of its own: the same answers, weights in buckets, and one line when it is lost."""
+"""vLLM in a process of its own: the same answers, weights in one request, and one line when it is lost."""
 
 import json
 import os
@@ -14,12 +14,10 @@ import torch
 
 from grpo.distributed.communicator import SingleProcess
 from grpo.errors import EngineDied, StaleWeights, UserError
-from grpo.rollout import remote as vllm_server
-from grpo.rollout import weight_transfer
 from grpo.rollout.hf import HfRollout
 from grpo.rollout.remote import RemoteRollout
 from grpo.rollout.server import Address, Handler, Server, Service
-from grpo.rollout.weight_transfer import buckets
+from grpo.rollout.weight_transfer import weight_chunks
 from grpo.types import Sampling
 from tests.helpers.forked import run_program
 from tests.helpers.installed import need
@@ -38,11 +36,11 @@ def hf():
 
 
 @pytest.fixture
-def port(tmp_path):
+def port():
     """A server of this process, over the engine that starts at once: what is tested is the way there and back."""
     port = free_port()
     with Server(Address(port)) as server:
-        service = Service(hf(), model="tiny", shapes=SHAPES, folder=tmp_path)
+        service = Service(hf(), model="tiny", shapes=SHAPES)
         thread = threading.Thread(target=server.serve, args=(service,), daemon=True)
         thread.start()
         yield port
@@ -50,43 +48,38 @@ def port(tmp_path):
         thread.join()
 
 
-def client(port, *, shapes=SHAPES, timeout=5.0, token="", transfer="auto"):
+def client(port, *, shapes=SHAPES, timeout=5.0, token=""):
     address = Address(port, token=token)
-    return RemoteRollout(address, shapes=shapes, timeout=timeout, comm=SingleProcess(), transfer=transfer)
+    return RemoteRollout(address, shapes=shapes, timeout=timeout, comm=SingleProcess())
 
 
-@pytest.mark.parametrize("transfer", ["files", "broadcast"])
-def test_the_server_answers_as_the_engine_in_it_would(port, tmp_path, transfer):
-    model, here, there = tiny_model(), hf(), client(port, transfer=transfer)
+def test_the_server_answers_as_the_engine_in_it_would(port):
+    """Weights come in two formats, in any order."""
+    model, here, there = tiny_model(seed=4), hf(), client(port)
     for version in (3, 4):
+        weights = [(name, p.bfloat16() if "norm" in name else p) for name, p in model.named_parameters()]
         for engine in (here, there):
-            engine.load(model.named_parameters(), version=version)
+            engine.load(reversed(weights), version=version)
         assert there.generate(PROMPTS, SAMPLING, seed=1) == here.generate(PROMPTS, SAMPLING, seed=1)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.1)
     there.release()
-    assert list(tmp_path.iterdir()) == []  # no file of weights is left
 
 
-def test_weights_come_in_buckets_of_bounded_size():
-    weights = [(str(number), torch.zeros(size)) for number, size in enumerate((3, 3, 3, 9, 1))]
-    assert [list(bucket) for bucket in buckets(weights, size=24)] == [["0", "1"], ["2"], ["3"], ["4"]]
-
-
-@pytest.mark.parametrize("transfer", ["files", "broadcast"])
-def test_half_a_push_is_refused_and_the_next_one_taken(port, transfer):
-    model, there = tiny_model(), client(port, transfer=transfer)
+def test_half_a_push_is_refused_and_the_next_one_taken(port):
+    model, there = tiny_model(), client(port)
     with pytest.raises(StaleWeights, match=r"weights 5: model.norm.weight is missing"):
         there.load(list(model.named_parameters())[:-1], version=5)
     there.load(model.named_parameters(), version=6)
     assert there.generate(PROMPTS, SAMPLING, seed=0)[0][0].version == 6
 
 
-def test_a_push_that_the_server_knows_nothing_of(port):
+def test_what_the_engine_refuses_is_the_clients_error_once_all_of_it_was_sent(port):
     there = client(port)
-    with pytest.raises(EngineDied, match="no update of weights is under way: the server has been restarted"):
-        there._ask("loaded")
+    twice = [*tiny_model().named_parameters(), *tiny_model().named_parameters()]
+    with pytest.raises(StaleWeights, match=rf"server at port {port}: weights 5: model.embed_tokens.weight came twice"):
+        there._request("load/5", weight_chunks(twice))
 
 
 def test_a_server_with_another_model_is_refused(port):
@@ -94,24 +87,10 @@ def test_a_server_with_another_model_is_refused(port):
         client(port, shapes={"w": (2, 2)})
 
 
-def test_no_file_is_written_for_a_broadcast(port, monkeypatch):
-    """Weights in three buckets, of two formats; a second client makes a group of its own."""
-    monkeypatch.setattr(weight_transfer, "save_file", None)
-    monkeypatch.setattr(weight_transfer.buckets, "__kwdefaults__", {"device": "cpu", "size": 32 * 1024})
-    model, here = tiny_model(seed=4), hf()
-    weights = [(name, p.bfloat16() if "norm" in name else p) for name, p in model.named_parameters()]
-    assert len(list(weight_transfer.buckets(weights))) >= 3
-    here.load(weights, version=3)
-    for _ in range(2):
-        there = client(port, transfer="broadcast")
-        there.load(iter(weights), version=3)
-        assert there.generate(PROMPTS, SAMPLING, seed=1) == here.generate(PROMPTS, SAMPLING, seed=1)
-
-
-def test_a_request_without_the_token_is_refused(tmp_path):
+def test_a_request_without_the_token_is_refused():
     port = free_port()
     with Server(Address(port, token="a-token-of-some-length")) as server:
-        service = Service(hf(), model="tiny", shapes=SHAPES, folder=tmp_path)
+        service = Service(hf(), model="tiny", shapes=SHAPES)
         thread = threading.Thread(target=server.serve, args=(service,), daemon=True)
         thread.start()
         for token in ("", "another-token-as-long"):
@@ -140,24 +119,10 @@ def test_a_host_of_another_machine_is_named():
         Server(Address(0, "192.0.2.1", "a-token-of-some-length"))
 
 
-def test_a_group_that_cannot_be_made_is_told_apart_from_a_server_that_is_lost(port, monkeypatch):
-    def unreachable(host, port, timeout):
-        raise RuntimeError("a page\nof what torch says")
-
-    monkeypatch.setattr(vllm_server, "connect_store", unreachable)
-    with pytest.raises(EngineDied, match=rf"server at port {port} answers, but no .* \(a page of what torch says\)"):
-        client(port, transfer="broadcast")
-
-
 def test_a_connection_that_asks_nothing_holds_the_others_up_for_a_while_only(port, monkeypatch):
     monkeypatch.setattr(Handler, "timeout", 0.5)
     with socket.create_connection(("127.0.0.1", port)):
-        assert client(port, timeout=30.0)._ask("about")["model"] == "tiny"
-
-
-def test_weights_do_not_go_to_another_machine_as_files():
-    with pytest.raises(UserError, match=r'"files": 10\.9\.8\.7:1 is another machine; valid here: "br'):
-        RemoteRollout(Address(1, "10.9.8.7"), shapes=SHAPES, timeout=1.0, comm=SingleProcess(), transfer="files")
+        assert client(port, timeout=30.0)._ask_all("about")["model"] == "tiny"
 
 
 def test_a_server_that_is_not_there_is_waited_for_and_then_named():
@@ -167,13 +132,13 @@ def test_a_server_that_is_not_there_is_waited_for_and_then_named():
     assert len(told) >= 3  # it asked again and again
 
 
-def test_a_server_that_comes_late_is_found(tmp_path):
+def test_a_server_that_comes_late_is_found():
     port = free_port()
 
     def late():
         time.sleep(0.5)
         with Server(Address(port)) as server:
-            server.service = Service(hf(), model="tiny", shapes=SHAPES, folder=tmp_path)
+            server.service = Service(hf(), model="tiny", shapes=SHAPES)
             server.handle_request()
 
     thread = threading.Thread(target=late)
@@ -198,40 +163,41 @@ class Noting(Service):
         self.asked.append((what, len(body.get("prompts", ()))))
         return super().answer(what, body)
 
+    def load(self, body, *, version):
+        self.asked.append(("load", version))
+        super().load(body, version=version)
 
-def from_a_rank(comm, port, transfer):
+
+def from_a_rank(comm, port):
     """Weights that each rank holds half of, and this rank's answers: of three prompts one or two."""
     from grpo.policy.optimizer import AdamWConfig
     from grpo.settings import PolicyConfig
 
     settings = {"optim": AdamWConfig(), "total_updates": 1, "token_budget": 1000, "dtype": "float32"}
     policy = deepspeed_policy(tiny_model(seed=4), zero=PolicyConfig(zero_stage=3), comm=comm, **settings)
-    there = RemoteRollout(Address(port), shapes=SHAPES, timeout=300.0, comm=comm, transfer=transfer)
+    there = RemoteRollout(Address(port), shapes=SHAPES, timeout=300.0, comm=comm)
     there.load(policy.export_weights(), version=7)
     written = there.generate(comm.shard(THREE, even=False), SAMPLING, seed=5 + comm.rank)
     there.release()
     return written
 
 
-@pytest.mark.parametrize("transfer", ["files", "broadcast"])
-def test_two_ranks_are_served_by_one_push_and_one_request(tmp_path, transfer):
+def test_two_ranks_are_served_by_one_push_and_one_request():
     need("deepspeed")
     port, here = free_port(), hf()
     here.load(tiny_model(seed=4).named_parameters(), version=7)
     with Server(Address(port)) as server:
-        service = Noting(hf(), model="tiny", shapes=SHAPES, folder=tmp_path)
+        service = Noting(hf(), model="tiny", shapes=SHAPES)
         thread = threading.Thread(target=server.serve, args=(service,), daemon=True)
         thread.start()
-        ranks = run_ranks(from_a_rank, port, transfer)
+        ranks = run_ranks(from_a_rank, port)
         server.shutdown()
         thread.join()
     for rank in ranks:
         assert isinstance(rank.value, list), f"{rank.value!r} {rank.said}"
     assert [len(rank.value) for rank in ranks] == [1, 2]
     assert [group for rank in ranks for group in rank.value] == here.generate(THREE, SAMPLING, seed=5)
-    pushed = {"files": ["load", "bucket", "loaded"], "broadcast": ["join", "load", "bucket", "taken", "loaded"]}
-    once = ["about", *pushed[transfer]]
-    assert service.asked == [*((what, 0) for what in once), ("generate", 3), ("release", 0)]
+    assert service.asked == [("about", 0), ("load", 7), ("generate", 3), ("release", 0)]
 
 
 def test_a_run_and_its_server_from_the_command_line(tmp_path):
