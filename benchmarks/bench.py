@@ -34,7 +34,7 @@ from benchmarks.report import choose_peer, keep, markdown
 from benchmarks.update import positive
 from benchmarks.workload import Workload, find_model_config, parse_workload, random_prompts, write_model_folder
 from grpo.errors import UserError
-from grpo.policy.base import resolve_bf16
+from grpo.policy.precision import resolve_bf16
 
 TRL_PYTHON = ROOT / ".venv-trl" / "bin" / "python"
 OURS: dict[str, dict[str, str]] = {

@@ -26,9 +26,9 @@ from grpo.batch import Batch
 from grpo.errors import UserError
 from grpo.losses import make_loss, with_token_weights
 from grpo.model.forward import Layout
-from grpo.policy.base import resolve_bf16
 from grpo.policy.engine import Policy
 from grpo.policy.optimizer import AdamWConfig
+from grpo.policy.precision import resolve_bf16
 from grpo.policy.torch_backend import torch_policy
 from grpo.settings import LossConfig
 from grpo.telemetry.throughput import (

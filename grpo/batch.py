@@ -55,7 +55,7 @@ class Batch:
         return replace(self, prompts=tuple(self.prompts[group] for group in groups), **cut)
 
     def with_fixed_logprobs(self, logprobs: Callable[..., Tensor], *, old: bool, reference: bool) -> "Batch":
-        """Return the batch with the log-probabilities that its updates do not change, from `PolicyEngine.logprobs`.
+        """Return the batch with the log-probabilities that its updates do not change, from `Policy.logprobs`.
 
         Without a reference, rows of advantage 0 are not updated on, and their old log-probabilities stay 0.
         """

@@ -10,7 +10,7 @@ place.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -18,11 +18,13 @@ from grpo.advantages import has_signal, total_rewards
 from grpo.batch import Batch
 from grpo.distributed.communicator import Communicator
 from grpo.errors import StaleWeights
-from grpo.losses import Stats
-from grpo.policy.base import PolicyEngine, StatsCheck
+from grpo.losses import Stats, StatsCheck
 from grpo.rollout.base import RolloutEngine, sample_groups
 from grpo.telemetry.step_metrics import StepMetrics
 from grpo.types import Curriculum, Group, PromptRenderer, SamplingConfig, Scorer
+
+if TYPE_CHECKING:  # the engine loads transformers
+    from grpo.policy.engine import Policy
 
 
 class Collector(Protocol):
@@ -45,7 +47,7 @@ class Collector(Protocol):
 class SyncCollector:
     """`Collector` that samples a step's groups from the step's own weights, and blocks while it does."""
 
-    policy: PolicyEngine
+    policy: "Policy"
     rollout: RolloutEngine
     curriculum: Curriculum
     score: Scorer
@@ -121,9 +123,7 @@ def select_for_update(groups: Sequence[Group], sampling: SamplingConfig, *, at_l
     return [groups[place] for place in sorted(kept + spare)]
 
 
-def with_logprob_gap(
-    stats: Stats, batch: Batch, policy: PolicyEngine, comm: Communicator, *, check: StatsCheck
-) -> Stats:
+def with_logprob_gap(stats: Stats, batch: Batch, policy: "Policy", comm: Communicator, *, check: StatsCheck) -> Stats:
     """Return the statistics of an update, with the sampler/trainer gap of an update that ran no model.
 
     The gap is then measured on one group of each rank and given to `check`, unless `batch` has old log-probabilities,

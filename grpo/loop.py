@@ -9,7 +9,7 @@ P prompts, G completions per prompt, B = P*G rows.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from grpo.advantages import advantages
 from grpo.batch import collate
@@ -17,10 +17,12 @@ from grpo.collect import Collector, check_same_policy, with_logprob_gap
 from grpo.distributed.communicator import Communicator
 from grpo.distributed.load_balancing import own_share
 from grpo.losses import make_loss, with_token_weights
-from grpo.policy.base import PolicyEngine
 from grpo.settings import LossConfig
 from grpo.telemetry.run_logger import RunLogger
 from grpo.types import Group
+
+if TYPE_CHECKING:  # the engine loads transformers
+    from grpo.policy.engine import Policy
 
 
 class Callbacks(Protocol):
@@ -64,7 +66,7 @@ def train(
     cfg: LoopConfig,
     *,
     collector: Collector,
-    policy: PolicyEngine,
+    policy: "Policy",
     comm: Communicator,
     log: RunLogger,
     callbacks: Callbacks | None = None,

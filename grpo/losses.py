@@ -22,6 +22,9 @@ from grpo.settings import Aggregation, Estimator, LossConfig
 Stats = dict[str, float]
 """Finished statistics of an update, by name."""
 
+StatsCheck = Callable[[Stats], None]
+"""Called with the means over all ranks before the weights move; an exception leaves the weights as they are."""
+
 
 class Metric(NamedTuple):
     """One statistic of some rows. Sums and counts add up over micro-batches and ranks, and the value is sum / count.

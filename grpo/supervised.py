@@ -1,6 +1,7 @@
 """Supervised training: one loop for SFT on gold answers, and for any loss on batches that are given."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -9,10 +10,12 @@ from grpo.distributed.communicator import Communicator
 from grpo.distributed.load_balancing import own_share
 from grpo.loop import Callbacks, NoCallbacks
 from grpo.losses import Loss, with_token_weights
-from grpo.policy.base import PolicyEngine
 from grpo.settings import LossConfig
 from grpo.telemetry.run_logger import RunLogger
 from grpo.types import Group
+
+if TYPE_CHECKING:  # the engine loads transformers
+    from grpo.policy.engine import Policy
 
 TOKEN_MEAN = LossConfig(aggregation="token")
 
@@ -21,7 +24,7 @@ def fit(
     batches: Callable[[int], Batch],
     *,
     steps: int,
-    policy: PolicyEngine,
+    policy: "Policy",
     loss: Loss,
     comm: Communicator,
     log: RunLogger,

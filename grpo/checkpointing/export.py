@@ -7,10 +7,10 @@ from typing import Any
 from grpo.checkpointing.atomic_directory import atomic_directory
 from grpo.distributed.communicator import Communicator
 from grpo.errors import UserError
-from grpo.policy.base import PolicyEngine
+from grpo.policy.engine import Policy
 
 
-def save_model_folder(policy: PolicyEngine, tokenizer: Any, path: Path, comm: Communicator) -> None:
+def save_model_folder(policy: Policy, tokenizer: Any, path: Path, comm: Communicator) -> None:
     """Write weights, configuration and tokenizer to `path`, complete or not at all.
 
     All ranks call this function and rank 0 writes. UserError where `path` exists.

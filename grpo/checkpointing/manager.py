@@ -20,7 +20,7 @@ from grpo.checkpointing.store import Checkpoint
 from grpo.checkpointing.writer import DISK_TIMEOUT, CheckpointWriter, RunState, bytes_needed
 from grpo.distributed.communicator import Communicator
 from grpo.errors import EXIT_HUNG, FatalError, Stopped, UserError
-from grpo.policy.base import PolicyEngine
+from grpo.policy.engine import Policy
 from grpo.policy.optimizer_state import HostBuffers, OptimizerSnapshot
 from grpo.settings import CheckpointConfig
 from grpo.telemetry.console import Console
@@ -52,7 +52,7 @@ class CheckpointManager:
     folder: Path
     settings: CheckpointConfig
     steps: int
-    policy: PolicyEngine
+    policy: Policy
     shared: Mapping[str, Stateful]
     own: Mapping[str, Stateful]
     about: Mapping[str, str]

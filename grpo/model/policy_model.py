@@ -88,11 +88,8 @@ class PolicyModel(torch.nn.Module):
             with self._gather([parameter]):
                 yield name, parameter.detach()
 
-    def save_pretrained(self, path: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write a model folder; `weights` are whole tensors, needed if the model's own are sharded."""
-        if weights is None:
-            self.model.save_pretrained(path, safe_serialization=True)
-            return
+    def save_pretrained(self, path: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write a model folder with these weights, whole tensors, since the model's own may be sharded."""
         saved = self.model.state_dict().keys()  # only some buffers belong into a file
         buffers = {name: buffer for name, buffer in self.model.named_buffers() if name in saved}
         self.model.save_pretrained(path, state_dict={**weights, **buffers}, safe_serialization=True)

@@ -6,8 +6,7 @@ The only file that imports DeepSpeed. Its configuration is made in `zero_config.
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import deepspeed
@@ -25,9 +24,9 @@ from grpo.batch import Batch
 from grpo.distributed.communicator import Communicator
 from grpo.distributed.failure_detection import backend
 from grpo.model.policy_model import PolicyModel
-from grpo.policy.base import resolve_bf16
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.optimizer_state import MOMENTS
+from grpo.policy.precision import resolve_bf16
 from grpo.policy.zero_config import reference_config, zero_config
 from grpo.settings import PolicyConfig
 
@@ -63,17 +62,6 @@ class DeepSpeedBackend:
             group["lr"] = lr
         self._engine.step()
         return float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else None
-
-    def export_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """On every rank; under ZeRO-3 a tensor is gathered on demand, and freed when nobody holds it."""
-        return self.model.export_weights()
-
-    def save(self, path: Path) -> None:
-        """Rank 0 writes, and holds the whole model in CPU memory; the others help to gather it."""
-        weights = {name: tensor.cpu().clone() for name, tensor in self.export_weights() if self._comm.rank == 0}
-        if self._comm.rank == 0:
-            self.model.save_pretrained(path, weights)
-        self._comm.barrier()
 
     def optimizer_state(self, parameter: Any, *, moments: bool) -> Mapping[str, Tensor]:
         state: dict[str, Any] = {"master": safe_get_full_fp32_param(parameter)}

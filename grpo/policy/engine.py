@@ -10,10 +10,9 @@ from torch import Tensor
 
 from grpo.batch import Batch
 from grpo.distributed.communicator import Communicator, SingleProcess
-from grpo.losses import Loss, Metrics, Stats, finalize_metrics, merge_metrics
+from grpo.losses import Loss, Metrics, Stats, StatsCheck, finalize_metrics, merge_metrics
 from grpo.model.forward import Layout, micro_batches
 from grpo.model.policy_model import PolicyModel
-from grpo.policy.base import PolicyEngine, StatsCheck
 from grpo.policy.nonfinite import NonFiniteLog, nan_if_nonfinite
 from grpo.policy.optimizer import AdamWConfig, learning_rate
 from grpo.policy.optimizer_state import HostBuffers, OptimizerSnapshot, read_counters, read_parameter
@@ -50,14 +49,6 @@ class Backend(Protocol):
         """Clip, step and clear the gradient; its norm, or None (and no step) if the norm is not finite on any rank."""
         ...
 
-    def export_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """As `PolicyEngine.export_weights`."""
-        ...
-
-    def save(self, path: Path) -> None:
-        """As `PolicyEngine.save`."""
-        ...
-
     def optimizer_state(self, parameter: Any, *, moments: bool) -> Mapping[str, Tensor]:
         """Whole float32 tensors of one parameter, on every rank: "master", and Adam's `moments` if there are any."""
         ...
@@ -67,8 +58,13 @@ class Backend(Protocol):
         ...
 
 
-class Policy(PolicyEngine):
-    """The engine over a backend. Losses are computed in float32 on the CPU, where the batch is."""
+class Policy:
+    """Owner of the trainable weights, the frozen reference, the optimizer and its schedule, over a backend.
+
+    Every rank calls every method, in the same order, each with its own rows. `update` follows the gradient of the
+    *sum* of the loss over all rows of all ranks: no caller multiplies by a world size. Losses are computed in float32
+    on the CPU, where the batch is.
+    """
 
     def __init__(
         self,
@@ -87,27 +83,21 @@ class Policy(PolicyEngine):
         """
         self._backend, self._total_updates, self._token_budget = backend, total_updates, token_budget
         self._comm, self._nonfinite, self._progress = comm or SingleProcess(), nonfinite, progress
-        self._num_updates = self._num_steps_applied = self._num_nonfinite = 0
+        self.num_updates = 0  # calls of `update`, those before a resume included
+        self.num_steps_applied = 0  # updates that moved the weights, those before a resume included
+        self.num_nonfinite = 0  # updates in a row, up to the last, that were not finite
 
     @property
     def layout(self) -> Layout:
         """The layout that the model is run in."""
         return self._backend.model.layout
 
-    @property
-    def num_updates(self) -> int:
-        return self._num_updates
-
-    @property
-    def num_nonfinite(self) -> int:
-        return self._num_nonfinite
-
-    @property
-    def num_steps_applied(self) -> int:
-        return self._num_steps_applied
-
     @torch.no_grad()
     def logprobs(self, batch: Batch, *, reference: bool = False) -> Tensor:
+        """Return log-probabilities of the completion tokens, without gradient: float32 [B, C] on the CPU.
+
+        Entries outside `learn_BC` are 0. Raises ValueError for a reference that was not loaded.
+        """
         logp_BC = torch.zeros(batch.ids_BC.shape)
         self._backend.model.eval()  # no gradient checkpointing
         for index, part in self._aligned_micro_batches(batch):
@@ -118,58 +108,84 @@ class Policy(PolicyEngine):
         return logp_BC
 
     def update(self, batch: Batch, loss: Loss, *, before_step: StatsCheck = lambda stats: None) -> Stats:
-        lr = learning_rate(self._backend.optim, update=self._num_updates, updates=self._total_updates)
-        self._num_updates += 1
+        """Make one optimizer step; return token means of the statistics, `grad_norm`, `lr` and `skipped`.
+
+        The weights stay, the schedule advances and `skipped` is 1 if no rank has rows (Adam would move on a zero
+        gradient), and, with `nonfinite` 1 and no other statistics, if a loss, a log-probability or a gradient of any
+        rank is not finite. `before_step` sees the means of a finite update on all ranks before the weights move.
+        """
+        lr = learning_rate(self._backend.optim, update=self.num_updates, updates=self._total_updates)
+        self.num_updates += 1
         parts = self._aligned_micro_batches(batch)
         if not parts:
-            self._num_nonfinite = 0
+            self.num_nonfinite = 0
             return {"lr": lr, "skipped": 1.0}
         stats, is_finite = self._accumulate_gradient(parts, loss)
         if is_finite:
             before_step(stats)
         grad_norm = self._backend.step(lr)
         if grad_norm is None:
-            self._num_nonfinite += 1
+            self.num_nonfinite += 1
             if self._nonfinite:
-                self._save_nonfinite(batch, self._nonfinite)
+                about = {"update": self.num_updates - 1, "rank": self._comm.rank, "in_a_row": self.num_nonfinite}
+                self._nonfinite.save(batch, self.export_weights(), dtype=self._backend.dtype, **about)
             return {"lr": lr, "skipped": 1.0, "nonfinite": 1.0}
-        self._num_nonfinite = 0
-        self._num_steps_applied += 1
+        self.num_nonfinite = 0
+        self.num_steps_applied += 1
         return stats | {"grad_norm": grad_norm, "lr": lr, "skipped": 0.0}
 
     def export_weights(self) -> Iterator[tuple[str, Tensor]]:
-        return self._backend.export_weights()
+        """Yield whole tensors one at a time, under the names of the model hub; tied tensors once.
+
+        Under ZeRO-3 a tensor is gathered on demand and freed when nobody holds it: vLLM holds q, k and v of a layer
+        until it has all.
+        """
+        return self._backend.model.export_weights()
 
     def save(self, path: Path) -> None:
-        self._backend.save(path)
+        """Write a model folder that transformers and vLLM load: weights in safetensors, and configuration.
+
+        Rank 0 writes, and holds the whole model in CPU memory; the others help to gather it.
+        """
+        weights = {name: tensor.cpu().clone() for name, tensor in self.export_weights() if self._comm.rank == 0}
+        if self._comm.rank == 0:
+            self._backend.model.save_pretrained(path, weights)
+        self._comm.barrier()
 
     def snapshot_state(self, buffers: HostBuffers | None = None) -> OptimizerSnapshot:
-        """As the protocol says; rank r keeps whole tensors of every world-size-th parameter."""
+        """Copy this rank's share of the optimizer state to CPU memory; the weights may move while it is written.
+
+        Rank r keeps whole tensors of every world-size-th parameter. Given `buffers` are reused, which overwrites the
+        previous snapshot in them.
+        """
         parameters, tensors = self._backend.model.trainable_parameters(), {}
         buffers = buffers or HostBuffers()
         for number, (_, parameter) in enumerate(parameters):
-            state = self._backend.optimizer_state(parameter, moments=self._num_steps_applied > 0)
+            state = self._backend.optimizer_state(parameter, moments=self.num_steps_applied > 0)
             if number % self._comm.world == self._comm.rank:
                 tensors[number] = {key: buffers.copy(number, key, tensor) for key, tensor in state.items()}
         return OptimizerSnapshot(
-            num_updates=self._num_updates,
-            num_steps_applied=self._num_steps_applied,
-            num_nonfinite=self._num_nonfinite,
+            num_updates=self.num_updates,
+            num_steps_applied=self.num_steps_applied,
+            num_nonfinite=self.num_nonfinite,
             names=tuple(name for name, _ in parameters),
             tensors=tensors,
         )
 
     def load_state(self, path: Path) -> None:
-        """As the protocol says, whatever the ranks were and whichever backend wrote it."""
+        """Resume from the folder `path`, bitwise in float32, whatever the ranks were and whichever backend wrote it.
+
+        UserError for the state of another model.
+        """
         parameters = self._backend.model.trainable_parameters()
         counters = read_counters(path, parameters=len(parameters))
-        self._num_updates, self._num_steps_applied, self._num_nonfinite = counters
-        moments = self._num_steps_applied > 0
+        self.num_updates, self.num_steps_applied, self.num_nonfinite = counters
+        moments = self.num_steps_applied > 0
         states = (
             (parameter, read_parameter(path, number, name, parameter, moments=moments))
             for number, (name, parameter) in enumerate(parameters)
         )
-        self._backend.load_optimizer_state(states, num_steps=self._num_steps_applied)
+        self._backend.load_optimizer_state(states, num_steps=self.num_steps_applied)
 
     def _accumulate_gradient(self, parts: list[tuple[list[int], Batch]], loss: Loss) -> tuple[Stats, bool]:
         """Run forward and backward over the micro-batches: (means over all ranks, whether all losses are finite)."""
@@ -200,13 +216,3 @@ class Policy(PolicyEngine):
         most = max(self._comm.gather([len(plan)]))
         parts = [(index, batch.rows(index)) for index in plan]
         return parts + [([], DUMMY_BATCH)] * (most - len(parts))
-
-    def _save_nonfinite(self, batch: Batch, log: NonFiniteLog) -> None:
-        log.save(
-            batch,
-            self.export_weights(),
-            update=self._num_updates - 1,
-            rank=self._comm.rank,
-            in_a_row=self._num_nonfinite,
-            dtype=self._backend.dtype,
-        )

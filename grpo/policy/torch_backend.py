@@ -1,7 +1,6 @@
 """The policy in one process, plain torch: CPU or one GPU. Also the reference that DeepSpeed is tested against."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -9,11 +8,11 @@ from torch import Tensor
 
 from grpo.batch import Batch
 from grpo.model.policy_model import PolicyModel
-from grpo.policy.base import Dtype, resolve_bf16
 from grpo.policy.engine import Policy
 from grpo.policy.nonfinite import NonFiniteLog
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.optimizer_state import MOMENTS
+from grpo.policy.precision import Dtype, resolve_bf16
 
 
 class TorchBackend:
@@ -48,12 +47,6 @@ class TorchBackend:
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return float(grad_norm) if is_finite else None
-
-    def export_weights(self) -> Iterator[tuple[str, Tensor]]:
-        return self.model.export_weights()
-
-    def save(self, path: Path) -> None:
-        self.model.save_pretrained(path)
 
     def optimizer_state(self, parameter: Any, *, moments: bool) -> Mapping[str, Tensor]:
         if not moments:  # an update that ran out of memory has left some, or parts of them

@@ -5,11 +5,10 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from grpo.distributed.communicator import Communicator, check_divisible
 from grpo.errors import UserError
-from grpo.policy.base import PolicyEngine
 from grpo.policy.nonfinite import NonFiniteLog
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.zero_config import zero_config
@@ -20,6 +19,9 @@ from grpo.types import SamplingConfig
 from launch.builders.models import check_context, device, load_model
 from launch.config.model_size import ModelSize, UnknownModelSize, find_size
 from launch.config.recipe import ModelConfig
+
+if TYPE_CHECKING:  # commands read this file before they load torch
+    from grpo.policy.engine import Policy
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -32,7 +34,7 @@ def choose_dtype(config: PolicyConfig) -> Dtype:
     """Return what policy.dtype is here. Trainer and vLLM both run in it; the hf engine is always float32."""
     import torch
 
-    from grpo.policy.base import resolve_bf16
+    from grpo.policy.precision import resolve_bf16
 
     return "bfloat16" if resolve_bf16(config.dtype, torch.device(device())) else "float32"
 
@@ -85,7 +87,7 @@ def make_policy(
     temperature: float = 1.0,
     reference: bool = False,
     nonfinite: NonFiniteLog | None = None,
-) -> PolicyEngine:
+) -> "Policy":
     """Return the policy over the weights in `folder`, followed by `meter`, for that many updates."""
     from grpo.model.policy_model import PolicyModel
     from grpo.policy.engine import Policy

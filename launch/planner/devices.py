@@ -14,7 +14,7 @@ def devices_at_hand(*, per_node: int | None = None, nodes: int = 1) -> Devices:
     """This machine's GPUs, or its CPU: `per_node` ranks of it, by default all GPUs or one process. Imports torch."""
     import torch
 
-    from grpo.policy.base import resolve_bf16
+    from grpo.policy.precision import resolve_bf16
 
     memory = psutil.virtual_memory()
     total = min(memory.total, container_limit())

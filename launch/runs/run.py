@@ -18,7 +18,7 @@ from grpo.data.prompts import load_system_prompt
 from grpo.distributed.communicator import Communicator
 from grpo.distributed.watchdog import Watchdog
 from grpo.errors import UserError
-from grpo.policy.base import PolicyEngine
+from grpo.policy.engine import Policy
 from grpo.policy.optimizer import AdamWConfig
 from grpo.rollout.base import RolloutEngine
 from grpo.telemetry.console import Console
@@ -40,7 +40,7 @@ class Engines:
     base: str
     codec: PromptCodec
     meter: ThroughputMeter
-    policy: PolicyEngine
+    policy: Policy
     rollout: RolloutEngine | None  # None where nothing is sampled
 
 
