@@ -17,8 +17,8 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout, so that this file runs uninstalled
 
 from benchmarks.rewards import make_completion, make_example
-from eval.predictions import Prediction, write_predictions
-from eval.score import score_file
+from eval.predictions import Prediction, read_predictions, write_predictions
+from eval.score import score_predictions, write_scores
 from rewards.judges.base import LexicalJudge
 
 ANSWERS = 10_000
@@ -34,10 +34,9 @@ def main() -> None:
         write_predictions(path, asked)
         for reference in (False, True):
             started = time.perf_counter()
-            out = Path(folder) / "scores.json"
-            numbers = score_file(
-                path, LexicalJudge(), style="prose", nli="lexical", reference=reference, reasoning=False, out=out
-            )
+            read = read_predictions(path, style="prose")
+            numbers = score_predictions(read, LexicalJudge(), nli="lexical", reference=reference)
+            write_scores(Path(folder) / "scores.json", numbers)
             seconds["reference" if reference else "default"] = round(time.perf_counter() - started, 2)
     measured = {
         "answers": ANSWERS,

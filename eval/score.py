@@ -25,7 +25,7 @@ from eval.bootstrap import intervals
 from eval.predictions import Prediction, read_predictions
 from eval.report.table import METRICS, terminal_table
 from eval.trust_eval_reference import trust_eval_metrics
-from grpo.data.example import STYLES, Style
+from grpo.data.example import STYLES
 from grpo.errors import UserError
 from rewards.judges.base import Judge
 from rewards.judges.load import load_judge
@@ -70,17 +70,6 @@ def main(argv: Sequence[str]) -> int:
     Console().print(table(report, title=str(options.predictions)))
     print(f"scores: {out}")
     return 0
-
-
-def score_file(
-    path: Path, judge: Judge, *, style: Style, nli: str, reference: bool, reasoning: bool, out: Path
-) -> dict[str, Any]:
-    """Score a file of predictions by the judge called `nli`; write the report to `out` and return it."""
-    refuse_other_files(out)
-    asked = read_predictions(path, style=style)
-    report = score_predictions(asked, judge, nli=nli, reference=reference, reasoning=reasoning)
-    write_scores(out, report)
-    return report
 
 
 def score_predictions(

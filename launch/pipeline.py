@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from rich.console import Console as Terminal
 
 from grpo.checkpointing.stop_signal import SIGNALS
@@ -42,29 +42,23 @@ class RunFailed(RuntimeError):
         self.code = code
 
 
-class ArmRun(BaseModel):
+class ArmRun(BaseModel, frozen=True, extra="forbid"):
     """One run of an arm; the same name in another arm is the same run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     recipe: str
     arguments: tuple[str, ...] = ()
 
 
-class Arm(BaseModel):
+class Arm(BaseModel, frozen=True, extra="forbid"):
     """A chain of runs; the model of the last one is compared with those of the other arms."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     runs: tuple[ArmRun, ...] = Field(min_length=1)
 
 
-class Experiment(BaseModel):
+class Experiment(BaseModel, frozen=True, extra="forbid"):
     """A file of configs/experiments; `arguments` hold for every run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from grpo.checkpointing.atomic_directory import atomic_directory
-from grpo.data.prompts import eos_ids
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from launch.config.recipe import ModelConfig
@@ -193,10 +192,6 @@ def load_shell(folder: str) -> Any:
     with contextlib.suppress(OSError):  # a model folder may do without one; stop tokens are then those of config.json
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model
-
-
-def stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    return eos_ids(tokenizer, model.config, model.generation_config)
 
 
 def _check_folder(folder: Path) -> None:

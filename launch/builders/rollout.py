@@ -5,12 +5,13 @@ import math
 import os
 from typing import Any, Literal
 
+from grpo.data.prompts import eos_ids
 from grpo.distributed.communicator import Communicator
 from grpo.errors import UserError
 from grpo.rollout.base import RolloutEngine
 from grpo.settings import RolloutConfig
 from grpo.telemetry.console import Console
-from launch.builders.models import check_context, device, load_model, load_shell, stop_ids
+from launch.builders.models import check_context, device, load_model, load_shell
 from launch.builders.policy import Dtype
 from launch.builders.prompts import PromptCodec
 
@@ -103,7 +104,7 @@ def make_vllm(
         llm,
         shapes=shapes_of(folder),
         decode=codec.decode,
-        eos_ids=stop_ids(shell, codec.tokenizer),
+        eos_ids=eos_ids(codec.tokenizer, shell.config, shell.generation_config),
         progress=console.status,
     )
 
@@ -116,7 +117,7 @@ def _hf(config: RolloutConfig, folder: str, *, codec: PromptCodec, context: int,
     return HfRollout(
         model,
         decode=codec.decode,
-        eos_ids=stop_ids(model, codec.tokenizer),
+        eos_ids=eos_ids(codec.tokenizer, model.config, model.generation_config),
         rows=config.max_num_seqs,
         progress=console.status,
     )

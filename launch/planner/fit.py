@@ -105,28 +105,13 @@ def changes(before: PlanSettings, after: PlanSettings) -> str:
     return ", ".join(['policy.backend = "deepspeed"'] * begins_zero + lines)
 
 
-def evaluation_split(size: ModelSize, *, width: int, context: int, gpus: int, memory: float) -> int:
-    """The fewest GPUs that together hold vLLM's weights of `width` bytes a number and one completion's cache.
-
-    Raises UserError where all `gpus`, of each of which vLLM may take `memory` bytes, do not.
-    """
-    need = width * size.parameters + context * size.cache_bytes(width)
-    valid = splits(size, gpus)
-    for n in valid:
-        if need / n + WORKSPACE <= memory:
-            return n
-    raise UserError(
-        f"{max(valid)} of {gpus} GPUs with {memory / GB:.0f} GB for vLLM do not hold the model: its weights take "
-        f"{width * size.parameters / GB:.0f} GB; valid: a smaller model, or more or larger GPUs"
-    )
-
-
 def with_evaluation_split(
     rollout: RolloutConfig, folder: str, config: Mapping[str, Any], *, width: int, context: int
 ) -> RolloutConfig:
     """The section with the fewest of this machine's GPUs that hold the model in `folder`, where vLLM is alone on them.
 
-    The section stays as it is where there is no GPU, or where the size is unknown.
+    They hold the weights, of `width` bytes a number, and one completion's cache; UserError where all GPUs do not. The
+    section stays as it is where there is no GPU, or where the size is unknown.
     """
     devices = devices_at_hand()
     if devices.kind == "cpu":
@@ -136,8 +121,15 @@ def with_evaluation_split(
     except UnknownModelSize:
         return rollout
     memory = rollout.gpu_memory_utilization * devices.memory
-    gpus = evaluation_split(size, width=width, context=context, gpus=devices.per_node, memory=memory)
-    return rollout.replace(tensor_parallel=gpus)
+    need = width * size.parameters + context * size.cache_bytes(width)
+    valid = splits(size, devices.per_node)
+    for gpus in valid:
+        if need / gpus + WORKSPACE <= memory:
+            return rollout.replace(tensor_parallel=gpus)
+    raise UserError(
+        f"{max(valid)} of {devices.per_node} GPUs with {memory / GB:.0f} GB for vLLM do not hold the model: its "
+        f"weights take {width * size.parameters / GB:.0f} GB; valid: a smaller model, or more or larger GPUs"
+    )
 
 
 def _ladder(size: ModelSize, s: PlanSettings, d: Devices) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console as Terminal
 
 from eval.predictions import Prediction, write_predictions, write_questions
-from eval.score import score_file, table
+from eval.score import score_predictions, table, write_scores
 from grpo.data.example import Example, Style, train_heldout_split
 from grpo.data.prompts import load_system_prompt, make_prompt_renderer
 from grpo.errors import UserError
@@ -140,18 +140,12 @@ def _score(
     judge = make_judge(wanted.judge, console=console)
     for style, place in _places(folder, [prediction.example for prediction in predictions]).items():
         console.status(f"scoring the {style} answers")
+        some = [prediction for prediction in predictions if prediction.example.style == style]
         if place != folder:
             place.mkdir(exist_ok=True)
-            _write(place / PREDICTIONS, [p for p in predictions if p.example.style == style])
-        report = score_file(
-            place / PREDICTIONS,
-            judge,
-            style=style,
-            nli=wanted.judge,
-            reference=wanted.reference,
-            reasoning=reasoning,
-            out=place / SCORES,
-        )
+            _write(place / PREDICTIONS, some)
+        report = score_predictions(some, judge, nli=wanted.judge, reference=wanted.reference, reasoning=reasoning)
+        write_scores(place / SCORES, report)
         Terminal().print(table(report, title=str(place)))
 
 

@@ -43,28 +43,25 @@ class HeldOutEvaluator:
 
     def measure(self, moment: str, *, version: int) -> dict[str, float]:
         """Answer greedily, grade and score; the numbers go into the log and are returned, in percent."""
-        if not self.examples:
+        rollout = self.engines.rollout
+        if not self.examples or rollout is None:
             return {}
-        with self.run.log.phase("held_out"):  # a phase of its own, so that steps that measure do not look slow
-            return self._measure(moment, version)
-
-    def _measure(self, moment: str, version: int) -> dict[str, float]:
-        recipe, comm, console, rollout = self.run.recipe, self.run.comm, self.run.console, self.engines.rollout
-        assert rollout is not None
+        recipe, comm, console = self.run.recipe, self.run.comm, self.run.console
         console.line(f"{moment:12} {len(self.examples)} held-out questions, greedy")
-        rollout.load(self.engines.policy.export_weights(), version=version)
-        graded = evaluate(
-            rollout,
-            comm.shard(self.examples, even=False),
-            self.engines.codec.render,
-            max_tokens=recipe.sampling.max_tokens,
-            reasoning=recipe.model.reasoning,
-            version=version,
-        )
-        rollout.release()
-        graded = comm.gather(graded)
-        answers = [(example, completion) for example, completion, _ in graded]
-        numbers = summarize([grade for *_, grade in graded]) | comm.on_rank0(lambda: self.score(answers))
+        with self.run.log.phase("held_out"):  # a phase of its own, so that steps that measure do not look slow
+            rollout.load(self.engines.policy.export_weights(), version=version)
+            graded = evaluate(
+                rollout,
+                comm.shard(self.examples, even=False),
+                self.engines.codec.render,
+                max_tokens=recipe.sampling.max_tokens,
+                reasoning=recipe.model.reasoning,
+                version=version,
+            )
+            rollout.release()
+            graded = comm.gather(graded)
+            answers = [(example, completion) for example, completion, _ in graded]
+            numbers = summarize([grade for *_, grade in graded]) | comm.on_rank0(lambda: self.score(answers))
         self.run.log.log_result(f"held_out/{moment}", numbers)
         self.run.log.log_predictions(moment, graded)
         shown = [f"{METRICS[name].label} {numbers[name]:.1f}" for name in SHOWN if name in numbers]

@@ -62,14 +62,8 @@ def test_bench_keeps_the_peer_out_of_our_environment():
 
 def test_variables_become_overrides():
     done = make("-n", "train-stage1", "DATA=my file.jsonl", "SEED=3", "NAME=x", "FROM=runs/y", "ARGS=--run.steps=2")
-    wanted = [
-        "'--data.source=my file.jsonl'",
-        "'--run.seed=3'",
-        "'--run.name=x'",
-        "'--model.init_from=runs/y'",
-        "--run.steps=2",
-    ]
-    assert all(part in done.stdout for part in wanted)
+    wanted = "'--data.source=my file.jsonl' '--run.name=x' '--run.seed=3' '--model.init_from=runs/y' --run.steps=2"
+    assert wanted in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from launch import pipeline
 from launch.builders.data import load_questions
-from launch.config.recipe import Recipe
+from launch.config.recipe import load_recipe
 from launch.pipeline import Experiment, plan_arm, plan_stages, read_arguments, wait_for
 from tests.helpers.forked import ROOT, run_program
 
@@ -38,16 +38,14 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
 
 
+PLATEAU = ["--stage_end.when=plateau", "--stage_end.window=1", "--stage_end.tolerance=100"]
+PLATEAU += ["--sampling.dynamic=refill", "--curriculum.order=difficulty"]
+
+
 @pytest.fixture(scope="module")
 def through(home):
     """Stage 1 ends at its plateau (the tiny model gains nothing within two steps), stage 2 after refilled steps."""
-    plateau = [
-        "--stage_end.when=plateau",
-        "--stage_end.window=1",
-        "--stage_end.tolerance=100",
-        "--sampling.dynamic=refill",
-    ]
-    done = train(home, *plateau, "--curriculum.order=difficulty")
+    done = train(home, *PLATEAU)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -74,13 +72,7 @@ def test_the_metrics_say_why_groups_were_dead(home, through):
 
 def test_the_same_command_again_runs_nothing_again(home, through):
     before = (home / "runs" / "stage2-tiny" / "metrics.jsonl").read_bytes()
-    again = [
-        "--stage_end.when=plateau",
-        "--stage_end.window=1",
-        "--stage_end.tolerance=100",
-        "--sampling.dynamic=refill",
-    ]
-    done = train(home, *again, "--curriculum.order=difficulty")
+    done = train(home, *PLATEAU)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("exists already") == 2
     assert "loading" not in done.stdout
@@ -101,10 +93,6 @@ def test_by_hand_the_next_stage_never_begins_by_itself(tmp_path, monkeypatch, ca
     assert f"--model.init_from={tmp_path / 'mine-stage1'}" in said
     assert pipeline.main(command) == 0
     assert begun[1:] == ["mine-stage1", "mine-stage2"]
-
-
-def recipe(*arguments):
-    return load(Recipe, [str(ROOT / "configs/stage2.toml"), str(ROOT / "configs/models/tiny.toml"), *arguments])
 
 
 def test_the_plan_names_runs_and_starts():
@@ -163,9 +151,8 @@ def test_the_papers_arms():
 def test_all_arms_are_asked_the_same_questions(path):
     """With smollm2-135m, whose own recipe has another world in stage 2 than in stage 1; no model is loaded."""
     quiet, shared = Console(io.StringIO()), ["configs/models/smollm2-135m.toml"]
-    last = [
-        load(Recipe, [*jobs[-1].arguments, "--model.init_from=base"]) for jobs in arm_jobs(path, 0, shared).values()
-    ]
+    arms = arm_jobs(path, 0, shared).values()
+    last = [load_recipe([*jobs[-1].arguments, "--model.init_from=base"]) for jobs in arms]
     one, *others = [load_questions(r.data, r.sft, r.held_out, quiet, warm_up=True) for r in last]
     assert len(others) >= 2
     assert (len(one.held_out), len(one.warm_up)) == (100, 120)

@@ -49,14 +49,7 @@ def home(tmp_path_factory):
 
 def sweep(home, *arguments):
     recipes = ["configs/factuality-fact.toml", "configs/models/tiny.toml", "--sampling.max_tokens=4"]
-    data = [
-        f"--data.source={home / 's.csv'}",
-        "--held_out.questions=3",
-        "--samples",
-        "2",
-        "--prompts",
-        str(home / "prompts"),
-    ]
+    data = [f"--data.source={home / 's.csv'}", "--held_out.questions=3"]
     return main([*recipes, *data, "--samples", "2", "--prompts", str(home / "prompts"), *arguments])
 
 

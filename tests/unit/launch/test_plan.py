@@ -12,7 +12,7 @@ from launch.config.recipe import Recipe, load_recipe
 from launch.plan import main
 from launch.planner import fit, report
 from launch.planner.devices import container_limit, devices_at_hand
-from launch.planner.fit import changes, evaluation_split, shortage, suggestion, with_evaluation_split
+from launch.planner.fit import changes, shortage, suggestion, with_evaluation_split
 from launch.planner.memory import GB, PHASES, Devices, Part, PlanSettings, cache_tokens, host_bytes, memory_plan, peak
 from launch.planner.report import Plan, make_plan, table, verdict
 
@@ -203,34 +203,26 @@ def test_an_estimate_warns_and_what_is_counted_is_refused():
         verdict(replace(busy, devices=replace(CPU, memory=1 * GB, host=2 * GB)))
 
 
-def test_an_evaluation_is_split_by_its_weights_and_not_as_training(monkeypatch):
-    def split(model):
-        asked = recipe(model)
-        rollout = asked.rollout.replace(gpu_memory_utilization=0.9)
-        return with_evaluation_split(rollout, asked.model.name, asked.model.config, width=2, context=4096), rollout
+def test_an_evaluation_takes_as_few_gpus_as_hold_the_weights(monkeypatch):
+    """In bfloat16: 16 GB of the 8B, 66 of the 32B, 141 of the 70B, beside 4 GB of vLLM's work and a completion."""
 
-    monkeypatch.setattr(fit, "devices_at_hand", lambda: EIGHT)
+    def split(model, devices):
+        monkeypatch.setattr(fit, "devices_at_hand", lambda: devices)
+        asked = recipe(model, "--rollout.gpu_memory_utilization=0.9")
+        return with_evaluation_split(asked.rollout, asked.model.name, asked.model.config, width=2, context=4096)
+
     monkeypatch.setattr(fit, "find_size", report.find_size)
-    assert [split(model)[0].tensor_parallel for model in ("qwen3-32b", "llama3.1-70b")] == [1, 4]
-    monkeypatch.setattr(fit, "devices_at_hand", lambda: CPU)
-    after, before = split("llama3.1-70b")
-    assert after == before
+    for model, gpus in (("qwen3-8b", 1), ("qwen3-32b", 1), ("llama3.1-70b", 4)):
+        assert split(model, EIGHT).tensor_parallel == gpus
+    assert split("qwen3-32b", CPU).tensor_parallel == recipe("qwen3-32b").rollout.tensor_parallel == 4  # as training
+    with pytest.raises(UserError, match=r"1 of 1 GPUs with 72 GB for vLLM do not hold the model: .* take 141 GB"):
+        split("llama3.1-70b", ONE)
 
 
 def test_nothing_is_suggested_where_nothing_fits():
     made = plan(recipe("llama3.1-70b"), replace(EIGHT, memory=4 * GB))
     with pytest.raises(UserError, match="no setting here fits: a smaller model, or more or larger devices"):
         verdict(made)
-
-
-def test_evaluation_takes_as_few_gpus_as_hold_the_weights():
-    """In bfloat16: 16 GB of the 8B, 66 of the 32B, 141 of the 70B, beside 4 GB of vLLM's work and a completion."""
-    asked = {"width": 2, "context": 4096, "memory": 72 * GB}
-    assert evaluation_split(size_of("qwen3-8b"), gpus=8, **asked) == 1
-    assert evaluation_split(size_of("qwen3-32b"), gpus=8, **asked) == 1
-    assert evaluation_split(size_of("llama3.1-70b"), gpus=8, **asked) == 4
-    with pytest.raises(UserError, match=r"1 of 1 GPUs with 72 GB for vLLM do not hold the model: .* take 141 GB"):
-        evaluation_split(size_of("llama3.1-70b"), gpus=1, **asked)
 
 
 def test_main_memory_and_the_cache_can_be_what_is_short():
