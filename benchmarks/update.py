@@ -32,12 +32,13 @@ from grpo.policy.precision import resolve_bf16
 from grpo.policy.torch_backend import torch_policy
 from grpo.settings import LossConfig
 from grpo.telemetry.throughput import (
+    BACKWARD,
     ForwardTokenCounter,
     TokenCounts,
+    attention_flops,
     padding,
     sharing,
     synchronize,
-    update_flops,
     useful_flops,
 )
 from launch.config.model_size import ModelSize, count
@@ -54,6 +55,17 @@ def make_policy(model: Any, asked: argparse.Namespace, *, budget: int, updates: 
         dtype=asked.dtype,
         gradient_checkpointing=asked.gradient_checkpointing,
     )
+
+
+def update_flops(dims: ModelSize, counts: TokenCounts) -> float:
+    """Return the operations of one forward and backward pass by the field's convention.
+
+    3 (2 N distinct + 4 layers width pairs), as in PaLM (arXiv 2204.02311, appendix B). N leaves out an input embedding
+    of its own (a look-up) and has the head in it for every distinct token. Attention is counted where a token may look,
+    so half of a full square. The optimizer and recomputation are not counted.
+    """
+    multiplied = dims.parameters - (0 if dims.tied else dims.head_parameters)
+    return (1 + BACKWARD) * (2.0 * multiplied * counts.distinct + attention_flops(dims, counts))
 
 
 def weighed(batch: Batch) -> Batch:

@@ -17,6 +17,7 @@ from grpo.types import Group
 
 Mode = Literal["std", "mean", "leave_one_out"]
 ZERO_SPAN = 1e-6  # largest span of a zero-variance group, relative to max(1, largest |reward|)
+EPS = 1e-4  # added to a standard deviation before it divides
 
 
 def advantages(groups: Sequence[Group], *, mode: Mode | Literal["per_reward"], weights: Mapping[str, float]) -> Tensor:
@@ -52,10 +53,10 @@ def has_signal(rewards_PG: Tensor) -> Tensor:
     return rewards_PG.amax(dim=1) - rewards_PG.amin(dim=1) > ZERO_SPAN * scale_P
 
 
-def group_advantages(rewards_PG: Tensor, *, mode: Mode = "std", eps: float = 1e-4) -> Tensor:
+def group_advantages(rewards_PG: Tensor, *, mode: Mode = "std") -> Tensor:
     """Return how much better than the rest of its group each completion is: [P, G] -> float32 [P, G].
 
-    std            (r - mean) / (std + eps), sample standard deviation (ddof 1): GRPO
+    std            (r - mean) / (std + 1e-4), sample standard deviation (ddof 1): GRPO
     mean           r - mean: Dr. GRPO, which finds that the division favors too easy and too hard questions
     leave_one_out  r - mean of the others = (r - mean) G / (G - 1): RLOO
 
@@ -66,7 +67,7 @@ def group_advantages(rewards_PG: Tensor, *, mode: Mode = "std", eps: float = 1e-
     size = rewards_PG.shape[1]
     centered_PG = rewards_PG - rewards_PG.mean(dim=1, keepdim=True)
     if mode == "std":
-        advantages_PG = centered_PG / (rewards_PG.std(dim=1, correction=1, keepdim=True) + eps)
+        advantages_PG = centered_PG / (rewards_PG.std(dim=1, correction=1, keepdim=True) + EPS)
     elif mode == "mean":
         advantages_PG = centered_PG
     elif mode == "leave_one_out":
@@ -76,17 +77,16 @@ def group_advantages(rewards_PG: Tensor, *, mode: Mode = "std", eps: float = 1e-
     return torch.where(has_signal(rewards_PG)[:, None], advantages_PG, 0.0).float()
 
 
-def gdpo_advantages(parts_KPG: Tensor, weights_K: Tensor, *, eps: float = 1e-4) -> Tensor:
+def gdpo_advantages(parts_KPG: Tensor, weights_K: Tensor) -> Tensor:
     """Return advantages with every reward part normalized on its own (GDPO): [K, P, G] and [K] -> float32 [P, G].
 
-    Each part is normalized within its group before the weighted sum, so that a part with a small spread is not drowned
-    by a part with a large spread. The sum is then divided by its standard deviation over the batch. The batch mean
-    is 0 because every group's mean is, so nothing is subtracted, and a zero-variance group stays exactly 0.
+    Each part is normalized within its group before the weighted sum, so that no part drowns another. The sum is then
+    divided by its standard deviation over the batch. Nothing is subtracted: every group's mean is 0.
     """
-    normalized_KPG = torch.stack([group_advantages(part_PG, mode="std", eps=eps).double() for part_PG in parts_KPG])
+    normalized_KPG = torch.stack([group_advantages(part_PG, mode="std").double() for part_PG in parts_KPG])
     summed_PG = (normalized_KPG * weights_K.double()[:, None, None]).sum(dim=0)
     variance = float(summed_PG.square().sum()) / max(summed_PG.numel() - 1, 1)
-    return (summed_PG / (variance**0.5 + eps)).float()
+    return (summed_PG / (variance**0.5 + EPS)).float()
 
 
 def impute_missing(parts_KPG: Tensor) -> Tensor:

@@ -1,8 +1,5 @@
 """Collection of a step's scored groups: ask, sample, score, and ask again (dynamic sampling).
 
-`SyncCollector` samples from the weights of the step itself. A collector that runs ahead of the trainer has the same
-protocol: `publish` gives new weights to the sampler, and `collect` returns the groups of a step, however old they are.
-
 Dynamic sampling is that of DAPO (arXiv 2503.14476, section 3.2). A zero-variance group has advantage 0: `off` keeps the
 group, with its tokens in the counts of the loss; `drop` leaves it out of both; `refill` asks further questions in its
 place.
@@ -10,7 +7,7 @@ place.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -27,25 +24,9 @@ if TYPE_CHECKING:  # the engine loads transformers
     from grpo.policy.engine import Policy
 
 
-class Collector(Protocol):
-    """The source of a step's groups."""
-
-    def publish(self, step: int) -> None:
-        """Give the policy's weights to the sampler, as version `step`."""
-        ...
-
-    def collect(self, step: int, metrics: StepMetrics) -> list[Group]:
-        """Return the step's scored groups of all ranks, the same list on every rank."""
-        ...
-
-    def select(self, groups: Sequence[Group], *, at_least: int) -> list[Group]:
-        """Return the groups that the update learns from; zero-variance groups make up for fewer than `at_least`."""
-        ...
-
-
 @dataclass(kw_only=True)
-class SyncCollector:
-    """`Collector` that samples a step's groups from the step's own weights, and blocks while it does."""
+class Collector:
+    """The source of a step's groups, which it samples from the step's own weights."""
 
     policy: "Policy"
     rollout: RolloutEngine
@@ -56,13 +37,13 @@ class SyncCollector:
     sampling: SamplingConfig
     seed: int = 0
 
-    def publish(self, step: int) -> None:
-        self.rollout.load(self.policy.export_weights(), version=step)
-
     def collect(self, step: int, metrics: StepMetrics) -> list[Group]:
-        """As the protocol. Raises StaleWeights where the sampler answers with another version of the weights."""
+        """Return the step's scored groups of all ranks, the same list on every rank.
+
+        Raises StaleWeights where the sampler answers with another version of the weights.
+        """
         with metrics.timed("sync"):
-            self.publish(step)
+            self.rollout.load(self.policy.export_weights(), version=step)
         groups: list[Group] = []
         world = self.comm.world
         while count := prompts_still_needed(groups, self.sampling, world=world):
@@ -77,9 +58,6 @@ class SyncCollector:
         self.rollout.release()
         self.curriculum.observe(groups)
         return groups
-
-    def select(self, groups: Sequence[Group], *, at_least: int) -> list[Group]:
-        return select_for_update(groups, self.sampling, at_least=at_least)
 
 
 def seed_for(seed: int, *, step: int, rank: int, world: int, asked: int) -> int:

@@ -9,11 +9,11 @@ P prompts, G completions per prompt, B = P*G rows.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from grpo.advantages import advantages
 from grpo.batch import collate
-from grpo.collect import Collector, check_same_policy, with_logprob_gap
+from grpo.collect import Collector, check_same_policy, select_for_update, with_logprob_gap
 from grpo.distributed.communicator import Communicator
 from grpo.distributed.load_balancing import own_share
 from grpo.losses import make_loss, with_token_weights
@@ -25,28 +25,18 @@ if TYPE_CHECKING:  # the engine loads transformers
     from grpo.policy.engine import Policy
 
 
-class Callbacks(Protocol):
-    """What else happens at the end of a step, of GRPO and of supervised training alike."""
+class Callbacks:
+    """What else happens at the end of a step, of GRPO and of supervised training alike: here nothing."""
 
     def on_step(self, step: int, groups: Sequence[Group], values: Mapping[str, float]) -> Mapping[str, float]:
         """Return more metrics, named area/what, of a step with these metrics; supervised steps have no `groups`."""
-        ...
+        return {}
 
     def on_step_end(self, done: int, values: Mapping[str, float]) -> bool:
         """Save what a resume needs after `done` steps. Return whether training ends here, the same on every rank.
 
         Raises Stopped where the run was asked to end.
         """
-        ...
-
-
-class NoCallbacks:
-    """`Callbacks` that do nothing."""
-
-    def on_step(self, step: int, groups: Sequence[Group], values: Mapping[str, float]) -> Mapping[str, float]:
-        return {}
-
-    def on_step_end(self, done: int, values: Mapping[str, float]) -> bool:
         return False
 
 
@@ -77,7 +67,7 @@ def train(
     A step depends on the recipe, the seed and its number alone: with all arguments as they were at `start`, the steps
     are those of a run that never stopped. Raises StaleWeights where the sampler does not run the policy's weights.
     """
-    callbacks = callbacks or NoCallbacks()
+    callbacks = callbacks or Callbacks()
     loss, updates, needs_reference = make_loss(cfg.loss), cfg.loss.updates_per_step, cfg.loss.kl_coef > 0
     for step in range(start, cfg.steps):
         with log.step(step) as metrics:
@@ -86,7 +76,7 @@ def train(
             metrics.add_groups(groups)
 
             # 4. Compare within the group. Every rank then takes its share.
-            selected = collector.select(groups, at_least=updates * comm.world)
+            selected = select_for_update(groups, collector.sampling, at_least=updates * comm.world)
             advantages_PG = advantages(selected, mode=cfg.loss.advantage, weights=cfg.reward_weights)
             batch = collate(*own_share(selected, advantages_PG, comm, drop_zero=not needs_reference))
 

@@ -8,7 +8,7 @@ import torch
 from grpo.batch import Batch, collate
 from grpo.distributed.communicator import Communicator
 from grpo.distributed.load_balancing import own_share
-from grpo.loop import Callbacks, NoCallbacks
+from grpo.loop import Callbacks
 from grpo.losses import Loss, with_token_weights
 from grpo.settings import LossConfig
 from grpo.telemetry.run_logger import RunLogger
@@ -35,7 +35,7 @@ def fit(
 
     `batches` returns this rank's rows of a step. Raises Stopped where the callbacks do.
     """
-    callbacks = callbacks or NoCallbacks()
+    callbacks = callbacks or Callbacks()
     for step in range(start, steps):
         with log.step(step) as metrics:
             batch = batches(step)

@@ -96,22 +96,16 @@ def batch_counts(batch: Batch) -> TokenCounts:
     return sum(counts, TokenCounts())
 
 
-def update_flops(dims: ModelDims, counts: TokenCounts) -> float:
-    """Return the operations of one forward and backward pass by the field's convention.
-
-    3 (2 N distinct + 4 layers width pairs), as in PaLM (arXiv 2204.02311, appendix B). N leaves out an input embedding
-    of its own (a look-up) and has the head in it for every distinct token. Attention is counted where a token may look,
-    so half of a full square. The optimizer and recomputation are not counted.
-    """
-    multiplied = dims.parameters - (0 if dims.tied else dims.head_parameters)
-    return (1 + BACKWARD) * (2.0 * multiplied * counts.distinct + _attention_flops(dims, counts))
-
-
 def useful_flops(dims: ModelDims, counts: TokenCounts) -> float:
-    """Return `update_flops` without what no exact update has to do: logits of prompt tokens, and the last tokens."""
+    """Return the operations of one forward and backward pass that every exact update has to do.
+
+    3 (2 N tokens + 4 layers width pairs), as in PaLM (arXiv 2204.02311, appendix B), without logits of prompt tokens
+    and without the last tokens. Attention is counted where a token may look, so half of a full square. The optimizer
+    and recomputation are not counted.
+    """
     trunk = dims.parameters - (1 if dims.tied else 2) * dims.head_parameters
     products = 2.0 * trunk * counts.processed + 2.0 * dims.head_parameters * counts.learnt
-    return (1 + BACKWARD) * (products + _attention_flops(dims, counts))
+    return (1 + BACKWARD) * (products + attention_flops(dims, counts))
 
 
 class ForwardTokenCounter:
@@ -215,8 +209,8 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _attention_flops(dims: ModelDims, counts: TokenCounts) -> float:
-    """Forward operations of q k and of the weighted sum of v: a multiplication and an addition each, per pair."""
+def attention_flops(dims: ModelDims, counts: TokenCounts) -> float:
+    """Return the forward operations of q k and of the weighted sum of v: a product and an addition each, per pair."""
     return 4.0 * dims.layers * dims.attention * counts.pairs
 
 

@@ -6,7 +6,7 @@ from curriculum.samplers import make_curriculum
 from curriculum.stage_end import StageEnd, check_stage_end
 from eval.online_metrics import OnlineTrustScore
 from eval.predictions import write_questions
-from grpo.collect import SyncCollector
+from grpo.collect import Collector
 from grpo.distributed.communicator import Communicator
 from grpo.distributed.failure_detection import ranks_per_node
 from grpo.loop import LoopConfig, train
@@ -94,7 +94,7 @@ def _loop(
         reward_weights=recipe.reward.weights,
         seed=recipe.run.seed,
     )
-    collector = SyncCollector(
+    collector = Collector(
         policy=engines.policy,
         rollout=engines.rollout,
         curriculum=curriculum,

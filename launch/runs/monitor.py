@@ -20,6 +20,7 @@ from grpo.checkpointing.export import save_model_folder
 from grpo.checkpointing.manager import RESERVE
 from grpo.checkpointing.store import disk_shortage, latest_step
 from grpo.errors import UserError
+from grpo.loop import Callbacks
 from grpo.types import Example, Group
 from launch.builders.rollout import model_bytes
 from launch.config.recipe import HeldOutConfig
@@ -97,7 +98,7 @@ def best_metric(best_by: str, measured: Mapping[str, float]) -> str:
     return "trust_score" if "trust_score" in measured else "right"
 
 
-class TrainingMonitor:
+class TrainingMonitor(Callbacks):
     """The callbacks of a training loop: what is measured, kept, saved and decided at the end of a step.
 
     A part of every checkpoint. `scorer` is None in supervised training, whose steps have no rollouts.

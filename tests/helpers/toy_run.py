@@ -5,7 +5,7 @@ import torch
 from curriculum.samplers import EpochSampler
 from grpo.checkpointing import store
 from grpo.checkpointing.manager import CheckpointManager
-from grpo.collect import SyncCollector
+from grpo.collect import Collector
 from grpo.distributed.communicator import SingleProcess
 from grpo.loop import LoopConfig, train
 from grpo.policy.optimizer import AdamWConfig
@@ -66,7 +66,7 @@ class ToyRun:
         )
 
     def train(self, start=0, engine=HfRollout, score=low_bytes, watch=lambda *_: {}, gate=lambda _: False):
-        collector = SyncCollector(
+        collector = Collector(
             policy=self.policy,
             rollout=engine(tiny_model(seed=9), decode=ByteTokenizer().decode, eos_ids=(EOS,)),
             curriculum=self.curriculum,

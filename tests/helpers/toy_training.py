@@ -5,9 +5,9 @@ import json
 import torch
 
 from curriculum.samplers import EpochSampler
-from grpo.collect import SyncCollector
+from grpo.collect import Collector
 from grpo.distributed.communicator import SingleProcess
-from grpo.loop import LoopConfig, NoCallbacks, train
+from grpo.loop import Callbacks, LoopConfig, train
 from grpo.model.policy_model import PolicyModel
 from grpo.policy.engine import Policy
 from grpo.policy.optimizer import AdamWConfig
@@ -40,7 +40,7 @@ class CountingPolicy(Policy):
         return super().update(batch, loss, **more)
 
 
-class EndsWhen(NoCallbacks):
+class EndsWhen(Callbacks):
     """Callbacks that end the training when `is_over(values)`."""
 
     def __init__(self, is_over):
@@ -62,7 +62,7 @@ def run_toy(
     policy = CountingPolicy(backend, total_updates=steps * updates, token_budget=512)
     loss = LossConfig(aggregation="token", kl_coef=kl, updates_per_step=updates)
     cfg = LoopConfig(steps=steps, loss=loss, max_tokens=8, max_logprob_gap=limit, seed=seed)
-    collector = SyncCollector(
+    collector = Collector(
         policy=policy,
         rollout=rollout or hf_rollout(),
         curriculum=EpochSampler([example(i) for i in range(6)], seed=seed),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.update import LOSS, weighed
+from benchmarks.update import LOSS, update_flops, weighed
 from benchmarks.workload import alternating, find_model_config, make_model, parse_workload, random_batch
 from grpo.batch import Batch
 from grpo.errors import UserError
@@ -18,7 +18,6 @@ from grpo.telemetry.throughput import (
     matmul_peak,
     padding,
     sharing,
-    update_flops,
     useful_flops,
 )
 from launch.config.model_size import ModelSize, count
