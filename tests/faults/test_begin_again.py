@@ -39,7 +39,7 @@ def test_killed_before_its_first_checkpoint_it_begins_again_in_place(tmp_path):
     assert has_finished(tmp_path / "run")
 
 
-ASKED = Kill("update", at=1, calls=10**9, number=signal.SIGTERM)
+ASKED = Kill("update", at=1, number=signal.SIGTERM)
 
 
 @pytest.mark.parametrize(("kill", "code"), [(Kill("update", at=1), -signal.SIGKILL), (ASKED, 75)])

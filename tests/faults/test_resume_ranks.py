@@ -17,7 +17,7 @@ LONG = [(zero, *kill) for zero in (2, 3) for kill in random_kills(f"two ranks of
 NONE = [pytest.param(0, "", 0.0, 0, marks=pytest.mark.skip(reason="`make test-faults` tries KILLS of them"))]
 
 
-def stage(comm, home, arguments, fault, kill, count):
+def stage(comm, home, arguments, fault, kill):
     """One rank of `launch/train.py`; `fault` is rank 1's. What it came to."""
     from grpo.distributed import failure_detection as ranks
     from grpo.telemetry.console import Console
@@ -25,14 +25,14 @@ def stage(comm, home, arguments, fault, kill, count):
 
     os.environ["FAULT"] = fault if comm.rank == 1 else ":0"
     ranks.FAILURE_GRACE = 1.0  # seconds that one rank waits for the other to hear how it died
-    places = armed(home, rank=comm.rank, kill=kill if kill and kill.rank == comm.rank else None, count=count)
+    places = armed(home, rank=comm.rank, kill=kill if kill and kill.rank == comm.rank else None)
     train.train(argv(home, *arguments), comm, Console())
     return places.seen
 
 
-def train_on_two(home, *arguments, fault=":0", kill=None, count=False, grace=60.0):
+def train_on_two(home, *arguments, fault=":0", kill=None, grace=60.0):
     (home / "began").unlink(missing_ok=True)
-    return run_ranks(stage, home, arguments, fault, kill, count, grace=grace)
+    return run_ranks(stage, home, arguments, fault, kill, grace=grace)
 
 
 def through(ranks):
@@ -51,7 +51,7 @@ def straight(tmp_path_factory):
     def of(zero):
         if zero not in made:
             home = tmp_path_factory.mktemp(f"zero-{zero}")
-            seen = through(train_on_two(home, f"--policy.zero_stage={zero}", count=True))
+            seen = through(train_on_two(home, f"--policy.zero_stage={zero}"))
             made[zero] = left(home), seen
         return made[zero]
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from grpo.checkpointing.store import latest_step
-from tests.helpers.forked import ROOT, forked, wait_for
+from tests.helpers.forked import ROOT, forked, wait_for, write_output_to
 from tests.helpers.kills import Kill, Places, Seen
 
 TINY = ("configs/stage1.toml", "configs/models/tiny.toml")
@@ -59,8 +59,8 @@ class Calls:
 
 @dataclass(frozen=True)
 class Ended:
-    """Exit status (negative: by that signal), what was printed, what the process came to where that was asked for, and
-    the seconds until it trained (None: it did not)."""
+    """Exit status (negative: by that signal), what was printed, what a process that was not killed came to, and the
+    seconds until it trained (None: it did not)."""
 
     code: int
     said: str
@@ -82,12 +82,12 @@ def _question(number: int) -> dict[str, object]:
     return {"question": f"What number is {number}?", "answers": [[f"number {number}"]], "docs": docs}
 
 
-def train(home: Path, *arguments: str, fault: str = "", kill: Kill | None = None, count: bool = False) -> Ended:
-    """`launch/train.py` on the tiny model, below `home`, killed where `kill` says; `count`: what it comes to."""
+def train(home: Path, *arguments: str, fault: str = "", kill: Kill | None = None) -> Ended:
+    """`launch/train.py` on the tiny model, below `home`, killed where `kill` says."""
     said, seen, started = home / "said", home / "seen", time.monotonic()
     for file in (seen, home / "began"):
         file.unlink(missing_ok=True)
-    process = forked().Process(target=_child, args=(argv(home, *arguments), home, fault, kill, count))
+    process = forked().Process(target=_child, args=(argv(home, *arguments), home, fault, kill))
     process.start()
     code = wait_for(process)
     assert code is not None, said.read_text(encoding="utf-8")
@@ -101,7 +101,7 @@ def seconds_until(home: Path, started: float) -> float | None:
     return float(began.read_text()) - started if began.exists() else None
 
 
-def armed(home: Path, *, rank: int = 0, kill: Kill | None = None, count: bool = False) -> Places:
+def armed(home: Path, *, rank: int = 0, kill: Kill | None = None) -> Places:
     """In a process that is about to train below `home`. Its random states are those of every such process, and the last
     checkpoint of a run that is finished, which removes them all, is kept as `last`."""
     random.seed(rank)
@@ -110,7 +110,7 @@ def armed(home: Path, *, rank: int = 0, kill: Kill | None = None, count: bool = 
     from grpo.checkpointing import store
     from launch.runs import run
 
-    remove_all, places = store.remove_all, Places(kill, count=count, began=home / "began" if rank == 0 else None)
+    remove_all, places = store.remove_all, Places(kill, began=home / "began" if rank == 0 else None)
 
     def keep_last(folder: Path) -> None:
         places.looking = False  # a run by itself does not do this
@@ -123,18 +123,15 @@ def armed(home: Path, *, rank: int = 0, kill: Kill | None = None, count: bool = 
     return places
 
 
-def _child(arguments: list[str], home: Path, fault: str, kill: Kill | None, count: bool) -> None:
-    sys.stdout = sys.stderr = (home / "said").open("w", buffering=1, encoding="utf-8")
-    os.dup2(sys.stdout.fileno(), 1)
-    os.dup2(sys.stdout.fileno(), 2)
+def _child(arguments: list[str], home: Path, fault: str, kill: Kill | None) -> None:
+    write_output_to(home / "said")
     os.chdir(ROOT)
     os.environ["FAULT"] = fault or ":0"
-    places = armed(home, kill=kill, count=count)
+    places = armed(home, kill=kill)
     from launch.train import main
 
     code = main(arguments)
-    if count:
-        (home / "seen").write_text(json.dumps(places.seen))
+    (home / "seen").write_text(json.dumps(places.seen))
     sys.exit(code)
 
 

@@ -53,11 +53,16 @@ def run_program(module: str, arguments: Sequence[str], **environment: str) -> Do
     return Done(code, stdout, stderr)
 
 
-def _program(module: str, arguments: list[str], environment: dict[str, str], said: Path) -> None:
-    sys.stdout = (said / "stdout").open("w", buffering=1, encoding="utf-8")  # until the process ends
-    sys.stderr = (said / "stderr").open("w", buffering=1, encoding="utf-8")
+def write_output_to(out: Path, err: Path | None = None) -> None:
+    """Let this process, and what it starts, print into files until it ends; errors into `out` too without `err`."""
+    sys.stdout = out.open("w", buffering=1, encoding="utf-8")
+    sys.stderr = err.open("w", buffering=1, encoding="utf-8") if err else sys.stdout
     os.dup2(sys.stdout.fileno(), 1)
     os.dup2(sys.stderr.fileno(), 2)
+
+
+def _program(module: str, arguments: list[str], environment: dict[str, str], said: Path) -> None:
+    write_output_to(said / "stdout", said / "stderr")
     os.chdir(ROOT)
     os.environ |= environment
     sys.exit(importlib.import_module(module).main(arguments))

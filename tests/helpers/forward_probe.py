@@ -1,6 +1,7 @@
-"""Measures of a forward pass: positions, log-probabilities, gradients."""
+"""Measures of a forward pass: positions, tensors, log-probabilities, gradients."""
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from grpo.model.forward import completion_logprobs
 
@@ -14,6 +15,19 @@ def logp_and_gradient(model, batch, layout):
 
 def relative(a, b):
     return float((a - b).norm() / b.norm())
+
+
+class Largest(TorchDispatchMode):
+    """Numbers in the largest tensor that any operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.numbers = max(self.numbers, tensor.numel())
+        return result
 
 
 class Counted:

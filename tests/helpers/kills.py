@@ -1,6 +1,7 @@
-"""Where is a run killed? Within a phase, at a stage of writing a checkpoint, or wherever it touches a file.
+"""The places where a run is killed: a phase, a stage of writing a checkpoint, or wherever the run touches a file.
 
 A process that trains comes to these places again and again. `Places` counts how often, and kills it at one of them.
+A kill between two touches of a file leaves what the touch before it left, so a phase is one place.
 """
 
 import os
@@ -9,8 +10,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -36,18 +36,16 @@ TOUCHES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncat
 PLACES = (*PHASES, *STAGES, "touch")
 WORLDS = ("one process", "two ranks of ZeRO-2", "two ranks of ZeRO-3")
 
-Seen = dict[str, list[int]]
-"""Place -> for each time that a process came there, how many functions were called in it (0: not a phase)."""
+Seen = dict[str, int]
+"""How often a process came to each place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """A signal to one rank at the `at`-th time that it comes to a place, counted from 0; within a phase after so many
-    calls of functions, or at its end where there are fewer."""
+    """A signal to one rank at the `at`-th time that it comes to a place, counted from 0."""
 
     place: str
     at: int = 0
-    calls: int = 0
     rank: int = 0
     number: int = signal.SIGKILL
 
@@ -59,11 +57,8 @@ def named(place: str) -> str:
 
 
 def kill_at(place: str, share: float, seen: Seen, *, rank: int = 0) -> Kill:
-    """At this share of all the times that a rank comes to a place: `kill_at("update", 0.6, seen)` of a run of four
-    steps is within the third update, after 40 % of its calls. `seen`: what it comes to where nobody kills it."""
-    times = seen[place]
-    at = int(share * len(times))
-    return Kill(place, at, int((share * len(times) - at) * times[at]), rank)
+    """At this share of all the times that a rank comes to a place; `seen` is of a run that nobody kills."""
+    return Kill(place, int(share * seen[place]), rank)
 
 
 def random_kills(world: str) -> list[tuple[str, float, int]]:
@@ -75,73 +70,45 @@ def random_kills(world: str) -> list[tuple[str, float, int]]:
 
 
 class Places:
-    """What this process comes to, from now on: `seen`. It is killed where `kill` says so; `count`: the calls within
-    phases are counted too, which makes them slower. When it begins to train, the time is left in the file `began`."""
+    """What this process comes to, from now on: `seen`. It is killed where `kill` says so. When it begins to train, the
+    time is left in the file `began`."""
 
-    def __init__(self, kill: Kill | None, *, count: bool, began: Path | None) -> None:
+    def __init__(self, kill: Kill | None, *, began: Path | None) -> None:
         self.seen: Seen = {}
         self.looking = True
-        self._kill, self._count, self._began = kill, count, began
+        self._kill, self._began = kill, began
         self._phase, self._put = Watchdog.phase, store.write_file
 
         def phase(dog: Watchdog, name: str) -> AbstractContextManager[None]:
-            return self._within(dog, name)
+            if name == "sync" and self._began and "sync" not in self.seen:
+                self._began.write_text(str(time.monotonic()))
+            self._come_to(name)
+            return self._phase(dog, name)
 
         Watchdog.phase = phase
         store.write_file = self._tear
         sys.addaudithook(self._touched)
 
-    def _here(self, place: str) -> bool:
-        times = self.seen.setdefault(place, [])
-        times.append(0)
-        return self._kill is not None and (place, len(times) - 1) == (self._kill.place, self._kill.at)
+    def _is_here(self, place: str) -> bool:
+        at = self.seen.get(place, 0)
+        self.seen[place] = at + 1
+        return self._kill is not None and (place, at) == (self._kill.place, self._kill.at)
 
-    @contextmanager
-    def _within(self, dog: Watchdog, name: str) -> Iterator[None]:
-        if name == "sync" and self._began and "sync" not in self.seen:
-            self._began.write_text(str(time.monotonic()))
-        here = self._here(name)
-        with self._phase(dog, name), self._counted(name, here) if here or self._count else nullcontext():
-            yield
-            if here and self._kill:
-                die(self._kill.number)
-
-    @contextmanager
-    def _counted(self, name: str, here: bool) -> Iterator[None]:
-        times, turn = self.seen[name], len(self.seen[name]) - 1
-        limit = self._kill.calls if here and self._kill else sys.maxsize
-
-        def hook(frame: Any, event: str, argument: Any) -> None:
-            if event in ("call", "c_call"):
-                times[turn] += 1
-                if times[turn] > limit:
-                    die()
-
-        outer = sys.getprofile()
-        sys.setprofile(hook)
-        try:
-            yield
-        finally:
-            sys.setprofile(outer)
+    def _come_to(self, place: str) -> None:
+        if self._is_here(place) and self._kill:
+            os.kill(os.getpid(), self._kill.number)
 
     def _tear(self, place: Path, name: str, *pieces: Any) -> tuple[int, str]:
-        if name.startswith("policy/") and self._here("torn"):
+        if name.startswith("policy/") and self._is_here("torn"):
             whole = b"".join(bytes(piece) for piece in pieces)
             (place / name).write_bytes(whole[: len(whole) // 2])
-            die()
+            os.kill(os.getpid(), signal.SIGKILL)
         return self._put(place, name, *pieces)
 
     def _touched(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.looking or event not in TOUCHES or not any("/run/" in f"{path}/" for path in arguments[:2]):
             return
-        here = self._here("touch")
+        self._come_to("touch")
         for place, (kind, pattern, _) in STAGES.items():
             if kind == event and re.search(pattern, str(arguments[0])):
-                here = self._here(place) or here
-        if here:
-            die()
-
-
-def die(number: int = signal.SIGKILL) -> None:
-    """Nothing of this process runs after SIGKILL."""
-    os.kill(os.getpid(), number)
+                self._come_to(place)

@@ -3,7 +3,6 @@
 import os
 import pickle
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.distributed.failure_detection import init_distributed
-from tests.helpers.forked import forked
+from tests.helpers.forked import forked, write_output_to
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +65,7 @@ def _ran(folder: Path, code: int | None) -> Ran:
 
 
 def _rank(rank: int, world: int, port: int, folder: Path, work: Callable[..., Any], args: Any) -> None:
-    sys.stdout = sys.stderr = (folder / "said").open("w", buffering=1, encoding="utf-8")  # until the process ends
-    os.dup2(sys.stdout.fileno(), 1)
-    os.dup2(sys.stdout.fileno(), 2)
+    write_output_to(folder / "said")
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     value: Any

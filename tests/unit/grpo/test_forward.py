@@ -5,28 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from grpo.errors import UserError
 from grpo.model import attention, forward
 from grpo.model.attention import Span
 from grpo.model.forward import completion_logprobs, micro_batches, resolve_layout, shared_inputs
-from tests.helpers.forward_probe import Counted, logp_and_gradient, relative
+from tests.helpers.forward_probe import Counted, Largest, logp_and_gradient, relative
 from tests.helpers.toy import random_batch, tiny_model
-
-
-class Largest(TorchDispatchMode):
-    """Numbers in the largest tensor that any operation makes."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else [result]:
-            if isinstance(tensor, torch.Tensor):
-                self.numbers = max(self.numbers, tensor.numel())
-        return result
-
 
 KERNELS = {"merged": attention.merged_attention, "copied": attention.copied_attention}
 SKEWED = {"prompts": (5, 9, 4, 7), "sizes": (3, 2, 2, 1), "lengths": (4, 1, 6, 2, 5, 1, 1, 8)}

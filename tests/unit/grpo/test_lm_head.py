@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from grpo.model.lm_head import chunk_tokens, chunked_logprobs
+from grpo.model.lm_head import chunked_logprobs
+from tests.helpers.forward_probe import Largest
 
 
 def inputs(tokens=7, width=5, vocabulary=11, dtype=torch.float32):
@@ -53,7 +55,6 @@ def test_bfloat16_hidden_states_get_float32_logits():
 
 def test_the_last_chunk_is_kept_and_computed_again_only_when_it_was_used_up():
     """Products with the head: one a chunk forward; backward two a chunk, and one more for all but the last."""
-    from torch.utils._python_dispatch import TorchDispatchMode
 
     class Products(TorchDispatchMode):
         count = 0
@@ -76,28 +77,11 @@ def test_the_last_chunk_is_kept_and_computed_again_only_when_it_was_used_up():
 
 def test_the_whole_matrix_never_exists():
     """The largest tensor that any operation makes, forward or backward, is one chunk of logits or the head itself."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Largest(TorchDispatchMode):
-        numbers = 0
-
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            result = function(*args, **(kwargs or {}))
-            for tensor in result if isinstance(result, (tuple, list)) else [result]:
-                if isinstance(tensor, torch.Tensor):
-                    self.numbers = max(self.numbers, tensor.numel())
-            return result
-
     hidden, weight, ids = inputs(tokens=64, width=2, vocabulary=1000)
     with Largest() as largest:
         logp, _ = chunked_logprobs(hidden, weight, ids, chunk=4)
         logp.sum().backward()
     assert largest.numbers == 4 * 1000
-
-
-def test_chunk_size_follows_memory():
-    assert chunk_tokens(49_152, chunk_bytes=64 * 2**20) == 341
-    assert chunk_tokens(10**9, chunk_bytes=1) == 1
 
 
 def test_temperature_zero_is_refused():
