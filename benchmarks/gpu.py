@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from grpo.batch import collate
-from grpo.distributed.communicator import SingleProcess
+from grpo.distributed.communicator import Communicator
 from grpo.losses import make_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import torch_policy
@@ -53,7 +53,7 @@ def policy(kind: str, device: str, dtype: Any = "float32") -> Any:
     if kind == "single":
         return torch_policy(tiny_model().to(device), **settings)
     model = tiny_model() if kind.endswith("3") else tiny_model().to(device)
-    return deepspeed_policy(model, zero=PolicyConfig(zero_stage=int(kind[-1])), comm=SingleProcess(), **settings)  # type: ignore[arg-type]
+    return deepspeed_policy(model, zero=PolicyConfig(zero_stage=int(kind[-1])), comm=Communicator(), **settings)  # type: ignore[arg-type]
 
 
 def trained(engine: Any) -> torch.Tensor:

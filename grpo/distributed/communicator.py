@@ -5,93 +5,59 @@ How ranks meet, and how all of them learn that one has failed: grpo/distributed/
 
 import os
 from collections.abc import Callable, Sequence
-from typing import NoReturn, Protocol, TypeVar, cast
+from typing import NoReturn, TypeVar, cast
 
 from grpo.errors import UserError
 
 T = TypeVar("T")
 
 
-class Communicator(Protocol):
-    """Collective calls; every rank makes them together, in the same order."""
+class Communicator:
+    """Collective calls; every rank makes them together, in the same order. This class is that of one process."""
 
-    rank: int
-    world: int
+    rank: int = 0
+    world: int = 1
 
     def shard(self, items: Sequence[T], *, even: bool = True) -> list[T]:
         """This rank's share of a list that is the same on all ranks; neighbours stay together.
 
         The shares have the same length, else UserError; with `even=False` their lengths may differ by one.
         """
-        ...
+        return list(items)
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
         """Element-wise sums over all ranks."""
-        ...
+        return list(numbers)
 
     def gather(self, items: Sequence[T]) -> list[T]:
         """The shares of all ranks, joined in the order of `shard`; their lengths may differ."""
-        ...
+        return list(items)
 
     def local_main_first(self, work: Callable[[], T]) -> T:
         """Run `work` on one rank of every node before the others: what it leaves in a cache is then made once."""
-        ...
+        return work()
 
     def on_rank0(self, work: Callable[[], T]) -> T:
         """Run `work` on rank 0 alone and return its value on every rank. Where it raises, every rank ends."""
-        ...
+        return work()
 
     def barrier(self) -> None:
         """Return when every rank is here."""
-        ...
 
     def abort(self, code: int, text: str) -> NoReturn:
         """End all ranks with this exit status and this line, whatever their main threads wait for.
 
         One rank calls this alone, from any thread.
         """
-        ...
-
-    def on_abort(self, work: Callable[[], None]) -> None:
-        """Register `work` to run in a background thread before this process ends because another rank has failed."""
-        ...
-
-
-class SingleProcess:
-    """`Communicator` for one process."""
-
-    rank = 0
-    world = 1
-
-    def shard(self, items: Sequence[T], *, even: bool = True) -> list[T]:
-        return list(items)
-
-    def sum(self, numbers: Sequence[float]) -> list[float]:
-        return list(numbers)
-
-    def gather(self, items: Sequence[T]) -> list[T]:
-        return list(items)
-
-    def local_main_first(self, work: Callable[[], T]) -> T:
-        return work()
-
-    def on_rank0(self, work: Callable[[], T]) -> T:
-        return work()
-
-    def barrier(self) -> None:
-        """Return at once."""
-
-    def abort(self, code: int, text: str) -> NoReturn:
         os.write(2, f"stopped: {text}\n".encode())  # not print: the main thread may be in the middle of one
         os._exit(code)
 
     def on_abort(self, work: Callable[[], None]) -> None:
-        """Do nothing: there is no other rank that could fail."""
+        """Register `work` to run in a background thread before this process ends because another rank has failed."""
 
 
-class TorchDistributed:
-    """`Communicator` over the process group of torch.distributed, on CPU tensors (gloo) also where the model is on
-    GPUs."""
+class TorchDistributed(Communicator):
+    """`Communicator` over the process group of torch.distributed, on CPU tensors also where the model is on GPUs."""
 
     def __init__(self, abort: Callable[[int, str], NoReturn], on_abort: Callable[[Callable[[], None]], None]) -> None:
         """Both arguments are those of `FailureDetector`, which reaches ranks that wait in a collective call."""

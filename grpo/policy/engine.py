@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grpo.batch import Batch
-from grpo.distributed.communicator import Communicator, SingleProcess
+from grpo.distributed.communicator import Communicator
 from grpo.losses import Loss, Metrics, Stats, StatsCheck, finalize_metrics, merge_metrics
 from grpo.model.forward import Layout, micro_batches
 from grpo.model.policy_model import PolicyModel
@@ -82,7 +82,7 @@ class Policy:
         such updates are only skipped. `progress` receives a status line several times per update.
         """
         self._backend, self._total_updates, self._token_budget = backend, total_updates, token_budget
-        self._comm, self._nonfinite, self._progress = comm or SingleProcess(), nonfinite, progress
+        self._comm, self._nonfinite, self._progress = comm or Communicator(), nonfinite, progress
         self.num_updates = 0  # calls of `update`, those before a resume included
         self.num_steps_applied = 0  # updates that moved the weights, those before a resume included
         self.num_nonfinite = 0  # updates in a row, up to the last, that were not finite

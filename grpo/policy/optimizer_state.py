@@ -85,14 +85,6 @@ class HostBuffers:
         return self._buffers[number, key].copy_(tensor.detach())
 
 
-def write(snapshot: OptimizerSnapshot, path: Path, *, lead: bool = True) -> None:
-    """Write this rank's share into the folder `path`, into which all ranks write."""
-    path.mkdir(parents=True, exist_ok=True)
-    for name in snapshot.files(lead=lead):
-        with (path / name).open("wb") as file:
-            file.writelines(snapshot.contents(name))
-
-
 def read_counters(path: Path, *, parameters: int) -> tuple[int, int, int]:
     """(updates, steps of Adam, updates in a row that were not finite). UserError for a model of other parameters."""
     file = path / COUNTERS

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from grpo.distributed.communicator import SingleProcess
+from grpo.distributed.communicator import Communicator
 from grpo.errors import UserError
 from grpo.rollout.base import RolloutEngine
 from grpo.settings import PolicyConfig, RolloutConfig
@@ -141,7 +141,7 @@ class FixedModel:
             context=self.context,
             dtype=self.dtype,
             console=console,
-            comm=SingleProcess(),
+            comm=Communicator(),
             own_workers=True,
         )
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from grpo.distributed.communicator import Communicator, SingleProcess
+from grpo.distributed.communicator import Communicator
 from grpo.errors import FatalError, StaleWeights, Stopped, UserError, exit_status
 from grpo.telemetry.console import Console
 
@@ -24,7 +24,7 @@ def run_on_ranks(command: Command) -> int:
             return _run_distributed(command)
         console = Console()
         with logs_to(console):
-            return command(SingleProcess(), console)
+            return command(Communicator(), console)
     except (FatalError, StaleWeights, Stopped, UserError) as error:
         code, text = exit_status(error)
         Console().line(text)

@@ -7,15 +7,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from grpo.distributed.communicator import SingleProcess
+from grpo.distributed.communicator import Communicator
 from grpo.losses import make_loss, with_token_weights
 from grpo.model.policy_model import disable_dropout
 from grpo.policy.optimizer import AdamWConfig, learning_rate
-from grpo.policy.optimizer_state import HostBuffers, write
+from grpo.policy.optimizer_state import HostBuffers
 from grpo.policy.torch_backend import torch_policy
 from grpo.settings import LossConfig, PolicyConfig
 from tests.helpers.installed import need
-from tests.helpers.toy import deepspeed_policy, random_batch, tiny_model
+from tests.helpers.toy import deepspeed_policy, random_batch, tiny_model, write_state
 
 ENGINES = ("single", "zero-1", "zero-2", "zero-3")
 
@@ -40,7 +40,7 @@ def engine(kind, model=None, *, lr=2e-3, budget=1000, layout="shared", updates=3
     }
     if kind == "single":
         return torch_policy(model or tiny_model(), **settings)
-    settings = {"zero": PolicyConfig(zero_stage=int(kind[-1])), "comm": SingleProcess(), **settings}
+    settings = {"zero": PolicyConfig(zero_stage=int(kind[-1])), "comm": Communicator(), **settings}
     return deepspeed_policy(model or tiny_model(), **settings)
 
 
@@ -234,7 +234,7 @@ def test_a_first_step_that_runs_out_of_memory_leaves_a_state_that_can_be_gone_on
         policy.update(step_batch(0), loss)
     monkeypatch.undo()
     assert sorted({len(state) for state in policy._backend._optimizer.state.values()}) == [2, 3]
-    write(policy.snapshot_state(), tmp_path)
+    write_state(policy.snapshot_state(), tmp_path)
     later = engine("single", tiny_model(seed=4))
     later.load_state(tmp_path)
     assert torch.equal(flat(later), before)
@@ -268,7 +268,7 @@ def test_a_state_goes_on_bitwise_in_any_engine(kind, tmp_path):
     train(policy, steps=1)
     held = policy.snapshot_state()
     policy.update(step_batch(1), loss)  # what is held does not move on with the weights
-    write(held, tmp_path / "state")
+    write_state(held, tmp_path / "state")
     for reader in (kind, "zero-2" if kind == "single" else "single"):
         if reader != "single":
             need("deepspeed")

@@ -9,12 +9,11 @@ import torch
 
 from grpo.checkpointing import store
 from grpo.config import load
-from grpo.distributed.communicator import SingleProcess
+from grpo.distributed.communicator import Communicator
 from grpo.errors import NonFiniteError, UserError
 from grpo.losses import make_loss, with_token_weights
 from grpo.policy.nonfinite import NonFiniteLog, load_rows, save_rows, weights_hash
 from grpo.policy.optimizer import AdamWConfig
-from grpo.policy.optimizer_state import write
 from grpo.policy.torch_backend import torch_policy
 from grpo.settings import LossConfig, PolicyConfig
 from grpo.telemetry.console import Console
@@ -24,7 +23,7 @@ from launch.config.recipe import Recipe
 from launch.runs.run import save_recipe
 from tests.helpers.faults import ROOT, TINY, train
 from tests.helpers.installed import need
-from tests.helpers.toy import deepspeed_policy, random_batch, tiny_model
+from tests.helpers.toy import deepspeed_policy, random_batch, tiny_model, write_state
 
 
 def loss(logp, entropy, batch):
@@ -69,7 +68,7 @@ def test_two_in_a_row_end_the_training_and_one_does_not(tmp_path, caplog):
     assert (policy.num_updates, policy.num_steps_applied, policy.num_nonfinite) == (3, 1, 1)
     assert load_rows(tmp_path / "update-000000-rank-0.safetensors")[1]["weights"] == before
     assert len(caplog.messages) == 2
-    write(policy.snapshot_state(), tmp_path / "state")
+    write_state(policy.snapshot_state(), tmp_path / "state")
     resumed = logged(tmp_path)
     resumed.load_state(tmp_path / "state")
     for each in (policy, resumed):
@@ -114,7 +113,7 @@ def test_rows_are_replayed_in_the_formats_of_their_update(tmp_path, capsys, monk
     folder = locate(recipe.model.name, console=Console())
     settings = {"optim": AdamWConfig(**CONSTANT), "token_budget": 4096, "dtype": "bfloat16", "limit": 9}
     in_bf16, in_float32 = (load_model(folder, device="cpu", bf16=bf16) for bf16 in (True, False))
-    zero2 = {"zero": PolicyConfig(zero_stage=2), "comm": SingleProcess()}
+    zero2 = {"zero": PolicyConfig(zero_stage=2), "comm": Communicator()}
     policies = {
         "bfloat16": logged(tmp_path / "bfloat16", in_bf16, **zero2, **settings),
         "float32": logged(tmp_path / "float32", in_float32, **settings),

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from grpo.checkpointing import store
-from grpo.distributed.communicator import SingleProcess
+from grpo.distributed.communicator import Communicator
 from grpo.errors import EngineDied, Stopped, UserError
 from grpo.policy.optimizer_state import OptimizerSnapshot
 from grpo.rollout.hf import HfRollout
@@ -72,7 +72,7 @@ def test_a_reward_that_fails_too_often_ends_the_run_saved(straight, tmp_path):
     assert later.train(start=later.checkpoints.restore(store.latest_valid(tmp_path / "checkpoints"))).equal(straight)
 
 
-class Ending(SingleProcess):
+class Ending(Communicator):
     """Whoever ends the process here is only listened to; the test goes on."""
 
     ended = ()
@@ -191,7 +191,7 @@ def test_a_best_model_without_room_is_left_out(tmp_path, monkeypatch):
     tokenizer.save_pretrained = lambda path: None
     engines = SimpleNamespace(base="", policy=kept.policy, codec=SimpleNamespace(tokenizer=tokenizer))
     recipe = SimpleNamespace(held_out=SimpleNamespace(best_by="right"), checkpoint=SimpleNamespace(every=1))
-    about = {"comm": SingleProcess(), "console": kept.log.console, "log": kept.log}
+    about = {"comm": Communicator(), "console": kept.log.console, "log": kept.log}
     run = SimpleNamespace(folder=tmp_path, recipe=recipe, **about)
     watcher = TrainingMonitor(run, engines, None)
     monkeypatch.setattr(monitor, "RESERVE", 10**18)
@@ -275,7 +275,7 @@ def test_asked_to_end_while_the_last_checkpoint_is_written_it_is_finished_first(
     assert torch.equal(later.train(start=4), straight)
 
 
-class Asked(SingleProcess):
+class Asked(Communicator):
     """Is asked to end after all ranks have told, at the last step's end, that nobody has asked."""
 
     gathered = 0

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from grpo.distributed.communicator import SingleProcess
+from grpo.distributed.communicator import Communicator
 from grpo.errors import EngineDied
 from grpo.rollout.hf import HfRollout
 from grpo.rollout.remote import RemoteRollout
@@ -63,7 +63,7 @@ def test_a_server_that_is_killed_in_a_push_or_a_request(at, ranks, fault):
     fault("a rollout server that drops its connections", steps=0)
     port = free_port()
     serve(port, at)
-    ended = [a_step(SingleProcess(), port)] if ranks == 1 else [rank.value for rank in run_ranks(a_step, port)]
+    ended = [a_step(Communicator(), port)] if ranks == 1 else [rank.value for rank in run_ranks(a_step, port)]
     for all_ranks, message in ended:
         assert all_ranks
         assert f"the rollout server at port {port} is lost" in message

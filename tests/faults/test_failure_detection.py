@@ -9,7 +9,7 @@ import time
 import pytest
 
 from grpo.distributed import failure_detection as ranks
-from grpo.distributed.communicator import SingleProcess, check_divisible
+from grpo.distributed.communicator import Communicator, check_divisible
 from grpo.distributed.failure_detection import Failure, OtherRankFailed, ranks_per_node
 from grpo.errors import UserError
 from tests.helpers.many_ranks import free_port, run_ranks
@@ -38,7 +38,7 @@ def test_three_ranks_share_and_join_again():
 
 
 def test_alone_says_the_same():
-    alone = talk(SingleProcess())
+    alone = talk(Communicator())
     assert alone["even"] == list(range(6))
     assert (alone["joined"], alone["sum"], alone["lead"]) == ([0, 1, 2, 3, 4], [1, 0.5], "said by 0")
 

@@ -111,3 +111,10 @@ def deepspeed_policy(
     config = zero.model_copy(update={"dtype": dtype})
     backend = DeepSpeedBackend(PolicyModel(model, **settings), optim, config=config, comm=comm)
     return Policy(backend, total_updates=total_updates, token_budget=token_budget, comm=comm, nonfinite=nonfinite)
+
+
+def write_state(snapshot, path, *, lead=True):
+    """Write a rank's share of the optimizer state into the folder of all ranks; the rank that leads, the counters."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name in snapshot.files(lead=lead):
+        (path / name).write_bytes(b"".join(snapshot.contents(name)))

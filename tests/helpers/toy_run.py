@@ -6,7 +6,7 @@ from curriculum.samplers import EpochSampler
 from grpo.checkpointing import store
 from grpo.checkpointing.manager import CheckpointManager
 from grpo.collect import Collector
-from grpo.distributed.communicator import SingleProcess
+from grpo.distributed.communicator import Communicator
 from grpo.loop import LoopConfig, train
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import torch_policy
@@ -59,7 +59,7 @@ class ToyRun:
             shared={"curriculum": self.curriculum, "logs": logs},
             own={},
             about={"the questions": about},
-            comm=comm or SingleProcess(),
+            comm=comm or Communicator(),
             console=console,
             reserve=reserve,
             before_commit=logs.fsync,
@@ -72,11 +72,11 @@ class ToyRun:
             curriculum=self.curriculum,
             score=per_group(score),
             render=lambda e: tuple(f"Q{e.id}:".encode()),
-            comm=SingleProcess(),
+            comm=Communicator(),
             sampling=SamplingConfig(prompts_per_step=2, group_size=4, max_tokens=4),
         )
         cfg = LoopConfig(steps=self.steps, max_tokens=4, loss=LossConfig())
-        how = {"policy": self.policy, "comm": SingleProcess(), "log": self.log, "start": start}
+        how = {"policy": self.policy, "comm": Communicator(), "log": self.log, "start": start}
         with self.checkpoints.guard():
             train(cfg, collector=collector, callbacks=Ends(watch, gate, self.checkpoints), **how)
         return torch.cat([tensor.flatten().clone() for _, tensor in self.policy.export_weights()])

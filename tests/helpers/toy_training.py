@@ -6,7 +6,7 @@ import torch
 
 from curriculum.samplers import EpochSampler
 from grpo.collect import Collector
-from grpo.distributed.communicator import SingleProcess
+from grpo.distributed.communicator import Communicator
 from grpo.loop import Callbacks, LoopConfig, train
 from grpo.model.policy_model import PolicyModel
 from grpo.policy.engine import Policy
@@ -68,12 +68,12 @@ def run_toy(
         curriculum=EpochSampler([example(i) for i in range(6)], seed=seed),
         score=per_group(score),
         render=lambda e: tuple(prompt.format(e.id).encode()),
-        comm=SingleProcess(),
+        comm=Communicator(),
         sampling=SamplingConfig(prompts_per_step=4, group_size=8, max_tokens=8, dynamic=dynamic),
         seed=seed,
     )
     log = RunLogger(folder, name="toy", steps=steps, console=Console(), project="test", settings={})
-    train(cfg, collector=collector, policy=policy, comm=SingleProcess(), log=log, callbacks=callbacks)
+    train(cfg, collector=collector, policy=policy, comm=Communicator(), log=log, callbacks=callbacks)
     return policy, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 

@@ -8,18 +8,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from grpo.distributed.communicator import SingleProcess
+from grpo.distributed.communicator import Communicator
 from grpo.errors import UserError
 from grpo.losses import make_loss, with_token_weights
 from grpo.policy.optimizer import AdamWConfig
-from grpo.policy.optimizer_state import write
 from grpo.policy.torch_backend import torch_policy
 from grpo.policy.zero_config import reference_config, zero_config
 from grpo.settings import LossConfig, PolicyConfig
 from launch.builders.models import load_model
 from tests.helpers.installed import need
 from tests.helpers.many_ranks import run_ranks
-from tests.helpers.toy import deepspeed_policy, random_batch, tiny_model
+from tests.helpers.toy import deepspeed_policy, random_batch, tiny_model, write_state
 
 OPTIM = AdamWConfig(lr=2e-3, schedule="linear", warmup_ratio=0.0)
 KINDS = {
@@ -89,7 +88,7 @@ def on_a_rank(comm, zero, folder):
     out["logprobs"] = policy.logprobs(rows).numpy()
     out["nothing teaches"] = policy.update(step_batch(0).rows([]), loss), flat(policy).numpy()
     policy.save(folder / "model")
-    write(policy.snapshot_state(), folder / "state", lead=comm.rank == 0)
+    write_state(policy.snapshot_state(), folder / "state", lead=comm.rank == 0)
     comm.barrier()
     later = zero_policy(zero, comm, seed=5)
     later.load_state(folder / "written by one")
@@ -103,10 +102,10 @@ def ran(request, tmp_path_factory):
     need("deepspeed")
     zero, folder = KINDS[request.param], tmp_path_factory.mktemp("ranks")
     other = PolicyConfig(zero_stage=1 if zero.zero_stage == 3 else 3)  # a state does not depend on ranks or stage
-    policy = zero_policy(other, SingleProcess())
+    policy = zero_policy(other, Communicator())
     for seed in range(3):
         policy.update(step_batch(seed), loss)
-    write(policy.snapshot_state(), folder / "written by one")
+    write_state(policy.snapshot_state(), folder / "written by one")
     ranks = run_ranks(on_a_rank, zero, folder)
     for rank in ranks:
         assert isinstance(rank.value, dict), f"{rank.value!r} {rank.said}"
@@ -174,7 +173,7 @@ def test_two_ranks_go_on_from_what_one_wrote_at_another_stage(ran):
 
 def test_one_rank_goes_on_from_what_two_wrote(ran):
     _, ranks, folder = ran
-    policy = zero_policy(PolicyConfig(zero_stage=2), SingleProcess(), seed=5)
+    policy = zero_policy(PolicyConfig(zero_stage=2), Communicator(), seed=5)
     policy.load_state(folder / "state")
     assert distance(flat(policy), ranks[0][CUTS[-1]][0]) == 0.0
     policy.update(step_batch(7), loss)
@@ -215,17 +214,17 @@ def test_a_model_that_no_rank_has_room_for(tmp_path):
 
 def test_a_state_that_is_damaged_or_of_another_model(tmp_path):
     need("deepspeed")
-    policy = zero_policy(PolicyConfig(zero_stage=2), SingleProcess())
+    policy = zero_policy(PolicyConfig(zero_stage=2), Communicator())
     with pytest.raises(UserError, match=r"state.json: cannot be read as the state of an optimizer: FileNotFoundError"):
         policy.load_state(tmp_path)
     policy.update(step_batch(0), loss)
-    write(policy.snapshot_state(), tmp_path / "state")
+    write_state(policy.snapshot_state(), tmp_path / "state")
     (tmp_path / "state" / "00003.safetensors").write_bytes(b"half")
     with pytest.raises(UserError, match=r"00003.safetensors: cannot be read"):
         policy.load_state(tmp_path / "state")
     assert set(load_file(tmp_path / "state" / "00000.safetensors")) == {"master", "exp_avg", "exp_avg_sq"}
 
-    other = {"optim": OPTIM, "total_updates": 6, "token_budget": 9, "dtype": "float32", "comm": SingleProcess()}
+    other = {"optim": OPTIM, "total_updates": 6, "token_budget": 9, "dtype": "float32", "comm": Communicator()}
     with pytest.raises(UserError, match="of a model with 20 tensors, this one has 11"):
         deepspeed_policy(tiny_model(layers=1), zero=PolicyConfig(zero_stage=2), **other).load_state(tmp_path / "state")
     with pytest.raises(UserError, match=r"holds .*, and this model has model.embed_tokens.weight \[256, 64\]"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from grpo.distributed.communicator import SingleProcess
+from grpo.distributed.communicator import Communicator
 from grpo.errors import EngineDied, StaleWeights, UserError
 from grpo.rollout.hf import HfRollout
 from grpo.rollout.remote import RemoteRollout
@@ -50,7 +50,7 @@ def port():
 
 def client(port, *, shapes=SHAPES, timeout=5.0, token=""):
     address = Address(port, token=token)
-    return RemoteRollout(address, shapes=shapes, timeout=timeout, comm=SingleProcess())
+    return RemoteRollout(address, shapes=shapes, timeout=timeout, comm=Communicator())
 
 
 def test_the_server_answers_as_the_engine_in_it_would(port):
@@ -128,7 +128,7 @@ def test_a_connection_that_asks_nothing_holds_the_others_up_for_a_while_only(por
 def test_a_server_that_is_not_there_is_waited_for_and_then_named():
     told, port = [], free_port()
     with pytest.raises(EngineDied, match=rf"server at port {port} is lost .*refused.*serve.py RECIPES"):
-        RemoteRollout(Address(port), shapes=SHAPES, timeout=1.0, comm=SingleProcess(), progress=told.append)
+        RemoteRollout(Address(port), shapes=SHAPES, timeout=1.0, comm=Communicator(), progress=told.append)
     assert len(told) >= 3  # it asked again and again
 
 

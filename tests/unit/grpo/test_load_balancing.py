@@ -5,13 +5,13 @@ import random
 import pytest
 
 from grpo.advantages import advantages
-from grpo.distributed.communicator import SingleProcess
+from grpo.distributed.communicator import Communicator
 from grpo.distributed.load_balancing import karmarkar_karp, own_share
 from grpo.types import Completion, Group, Score
 from tests.helpers.toy import example
 
 
-class Rank(SingleProcess):
+class Rank(Communicator):
     """One of several ranks, as far as it decides by itself."""
 
     def __init__(self, rank, world):
@@ -66,7 +66,7 @@ def test_ranks_agree_on_who_learns_from_which_group():
     groups = [group(0, 90, (5, 6)), group(1, 10, (3, 4)), group(2, 60, (9, 9)), group(3, 40, (2, 2))]
     shares = [share_of(groups, Rank(rank, 2)) for rank in range(2)]
     assert [[int(g.example.id[-1]) for g in share] for share in shares] == [[2, 3], [0, 1]]  # 118 and 114 tokens
-    assert share_of(groups, SingleProcess()) == groups
+    assert share_of(groups, Communicator()) == groups
 
 
 def test_a_group_of_advantage_0_costs_nothing_where_it_is_left_out():

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from grpo.config import load
-from grpo.distributed.communicator import SingleProcess
+from grpo.distributed.communicator import Communicator
 from grpo.errors import UserError
 from grpo.policy.optimizer import AdamWConfig
 from grpo.settings import PolicyConfig
@@ -40,7 +40,7 @@ def test_auto_is_what_the_policy_runs_in(fast, monkeypatch, tmp_path):
     write_tiny_model(tmp_path / "model")
     silent = Console(io.StringIO())
     folder, meter = str(tmp_path / "model"), ThroughputMeter(shared=True, dims=None, peak=None)
-    more = {"console": silent, "comm": SingleProcess(), "meter": meter}
+    more = {"console": silent, "comm": Communicator(), "meter": meter}
     policy = make_policy(PolicyConfig(), AdamWConfig(), folder, updates=1, context=64, **more)
     assert policy._backend.dtype == choose_dtype(PolicyConfig())
 

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from grpo.distributed.communicator import SingleProcess
+from grpo.distributed.communicator import Communicator
 from grpo.losses import sft_loss
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import torch_policy
@@ -35,10 +35,10 @@ def fit_toy(folder, *, steps, policy=None, start=0, callbacks=None):
 
     def batches(step):
         asked.append(step)
-        return sft_batch([gold(2 * step % 4), gold((2 * step + 1) % 4)], SingleProcess())
+        return sft_batch([gold(2 * step % 4), gold((2 * step + 1) % 4)], Communicator())
 
     with RunLogger(folder, name="toy", steps=steps, console=Console(), project="test", settings={}) as log:
-        how = {"steps": steps, "policy": policy, "loss": sft_loss, "comm": SingleProcess(), "log": log}
+        how = {"steps": steps, "policy": policy, "loss": sft_loss, "comm": Communicator(), "log": log}
         fit(batches, **how, start=start, callbacks=callbacks)
     return policy, asked, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
