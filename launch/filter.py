@@ -22,7 +22,7 @@ from launch.builders.models import starting_weights
 from launch.builders.prompts import make_prompt_codec
 from launch.builders.rollout import refuse_server
 from launch.config.recipe import TRANSFORMS, DataConfig, Recipe, load_recipe
-from launch.runs.answers import Answer, answer_prompts, fix_model, prompt_name
+from launch.runs.answers import Answer, FixedModel, prompt_name
 from rewards.answer import parse
 from rewards.zero_variance import is_right
 
@@ -60,10 +60,9 @@ def filter_questions(recipe: Recipe, out: Path, answers: Path, *, keep: int, sam
     base = starting_weights(recipe.model, recipe.run.folder, console)
     codec = make_prompt_codec(recipe.model, base, console, max_tokens=recipe.sampling.max_tokens)
     prompts = {prompt_name(example.id, prompt): prompt for example in examples for prompt in [codec.render(example)]}
-    share = recipe.eval.gpu_memory_utilization
-    model = fix_model(base, codec, recipe.model, recipe.policy, recipe.rollout, gpu_share=share, console=console)
-    sampling = recipe.sampling.replace(group_size=samples)
-    sampled = answer_prompts(model, prompts, sampling, answers, seed=recipe.run.seed, console=console)
+    rollout, sampling = recipe.fixed_rollout, recipe.sampling.replace(group_size=samples)
+    model = FixedModel(folder=base, codec=codec, model=recipe.model, policy=recipe.policy, rollout=rollout)
+    sampled = model.answer(prompts, sampling, answers, seed=recipe.run.seed, console=console)
     reasoning = recipe.model.reasoning
     tallies = {e.id: tally(e, group, reasoning=reasoning) for e, group in zip(examples, sampled, strict=True)}
     kept = keep_hardest(examples, tallies, keep)

@@ -28,7 +28,7 @@ from launch.builders.models import starting_weights
 from launch.builders.prompts import make_prompt_codec
 from launch.builders.rollout import refuse_server
 from launch.config.recipe import DataConfig, HeldOutConfig, Recipe, SFTConfig, load_recipe
-from launch.runs.answers import FILE, Answer, answer_prompts, fix_model, prompt_name
+from launch.runs.answers import FILE, Answer, FixedModel, prompt_name
 
 
 def main(argv: Sequence[str]) -> int:
@@ -79,7 +79,7 @@ def sweep(recipe: Recipe, paths: dict[int, Path], out: Path, *, samples: int, co
         raise UserError(f"--out {out} exists already and holds no sweep; give a new folder")
     examples = closed_book_questions(recipe.data, recipe.sft, recipe.held_out, console)
     base = starting_weights(recipe.model, recipe.run.folder, console)
-    s, share = recipe.sampling, recipe.eval.gpu_memory_utilization
+    s, rollout = recipe.sampling, recipe.fixed_rollout
     codecs = {
         number: make_prompt_codec(recipe.model.replace(prompt=str(path)), base, console, max_tokens=s.max_tokens)
         for number, path in paths.items()
@@ -91,9 +91,9 @@ def sweep(recipe: Recipe, paths: dict[int, Path], out: Path, *, samples: int, co
         for prompt in [codec.render(example)]
     }
     codec = next(iter(codecs.values()))  # all decode alike
-    model = fix_model(base, codec, recipe.model, recipe.policy, recipe.rollout, gpu_share=share, console=console)
+    model = FixedModel(folder=base, codec=codec, model=recipe.model, policy=recipe.policy, rollout=rollout)
     sampling = Sampling(group_size=samples, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
-    answers = answer_prompts(model, prompts, sampling, out, seed=recipe.run.seed, console=console)
+    answers = model.answer(prompts, sampling, out, seed=recipe.run.seed, console=console)
     columns = {}
     for place, number in enumerate(paths):
         some = answers[place * len(examples) : (place + 1) * len(examples)]

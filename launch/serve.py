@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # as in launch/train.py, which says why
 
 from grpo.config import describe
+from grpo.distributed.communicator import SingleProcess
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from launch.config.recipe import Recipe, load_recipe
@@ -42,15 +43,15 @@ def run_server(recipe: Recipe, console: Console) -> None:
     from launch.builders.models import starting_weights
     from launch.builders.policy import choose_dtype
     from launch.builders.prompts import make_prompt_codec
-    from launch.builders.rollout import make_vllm, server_address, shapes_of
+    from launch.builders.rollout import make_rollout, server_address, shapes_of
 
     wanted, context = recipe.rollout, recipe.model.context
     # The server is first, since a port in use should not cost the start of vLLM.
     with Server(server_address(wanted)) as server:
         model = starting_weights(recipe.model, recipe.run.folder, console)
         codec = make_prompt_codec(recipe.model, model, console, max_tokens=recipe.sampling.max_tokens)
-        dtype = choose_dtype(recipe.policy)
-        engine = make_vllm(wanted, model, codec=codec, context=context, dtype=dtype, console=console)
+        about = {"dtype": choose_dtype(recipe.policy), "console": console, "comm": SingleProcess()}
+        engine = make_rollout("vllm", wanted, model, codec=codec, context=context, **about)
         console.status("")
         console.line(f"serving      {model} at {wanted.host}:{wanted.port}")
         server.serve(Service(engine, model=model, shapes=shapes_of(model)))

@@ -68,28 +68,16 @@ def make_rollout(
     console.status(f"loading the rollout engine, {engine} on {folder}")
     if engine == "server":
         return _server(config, folder, console, comm)
-    if engine == "vllm":
-        return make_vllm(
-            config, folder, codec=codec, context=context, dtype=dtype, console=console, own_workers=own_workers
-        )
-    return _hf(config, folder, codec=codec, context=context, console=console)
+    model: Any = load_model(folder, device=device()) if engine == "hf" else load_shell(folder)
+    check_context(context, model, folder)
+    eos = eos_ids(codec.tokenizer, model.config, model.generation_config)
+    about = {"decode": codec.decode, "eos_ids": eos, "progress": console.status}
+    if engine == "hf":
+        from grpo.rollout.hf import HfRollout
 
-
-def make_vllm(
-    config: RolloutConfig,
-    folder: str,
-    *,
-    codec: PromptCodec,
-    context: int,
-    dtype: Dtype,
-    console: Console,
-    own_workers: bool = False,
-) -> RolloutEngine:
-    """Return vLLM over the weights in `folder`, in this process or, with `own_workers`, in a process for each GPU."""
+        return HfRollout(model, rows=config.max_num_seqs, **about)
     from grpo.rollout.vllm import VllmRollout, start_vllm
 
-    shell = load_shell(folder)
-    check_context(context, shell, folder)
     llm = start_vllm(
         folder,
         context=context,
@@ -100,27 +88,7 @@ def make_vllm(
         tensor_parallel=config.tensor_parallel,
         own_workers=own_workers,
     )
-    return VllmRollout(
-        llm,
-        shapes=shapes_of(folder),
-        decode=codec.decode,
-        eos_ids=eos_ids(codec.tokenizer, shell.config, shell.generation_config),
-        progress=console.status,
-    )
-
-
-def _hf(config: RolloutConfig, folder: str, *, codec: PromptCodec, context: int, console: Console) -> RolloutEngine:
-    from grpo.rollout.hf import HfRollout
-
-    model = load_model(folder, device=device())
-    check_context(context, model, folder)
-    return HfRollout(
-        model,
-        decode=codec.decode,
-        eos_ids=eos_ids(codec.tokenizer, model.config, model.generation_config),
-        rows=config.max_num_seqs,
-        progress=console.status,
-    )
+    return VllmRollout(llm, shapes=shapes_of(folder), **about)
 
 
 def _server(config: RolloutConfig, folder: str, console: Console, comm: Communicator) -> RolloutEngine:

@@ -282,6 +282,11 @@ class Recipe(Section):
         return self.run.name or f"{self.run.stage}-{self.model.label}"
 
     @property
+    def fixed_rollout(self) -> RolloutConfig:
+        """The [rollout] section for a model that is not trained, to which vLLM has the GPUs for itself."""
+        return self.rollout.replace(gpu_memory_utilization=self.eval.gpu_memory_utilization)
+
+    @property
     def eval_max_tokens(self) -> int:
         return self.eval.max_tokens or (1024 if self.model.reasoning else 300)
 

@@ -122,88 +122,60 @@ class AnswerStore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedModel:
-    """A model that answers as it is: its folder and codec, and the engine that samples from it."""
+    """A model that answers as it is: its folder and codec, and the sections that say how it is run."""
 
     folder: str
     codec: PromptCodec
-    context: int  # tokens of prompt and completion
-    engine: Engine
-    dtype: Dtype
+    model: ModelConfig
+    policy: PolicyConfig
     rollout: RolloutConfig
 
-    def start(self, console: Console) -> RolloutEngine:
-        """The engine over the model's weights, alone on its GPUs."""
-        return make_rollout(
-            self.engine,
-            self.rollout,
-            self.folder,
-            codec=self.codec,
-            context=self.context,
-            dtype=self.dtype,
-            console=console,
-            comm=Communicator(),
-            own_workers=True,
-        )
+    def answer(
+        self,
+        prompts: Mapping[str, TokenIds],
+        sampling: Sampling,
+        out: Path,
+        *,
+        seed: int,
+        about: Mapping[str, Any] | None = None,
+        console: Console,
+    ) -> list[list[Answer]]:
+        """`sampling.group_size` answers to each prompt, in order, from the store in `out`; missing ones are sampled.
 
-    def made_with(self, sampling: Sampling, seed: int) -> dict[str, Any]:
-        """What changes answers besides their prompts, by the names that an error gives."""
-        weights = hashlib.sha256(json.dumps(fingerprint(self.folder)).encode()).hexdigest()[:12]
-        return {
-            "model": f"{self.folder} ({weights})",
-            "engine": self.engine,
-            "dtype": self.dtype,
-            "samples": sampling.group_size,
-            "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": seed,
-        }
-
-
-def fix_model(
-    folder: str,
-    codec: PromptCodec,
-    model: ModelConfig,
-    policy: PolicyConfig,
-    rollout: RolloutConfig,
-    *,
-    gpu_share: float,
-    console: Console,
-) -> FixedModel:
-    """The model in `folder` with the engine that the sections choose, which has `gpu_share` of each GPU's memory."""
-    engine = choose_rollout(rollout, folder, console, fixed=True)
-    dtype = choose_dtype(policy) if engine == "vllm" else "float32"
-    rollout = rollout.replace(gpu_memory_utilization=gpu_share)
-    if engine == "vllm":
-        width = 2 if dtype == "bfloat16" else 4
-        rollout = with_evaluation_split(rollout, folder, model.config, width=width, context=model.context)
-    return FixedModel(folder=folder, codec=codec, context=model.context, engine=engine, dtype=dtype, rollout=rollout)
+        `about` is what else answers depend on, for the error.
+        """
+        engine = choose_rollout(self.rollout, self.folder, console, fixed=True)
+        dtype = choose_dtype(self.policy) if engine == "vllm" else "float32"
+        rollout, context = self.rollout, self.model.context
+        if engine == "vllm":
+            width = 2 if dtype == "bfloat16" else 4
+            rollout = with_evaluation_split(rollout, self.folder, self.model.config, width=width, context=context)
+        how = {"codec": self.codec, "context": context, "dtype": dtype, "console": console, "comm": Communicator()}
+        with AnswerStore(out, {**made_with(self.folder, engine, dtype, sampling, seed), **(about or {})}) as store:
+            return sample(
+                lambda: make_rollout(engine, rollout, self.folder, own_workers=True, **how),
+                prompts,
+                sampling,
+                store,
+                seed=seed,
+                batch_size=max(1, rollout.max_num_seqs // sampling.group_size),
+                console=console,
+            )
 
 
-def answer_prompts(
-    model: FixedModel,
-    prompts: Mapping[str, TokenIds],
-    sampling: Sampling,
-    folder: Path,
-    *,
-    seed: int,
-    about: Mapping[str, Any] | None = None,
-    console: Console,
-) -> list[list[Answer]]:
-    """`sampling.group_size` answers of the model to each prompt, in order, from the store in `folder`.
-
-    Missing answers are sampled. `about` is what else answers depend on, for the error.
-    """
-    with AnswerStore(folder, {**model.made_with(sampling, seed), **(about or {})}) as store:
-        return sample(
-            lambda: model.start(console),
-            prompts,
-            sampling,
-            store,
-            seed=seed,
-            batch_size=max(1, model.rollout.max_num_seqs // sampling.group_size),
-            console=console,
-        )
+def made_with(folder: str, engine: Engine, dtype: Dtype, sampling: Sampling, seed: int) -> dict[str, Any]:
+    """What changes answers besides their prompts, by the names that an error gives."""
+    weights = hashlib.sha256(json.dumps(fingerprint(folder)).encode()).hexdigest()[:12]
+    return {
+        "model": f"{folder} ({weights})",
+        "engine": engine,
+        "dtype": dtype,
+        "samples": sampling.group_size,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": seed,
+    }
 
 
 def prompt_name(name: str, prompt: TokenIds) -> str:

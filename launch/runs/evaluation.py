@@ -26,7 +26,7 @@ from launch.builders.models import load_tokenizer, locate, starting_model
 from launch.builders.prompts import PromptCodec
 from launch.builders.rewards import make_judge
 from launch.config.recipe import DataConfig, EvalConfig, ModelConfig, Recipe, RunConfig, SFTConfig
-from launch.runs.answers import FILE, answer_prompts, fix_model, prompt_name
+from launch.runs.answers import FILE, FixedModel, prompt_name
 from launch.runs.few_shot import choose_demonstrations, with_demonstrations
 from launch.runs.run import save_recipe
 from launch.runs.run_lock import LOCK
@@ -60,12 +60,12 @@ def run_evaluation(recipe: Recipe, console: Console) -> Path:
 
     console.line(f"model        {base}, {sum(map(len, shown.values()))} demonstrations")
     console.line(f"answers      {folder / FILE}; to resume after a kill: --run.name={folder.name} (make: NAME=)")
-    wanted, share = recipe.eval, recipe.eval.gpu_memory_utilization
-    sampling = Sampling(
-        group_size=1, max_tokens=recipe.eval_max_tokens, temperature=wanted.temperature, top_p=wanted.top_p
-    )
-    answers = answer_prompts(
-        fix_model(base, codec, model, recipe.policy, recipe.rollout, gpu_share=share, console=console),
+    s, limit = recipe.eval, recipe.eval_max_tokens
+    sampling = Sampling(group_size=1, max_tokens=limit, temperature=s.temperature, top_p=s.top_p)
+    rollout = recipe.fixed_rollout
+    answers = FixedModel(
+        folder=base, codec=codec, model=model, policy=recipe.policy, rollout=rollout
+    ).answer(
         prompts,
         sampling,
         folder,

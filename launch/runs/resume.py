@@ -110,10 +110,7 @@ def restore_folder(folder: Path, checkpoint: Checkpoint | None) -> None:
 
 def log_sizes(checkpoint: Checkpoint) -> dict[str, int]:
     """Sizes of the log files at a checkpoint, in bytes."""
-    try:
-        sizes = {str(name): int(size) for name, size in checkpoint.shared_state()["parts"]["logs"]["bytes"].items()}
-    except DAMAGE as error:
-        raise UserError(f"{checkpoint.path}: the log files' lengths cannot be read: {error!r}") from None
+    sizes = _logs(checkpoint)[0]
     if min(sizes.values(), default=0) < 0:
         raise UserError(f"{checkpoint.path}: a log file of {min(sizes.values())} bytes; expected 0 or more")
     return sizes
@@ -153,12 +150,16 @@ def _log_files(folder: Path) -> list[Path]:
 
 def wandb_id(checkpoint: Checkpoint | None) -> str:
     """The id at wandb of the run that is resumed; empty for a new one."""
-    if checkpoint is None:
-        return ""
+    return _logs(checkpoint)[1] if checkpoint else ""
+
+
+def _logs(checkpoint: Checkpoint) -> tuple[dict[str, int], str]:
+    """Sizes of the log files, and wandb's run id, as `LogFiles` saved them."""
     try:
-        return str(checkpoint.shared_state()["parts"]["logs"]["wandb"])
+        logs = checkpoint.shared_state()["parts"]["logs"]
+        return {str(name): int(size) for name, size in logs["bytes"].items()}, str(logs["wandb"])
     except DAMAGE as error:
-        raise UserError(f"{checkpoint.path}: wandb's run id cannot be read: {error!r}") from None
+        raise UserError(f"{checkpoint.path}: its part on the log files cannot be read: {error!r}") from None
 
 
 def digest(examples: Sequence[Example]) -> str:

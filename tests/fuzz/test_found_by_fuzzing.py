@@ -116,7 +116,7 @@ def test_a_state_without_the_lengths_of_the_logs(tmp_path, shared):
     assert store.create(tmp_path, 5, needed=0, reserve=0) == ""
     store.write_rank_state(store.temp_path(tmp_path, 5), 0, {}, {})
     store.commit(tmp_path, 5, ranks=1, shared=shared)
-    with pytest.raises(UserError, match="step-000005: the log files' lengths cannot be read"):
+    with pytest.raises(UserError, match="step-000005: its part on the log files cannot be read"):
         log_sizes(store.latest_valid(tmp_path))
 
 

@@ -181,14 +181,6 @@ def test_half_a_model_folder(home, tmp_path, pattern, message):
         (["--model.context=5000"], ["model.context = 5000", "4096; at most that"]),
         (["--policy.offload=all"], ["policy.zero_stage = 2 does not shard", "policy.zero_stage = 3"]),
         (
-            ["--policy.zero_stage=3", "--policy.backend=torch"],
-            ['policy.backend = "torch" is not for policy.zero_stage = 3', '"deepspeed" or "auto"'],
-        ),
-        (
-            ["--policy.offload=optimizer", "--policy.backend=torch"],
-            ['policy.backend = "torch" is not for policy.offload = "optimizer"', '"deepspeed" or "auto"'],
-        ),
-        (
             ["--held_out.every=1", "--held_out.unanswerable=1", "--held_out.best_by=grounded"],
             ["held_out.best_by = 'grounded' is not a number of these held-out questions"],
         ),

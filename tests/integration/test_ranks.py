@@ -91,6 +91,8 @@ def test_what_two_ranks_cannot_do_is_said_once(tmp_path):
     ("ranks", "arguments", "message"),
     [
         (2, ["--policy.backend=torch"], 'policy.backend = "torch" is not for 2 ranks; valid: "deepspeed" or "auto"'),
+        (1, ["--policy.zero_stage=3", "--policy.backend=torch"], '"torch" is not for policy.zero_stage = 3; valid'),
+        (1, ["--policy.offload=optimizer", "--policy.backend=torch"], 'is not for policy.offload = "optimizer"'),
         (2, ["--loss.updates_per_step=3"], "updates_per_step = 3 parts cannot be made of the 2 groups of a rank"),
     ],
 )

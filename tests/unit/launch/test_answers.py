@@ -2,15 +2,13 @@
 
 import io
 import json
-from dataclasses import replace
 
 import pytest
 
 from grpo.errors import UserError
-from grpo.settings import RolloutConfig
 from grpo.telemetry.console import Console
 from grpo.types import Completion, Sampling
-from launch.runs.answers import FILE, Answer, AnswerStore, FixedModel, sample
+from launch.runs.answers import FILE, Answer, AnswerStore, made_with, sample
 
 SAMPLING = Sampling(group_size=2, max_tokens=4, temperature=1.0, top_p=1.0)
 PROMPTS = {f"q{n}": (n, n + 1) for n in range(5)}
@@ -95,18 +93,16 @@ def test_what_changes_answers_is_in_the_digest(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "tokenizer.json").write_text("{}")
     (tmp_path / "model.safetensors").write_text("1")
-    model = FixedModel(
-        folder=str(tmp_path), codec=None, context=9, engine="vllm", dtype="float32", rollout=RolloutConfig()
-    )
-    made = model.made_with(SAMPLING, 0)
+    folder = str(tmp_path)
+    made = made_with(folder, "vllm", "float32", SAMPLING, 0)
     others = [
-        replace(model, dtype="bfloat16").made_with(SAMPLING, 0),
-        model.made_with(SAMPLING, 1),
-        replace(model, engine="hf").made_with(SAMPLING, 0),
-        model.made_with(Sampling(group_size=2, max_tokens=5), 0),
+        made_with(folder, "vllm", "bfloat16", SAMPLING, 0),
+        made_with(folder, "vllm", "float32", SAMPLING, 1),
+        made_with(folder, "hf", "float32", SAMPLING, 0),
+        made_with(folder, "vllm", "float32", Sampling(group_size=2, max_tokens=5), 0),
     ]
     (tmp_path / "model.safetensors").write_text("23")
-    others.append(model.made_with(SAMPLING, 0))
+    others.append(made_with(folder, "vllm", "float32", SAMPLING, 0))
     differing = [[name for name in made if other[name] != made[name]] for other in others]
     assert differing == [["dtype"], ["seed"], ["engine"], ["max_tokens"], ["model"]]
     assert json.loads(json.dumps(made)) == made

@@ -267,7 +267,6 @@ def test_a_cache_of_another_size_is_named_on_a_cpu(cache, short, fits):
         ),
         (EIGHT, ["--policy.backend=torch"], r'policy.backend = "torch" is for one rank .* not for 8 ranks'),
         (ONE, ["--policy.backend=torch", "--policy.offload=optimizer"], r'not for policy.offload = "optimizer"'),
-        (EIGHT, ["--policy.offload=all"], r"which policy.zero_stage = 2 does not shard; valid: policy.zero_stage = 3"),
         (EIGHT, ["--rollout.tensor_parallel=3"], r"tensor_parallel = 3 must divide 8 ranks .* valid: 1, 2, 4, 8"),
     ],
 )
