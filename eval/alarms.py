@@ -39,7 +39,8 @@ def never_formatted(steps: Steps) -> str:
 
 def refusals_flood(steps: Steps) -> str:
     """At least half of the answerable questions are refused, and 20 points more than in the first window."""
-    now, first = _last(steps, "trust/over_refusal"), _first(steps, "trust/over_refusal")
+    now = _last(steps, "trust/over_refusal")
+    first = [step["trust/over_refusal"] for step in steps if "trust/over_refusal" in step][:WINDOW]
     if not now or _mean(now) < 50 or _mean(now) < _mean(first) + 20:
         return ""
     return f"refusals flood: {_mean(now):.0f} % of the answerable questions, {_mean(first):.0f} % at the start"
@@ -94,10 +95,6 @@ def _last(steps: Steps, name: str) -> list[float]:
     """The values of the last WINDOW steps, or [] where a step has none."""
     window = [step[name] for step in steps[-WINDOW:] if name in step]
     return window if len(window) == WINDOW else []
-
-
-def _first(steps: Steps, name: str) -> list[float]:
-    return [step[name] for step in steps if name in step][:WINDOW]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -34,7 +34,15 @@ def grade(example: Example, completion: Completion, *, reasoning: bool) -> Grade
     finished = completion.finish == "stop"
     answer = parse(completion.text, style=example.style, reasoning=reasoning, finished=finished)
     if example.style == "closed":
-        return _graded_closed(example, completion, reasoning=reasoning, well_formed=answer.well_formed)
+        found = outcome(example, completion.text, reasoning=reasoning, finished=finished)
+        correct = float(found == "correct")
+        return Grade(
+            answerable=example.answerable,
+            refused=found == "not_attempted",
+            well_formed=answer.well_formed,
+            right=correct,
+            grounded=correct,
+        )
     supported = example.answerable_indices
     said = [] if answer.refused else [(s, _answers_in(s, example)) for s in answer.statements]
     right = {a for _, stated in said for a in stated}
@@ -86,18 +94,6 @@ def _answers_in(statement: Statement, example: Example) -> set[int]:
             if any(LexicalJudge().entails([(statement.text, claim) for claim in example.answers[a]])):
                 stated.add(a)
     return stated
-
-
-def _graded_closed(example: Example, completion: Completion, *, reasoning: bool, well_formed: bool) -> Grade:
-    found = outcome(example, completion.text, reasoning=reasoning, finished=completion.finish == "stop")
-    right = float(found == "correct")
-    return Grade(
-        answerable=example.answerable,
-        refused=found == "not_attempted",
-        well_formed=well_formed,
-        right=right,
-        grounded=right,
-    )
 
 
 def _well_cited(statement: Statement, answer: int, stated: set[int], example: Example) -> bool:

@@ -46,18 +46,14 @@ def read_predictions(path: str | Path, *, style: Style) -> list[Prediction]:
     return found
 
 
-def prediction_line(prediction: Prediction) -> str:
-    """One line of a predictions file, line end included."""
-    record = {**to_record(prediction.example), "output": prediction.output}
-    record |= {"truncated": True} if prediction.truncated else {}
-    return json.dumps(record, ensure_ascii=False) + "\n"
-
-
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     """Write a new file; an existing one is refused."""
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.writelines(map(prediction_line, predictions))
+            for prediction in predictions:
+                truncated = {"truncated": True} if prediction.truncated else {}
+                record = {**to_record(prediction.example), "output": prediction.output, **truncated}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
     except FileExistsError:
         raise UserError(f"{path} exists already; give another name, or move it away") from None
 

@@ -77,18 +77,20 @@ def parse_toml(text: str) -> dict[str, Any]:
 # --- help -------------------------------------------------------------------------------------------------------------
 
 
-def describe(cls: type[BaseModel], sections: Sequence[str] = ()) -> str:
-    """Return the text of `--help`: every field of these sections (default: all) with type, default and sentence.
+def describe(cls: type[BaseModel], only: Sequence[str] = ()) -> str:
+    """Return the text of `--help`: every field of these sections and keys (default: all) with type, default, sentence.
 
     Each `--section.key=default` can be pasted back into a shell.
     """
     lines: list[str] = []
     for name, info in cls.model_fields.items():
         kind = _bare(info.annotation)
-        if not _is_section(kind) or (sections and name not in sections):
+        if not _is_section(kind) or (only and not any(part.split(".")[0] == name for part in only)):
             continue
         lines += ["", f"[{name}]  {(kind.__doc__ or '').strip().splitlines()[0]}"]
         for key, field in kind.model_fields.items():
+            if only and not {name, f"{name}.{key}"} & {*only}:
+                continue
             default = None if field.is_required() else field.get_default(call_default_factory=True)
             flag = f"[{name}.{key}]" if default is None else shlex.quote(f"--{name}.{key}={_toml(default)}")
             lines.append(f"  {flag}  ({_type(field.annotation, field.metadata)})")

@@ -15,21 +15,20 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # as in launch/train.py,
 from grpo.config import describe
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from launch.config.recipe import Recipe, load_recipe
+from launch.config.recipe import DataConfig, Recipe, load_recipe
 
-SECTIONS = ("run", "model", "data", "policy", "rollout", "eval")
-READS = ("model", "data", "eval", "run.name", "run.folder", "policy.dtype") + tuple(
-    f"rollout.{key}" for key in ("engine", "max_num_seqs", "cpu_kv_cache_gib", "tensor_parallel")
+READS = (
+    *("model", "eval", "run.name", "run.folder", "policy.dtype"),
+    *(f"rollout.{key}" for key in ("engine", "max_num_seqs", "cpu_kv_cache_gib", "tensor_parallel")),
+    *(f"data.{key}" for key in DataConfig.model_fields if key not in ("unanswerable", "mixture")),
 )
-"""Sections and keys that may be overridden; a recipe may have others, which are for training."""
-IGNORED = ("data.unanswerable", "data.mixture")
-"""Keys of these sections that mix the questions of training: an evaluation asks them as they are held out."""
+"""Sections and keys that may be overridden. A recipe may have others, which are for training."""
 
 
 def main(argv: Sequence[str]) -> int:
     if {"-h", "--help"} & set(argv):
         print(__doc__)
-        print(describe(Recipe, SECTIONS))
+        print(describe(Recipe, READS))
         return 0
     console = Console()
     try:
@@ -57,7 +56,7 @@ def evaluation_recipe(argv: Sequence[str]) -> Recipe:
     given = load_recipe(argv)
     for override in overrides:
         key = override[2:].partition("=")[0].replace("-", "_").replace(".no_", ".")
-        if key in IGNORED or not {key, key.partition(".")[0]} & set(READS):
+        if not {key, key.partition(".")[0]} & {*READS}:
             raise UserError(f"{override}: an evaluation does not read {key}; it reads {', '.join(READS)}")
     init_from = Path(given.model.init_from)
     earlier_stage = Path(given.run.folder) / f"{given.model.init_from}-{given.model.label}"

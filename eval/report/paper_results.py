@@ -5,7 +5,7 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -75,13 +75,9 @@ def _named(name: str, field: str, value: str, rows: Sequence[PaperRow]) -> list[
     chosen = [row for row in rows if getattr(row, field).casefold() == value.casefold()]
     if chosen:
         return chosen
-    known = _once(getattr(row, field) for row in rows)
+    known = list(dict.fromkeys(getattr(row, field) for row in rows))
     by_case = {entry.casefold(): entry for entry in known}
     near = difflib.get_close_matches(value.casefold(), by_case, n=1, cutoff=0.5)
     hint = f"did you mean {by_case[near[0]]}? " if near else ""
     what = {"model": "model", "dataset": "data set", "config": "configuration"}[field]
     raise UserError(f"{name}: the paper has no {what} {value!r}; {hint}valid: {', '.join(known)}")
-
-
-def _once(values: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(values))

@@ -66,35 +66,24 @@ def make_plan(
     rollout: RolloutConfig,
     devices: Devices,
 ) -> Plan:
-    """The plan of these sections on these devices; UserError for settings that are wrong whatever the memory."""
-    size, source = find_size(model.name, model.config)
-    settings = plan_settings(model.context, sampling, loss, policy, rollout, devices)
-    check(size, settings, devices)
-    return Plan(label=model.label, size=size, source=source, settings=settings, devices=devices)
+    """The plan of these sections, with "auto" as it resolves on these devices.
 
-
-def plan_settings(
-    context: int,
-    sampling: SamplingConfig,
-    loss: LossConfig,
-    policy: PolicyConfig,
-    rollout: RolloutConfig,
-    devices: Devices,
-) -> PlanSettings:
-    """The values that memory depends on, with "auto" as it resolves on these devices."""
+    UserError for settings that are wrong whatever the memory.
+    """
     from launch.builders.rollout import auto_engine  # loads torch
 
+    size, source = find_size(model.name, model.config)
     deepspeed = policy.backend == "auto" and (devices.ranks > 1 or policy.offload != "none")
     fast = "bfloat16" if devices.fast_bf16 else "float32"
     auto = "vllm" if devices.kind == "gpu" else auto_engine()
-    return PlanSettings(
+    settings = PlanSettings(
         zero_stage=policy.zero_stage if deepspeed or policy.backend == "deepspeed" else 0,
         offload=policy.offload,
         dtype=fast if policy.dtype == "auto" else policy.dtype,
         gradient_checkpointing=policy.gradient_checkpointing,
         shared=policy.layout != "padded",
         token_budget=policy.token_budget,
-        context=context,
+        context=model.context,
         max_tokens=sampling.max_tokens,
         prompts=sampling.prompts_per_step,
         group_size=sampling.group_size,
@@ -105,6 +94,8 @@ def plan_settings(
         cpu_kv_cache_gib=rollout.cpu_kv_cache_gib,
         tensor_parallel=rollout.tensor_parallel,
     )
+    check(size, settings, devices)
+    return Plan(label=model.label, size=size, source=source, settings=settings, devices=devices)
 
 
 def announce(plan: Plan, mode: Literal["refuse", "warn"] = "warn") -> None:

@@ -14,7 +14,7 @@ from grpo.data.example import Example
 from grpo.data.prompts import load_system_prompt
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from grpo.telemetry.run_logger import RunLogger, require_new_folder
+from grpo.telemetry.run_logger import RunLogger
 from launch.config.recipe import Recipe
 from launch.runs.run_lock import LOCK
 
@@ -39,23 +39,6 @@ def has_finished(folder: Path) -> bool:
 def is_run(folder: Path) -> bool:
     """Whether `folder` is that of a run, perhaps killed while it was made."""
     return (folder / LOCK).is_file()
-
-
-def find_checkpoint(recipe: Recipe, folder: Path, console: Console) -> Checkpoint | None:
-    """The checkpoint that this run resumes from, or None for a run that begins, also again in place.
-
-    UserError where `folder` holds a finished run, a run of another recipe, or no run, and for any run where
-    `checkpoint.resume = "never"`.
-    """
-    if has_finished(folder):
-        store.remove_all(checkpoints_of(folder))  # the run was killed before it had
-        require_new_folder(folder)
-    if recipe.checkpoint.resume == "never" or not is_run(folder):
-        require_new_folder(folder)
-        return None
-    if (folder / "recipe.toml").is_file():  # else the run was killed while its folder was made
-        check_same_recipe(recipe, folder, tell=console.line)
-    return latest_usable(folder, console)
 
 
 def latest_usable(folder: Path, console: Console) -> Checkpoint | None:

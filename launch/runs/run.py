@@ -72,13 +72,27 @@ class Run:
         return self
 
     def _open(self) -> resume.Checkpoint | None:
-        check_writable(self.folder)
+        """Lock the folder; the checkpoint to resume from, or None for a run that begins, also again in place.
+
+        UserError where the folder holds a finished run, a run of another recipe, or no run, and for any run where
+        `checkpoint.resume = "never"`.
+        """
+        folder = self.folder
+        check_writable(folder)
         if self.shared:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock.acquire(create=True, wait=True)
-            return None if self.is_finished else resume.latest_usable(self.folder, self.console)
+            return None if self.is_finished else resume.latest_usable(folder, self.console)
         self._lock.acquire(create=False)
-        return resume.find_checkpoint(self.recipe, self.folder, self.console)
+        if self.is_finished:
+            remove_all(resume.checkpoints_of(folder))  # the run was killed before it had
+            require_new_folder(folder)
+        if self.recipe.checkpoint.resume == "never" or not resume.is_run(folder):
+            require_new_folder(folder)
+            return None
+        if (folder / "recipe.toml").is_file():  # else the run was killed while its folder was made
+            resume.check_same_recipe(self.recipe, folder, tell=self.console.line)
+        return resume.latest_usable(folder, self.console)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None

@@ -9,11 +9,12 @@ import pytest
 
 from grpo.checkpointing.store import remove_all
 from grpo.config import load
+from grpo.distributed.communicator import SingleProcess
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from launch.config.recipe import Recipe
-from launch.runs.resume import check_same_recipe, find_checkpoint, has_finished
-from launch.runs.run import check_writable, save_recipe
+from launch.runs.resume import check_same_recipe, has_finished
+from launch.runs.run import Run, check_writable, save_recipe
 from tests.helpers.faults import train
 from tests.helpers.kills import Kill
 
@@ -100,16 +101,22 @@ def begun(folder, *arguments):
     return recipe
 
 
+def found(recipe, folder):
+    """The checkpoint that the run would resume from."""
+    with Run(recipe, comm=SingleProcess(), console=Console(), folder=folder) as run:
+        return run.checkpoint
+
+
 def test_killed_while_its_folder_was_made(tmp_path):
     """Without a whole recipe there is nothing that could be lost; what is no run is left alone."""
     run, recipe = tmp_path / "run", load(Recipe, [])
     run.mkdir()
-    assert find_checkpoint(recipe, run, Console()) is None
+    assert found(recipe, run) is None
     (run / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="run: this run exists and is not overwritten"):
-        find_checkpoint(recipe, run, Console())
+        found(recipe, run)
     (run / ".lock").touch()
-    assert find_checkpoint(recipe, run, Console()) is None
+    assert found(recipe, run) is None
 
 
 @pytest.mark.parametrize("left", ["checkpoints", ".checkpoints.removing"])
@@ -120,7 +127,7 @@ def test_killed_while_it_removed_its_checkpoints_a_finished_run_is_refused_witho
     there = sorted(run.iterdir())
     (run / left / "step-000002").mkdir(parents=True)
     with pytest.raises(UserError, match="run: this run exists and is not overwritten"):
-        find_checkpoint(recipe, run, Console())
+        found(recipe, run)
     assert sorted(run.iterdir()) == there
     remove_all(run / "checkpoints")  # nothing is there any more
 

@@ -201,7 +201,10 @@ def test_several_styles_are_scored_one_by_one(home, capsys):
     ("arguments", "match"),
     [
         (["--eval.unanswerable=0.5"], "eval.unanswerable is now held_out.unanswerable"),
-        (["--sampling.max_tokens=9"], "an evaluation does not read sampling.max_tokens; it reads model, data, eval, "),
+        (
+            ["--sampling.max_tokens=9"],
+            "does not read sampling.max_tokens; it reads model, eval, run.name",
+        ),
         (["--policy.zero-stage=3"], "does not read policy.zero_stage; .* policy.dtype, rollout.engine"),
         (["--data.unanswerable=0.5"], "does not read data.unanswerable"),
         (["--eval.temperatur=0.5"], r"did you mean eval.temperature\?"),

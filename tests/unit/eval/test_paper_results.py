@@ -15,17 +15,6 @@ def test_trust_is_the_mean_of_the_three_f1_scores_in_every_row():
     assert sum("align" in row.numbers for row in paper_rows()) == 12
 
 
-def test_what_the_paper_says_about_its_own_numbers():
-    """Section 4: over nine cells of Figure 2, Ground-GRPO gains 11.5 points for reasoning models, 7.0 for instruct."""
-    for kind, gain in (("Reasoning", 11.5), ("Instruct", 7.0)):
-        means = []
-        for stage in ("Prompt", "Ground-GRPO"):
-            cells = [r for r in paper_rows() if (r.source, r.config) == ("Figure 2", f"{stage} ({kind})")]
-            assert len(cells) == 9
-            means.append(sum(row.numbers["trust_score"] for row in cells) / 9)
-        assert means[1] - means[0] == pytest.approx(gain, abs=0.05)
-
-
 def test_rows_are_found_by_name():
     assert len(find_rows("paper:Qwen3-8B/ASQA")) == 16
     (row,) = find_rows("paper:qwen3-8b/asqa/ground-grpo (reasoning)")
@@ -39,16 +28,6 @@ def test_what_a_figure_repeats_is_taken_from_the_table():
     assert (row.source, row.numbers["trust_score"]) == ("Table 1", 68.79)
     both = [r for r in find_rows("paper:Qwen3-8B/ASQA") if r.config == row.config]
     assert [r.source for r in both] == ["Figure 2", "Table 1"]
-
-
-def test_a_repeated_configuration_differs_by_rounding_only():
-    groups = {}
-    for row in paper_rows():
-        groups.setdefault((row.model, row.dataset, row.config), []).append(row.numbers)
-    repeated = [numbers for numbers in groups.values() if len(numbers) > 1]
-    assert len(repeated) == 9
-    for first, second in repeated:
-        assert all(abs(first[name] - second[name]) <= 0.0501 for name in first)
 
 
 @pytest.mark.parametrize(
