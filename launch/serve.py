@@ -1,7 +1,7 @@
 """vLLM in a process of its own, for runs with `rollout.engine = "server"`: `python launch/serve.py RECIPES`.
 
-It takes the recipes of the run that it is for, and listens on loopback until it is stopped, or at `rollout.host`, for
-requests that know the GROUND_GRPO_TOKEN of its environment. With GPUs, set CUDA_VISIBLE_DEVICES for both processes.
+It takes the recipes of the run that it is for, and listens at `rollout.host`, by default loopback, until it is stopped.
+Requests must know the GROUND_GRPO_TOKEN of its environment. With GPUs, set CUDA_VISIBLE_DEVICES for both processes.
 """
 
 import signal

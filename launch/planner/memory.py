@@ -1,8 +1,8 @@
 """The memory of one rank, part by part and phase by phase: pure functions of model, settings and devices.
 
-P is the number of parameters, N the number of ranks, c the bytes of a number in the policy's dtype (2 for bfloat16, 4
-for float32), GB is 1e9 bytes. A step has four phases, which need different parts: `push` (new weights go to the rollout
-engine), `rollout`, `backward` (all forward and backward passes), `step` (the optimizer).
+P is the number of parameters, N the number of ranks. c is the bytes of a number in the policy's dtype: 2 for bfloat16,
+4 for float32. GB is 1e9 bytes. A step has four phases, which need different parts: `push` (new weights go to the
+rollout engine), `rollout`, `backward` (all forward and backward passes), `step` (the optimizer).
 
 Parts are counted from the tensors that the code allocates, or estimated by a rule of thumb (`Part.counted`). Nothing
 here was measured on a GPU.
@@ -186,9 +186,10 @@ def _single_states(size: ModelSize, s: PlanSettings, d: Devices) -> list[Part]:
 def _zero_states(size: ModelSize, s: PlanSettings, d: Devices) -> list[Part]:
     """ZeRO (arXiv 1910.02054, section 5), as DeepSpeed 0.19 allocates it with float32 sums of gradients.
 
-    Stage 1 shards 12 P of optimizer (float32 master weights and two moments), stage 2 also the gradients, stage 3 also
-    the weights, of which `LIVE` numbers are gathered at once. Offload moves optimizer and gradients to main memory, and
-    "all" the weights: the gradients twice, as sum and as what Adam reads, and below stage 3 the new weights, c P / N.
+    Stage 1 shards 12 P of optimizer (float32 master weights and two moments). Stage 2 shards the gradients too, and
+    stage 3 the weights, of which `LIVE` numbers are gathered at once. Offload moves optimizer and gradients to main
+    memory, and "all" the weights. The gradients are there twice, as sum and as what Adam reads, and below stage 3 the
+    new weights, c P / N.
     """
     p, n, c = size.parameters, d.ranks, s.width
     offloaded = s.offload != "none"

@@ -200,8 +200,8 @@ def sample(
 ) -> list[list[Answer]]:
     """The answers to each prompt, in order; prompts that the store lacks are sampled, `batch_size` at a time.
 
-    The engine is made only where prompts are left. The seed of a batch is a hash of `seed` and its first prompt, so
-    that a resumed run samples the same answers as one that was never killed.
+    The engine is made only where prompts are left. The seed of a batch is a hash of `seed` and its first prompt: a
+    resumed run then samples the same answers as one that was never killed.
     """
     left = [name for name in prompts if name not in store]
     done = len(prompts) - len(left)
