@@ -162,7 +162,9 @@ def test_what_help_prints_can_be_pasted_back():
     assert "--sampling.group_size=8  (integer >= 2)\n      completions per question" in text
     flags = [line.split("  (")[0].strip() for line in text.splitlines() if line.strip().startswith(("--", "'--"))]
     assert load(Recipe, [word for flag in flags for word in shlex.split(flag)]) == Recipe()
-    some = [line.split("=")[0] for line in describe(Recipe, ["policy.dtype", "eval"]).splitlines() if "--" in line]
+    some = [
+        line.split("=")[0] for line in describe(Recipe, ["policy.dtype", "eval"]).splitlines() if "  --" in line[:4]
+    ]
     assert some == ["  --policy.dtype", *(f"  --eval.{key}" for key in type(Recipe().eval).model_fields)]
     for name, info in Recipe.model_fields.items():
         assert all(field.description for field in info.annotation.model_fields.values()), name
