@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # as in launch/train.py, which says why
 
 from grpo.config import describe
-from grpo.distributed.communicator import SingleProcess
+from grpo.distributed.communicator import Communicator
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from launch.config.recipe import Recipe, load_recipe
@@ -50,7 +50,7 @@ def run_server(recipe: Recipe, console: Console) -> None:
     with Server(server_address(wanted)) as server:
         model = starting_weights(recipe.model, recipe.run.folder, console)
         codec = make_prompt_codec(recipe.model, model, console, max_tokens=recipe.sampling.max_tokens)
-        about = {"dtype": choose_dtype(recipe.policy), "console": console, "comm": SingleProcess()}
+        about = {"dtype": choose_dtype(recipe.policy), "console": console, "comm": Communicator()}
         engine = make_rollout("vllm", wanted, model, codec=codec, context=context, **about)
         console.status("")
         console.line(f"serving      {model} at {wanted.host}:{wanted.port}")

@@ -9,7 +9,7 @@ import pytest
 
 from grpo.checkpointing.store import remove_all
 from grpo.config import load
-from grpo.distributed.communicator import SingleProcess
+from grpo.distributed.communicator import Communicator
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from launch.config.recipe import Recipe
@@ -103,7 +103,7 @@ def begun(folder, *arguments):
 
 def found(recipe, folder):
     """The checkpoint that the run would resume from."""
-    with Run(recipe, comm=SingleProcess(), console=Console(), folder=folder) as run:
+    with Run(recipe, comm=Communicator(), console=Console(), folder=folder) as run:
         return run.checkpoint
 
 
