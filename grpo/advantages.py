@@ -56,9 +56,9 @@ def has_signal(rewards_PG: Tensor) -> Tensor:
 def group_advantages(rewards_PG: Tensor, *, mode: Mode = "std") -> Tensor:
     """Return how much better than the rest of its group each completion is: [P, G] -> float32 [P, G].
 
-    std            (r - mean) / (std + 1e-4), sample standard deviation (ddof 1): GRPO
-    mean           r - mean: Dr. GRPO, which finds that the division favors too easy and too hard questions
-    leave_one_out  r - mean of the others = (r - mean) G / (G - 1): RLOO
+    std            GRPO: (r - mean) / (std + 1e-4), with the sample standard deviation (ddof 1).
+    mean           Dr. GRPO: r - mean. It finds that the division favors too easy and too hard questions.
+    leave_one_out  RLOO: r - mean of the others = (r - mean) G / (G - 1).
 
     Raises ValueError for groups of one, which have no other completion to compare with.
     """

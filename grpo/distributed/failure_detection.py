@@ -1,8 +1,8 @@
-"""How ranks meet, and how all of them end with the first error: a key-value store, and threads of each rank.
+"""How ranks meet, and how all of them end with the first error.
 
-A rank that fails writes its error into the store. A thread of every other rank reads the error there, whatever the main
-thread waits for, so the run ends everywhere with the first error and not with time-outs. A rank that can no longer
-write is noticed by its missing heartbeat.
+A rank that fails writes its error into a key-value store. A thread of every other rank reads it there, whatever the
+main thread waits for. So the run ends everywhere with the first error, and not with time-outs. A rank that can no
+longer write is noticed by its missing heartbeat.
 """
 
 import json
@@ -52,12 +52,12 @@ class OtherRankFailed(RuntimeError):
 
 
 def backend() -> str:
-    """gloo for collective calls on CPU tensors, NCCL for those on CUDA tensors."""
+    """Return the backend of torch.distributed: gloo for CPU tensors, and NCCL for CUDA tensors."""
     return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 
 def is_local_main() -> bool:
-    """Whether this rank prints where all ranks of a node have the same to say."""
+    """Whether this rank is the one of its node that prints what all ranks would print."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
@@ -115,7 +115,7 @@ class FailureDetector:
         threading.Thread(target=self._watch_store, daemon=True, name="store watcher").start()
 
     def on_abort(self, work: Callable[[], None]) -> None:
-        """Register the last work of this process where another rank's failure ends it."""
+        """Register the work to do before another rank's failure ends this process."""
         self._last_work = work
 
     def report_failure(self, error: BaseException) -> Failure:
@@ -160,7 +160,7 @@ class FailureDetector:
 
     @contextmanager
     def _deadline(self, failure: Failure) -> Iterator[None]:
-        """Around calls of the store, none of which returns where rank 0 hangs: the process then ends all the same."""
+        """End the process where a call of the store within the block does not return, because rank 0 hangs."""
         seconds = HEARTBEAT_TIMEOUT + FAILURE_GRACE + 10 * HEARTBEAT_SECONDS
         timer = threading.Timer(seconds, self._exit_without_store, [failure])
         timer.daemon = True
@@ -194,7 +194,7 @@ class FailureDetector:
             os._exit(failure.code)
 
     def _exit_without_store(self, failure: Failure) -> NoReturn:
-        """End this process alone, because rank 0 hangs. Every rank prints: rank 0 may be the one that else would."""
+        """End this process alone, because rank 0 hangs. Every rank prints, since rank 0 may be the one that prints."""
         _print(failure)
         try:
             self._last_work()
@@ -205,8 +205,10 @@ class FailureDetector:
         return _decode(self._store.get("failure")) if self._store.check(["failure"]) else None
 
     def _find_silent(self, beats: dict[int, tuple[int, int]]) -> Failure | None:
-        """A rank without heartbeats. Time is counted in this rank's own heartbeats, so that suspending the machine does
-        not look like a failure."""
+        """Return the failure of a rank without heartbeats.
+
+        Time is counted in this rank's own heartbeats, so that suspending the machine does not look like a failure.
+        """
         for other, (count, missed) in beats.items():
             new = self._store.add(f"beat/{other}", 0)
             beats[other] = (new, missed + 1 if new == count else 0)
@@ -215,7 +217,7 @@ class FailureDetector:
         return None
 
     def _find_vanished(self) -> Failure | None:
-        """A rank whose heartbeat stops within the next three seconds."""
+        """Return the failure of a rank whose heartbeat stops within the next three seconds."""
         others = [other for other in range(self._world) if other != self._rank]
         before = [self._store.add(f"beat/{other}", 0) for other in others]
         time.sleep(3 * HEARTBEAT_SECONDS)

@@ -110,9 +110,9 @@ class Policy:
     def update(self, batch: Batch, loss: Loss, *, before_step: StatsCheck = lambda stats: None) -> Stats:
         """Make one optimizer step; return token means of the statistics, `grad_norm`, `lr` and `skipped`.
 
-        The weights stay, the schedule advances and `skipped` is 1 if no rank has rows (Adam would move on a zero
-        gradient), and, with `nonfinite` 1 and no other statistics, if a loss, a log-probability or a gradient of any
-        rank is not finite. `before_step` sees the means of a finite update on all ranks before the weights move.
+        If no rank has rows, the weights stay, the schedule advances and `skipped` is 1: Adam would move on a zero
+        gradient. The same holds, with `nonfinite` 1 and no other statistics, if a loss, a log-probability or a gradient
+        of any rank is not finite. `before_step` sees the means of a finite update before the weights move.
         """
         lr = learning_rate(self._backend.optim, update=self.num_updates, updates=self._total_updates)
         self.num_updates += 1
