@@ -65,18 +65,17 @@ def one_fails(comm, how, bad=1):
     comm.barrier()
 
 
-def test_a_rank_that_fails_ends_the_others_with_its_own_error():
-    """Rank 0 waits in a collective call that would last for hours: it is ended, with the status of the first error."""
-    waiting, failed = run_ranks(one_fails, "raises")
-    assert isinstance(failed.value, UserError)
-    text = "rank 1: error: data.jsonl:7: answers is missing"
-    assert (waiting.code, waiting.said.count(text)) == (2, 1) or str(waiting.value) == text
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_rank_that_fails_ends_the_other_with_its_own_error(bad):
+    """The other waits in a collective call that would last for hours: it ends with the status of the first error.
 
-
-def test_rank_0_fails_and_the_other_ends_with_its_error():
-    failed, waiting = run_ranks(one_fails, "raises", 0)
+    Rank 0 says it for both of this node.
+    """
+    ran = run_ranks(one_fails, "raises", bad)
+    failed, waiting = ran[bad], ran[1 - bad]
     assert isinstance(failed.value, UserError)
-    assert waiting.code == 2 or str(waiting.value) == "rank 0: error: data.jsonl:7: answers is missing"
+    text = f"rank {bad}: error: data.jsonl:7: answers is missing"
+    assert (waiting.code, waiting.said.count(text)) == (2, bad) or str(waiting.value) == text
 
 
 @pytest.mark.parametrize("how", ["is killed", "is stopped"])

@@ -1,10 +1,14 @@
 """Supervised steps: the mean over tokens is the loss, the gold answers are learned, and a resume repeats nothing."""
 
 import json
+from types import SimpleNamespace
 
+import pytest
 import torch
 
+from grpo.config import load
 from grpo.distributed.communicator import Communicator
+from grpo.errors import UserError
 from grpo.losses import sft_loss
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import torch_policy
@@ -12,6 +16,9 @@ from grpo.supervised import fit, sft_batch
 from grpo.telemetry.console import Console
 from grpo.telemetry.run_logger import RunLogger
 from grpo.types import Completion, Group
+from launch.config.recipe import Recipe
+from launch.runs import sft
+from tests.helpers.installed import need
 from tests.helpers.toy import EOS, example, tiny_model
 from tests.helpers.toy_training import EndsWhen, flat_weights
 
@@ -58,3 +65,12 @@ def test_a_run_in_two_parts_is_the_whole_run(tmp_path):
     part, second, _ = fit_toy(tmp_path / "second", steps=4, policy=part, start=2)
     assert first + second == asked == [0, 1, 2, 3]
     assert torch.equal(flat_weights(part), flat_weights(whole))
+
+
+def test_the_gold_answers_of_a_step_are_shared_equally_by_the_ranks():
+    need("deepspeed")
+    comm = Communicator()
+    comm.world = 3
+    run = SimpleNamespace(recipe=load(Recipe, ["--sft.examples_per_step=4"]), comm=comm, console=None)
+    with pytest.raises(UserError, match=r"sft.examples_per_step = 4 cannot be shared equally by 3 ranks"):
+        sft._train(run, SimpleNamespace(held_out=[]))
