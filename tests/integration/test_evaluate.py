@@ -207,7 +207,6 @@ def test_several_styles_are_scored_one_by_one(home, capsys):
         ),
         (["--policy.zero-stage=3"], "does not read policy.zero_stage; .* policy.dtype, rollout.engine"),
         (["--data.unanswerable=0.5"], "does not read data.unanswerable"),
-        (["--eval.temperatur=0.5"], r"did you mean eval.temperature\?"),
         (["--eval.shots=many"], r"eval.shots = 'many': .*valid integer, or 'auto'"),
         (["--eval.split=all"], "leaves none for demonstrations; valid: eval.shots = 0"),
         (["--eval.max_tokens=4096"], "eval.max_tokens = 4096 leaves no room .* at most 4095"),

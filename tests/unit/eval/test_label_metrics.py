@@ -64,13 +64,7 @@ def test_a_closed_book_question_has_nothing_to_cite():
         for text in ("Ali Daei", "Bican", REFUSAL, "Ali Daei? boxed[Unknown]", "Bican? boxed[Ali Daei]")
     ]
     graded = [grade(closed, one, reasoning=False) for one in said]
-    assert [(g.right, g.grounded, g.refused) for g in graded] == [
-        (1.0, 1.0, False),
-        (0.0, 0.0, False),
-        (0.0, 0.0, True),
-        (0.0, 0.0, True),
-        (1.0, 1.0, False),
-    ]
+    assert [(g.right, g.grounded, g.refused) for g in graded] == [(1, 1, 0), (0, 0, 0), (0, 0, 1), (0, 0, 1), (1, 1, 0)]
 
 
 def test_the_table():
