@@ -16,7 +16,7 @@ from grpo.settings import LossConfig, PolicyConfig
 from grpo.telemetry.console import Console
 from grpo.telemetry.throughput import ThroughputMeter, matmul_peak
 from grpo.types import SamplingConfig
-from launch.builders.models import check_context, device, load_model
+from launch.builders.models import device, load_model
 from launch.config.model_size import ModelSize, UnknownModelSize, find_size
 from launch.config.recipe import ModelConfig
 
@@ -80,7 +80,6 @@ def make_policy(
     folder: str,
     *,
     updates: int,
-    context: int,
     console: Console,
     comm: Communicator,
     meter: ThroughputMeter,
@@ -95,7 +94,6 @@ def make_policy(
     console.status(f"loading the policy, {folder}")
     load, make_backend = _loader_and_backend(config, optim, folder, console, comm)
     model = load()
-    check_context(context, model, folder)
     meter.counter.attach(model)
     policy_model = PolicyModel(
         model,

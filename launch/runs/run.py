@@ -25,6 +25,7 @@ from grpo.telemetry.console import Console
 from grpo.telemetry.run_logger import RunLogger, require_new_folder
 from grpo.telemetry.throughput import ThroughputMeter
 from launch.builders.data import Questions
+from launch.builders.models import check_context, load_shell
 from launch.builders.policy import choose_dtype, make_meter, make_policy
 from launch.builders.prompts import PromptCodec, check_lengths, make_prompt_codec
 from launch.builders.rollout import choose_rollout, make_rollout
@@ -113,19 +114,20 @@ class Run:
     ) -> Engines:
         """The engines over the weights in `base`, for that many updates; `policy` is for `make_policy`.
 
-        Prompts that are too long and a rollout engine that cannot be are refused first.
+        Prompts and a context that are too long, and a rollout engine that cannot be, are refused first.
         """
         recipe, console, comm = self.recipe, self.console, self.comm
         limit, context = recipe.sampling.max_tokens, recipe.model.context
         codec = make_prompt_codec(recipe.model, base, console, max_tokens=limit)
         check_lengths(codec, questions, console, limit=limit)
+        check_context(context, load_shell(base), base)
         engine = choose_rollout(recipe.rollout, base, console) if samples else None
         console.line(f"loading      {base}")
         meter = make_meter(recipe.policy, recipe.model, base)
-        about = {"context": context, "console": console, "comm": comm}
+        about = {"console": console, "comm": comm}
         trained = make_policy(recipe.policy, optim, base, updates=updates, meter=meter, **about, **policy)
-        dtype = choose_dtype(recipe.policy)
-        sampler = make_rollout(engine, recipe.rollout, base, codec=codec, dtype=dtype, **about) if engine else None
+        about |= {"codec": codec, "context": context, "dtype": choose_dtype(recipe.policy)}
+        sampler = make_rollout(engine, recipe.rollout, base, **about) if engine else None
         return Engines(base=base, codec=codec, meter=meter, policy=trained, rollout=sampler)
 
     @contextmanager

@@ -41,7 +41,7 @@ def test_auto_is_what_the_policy_runs_in(fast, monkeypatch, tmp_path):
     silent = Console(io.StringIO())
     folder, meter = str(tmp_path / "model"), ThroughputMeter(shared=True, dims=None, peak=None)
     more = {"console": silent, "comm": Communicator(), "meter": meter}
-    policy = make_policy(PolicyConfig(), AdamWConfig(), folder, updates=1, context=64, **more)
+    policy = make_policy(PolicyConfig(), AdamWConfig(), folder, updates=1, **more)
     assert policy._backend.dtype == choose_dtype(PolicyConfig())
 
 
