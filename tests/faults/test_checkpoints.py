@@ -20,8 +20,7 @@ from grpo.rollout.hf import HfRollout
 from launch.runs import monitor, resume
 from launch.runs.monitor import TrainingMonitor
 from tests.helpers.toy import ByteTokenizer
-from tests.helpers.toy_run import ToyRun
-from tests.helpers.toy_training import low_bytes
+from tests.helpers.toy_training import ToyRun, low_bytes
 
 
 class Lost(HfRollout):

@@ -40,7 +40,7 @@ from rewards.scorer import RewardScorer
 from tests.helpers.fuzz import Touched, anything, deep, many, no_hang, scalars, taken, values, words
 from tests.helpers.records import HOTPOT, LOG, MUSIQUE
 from tests.helpers.source_tree import MODELS, STAGES
-from tests.helpers.toy_run import ToyRun
+from tests.helpers.toy_training import ToyRun
 
 NQ = {
     "question": "Who led Orvale?",
