@@ -16,7 +16,7 @@ from grpo.batch import Batch
 from grpo.distributed.communicator import Communicator
 from grpo.errors import StaleWeights
 from grpo.losses import Stats, StatsCheck
-from grpo.rollout.base import RolloutEngine, sample_groups
+from grpo.rollout.base import RolloutEngine, derive_seed, sample_groups
 from grpo.telemetry.step_metrics import StepMetrics
 from grpo.types import Curriculum, Group, PromptRenderer, SamplingConfig, Scorer
 
@@ -49,7 +49,7 @@ class Collector:
         while count := prompts_still_needed(groups, self.sampling, world=world):
             examples = self.comm.shard(self.curriculum.next_batch(count))
             with metrics.timed("rollout"):
-                seed = seed_for(self.seed, step=step, rank=self.comm.rank, world=world, asked=len(groups))
+                seed = derive_seed(self.seed, step, self.comm.rank, len(groups))
                 own = sample_groups(self.rollout, examples, self.render, self.sampling, seed=seed, version=step)
             with metrics.timed("score"):
                 scores = self.score(own)
@@ -58,15 +58,6 @@ class Collector:
         self.rollout.release()
         self.curriculum.observe(groups)
         return groups
-
-
-def seed_for(seed: int, *, step: int, rank: int, world: int, asked: int) -> int:
-    """Return the sampler's seed for one request of a rank, when `asked` groups of the step are there already.
-
-    >>> seed_for(3, step=5, rank=1, world=2, asked=0), seed_for(3, step=5, rank=1, world=2, asked=4)
-    (3000020, 4003000048)
-    """
-    return seed * 1_000_003 + step * world + rank + asked * 1_000_000_007
 
 
 def prompts_still_needed(groups: Sequence[Group], sampling: SamplingConfig, *, world: int = 1) -> int:

@@ -17,6 +17,7 @@ from grpo.collect import Collector, check_same_policy, select_for_update, with_l
 from grpo.distributed.communicator import Communicator
 from grpo.distributed.load_balancing import own_share
 from grpo.losses import make_loss, with_token_weights
+from grpo.rollout.base import derive_seed
 from grpo.settings import LossConfig
 from grpo.telemetry.run_logger import RunLogger
 from grpo.types import Group
@@ -84,7 +85,7 @@ def train(
             check = partial(check_same_policy, limit=cfg.max_logprob_gap, step=step)
             with metrics.timed("update"):
                 batch = batch.with_fixed_logprobs(policy.logprobs, old=updates > 1, reference=needs_reference)
-                for minibatch in batch.minibatches(updates, seed=cfg.seed + step):
+                for minibatch in batch.minibatches(updates, seed=derive_seed(cfg.seed, step)):
                     weighted = with_token_weights(minibatch, cfg.loss, max_tokens=cfg.max_tokens, total=comm.sum)
                     stats = policy.update(weighted, loss, before_step=check)
                     metrics.add_update(weighted, with_logprob_gap(stats, minibatch, policy, comm, check=check))

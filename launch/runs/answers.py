@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from grpo.distributed.communicator import Communicator
 from grpo.errors import UserError
-from grpo.rollout.base import RolloutEngine
+from grpo.rollout.base import RolloutEngine, derive_seed
 from grpo.settings import PolicyConfig, RolloutConfig
 from grpo.telemetry.console import Console
 from grpo.types import Sampling, TokenIds
@@ -212,8 +212,7 @@ def sample(
     engine, truncated = make_engine(), 0
     for start in range(0, len(left), batch_size):
         names = left[start : start + batch_size]
-        digest = hashlib.sha256(f"{seed} {names[0]}".encode()).digest()
-        groups = engine.generate([prompts[name] for name in names], sampling, seed=int.from_bytes(digest[:6]))
+        groups = engine.generate([prompts[name] for name in names], sampling, seed=derive_seed(seed, names[0]))
         answers = [[Answer(c.text, c.finish == "length") for c in group] for group in groups]
         store.add(dict(zip(names, answers, strict=True)))
         done += len(names)

@@ -1,10 +1,13 @@
 """Collection of groups: dynamic sampling, seeds, and samplers that do not run the policy's weights."""
 
+import itertools
+
 import pytest
 
-from grpo.collect import check_same_policy, prompts_still_needed, seed_for, select_for_update
+from grpo.collect import check_same_policy, prompts_still_needed, select_for_update
 from grpo.config import load
 from grpo.errors import StaleWeights
+from grpo.rollout.base import derive_seed
 from grpo.rollout.hf import HfRollout
 from grpo.types import Completion, Group, SamplingConfig, Score
 from launch.builders.policy import choose_logprob_gap
@@ -101,13 +104,11 @@ def test_zero_variance_groups_stay_are_dropped_or_replaced(tmp_path, dynamic, as
     assert found == (asked, zero, zero / asked, [updated])
 
 
-def test_no_two_requests_of_a_run_share_a_seed():
-    requests = [
-        {"step": step, "rank": rank, "world": 2, "asked": asked}
-        for step in range(50) for rank in range(2) for asked in (0, 4, 6)
-    ]  # fmt: skip
-    assert len({seed_for(seed, **request) for seed in range(3) for request in requests}) == 3 * len(requests)
-    assert seed_for(3, step=5, rank=1, world=2, asked=4) == 4_003_000_048
+def test_no_two_requests_of_any_run_share_a_seed():
+    """With sums of products, run 3 of step 5 once met run 4 of step 4."""
+    parts = list(itertools.product(range(40), range(50), range(4), (0, 4, 6)))
+    assert len({derive_seed(*of) for of in parts}) == len(parts) == 24_000
+    assert derive_seed(3, 5, 1, 4) == 239_658_770_456_665
 
 
 class Forgetful(HfRollout):
