@@ -32,6 +32,7 @@ class Batch:
     old_logp_BC: Tensor | None = None  # None: one update per rollout, and the gradient pass gives the old values itself
     ref_logp_BC: Tensor | None = None  # None: no reference model
     weight_BC: Tensor | None = None  # float32: the whole of the averaging, see `losses.token_weights`
+    unit_B: Tensor | None = None  # int64: rows of one unit share a micro-batch (a DPO pair); None: every row is alone
 
     @property
     def lengths_B(self) -> Tensor:

@@ -127,26 +127,27 @@ def _hidden_states(model: Any, rows: ModelInputs) -> Tensor:
 def micro_batches(batch: Batch, *, layout: Layout, token_budget: int) -> list[list[int]]:
     """Row indices of each micro-batch, at most `token_budget` model tokens (padding included) in each.
 
-    A row that is over the budget alone gets a micro-batch of its own. In the shared layout a group stays together while
-    it fits, and is cut into several, with the prompt in each, if not. The most expensive come first: ranks that work on
-    their first micro-batches together then wait least for each other.
+    A unit (`Batch.unit_B`) that is over the budget alone gets a micro-batch of its own. In the shared layout a group
+    stays together while it fits, and is cut into several, with the prompt in each, if not. The most expensive come
+    first: ranks that work on their first micro-batches together then wait least for each other.
     """
     shared = layout == "shared"
-    units = _packed_units(batch, token_budget) if shared else [[b] for b in range(len(batch.group_B))]
-    sizes = [_tokens(batch, unit) for unit in units]
+    units = _packed_units(batch, token_budget) if shared else _units(batch)
+    # Tokens of a unit in one packed row, or of its widest row.
+    sizes = [_tokens(batch, unit) if shared else max(_tokens(batch, [b]) for b in unit) for unit in units]
     parts: list[list[int]] = []
     used: list[tuple[int, int]] = []  # (width, rows) of each part's model input
     for place in sorted(range(len(units)), key=lambda place: -sizes[place]):  # decreasing: packs well, pads least
-        size = sizes[place]
+        size, rows = sizes[place], 1 if shared else len(units[place])
         for part, (width, count) in enumerate(used):
-            after = (width + size, 1) if shared else (max(width, size), count + 1)
+            after = (width + size, 1) if shared else (max(width, size), count + rows)
             if after[0] * after[1] <= token_budget:
                 parts[part] += units[place]
                 used[part] = after
                 break
         else:
-            parts.append(units[place])
-            used.append((size, 1))
+            parts.append(list(units[place]))
+            used.append((size, rows))
     order = sorted(range(len(parts)), key=lambda part: -used[part][0] * used[part][1])
     return [parts[part] for part in order]
 
@@ -238,24 +239,34 @@ PROBE = Batch(  # about the smallest that shows siblings, neighbours and restart
 )
 
 
-def _tokens(batch: Batch, unit: list[int]) -> int:
+def _tokens(batch: Batch, unit: Sequence[int]) -> int:
     """Model tokens of some completions of one prompt in a row of their own."""
-    return len(batch.prompts[int(batch.group_B[unit[0]])]) + int(batch.lengths_B[unit].sum()) - len(unit)
+    return len(batch.prompts[int(batch.group_B[unit[0]])]) + int(batch.lengths_B[list(unit)].sum()) - len(unit)
+
+
+def _units(batch: Batch) -> list[list[int]]:
+    """Rows that must stay together, all of one prompt: those of a unit, or each row alone."""
+    if batch.unit_B is None:
+        return [[b] for b in range(len(batch.group_B))]
+    units: dict[int, list[int]] = {}
+    for b, unit in enumerate(batch.unit_B.tolist()):
+        units.setdefault(unit, []).append(b)
+    return list(units.values())
 
 
 def _packed_units(batch: Batch, token_budget: int) -> list[list[int]]:
-    """Rows of each prompt, joined while they fit into one packed row."""
-    by_group: dict[int, list[int]] = {group: [] for group in range(len(batch.prompts))}
-    for b, group in enumerate(batch.group_B.tolist()):
-        by_group[group].append(b)
+    """Units of each prompt, joined while they fit into one packed row."""
+    by_group: dict[int, list[list[int]]] = {group: [] for group in range(len(batch.prompts))}
+    for unit in _units(batch):
+        by_group[int(batch.group_B[unit[0]])].append(unit)
     packed: list[list[int]] = []
-    for rows in by_group.values():
-        for place, b in enumerate(rows):
-            if place == 0 or _tokens(batch, [*packed[-1], b]) > token_budget:
+    for units in by_group.values():
+        for place, unit in enumerate(units):
+            if place == 0 or _tokens(batch, packed[-1] + unit) > token_budget:
                 packed.append([])
-            packed[-1].append(b)
+            packed[-1] += unit
     return packed
 
 
-def _padded(rows: Sequence[Sequence[int]], width: int) -> Tensor:
-    return torch.tensor([[*row, *(0,) * (width - len(row))] for row in rows], dtype=torch.long)
+def _padded(rows: Sequence[Sequence[int]], width: int, *, fill: int = 0) -> Tensor:
+    return torch.tensor([[*row, *(fill,) * (width - len(row))] for row in rows], dtype=torch.long)

@@ -14,9 +14,9 @@ from torch import Tensor
 CHUNK_BYTES = 64 * 1024 * 1024
 
 
-def chunk_tokens(vocabulary: int) -> int:
-    """Number of tokens whose float32 logits fit into `CHUNK_BYTES`, at least 1."""
-    return max(1, CHUNK_BYTES // (4 * vocabulary))
+def chunk_tokens(vocabulary: int, *, chunk_bytes: int = CHUNK_BYTES) -> int:
+    """Number of tokens whose float32 logits fit into `chunk_bytes`, at least 1."""
+    return max(1, chunk_bytes // (4 * vocabulary))
 
 
 class _ChunkedLogprobs(torch.autograd.Function):

@@ -159,6 +159,17 @@ def test_groups_are_packed_up_to_the_budget():
     assert [sorted(set(batch.group_B[part].tolist())) for part in parts] == [[0, 4], [1, 3], [2]]
 
 
+@pytest.mark.parametrize("layout", ["shared", "padded"])
+def test_rows_of_a_unit_share_a_micro_batch(layout):
+    """Two pairs of one prompt, whatever the budget: a loss of pairs needs both rows at once."""
+    batch = random_batch(prompts=(5, 5), sizes=(4, 2), lengths=(4, 1, 6, 2, 5, 3))
+    paired = replace(batch, unit_B=torch.tensor([7, 8, 7, 8, 9, 9]))
+    parts = micro_batches(paired, layout=layout, token_budget=1)
+    assert sorted(sorted(part) for part in parts) == [[0, 2], [1, 3], [4, 5]]
+    assert len(micro_batches(batch, layout=layout, token_budget=1)) == 6
+    assert paired.rows([1, 3, 4]).unit_B.tolist() == [8, 8, 9]
+
+
 def test_models_that_would_be_computed_wrongly_are_refused():
     scaled = tiny_model()
     scaled.lm_head.register_forward_hook(lambda module, inputs, logits: 30 * (logits / 30).tanh())  # as Gemma 2 does
