@@ -1,14 +1,13 @@
-"""Agreement of our answer matchers with human judges: `python -m benchmarks.human_agreement TQ.json.gz`.
+"""Agreement of our answer matcher with human judges: `python -m benchmarks.human_agreement TQ.json.gz`.
 
 The file is one of EVOUNA's (QA-Eval): questions with accepted answers, and the answers of five systems with human
-judgements. The matcher of the metrics finds whole words; that of the rewards finds substrings, and whole words for
-short answers. Improper questions and answers without a judgement are left out and counted. The 95 % intervals resample
+judgements. Improper questions and answers without a judgement are left out and counted. The 95 % intervals resample
 questions with all their answers.
 """
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,25 +15,13 @@ from rich import box
 from rich.console import Console as Terminal
 from rich.table import Table
 
-from eval.answer_extraction import contains_answer
 from eval.bootstrap import Floats, intervals
 from grpo.data.files import Record, read_records, text_field
-from grpo.data.text import normalize
+from grpo.data.text import contains
 from grpo.errors import UserError
-from rewards.correctness import answers_mentioned
 
 SYSTEMS = ("fid", "gpt35", "chatgpt", "gpt4", "newbing")
 COUNTS = ("both right", "both wrong", "matcher only", "judge only")
-
-Matcher = Callable[[str, Sequence[str]], bool]
-
-
-def rewarded(text: str, aliases: Sequence[str]) -> bool:
-    """The matcher of the rewards."""
-    return bool(answers_mentioned(text, {0: [key for alias in aliases if (key := normalize(alias))]}))
-
-
-MATCHERS: Mapping[str, Matcher] = {"metric": contains_answer, "reward": rewarded}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +62,12 @@ def _judgement(place: str, record: Record, field: str) -> bool:
     return value
 
 
-def counts(judged: Sequence[Judged], matcher: Matcher) -> Floats:
+def counts(judged: Sequence[Judged]) -> Floats:
     """[I, 4]: the numbers of each question's answers by COUNTS."""
     places = {question: place for place, question in enumerate(dict.fromkeys(one.question for one in judged))}
     counts_IK = np.zeros((len(places), len(COUNTS)))
     for one in judged:
-        says_so = matcher(one.text, one.aliases)
+        says_so = contains(one.text, one.aliases)
         kind = (0 if one.right else 2) if says_so else (3 if one.right else 1)
         counts_IK[places[one.question], kind] += 1
     return counts_IK
@@ -98,21 +85,20 @@ def agreement(counts_RK: Floats) -> dict[str, Floats]:
 
 
 def table(judged: Sequence[Judged]) -> Table:
-    """A row for each matcher on all answers, and for each system's answers."""
+    """A row for all answers, and for each system's answers."""
     shown = Table(title=f"{len(judged):,} judged answers", title_justify="left", box=box.SIMPLE)
-    for column in ("matcher", "answers of", "agreement, % [95 %]", "kappa", *COUNTS):
-        shown.add_column(column, justify="left" if column in ("matcher", "answers of") else "right", no_wrap=True)
-    for name, matcher in MATCHERS.items():
-        for system in ("all", *SYSTEMS):
-            some = [one for one in judged if system in ("all", one.system)]
-            if not some:
-                continue
-            counts_IK = counts(some, matcher)
-            found = agreement(counts_IK.sum(0))
-            low, high = intervals(counts_IK, agreement)["agreement"]
-            numbers = [f"{count:,.0f}" for count in counts_IK.sum(0)]
-            percent = f"{found['agreement'][0]:.2f} [{low:.2f}, {high:.2f}]"
-            shown.add_row(name, system, percent, f"{found['kappa'][0]:.3f}", *numbers)
+    for column in ("answers of", "agreement, % [95 %]", "kappa", *COUNTS):
+        shown.add_column(column, justify="left" if column == "answers of" else "right", no_wrap=True)
+    for system in ("all", *SYSTEMS):
+        some = [one for one in judged if system in ("all", one.system)]
+        if not some:
+            continue
+        counts_IK = counts(some)
+        found = agreement(counts_IK.sum(0))
+        low, high = intervals(counts_IK, agreement)["agreement"]
+        numbers = [f"{count:,.0f}" for count in counts_IK.sum(0)]
+        percent = f"{found['agreement'][0]:.2f} [{low:.2f}, {high:.2f}]"
+        shown.add_row(system, percent, f"{found['kappa'][0]:.3f}", *numbers)
     return shown
 
 

@@ -19,7 +19,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout, so that 
 from benchmarks.rewards import make_completion, make_example
 from eval.predictions import Prediction, read_predictions, write_predictions
 from eval.score import score_predictions, write_scores
-from rewards.judges.base import LexicalJudge
+from rewards.judges.lexical import LexicalJudge
 
 ANSWERS = 10_000
 

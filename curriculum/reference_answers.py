@@ -6,7 +6,9 @@ They copy and cite sentences of the passages that `found` points to, for invente
 import re
 
 from grpo.data.example import Example
-from grpo.data.text import REFUSAL, STOP_WORDS, contains, normalize, sentences, strip_citations
+from grpo.data.sentences import statements
+from grpo.data.text import REFUSAL, STOP_WORDS, contains, drop_footnotes, words
+from rewards.answer import accepted_answers
 
 MOST_SENTENCES = 3
 _FULL_STOP = re.compile(r"[.!?]+[\"')\u201d\u2019]*$")
@@ -60,10 +62,9 @@ def _source(example: Example, answer: int) -> int:
 def _candidates(example: Example, answer: int) -> list[tuple[int, str]]:
     """(passage number, sentence) of all passages that hold an answer, without the citation marks of the passage."""
     return [
-        (number, plain)
+        (number, sentence)
         for number in sorted(example.passages_with(answer))
-        for sentence in sentences(example.passages[number - 1].text)
-        if (plain := strip_citations(sentence))
+        for sentence, _ in statements(drop_footnotes(example.passages[number - 1].text), accepted_answers(example))[0]
     ]
 
 
@@ -78,11 +79,11 @@ def _prose_sentence(example: Example, answer: int) -> tuple[int, str]:
 
 def _claim_sentence(example: Example, answer: int) -> tuple[int, str]:
     """The sentence that shares the most content words with the claim; of equals the shortest, then the first."""
-    claim = frozenset(normalize(" ".join(example.answers[answer])).split()) - STOP_WORDS
+    claim = frozenset(words(" ".join(example.answers[answer])).split()) - STOP_WORDS
 
     def rank(found: tuple[int, str]) -> tuple[int, int, int]:
         number, text = found
-        return -len(claim & frozenset(normalize(text).split())), len(text.split()), number
+        return -len(claim & frozenset(words(text).split())), len(text.split()), number
 
     candidates = _candidates(example, answer)
     return min(candidates, key=rank) if candidates else (min(example.passages_with(answer)), example.answers[answer][0])

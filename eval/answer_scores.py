@@ -14,7 +14,6 @@ from eval.answer_extraction import CitedStatement, ExtractionProtocol
 from eval.predictions import Prediction
 from eval.trust_score import COLUMNS, Floats
 from grpo.data.example import Example
-from grpo.data.text import normalize
 from rewards.answer import parse
 from rewards.judges.base import ENTAILMENT_THRESHOLD, Judge, premise
 
@@ -29,7 +28,7 @@ class AnswerScores:
     refused: bool
     refused_bare: bool  # the refusal test that correctness uses: trust_eval applies it to `bare`
     hits: tuple[float, ...]  # per gold answer: contained, or for claims entailed
-    items: tuple[str, ...] = ()  # the normalized entries of a list
+    items: tuple[frozenset[int], ...] = ()  # per entry of a list, the gold answers that it equals
     statements: int = 0
     cited: bool = False  # counts in citation recall and precision
     recall: float = 0.0
@@ -90,13 +89,16 @@ def score_answers(
 def _score_text(example: Example, text: str, protocol: ExtractionProtocol) -> AnswerScores:
     """The scores that need no judge."""
     bare = protocol.strip_citations(text)
-    items = tuple(protocol.list_items(bare, example)) if example.style == "list" else ()
+    items: tuple[frozenset[int], ...] = ()
     hits: tuple[float, ...] = ()
     if example.style == "prose":
         hits = tuple(float(protocol.contains_answer(bare, aliases)) for aliases in example.answers)
     elif example.style == "list":
-        said = set(items)
-        hits = tuple(float(any(normalize(alias) in said for alias in aliases)) for aliases in example.answers)
+        keys = [{protocol.key(alias) for alias in aliases} for aliases in example.answers]
+        items = tuple(
+            frozenset(a for a, equal in enumerate(keys) if item in equal) for item in protocol.list_items(text, example)
+        )
+        hits = tuple(float(any(a in item for item in items)) for a in range(len(keys)))
     refused = protocol.is_refusal(text)
     return AnswerScores(
         example=example,
@@ -124,7 +126,7 @@ def _score_claims(judged: list[AnswerScores], judge: Judge, protocol: Extraction
     verdicts = judge.entails([(judged[index].bare, wording) for index, _, wording in asked])
     held = {(index, claim) for (index, claim, _), p in zip(asked, verdicts, strict=True) if p > ENTAILMENT_THRESHOLD}
     if protocol.scores_empty_answers:
-        held = {(index, claim) for index, claim in held if normalize(judged[index].bare)}
+        held = {(index, claim) for index, claim in held if protocol.key(judged[index].bare)}
     for index in {index for index, _, _ in asked}:
         one = judged[index]
         judged[index] = replace(one, hits=tuple(float((index, c) in held) for c in range(len(one.example.answers))))
@@ -141,8 +143,11 @@ def _score_citations(judged: list[AnswerScores], judge: Judge, protocol: Extract
         for statement in protocol.statements(one.text, one.example)
     ]
 
+    def shown(example: Example, sources: Sequence[int]) -> str:
+        return premise([example.passages[source] for source in sources], footnotes=protocol.keeps_footnotes)
+
     def ask(questions: Sequence[tuple[_JudgedStatement, tuple[int, ...]]]) -> list[bool]:
-        pairs = [(_premise(judged[c.answer].example, sources), c.statement.text) for c, sources in questions]
+        pairs = [(shown(judged[c.answer].example, sources), c.statement.text) for c, sources in questions]
         return [p > ENTAILMENT_THRESHOLD for p in judge.entails(pairs)] if pairs else []
 
     joint = [c for c in cited if c.statement.sources]
@@ -179,10 +184,6 @@ def _score_citations(judged: list[AnswerScores], judge: Judge, protocol: Extract
         )
 
 
-def _premise(example: Example, sources: Sequence[int]) -> str:
-    return premise([example.passages[source] for source in sources])
-
-
 def _without(sources: tuple[int, ...], source: int) -> tuple[int, ...]:
     """The citations with one mention of `source` less; a passage that is cited twice stays once."""
     place = sources.index(source)
@@ -210,8 +211,7 @@ def answer_correctness(one: AnswerScores) -> float:
 
 def list_precision(one: AnswerScores, answers: Sequence[int]) -> float:
     """The share of list entries that equal one of these gold answers in any spelling."""
-    keys = {normalize(alias) for a in answers for alias in one.example.answers[a]}
-    return sum(item in keys for item in one.items) / max(len(one.items), 1)
+    return sum(not item.isdisjoint(answers) for item in one.items) / max(len(one.items), 1)
 
 
 def f1(a: float, b: float) -> float:

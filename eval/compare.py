@@ -17,14 +17,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rich.console import Console as Terminal
 
 from eval import factuality, trust_score
-from eval.answer_extraction import PUNKT
+from eval.answer_extraction import TrustEvalProtocol
 from eval.bootstrap import Scores, paired
 from eval.report.paper_results import NUMBERS, PREFIX, find_rows
 from eval.report.table import terminal_table
 from grpo.errors import UserError
 
 HEADLINES = ("trust_score", "f1_gr", "f1_ac", "f1_gc", "answered_ratio")  # required in every scores.json
-PAPER_SETTINGS = {"reading": "reference", "nli": "google/t5_xxl_true_nli_mixture", "sentence_splitter": PUNKT}
+PAPER_SETTINGS = {
+    "reading": "reference",
+    "nli": "google/t5_xxl_true_nli_mixture",
+    "sentence_splitter": TrustEvalProtocol.splitter,
+}
 PAPER_STYLES = {"ASQA": "prose", "QAMPARI": "list", "ELI5": "claims", "ExpertQA": "claims"}
 RESAMPLES, SEED = 10_000, 0
 KINDS: Mapping[tuple[str, ...], Scores] = {  # columns of `items` -> the scores of their sums

@@ -10,7 +10,7 @@ do not define the buckets. Here they are a partition of the questions by the out
 * all_wrong: every answer is an attempt and wrong.
 
 An answer is correct when its box, or its text without one, contains an accepted answer as whole words
-(`eval.answer_extraction.contains_answer`). `python -m benchmarks.human_agreement` compares this rule with human judges.
+(`grpo.data.text.contains`). `python -m benchmarks.human_agreement` compares this rule with human judges.
 
 I questions, R rows of sums, K columns of `COLUMNS`.
 """
@@ -20,11 +20,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from eval.answer_extraction import contains_answer
 from eval.report.table import BUCKETS, FACTUALITY_METRICS
 from eval.trust_score import Floats, percent
 from grpo.data.example import Example
-from grpo.data.text import strip_citations
+from grpo.data.text import contains
 from grpo.errors import UserError
 from grpo.types import Group
 from rewards.answer import final_answer, is_abstention, parse
@@ -46,7 +45,7 @@ def outcome(example: Example, text: str, *, reasoning: bool, finished: bool = Tr
         return "wrong"
     if is_abstention(final):
         return "not_attempted"
-    correct = any(contains_answer(strip_citations(final), spellings) for spellings in example.answers)
+    correct = any(contains(final, spellings) for spellings in example.answers)
     return "correct" if correct and not parse(final, style="closed", reasoning=False).refused else "wrong"
 
 

@@ -11,8 +11,8 @@ from grpo.data.example import Example
 from grpo.data.text import contains
 from grpo.rollout.base import RolloutEngine, sample_groups
 from grpo.types import Completion, PromptRenderer, Sampling
-from rewards.answer import Statement, parse
-from rewards.judges.base import LexicalJudge
+from rewards.answer import Statement, parse_completion
+from rewards.judges.lexical import LexicalJudge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +31,7 @@ def grade(example: Example, completion: Completion, *, reasoning: bool) -> Grade
 
     A closed-book answer is right and grounded when it is correct, and refused when it is not attempted.
     """
-    finished = completion.finish == "stop"
-    answer = parse(completion.text, style=example.style, reasoning=reasoning, finished=finished)
+    answer = parse_completion(example, completion, reasoning=reasoning)
     if example.style == "closed":
         found = outcome(example, completion.text, reasoning=reasoning, finished=finished)
         correct = float(found == "correct")

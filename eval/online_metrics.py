@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from eval.answer_extraction import DefaultProtocol, make_splitter
+from eval.answer_extraction import DefaultProtocol
 from eval.answer_scores import score_answers
 from eval.predictions import Prediction
 from eval.trust_score import COLUMNS, scores
@@ -16,7 +16,7 @@ class OnlineTrustScore:
 
     def __init__(self, judge: Judge, *, reasoning: bool) -> None:
         self._judge, self._reasoning = judge, reasoning
-        self._protocol = DefaultProtocol(make_splitter())
+        self._protocol = DefaultProtocol()
 
     def __call__(self, answers: Sequence[tuple[Example, Completion]]) -> dict[str, float]:
         """Every metric of `eval.trust_score.scores` and the share of answerable questions, in percent.

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval import factuality, trust_score
-from eval.answer_extraction import MAX_CITATIONS, PUNKT, DefaultProtocol, TrustEvalProtocol, make_splitter
+from eval.answer_extraction import MAX_CITATIONS, DefaultProtocol, TrustEvalProtocol
 from eval.answer_scores import score_answers
 from eval.bootstrap import intervals
 from eval.predictions import Prediction, read_predictions
@@ -28,7 +28,7 @@ from eval.trust_eval_reference import trust_eval_metrics
 from grpo.data.example import STYLES
 from grpo.errors import UserError
 from rewards.judges.base import Judge
-from rewards.judges.load import load_judge
+from rewards.judges.load import WORD_JUDGES, load_judge
 
 LEVEL = 0.95
 
@@ -48,8 +48,8 @@ def main(argv: Sequence[str]) -> int:
         name = options.predictions.name.partition(".")[0]
         out = options.out or options.predictions.with_name(f"{name}.scores.json")
         refuse_other_files(out)
-        if options.cache and options.nli == "lexical":
-            raise UserError(f"--cache {options.cache}: the lexical judge needs no cache; leave it out")
+        if options.cache and options.nli in WORD_JUDGES:
+            raise UserError(f"--cache {options.cache}: the {options.nli} judge needs no cache; leave it out")
         if options.resamples < 0:
             raise UserError(f"--resamples {options.resamples}: expected 0 or more")
         asked = read_predictions(options.predictions, style=options.style)
@@ -106,16 +106,13 @@ def _grounded(
     predictions: Sequence[Prediction], judge: Judge, *, reference: bool, reasoning: bool
 ) -> tuple[dict[str, Any], trust_score.Floats, dict[str, Any]]:
     """(metrics, sums of each question, settings) of answers from passages."""
-    splitter = make_splitter()
-    if reference and splitter.name != PUNKT:
-        raise UserError("--reference needs NLTK's punkt data, which is not installed; run `make setup`")
-    protocol = TrustEvalProtocol(splitter) if reference else DefaultProtocol(splitter)
+    protocol = TrustEvalProtocol() if reference else DefaultProtocol()
     scored = score_answers(predictions, judge, protocol=protocol, reasoning=reasoning)
     report = _values(trust_score.scores(scored.sums_IK.sum(0)))
     if reference:
         report |= trust_eval_metrics(scored)
     report["confusion"] = trust_score.confusion(scored.sums_IK)
-    settings = {"reading": protocol.name, "sentence_splitter": splitter.name, "at_most_citations": MAX_CITATIONS}
+    settings = {"reading": protocol.name, "sentence_splitter": protocol.splitter, "at_most_citations": MAX_CITATIONS}
     return report, scored.sums_IK, settings
 
 

@@ -5,15 +5,16 @@ same in training and in grading. A citation inside the thinking never counts.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from grpo.data.example import Style
-from grpo.data.text import CITATION, normalize, sentences, strip_citations
+from grpo.data.example import Example, Style
+from grpo.data.sentences import statements
+from grpo.data.text import normalize, strip_citations
+from grpo.types import Completion
 from rewards.refusal import is_pure_refusal, is_refusal, refusal_score, straight_quotes
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-NO_PASSAGE = 10**9  # a citation with ten or more digits; Python refuses to read more than 4,300 of them
 
 _REASONED = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
 _THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
@@ -49,8 +50,28 @@ class ParsedAnswer:
     flaws: tuple[str, ...]  # format errors in words: ("missing </answer>",)
 
 
-def parse(text: str, *, style: Style, reasoning: bool, finished: bool = True) -> ParsedAnswer:
+def parse_completion(example: Example, completion: Completion, *, reasoning: bool) -> ParsedAnswer:
+    """Parse a completion to an example, whose accepted answers are never cut."""
+    return parse(
+        completion.text,
+        style=example.style,
+        reasoning=reasoning,
+        finished=completion.finish == "stop",
+        names=accepted_answers(example),
+    )
+
+
+def accepted_answers(example: Example) -> list[str]:
+    """Every spelling of every answer."""
+    return [spelling for spellings in example.answers for spelling in spellings]
+
+
+def parse(
+    text: str, *, style: Style, reasoning: bool, finished: bool = True, names: Sequence[str] = ()
+) -> ParsedAnswer:
     """Parse a completion. `finished=False`: it was cut at the length limit, and is malformed.
+
+    A statement is a sentence, or in a list an item; `names` are accepted answers, which are never cut.
 
     The format of reasoning models is `<think>...</think>`, white space, `<answer>...</answer>`, each tag once and
     nothing around them. The plain format (`reasoning=False`) has none of the four tags. In both, the answer must not be
@@ -63,10 +84,10 @@ def parse(text: str, *, style: Style, reasoning: bool, finished: bool = True) ->
     think, shown = _split(text) if reasoning else ("", text.strip())
     tags = {tag: text.count(tag) for tag in TAGS}
     flaws = _format_flaws(text, tags, shown, reasoning=reasoning, finished=finished)
-    statements, stray_citation = _statements(shown, style)
+    said, stray_citation = statements(shown, names, listed=style == "list")
     score = refusal_score(shown)
     return ParsedAnswer(
-        statements=statements,
+        statements=tuple(Statement(statement, cites) for statement, cites in said),
         answer_text=shown,
         think_text=think,
         tags=tags,
@@ -129,30 +150,3 @@ def _format_flaws(text: str, tags: Mapping[str, int], shown: str, *, reasoning: 
     if not finished:
         flaws.append("cut at the length limit")
     return flaws
-
-
-def _statements(shown: str, style: Style) -> tuple[tuple[Statement, ...], bool]:
-    """The statements of an answer part, and whether a citation stands before all of them.
-
-    A statement is a sentence, or in a list the text between commas, as in the Trust-Score. A piece that is empty after
-    normalization is no statement; its citations belong to the statement before it.
-    """
-    pieces = shown.rstrip().removesuffix(".").split(",") if style == "list" else sentences(shown)
-    found: list[tuple[str, list[int]]] = []
-    stray_citation = False
-    for piece in pieces:
-        # Collapse first: the pattern of strip_citations takes quadratic time on a long run of blanks.
-        line = " ".join(piece.split())
-        cites, text = _citations(line), strip_citations(line)
-        if normalize(text):
-            found.append((text, [*cites]))
-        elif found:
-            found[-1][1].extend(cites)
-        else:
-            stray_citation = stray_citation or bool(cites)
-    return tuple(Statement(text, tuple(cites)) for text, cites in found), stray_citation
-
-
-def _citations(text: str) -> tuple[int, ...]:
-    """The cited numbers in order."""
-    return tuple(int(digits) if len(digits) < 10 else NO_PASSAGE for digits in CITATION.findall(text))

@@ -22,7 +22,8 @@ from rich.table import Table
 
 from grpo.config import load
 from grpo.data.example import Example, Passage, Style
-from grpo.data.text import REFUSAL, sentences, strip_citations
+from grpo.data.sentences import sentences
+from grpo.data.text import REFUSAL, strip_citations
 from grpo.errors import UserError
 from grpo.types import Completion, Group
 from rewards.config import PRESETS, RENAMED, RewardConfig

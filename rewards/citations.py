@@ -10,14 +10,12 @@ judge would find no item supported.
 
 In the paper, citing every passage is as good as citing the right one. With `anti_gaming` the +0.5 is multiplied by the
 Trust-Score's citation precision: the share of the cited passages that entail the statement alone, or without which the
-others do not. (Left open: a statement that adds a stray word of every cited passage needs them all.) A statement of
-stop words, which a lexical judge finds in anything, must then appear in the passages word for word.
+others do not. (Left open: a statement that adds a stray word of every cited passage needs them all.)
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from grpo.data.example import Example
-from grpo.data.text import STOP_WORDS, normalize
 from rewards.answer import Statement
 from rewards.judges.base import ENTAILMENT_THRESHOLD, Pair, Verdicts, premise
 
@@ -25,15 +23,18 @@ CITED_RIGHT = 0.5
 
 Sources = tuple[int, ...]  # distinct passage numbers in ascending order: a premise does not depend on their order
 Citation = tuple[Sources, str]  # the cited passages and the text of the statement
+Credited = tuple[Statement, float]  # a statement with a gold answer, and the share of eqs 1 and 2 that it earns
 
 
-def citation_pairs(example: Example, rows: Iterable[Sequence[Statement]], *, anti_gaming: bool) -> dict[Citation, Pair]:
+def citation_pairs(example: Example, rows: Iterable[Sequence[Credited]], *, anti_gaming: bool) -> dict[Citation, Pair]:
     """The pairs to judge for the citations of these statements; citations of missing passages are left out.
 
     With `anti_gaming` also the pairs that the precision of each citation needs.
     """
     count = len(example.passages)
-    cited = dict.fromkeys((_sources(statement), statement.text) for row in rows for statement in row if statement.cites)
+    cited = dict.fromkeys(
+        (_sources(statement), statement.text) for row in rows for statement, _ in row if statement.cites
+    )
     wanted = dict.fromkeys(
         (subset, text)
         for sources, text in cited
@@ -45,7 +46,7 @@ def citation_pairs(example: Example, rows: Iterable[Sequence[Statement]], *, ant
 
 
 def citation_rewards(
-    rows: Sequence[Sequence[Statement]],
+    rows: Sequence[Sequence[Credited]],
     pairs: Mapping[Citation, Pair],
     verdicts: Verdicts,
     *,
@@ -59,11 +60,7 @@ def citation_rewards(
     ablation. `factors`, one per completion, multiply the rewards of good citations and never a penalty
     (rewards.correctness.length_penalty).
     """
-    supported = {
-        citation
-        for citation, pair in pairs.items()
-        if verdicts[pair] > ENTAILMENT_THRESHOLD and not (anti_gaming and _stop_words_not_in(pair))
-    }
+    supported = {citation for citation, pair in pairs.items() if verdicts[pair] > ENTAILMENT_THRESHOLD}
 
     def reward(statement: Statement, factor: float) -> float:
         sources = _sources(statement)
@@ -74,7 +71,8 @@ def citation_rewards(
         return CITED_RIGHT * factor * (precision(sources, statement.text, supported) if anti_gaming else 1.0)
 
     return [
-        sum((reward(statement, factor) for statement in row), 0.0) for row, factor in zip(rows, factors, strict=True)
+        sum((share * reward(statement, factor) for statement, share in row), 0.0)
+        for row, factor in zip(rows, factors, strict=True)
     ]
 
 
@@ -105,10 +103,3 @@ def _subsets(sources: Sources, *, anti_gaming: bool) -> Iterator[Sources]:
         for n in sources:
             yield (n,)
             yield _without(sources, n)
-
-
-def _stop_words_not_in(pair: Pair) -> bool:
-    """Whether the hypothesis has only stop words and does not appear in the premise word for word."""
-    source, text = pair
-    body = normalize(text)
-    return STOP_WORDS.issuperset(body.split()) and f" {body} " not in f" {normalize(source)} "

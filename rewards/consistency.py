@@ -9,7 +9,7 @@ The lexical judge knows no paraphrase, so that it finds a refusal entailed only 
 
 from collections.abc import Sequence
 
-from grpo.data.text import REFUSAL, normalize, strip_citations
+from grpo.data.text import REFUSAL, strip_citations, words
 from rewards.answer import ParsedAnswer
 from rewards.judges.base import Pair, Verdicts
 
@@ -19,7 +19,7 @@ MAX_THINK_WORDS = 300  # the last ones, where a chain of thought reaches its dec
 def consistency_pair(answer: ParsedAnswer) -> Pair | None:
     """(thinking, decision), or None if the answer is malformed or has no thinking."""
     decision = REFUSAL if answer.refused else strip_citations(" ".join(answer.answer_text.split()))
-    if not answer.well_formed or not normalize(answer.think_text) or not normalize(decision):
+    if not answer.well_formed or not words(answer.think_text) or not words(decision):
         return None
     return " ".join(answer.think_text.split()[-MAX_THINK_WORDS:]), decision
 

@@ -36,15 +36,16 @@ def outcomes(example: Example, answers: Sequence[ParsedAnswer], verdicts: Verdic
 
     A malformed answer is wrong. A refusal that goes on to answer is neither abstained nor right.
     """
-    stated = answers_stated(example, _reasoning_and_final(answers), verdicts)
+    right = [bool(row[0]) for row in answers_stated(example, _reasoning_and_final(answers), verdicts)]
     return [
-        _outcome(answer, final_is_right=bool(final), reasoning_is_right=bool(reasoning))
-        for answer, (reasoning, final) in zip(answers, stated, strict=True)
+        _outcome(answer, reasoning_is_right=reasoning, final_is_right=final)
+        for answer, reasoning, final in zip(answers, right[::2], right[1::2], strict=True)
     ]
 
 
 def _reasoning_and_final(answers: Sequence[ParsedAnswer]) -> list[list[Statement]]:
-    return [[Statement(text, ()) for text in final_answer(answer)] for answer in answers]
+    """Two rows for each answer: its reasoning, and its final answer."""
+    return [[Statement(text, ())] for answer in answers for text in final_answer(answer)]
 
 
 def _outcome(answer: ParsedAnswer, *, final_is_right: bool, reasoning_is_right: bool) -> Outcome:

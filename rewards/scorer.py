@@ -18,18 +18,18 @@ from typing import Any
 
 from grpo.data.example import Example
 from grpo.types import Group, Score
-from rewards.answer import TAGS, ParsedAnswer, Statement, parse
-from rewards.citations import Citation, citation_pairs, citation_rewards
+from rewards.answer import TAGS, ParsedAnswer, Statement, parse_completion
+from rewards.citations import Citation, Credited, citation_pairs, citation_rewards
 from rewards.config import RewardConfig
 from rewards.consistency import consistency_pair, consistency_rewards
 from rewards.correctness import (
     EXACT_MATCH,
     answers_stated,
     claim_pairs,
-    credited_statements,
     fuzzy_containment,
     length_penalty,
     overlap_rewards,
+    statement_credits,
     token_f1,
 )
 from rewards.custom import CustomReward, Values, load_custom_rewards
@@ -63,7 +63,7 @@ class ParsedGroup:
 class Credits:
     """What the answers of one question earn R_EM and R_citation for; the lists have one entry per answer."""
 
-    statements: list[list[Statement]]  # credited ones
+    statements: list[list[Credited]]
     factors: list[float]  # on their rewards, see rewards.correctness.length_penalty
     citations: dict[Citation, Pair]  # to judge, of all answers
 
@@ -120,10 +120,8 @@ class RewardScorer:
         return [wait() for wait in waits]
 
     def _parse(self, group: Group) -> ParsedGroup:
-        form = {"style": group.example.style, "reasoning": self.reasoning}
-        return ParsedGroup(
-            group.example, [parse(c.text, finished=c.finish == "stop", **form) for c in group.completions]
-        )
+        answers = [parse_completion(group.example, c, reasoning=self.reasoning) for c in group.completions]
+        return ParsedGroup(group.example, answers)
 
     def _parts(self, groups: Sequence[ParsedGroup]) -> list[list[Parts]]:
         """The built-in parts of every completion, in two rounds: only credited statements have citations to judge."""
@@ -172,7 +170,7 @@ def tag_count(answer: ParsedAnswer, *, reasoning: bool) -> float:
 
 def answer_pairs(group: ParsedGroup, config: RewardConfig) -> list[Pair]:
     """The pairs of the first round: statements against claims, and thinking against the decision."""
-    claims = claim_pairs(group.example, group.rewardable, anti_gaming=config.anti_gaming_sums)
+    claims = claim_pairs(group.example, group.rewardable)
     pairs = [pair for _, _, pair in claims]
     if FACTUALITY.keys() & config.weights.keys():
         pairs += outcome_pairs(group.example, group.answers)
@@ -183,10 +181,18 @@ def answer_pairs(group: ParsedGroup, config: RewardConfig) -> list[Pair]:
 
 def credit(group: ParsedGroup, verdicts: Verdicts, config: RewardConfig) -> Credits:
     """The statements of each answer that earn R_EM, and the factor on what they earn."""
-    statements, factors = [], []
-    stated = answers_stated(group.example, group.rewardable, verdicts, anti_gaming=config.anti_gaming_sums)
+    statements: list[list[Credited]] = []
+    factors: list[float] = []
+    shared = group.example.style == "claims"
+    stated = answers_stated(
+        group.example,
+        group.rewardable,
+        verdicts,
+        repeats=config.uncapped_sum,
+    )
     for row, answers in zip(group.rewardable, stated, strict=True):
-        credited = [row[n] for n in credited_statements(answers, uncapped_sum=config.uncapped_sum)]
+        shares = statement_credits(answers, shared=shared, uncapped_sum=config.uncapped_sum)
+        credited = [pair for pair in zip(row, shares, strict=True) if pair[1]]
         statements.append(credited)
         count = len(frozenset().union(*answers))
         factors.append(length_penalty(len(credited), count, row) if config.anti_gaming_sums else 1.0)
@@ -211,7 +217,7 @@ def ground_grpo_rewards(
         parts = {
             "tag_count": tag_count(answer, reasoning=reasoning),  # eq 3
             "format": float(answer.well_formed),  # eq 4
-            "exact_match": EXACT_MATCH * len(credited) * factor,  # eq 1
+            "exact_match": EXACT_MATCH * factor * sum((share for _, share in credited), 0.0),  # eq 1
             "citation": cited,  # eq 2
         }
         if config.refusal:

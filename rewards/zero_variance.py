@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from grpo.data.example import Example
 from grpo.data.text import contains
 from grpo.types import Group
-from rewards.answer import ParsedAnswer, final_answer, is_abstention, parse
+from rewards.answer import ParsedAnswer, final_answer, is_abstention, parse_completion
 from rewards.factuality import outcomes
-from rewards.judges.base import ENTAILMENT_THRESHOLD, LexicalJudge
+from rewards.judges.base import ENTAILMENT_THRESHOLD
+from rewards.judges.lexical import LexicalJudge
 
 CAUSES = ("truncated", "malformed", "refused", "right", "wrong", "mixed")
 
@@ -28,8 +29,7 @@ def cause(group: Group, *, reasoning: bool) -> str:
     """
     if all(completion.finish == "length" for completion in group.completions):
         return "truncated"
-    style = group.example.style
-    answers = [parse(c.text, style=style, reasoning=reasoning, finished=c.finish == "stop") for c in group.completions]
+    answers = [parse_completion(group.example, c, reasoning=reasoning) for c in group.completions]
     if not any(answer.well_formed for answer in answers):
         return "malformed"
     if group.example.answerable and all(_declines(group.example, answer) for answer in answers):

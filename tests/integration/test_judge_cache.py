@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rewards.judges.base import LexicalJudge
 from rewards.judges.cache import CachedJudge
+from rewards.judges.lexical import LexicalJudge
 
 ROOT = Path(__file__).resolve().parents[2]
 RIGHT, WRONG = ("Ali Daei scored 109 goals.", "Daei scored 109."), ("Ali Daei scored 109 goals.", "Daei scored 805.")
@@ -14,7 +14,7 @@ RIGHT, WRONG = ("Ali Daei scored 109 goals.", "Daei scored 109."), ("Ali Daei sc
 def test_verdicts_survive_the_process(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path;"
-        "from rewards.judges.base import LexicalJudge; from rewards.judges.cache import CachedJudge;"
+        "from rewards.judges.lexical import LexicalJudge; from rewards.judges.cache import CachedJudge;"
         f"cache = CachedJudge(LexicalJudge(), Path({str(tmp_path / 'sub' / 'verdicts.sqlite')!r}), model='m@1');"
         f"print(cache.entails([{RIGHT!r}, {WRONG!r}]), cache.pop_metrics())"
     )
@@ -34,7 +34,7 @@ def test_processes_that_start_and_write_together_lose_nothing(tmp_path: Path) ->
     path = tmp_path / "verdicts.sqlite"
     code = (
         "import sys; from pathlib import Path;"
-        "from rewards.judges.base import LexicalJudge; from rewards.judges.cache import CachedJudge;"
+        "from rewards.judges.lexical import LexicalJudge; from rewards.judges.cache import CachedJudge;"
         f"cache = CachedJudge(LexicalJudge(), Path({str(path)!r}), model='m@1');"
         "first = int(sys.argv[1]);"
         "[cache.entails([(f'text {n}', f'text {n}'), ('shared', f'{n % 7}')]) for n in range(first, first + 100)]"

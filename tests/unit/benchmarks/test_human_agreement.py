@@ -1,10 +1,10 @@
-"""The matchers beside human judges: agreement by hand on answers that they read alike and differently."""
+"""The matcher beside human judges: agreement by hand on answers that both read alike and differently."""
 
 import json
 
 import pytest
 
-from benchmarks.human_agreement import MATCHERS, agreement, counts, main, read_judged
+from benchmarks.human_agreement import agreement, counts, main, read_judged
 
 DAEI = {"question": "Who?", "golden_answer": "Ali Daei/Daei", "improper": False}
 FAIL = {"question": "When?", "golden_answer": "38", "improper": False}
@@ -30,11 +30,10 @@ def path(tmp_path):
     return str(tmp_path / "TQ.json")
 
 
-@pytest.mark.parametrize("name", MATCHERS)
-def test_agreement_by_hand(path, name):
+def test_agreement_by_hand(path):
     answers, improper, without = read_judged(path)
     assert (len(answers), improper, without) == (7, 1, 3)
-    found = counts(answers, MATCHERS[name])
+    found = counts(answers)
     assert found.tolist() == [[2, 1, 0, 1], [1, 1, 1, 0]]
     numbers = agreement(found.sum(0))
     assert numbers["agreement"][0] == pytest.approx(100 * 5 / 7)
@@ -45,7 +44,7 @@ def test_agreement_by_hand(path, name):
 def test_the_command_prints_what_was_counted(path, capsys):
     assert main([path]) == 0
     said = capsys.readouterr().out
-    assert said.count("71.43") == 2  # each matcher on all answers
+    assert said.count("71.43") == 1  # on all answers
     assert "left out: 1 questions marked as improper, 3 answers without a judgement" in said
 
 

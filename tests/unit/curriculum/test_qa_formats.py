@@ -21,7 +21,7 @@ from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from launch.builders.data import load_questions, load_sources
 from launch.config.recipe import Recipe, SFTConfig
-from rewards.judges.base import LexicalJudge
+from rewards.judges.lexical import LexicalJudge
 from tests.helpers.records import HOTPOT, LOG, MUSIQUE
 
 POOL = [{"title": f"T{n}", "text": f"Tide number {n} of Orvale was led by nobody."} for n in range(6)]

@@ -15,7 +15,9 @@ from curriculum.datasets.world import make_world
 from curriculum.datasets.world_facts import FILLERS, INVERSES, RELATIONS, TRADES
 from curriculum.reference_answers import reference_answer
 from grpo.data.example import Example, Passage
-from grpo.data.text import CITATION, REFUSAL, STOP_WORDS, contains, normalize, sentences, strip_citations
+from grpo.data.sentences import sentences
+from grpo.data.text import CITATION, REFUSAL, STOP_WORDS, contains, normalize, strip_citations
+from grpo.data.text import citations as numbers_in
 from grpo.errors import UserError
 
 COUNT = 10_000
@@ -32,7 +34,7 @@ def premise(passage: Passage) -> str:
 
 
 def citations(text: str) -> list[int]:
-    return [int(digits) for digits in CITATION.findall(text)]
+    return [number for mark in CITATION.findall(text) for number in numbers_in(mark)]
 
 
 def entails(text: str, hypothesis: str) -> bool:

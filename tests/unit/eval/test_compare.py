@@ -11,7 +11,7 @@ from eval.predictions import Prediction
 from eval.score import score_predictions, write_scores
 from grpo.data.text import REFUSAL
 from grpo.errors import UserError
-from rewards.judges.base import LexicalJudge
+from rewards.judges.lexical import LexicalJudge
 
 EXAMPLES = make_world(40, seed=1, unanswerable=0.5, styles={"prose": 1.0})
 

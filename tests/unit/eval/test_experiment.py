@@ -8,7 +8,7 @@ from eval.predictions import write_questions
 from eval.report.experiment import GRADED, common_questions, metrics, pooled, report
 from eval.trust_score import COLUMNS
 from grpo.errors import UserError
-from rewards.judges.base import LexicalJudge
+from rewards.judges.lexical import LexicalJudge
 
 
 def test_arms_with_other_passages_under_the_same_ids_are_refused(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from eval.online_metrics import OnlineTrustScore
 from grpo.data.example import Example, Passage
 from grpo.types import Completion
-from rewards.judges.base import LexicalJudge
+from rewards.judges.lexical import LexicalJudge
 
 REFUSAL = "I apologize, but I couldn't find an answer to your question in the search results."
 

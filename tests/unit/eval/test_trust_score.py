@@ -9,11 +9,8 @@ import pytest
 from eval.answer_extraction import (
     REFUSAL_FLAG,
     DefaultProtocol,
-    Splitter,
     TrustEvalProtocol,
-    make_splitter,
     partial_ratio,
-    rule_based_splitter,
 )
 from eval.answer_scores import score_answers
 from eval.bootstrap import intervals, paired
@@ -23,7 +20,7 @@ from eval.trust_score import COLUMNS, confusion, scores
 from grpo.data.example import Passage
 from grpo.data.text import normalize
 from grpo.errors import UserError
-from rewards.judges.base import LexicalJudge
+from rewards.judges.lexical import TokenSubsetJudge
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "data/trust_score_golden.json").read_text())
 MICRO = GOLDEN["citation_micro"]
@@ -39,7 +36,7 @@ def predictions(items: list[dict], style: str, tmp_path: Path) -> list[Predictio
 
 def report(items: list[dict], style: str, tmp_path: Path, *, reference: bool, **options) -> dict:
     asked = predictions(items, style, tmp_path)
-    return score_predictions(asked, LexicalJudge(), nli="lexical", reference=reference, resamples=0, **options)
+    return score_predictions(asked, TokenSubsetJudge(), nli="lexical", reference=reference, resamples=0, **options)
 
 
 def micro(name: str) -> tuple[dict, str]:
@@ -141,17 +138,17 @@ def test_an_unneeded_citation_that_shares_an_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", GOLDEN["refusal"]["cases"], ids=lambda case: case["output"][:30])
 def test_refusals_of_the_field(case: dict) -> None:
     assert partial_ratio(REFUSAL_FLAG, normalize(case["output"])) == case["partial_ratio"]
-    assert TrustEvalProtocol(make_splitter()).is_refusal(case["output"]) is case["is_refusal"]
+    assert TrustEvalProtocol().is_refusal(case["output"]) is case["is_refusal"]
 
 
 def test_a_piece_of_the_refusal_is_no_refusal_to_a_reader() -> None:
-    reader, field = DefaultProtocol(make_splitter()), TrustEvalProtocol(make_splitter())
+    reader, field = DefaultProtocol(), TrustEvalProtocol()
     assert [field.is_refusal(text) for text in ("an answer", "I", REFUSAL)] == [True, True, True]
     assert [reader.is_refusal(text) for text in ("an answer", "I", REFUSAL)] == [False, False, True]
 
 
 def test_strings_of_the_field() -> None:
-    field = TrustEvalProtocol(make_splitter())
+    field = TrustEvalProtocol()
     assert [field.strip_citations(text) for text, _ in GOLDEN["remove_citations"]] == [
         bare for _, bare in GOLDEN["remove_citations"]
     ]
@@ -164,7 +161,7 @@ def test_strings_of_the_field() -> None:
 
 
 def test_a_reader_finds_whole_words_only() -> None:
-    reader = DefaultProtocol(make_splitter())
+    reader = DefaultProtocol()
     assert not reader.contains_answer("1938 was the year", ["38"])
     assert not reader.contains_answer("The theater opened", ["Heat"])
     assert not reader.contains_answer("anything", ["the"])
@@ -187,7 +184,7 @@ def test_several_numbers_in_one_bracket(tmp_path: Path) -> None:
     assert (reader["citation_recall"], field["citation_recall"]) == (100, 0)
     asked = predictions([one], "prose", tmp_path)[0].example
     for text, sources in (("Gamma [1-3].", (0, 1, 2)), ("Gamma [1; 3].", (0, 2)), ("Gamma [3-1].", (2, 0))):
-        (statement,) = DefaultProtocol(make_splitter()).statements(text, asked)
+        (statement,) = DefaultProtocol().statements(text, asked)
         assert (statement.text, statement.sources) == ("Gamma.", sources)
 
 
@@ -195,7 +192,7 @@ def test_lists_in_prose_are_read_line_by_line(tmp_path: Path) -> None:
     docs = (("A", "alpha one", (1,)), ("B", "beta two", (0,)))
     asked = predictions([item("", docs=docs)], "prose", tmp_path)[0].example
     for text in ("1. Alpha one [1].\n2. Beta two [2].", "- Alpha one. ([1])\n- Beta two. [2]"):
-        found = DefaultProtocol(make_splitter()).statements(text, asked)
+        found = DefaultProtocol().statements(text, asked)
         assert [(s.text.strip(" ()"), s.sources) for s in found] == [("Alpha one.", (0,)), ("Beta two.", (1,))]
 
 
@@ -229,7 +226,7 @@ def test_reasoning_is_not_scored_but_asked_whether_it_leads_to_the_answer(tmp_pa
 
 def test_the_confusion_matrix_and_its_rates(tmp_path: Path) -> None:
     asked = predictions(GOLDEN["asqa"]["items"], "prose", tmp_path)
-    items = score_answers(asked, LexicalJudge(), protocol=TrustEvalProtocol(make_splitter()))
+    items = score_answers(asked, TokenSubsetJudge(), protocol=TrustEvalProtocol())
     assert confusion(items.sums_IK) == {
         "answerable_answered": 3,
         "answerable_refused": 1,
@@ -244,7 +241,7 @@ def test_scores_of_resamples_are_those_of_the_resampled_questions(tmp_path: Path
     items = GOLDEN["asqa"]["items"]
     chosen = [0, 0, 1, 4, 5, 5]
     sums = score_answers(
-        predictions(items, "prose", tmp_path), LexicalJudge(), protocol=TrustEvalProtocol(make_splitter())
+        predictions(items, "prose", tmp_path), TokenSubsetJudge(), protocol=TrustEvalProtocol()
     ).sums_IK
     counts = np.bincount(chosen, minlength=len(items)).astype(float)
     drawn = report([items[i] for i in chosen], "prose", tmp_path, reference=True)
@@ -275,21 +272,10 @@ def test_a_paired_difference_is_surer_than_its_parts() -> None:
     assert paired(a, a, scores, resamples=99)["answered_ratio"] == (0, 1)
 
 
-def test_the_rule_based_splitter_takes_over_without_punkt(monkeypatch: pytest.MonkeyPatch) -> None:
-    import nltk
-
-    assert make_splitter().name == "nltk punkt_tab", "`make setup` brings punkt's data"
-    monkeypatch.setattr(nltk.data, "path", [])
-    splitter = make_splitter()
-    assert splitter.name == "sentencex"
-    assert splitter.split("Dr. Moss wrote it. He won.") == ["Dr. Moss wrote it.", "He won."]
-
-
-@pytest.mark.parametrize("splitter", [make_splitter(), rule_based_splitter()], ids=lambda s: s.name)
-def test_citations_behind_a_full_stop_with_either_splitter(splitter: Splitter, tmp_path: Path) -> None:
+def test_citations_behind_a_full_stop(tmp_path: Path) -> None:
     text = "Dr. Moss wrote it. [1] It won in the U.S. in May. [2][3] He left."
     example = predictions([item(text)], "prose", tmp_path)[0].example
-    many = DefaultProtocol(splitter).statements(text, example)
+    many = DefaultProtocol().statements(text, example)
     assert [s.text for s in many] == ["Dr. Moss wrote it.", "It won in the U.S. in May.", "He left."]
     assert [(s.sources, s.citations) for s in many] == [((0,), 1), ((), 2), ((), 0)]  # there is one passage
 

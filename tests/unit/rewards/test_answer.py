@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo.data.example import STYLES, Style
-from grpo.data.text import REFUSAL, normalize
-from rewards.answer import NO_PASSAGE, TAGS, ParsedAnswer, Statement, parse
+from grpo.data.text import NO_PASSAGE, REFUSAL, words
+from rewards.answer import TAGS, ParsedAnswer, Statement, parse
 
 PIECES = (*TAGS, "[1]", "[2]", "[", "]", ". ", ", ", "\n", "Ali Daei", "109", REFUSAL, "Dr. ", "\u0661", "\ud800", "a")
 TEXTS = st.one_of(
@@ -25,7 +25,7 @@ def reasoned(answer: str, think: str = "hm") -> str:
 def check(answer: ParsedAnswer, style: Style, reasoning: bool) -> None:
     assert 0.0 <= answer.refusal_score <= 1.0
     assert answer.refused == (answer.refusal_score > 0.85)
-    assert all(normalize(statement.text) for statement in answer.statements)
+    assert all(words(statement.text) for statement in answer.statements)
     assert all(number >= 0 for statement in answer.statements for number in statement.cites)
     if answer.well_formed:
         assert answer.answer_text

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from grpo.errors import UserError
-from rewards.judges.base import Judge, LexicalJudge, pop_metrics
+from rewards.judges.base import Judge, pop_metrics
 from rewards.judges.cache import WRITE_BATCH, CachedJudge
+from rewards.judges.lexical import LexicalJudge
 
 RIGHT, WRONG = ("Ali Daei scored 109 goals.", "Daei scored 109."), ("Ali Daei scored 109 goals.", "Daei scored 805.")
 

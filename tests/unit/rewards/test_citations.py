@@ -63,7 +63,5 @@ def test_a_statement_of_stop_words_is_supported_only_where_it_stands() -> None:
         question(style="list", answers=(("The Who",),)), passages=passages, found=((True,), (False,))
     )
     assert [score(f"The Who [{n}]", band, reasoning=False).parts["citation"] for n in (1, 2)] == [0.5, -0.5]
-    assert score("The Who [2]", band, reasoning=False, anti_gaming=False).parts["citation"] == 0.5
     whole = score("A whole other song [1]", band, reasoning=False)
     assert whole.parts["exact_match"] == 0.0
-    assert score("A whole song [1]", band, reasoning=False, anti_gaming=False).parts["exact_match"] == 0.5

@@ -8,7 +8,8 @@ from grpo.data.example import Example, Passage
 from grpo.data.text import REFUSAL
 from grpo.errors import UserError
 from rewards.config import RewardConfig
-from rewards.judges.base import Judge, LexicalJudge
+from rewards.judges.base import Judge
+from rewards.judges.lexical import LexicalJudge
 from rewards.scorer import RewardScorer
 from tests.helpers.scoring import scores
 

@@ -55,8 +55,7 @@ def test_a_claim_is_said_by_a_sentence_that_entails_it() -> None:
 
 def test_a_claim_of_stop_words_is_said_by_nothing_else() -> None:
     claim = (("Who was it?",),)
-    said = [score(reasoned("A pitch."), question(style="claims", answers=claim), anti_gaming=h) for h in (True, False)]
-    assert [s.parts["exact_match"] for s in said] == [0.0, 0.5]
+    assert score(reasoned("A pitch."), question(style="claims", answers=claim)).parts["exact_match"] == 0.0
     assert score(reasoned("Who was it then"), question(style="claims", answers=claim)).parts["exact_match"] == 0.5
 
 
@@ -71,8 +70,8 @@ def test_a_closed_question_pays_for_any_gold_answer() -> None:
 )
 def test_a_short_answer_must_be_a_whole_word(said: str, match: float) -> None:
     example = question(answers=(("38",),))
-    assert score(reasoned(said), example).parts["exact_match"] == match
-    assert score(reasoned(said), example, anti_gaming=False).parts["exact_match"] == 0.5
+    for changes in ({}, {"anti_gaming": False}):
+        assert score(reasoned(said), example, **changes).parts["exact_match"] == match
 
 
 def test_padding_shrinks_what_right_statements_earn_and_never_a_penalty() -> None:

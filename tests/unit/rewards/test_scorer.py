@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from grpo.data.text import REFUSAL
 from rewards.config import RewardConfig
-from rewards.judges.base import LexicalJudge
+from rewards.judges.lexical import LexicalJudge
 from rewards.scorer import RewardScorer
 from tests.helpers.scoring import BICAN, DAEI, group, question, reasoned, score
 
@@ -56,8 +56,8 @@ PAID = {  # by hand: (eq 1, eq 2) of a statement; the gold answers are Daei, Bic
     f"{DAEI}.": (0.5, 0.0), f"{DAEI} [1].": (0.5, 0.5), f"{DAEI} [2].": (0.5, -0.5), f"{DAEI} [1][2].": (0.5, 0.5),
     f"{BICAN}.": (0.5, 0.0), f"{BICAN} [1].": (0.5, -0.5), f"{BICAN} [1][2].": (0.5, 0.5),
     "Grass grew [3].": (0.0, 0.0),
-    "A pitch of 1938 [3].": (0.5, -0.5), "A pitch of 1938 has grass.": (0.5, 0.0), "The Who [3].": (0.5, 0.5),
-    "A whole pitch.": (0.5, 0.0), "The Who [3][9].": (0.5, -0.5),
+    "A pitch of 1938 [3].": (0.0, 0.0), "A 38 m pitch [3].": (0.5, -0.5), "The Who [3].": (0.5, -0.5),
+    "A whole pitch.": (0.0, 0.0), "The Who [3][9].": (0.5, -0.5),
 }  # fmt: skip
 
 
