@@ -11,7 +11,8 @@ from grpo.data.example import Example
 from grpo.data.text import contains
 from grpo.rollout.base import RolloutEngine, sample_groups
 from grpo.types import Completion, PromptRenderer, Sampling
-from rewards.answer import Statement, parse_completion
+from rewards.answer import ParsedAnswer, Statement, parse_completion
+from rewards.correctness import carriers
 from rewards.judges.lexical import LexicalJudge
 
 
@@ -43,7 +44,7 @@ def grade(example: Example, completion: Completion, *, reasoning: bool) -> Grade
             grounded=correct,
         )
     supported = example.answerable_indices
-    said = [] if answer.refused else [(s, _answers_in(s, example)) for s in answer.statements]
+    said = [] if answer.refused else _stated(answer, example)
     right = {a for _, stated in said for a in stated}
     grounded = {a for statement, stated in said for a in stated if _well_cited(statement, a, stated, example)}
     count = max(len(supported), 1)
@@ -86,13 +87,14 @@ def evaluate(
     return [(g.example, g.completions[0], grade(g.example, g.completions[0], reasoning=reasoning)) for g in groups]
 
 
-def _answers_in(statement: Statement, example: Example) -> set[int]:
-    stated = {a for a in example.answerable_indices if contains(statement.text, example.answers[a])}
-    if example.style == "claims":
-        for a in example.answerable_indices:
-            if any(LexicalJudge().entails([(statement.text, claim) for claim in example.answers[a]])):
-                stated.add(a)
-    return stated
+def _stated(answer: ParsedAnswer, example: Example) -> list[tuple[Statement, set[int]]]:
+    """The answers in each statement; a claim that the whole answer entails is in the statements with its words."""
+    answers = {a: example.answers[a] for a in example.answerable_indices}
+    if example.style != "claims":
+        return [(s, {a for a in answers if contains(s.text, answers[a])}) for s in answer.statements]
+    pairs = {a: [(answer.answer_text, claim) for claim in answers[a]] for a in answers}
+    carried = {a: carriers(answer.statements, answers[a]) for a in answers if any(LexicalJudge().entails(pairs[a]))}
+    return [(s, {a for a in carried if n in carried[a]}) for n, s in enumerate(answer.statements)]
 
 
 def _well_cited(statement: Statement, answer: int, stated: set[int], example: Example) -> bool:

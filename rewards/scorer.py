@@ -31,6 +31,7 @@ from rewards.correctness import (
     overlap_rewards,
     statement_credits,
     token_f1,
+    words_allowed,
 )
 from rewards.custom import CustomReward, Values, load_custom_rewards
 from rewards.factuality import caution, fact, outcome_pairs, outcomes
@@ -194,8 +195,8 @@ def credit(group: ParsedGroup, verdicts: Verdicts, config: RewardConfig) -> Cred
         shares = statement_credits(answers, shared=shared, uncapped_sum=config.uncapped_sum)
         credited = [pair for pair in zip(row, shares, strict=True) if pair[1]]
         statements.append(credited)
-        count = len(frozenset().union(*answers))
-        factors.append(length_penalty(len(credited), count, row) if config.anti_gaming_sums else 1.0)
+        allowed = words_allowed(group.example, frozenset().union(*answers))
+        factors.append(length_penalty(len(credited), allowed, row) if config.anti_gaming_sums else 1.0)
     citations = citation_pairs(group.example, statements, anti_gaming=config.anti_gaming_sums)
     return Credits(statements, factors, citations)
 

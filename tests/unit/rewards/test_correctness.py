@@ -53,6 +53,26 @@ def test_a_claim_is_said_by_a_sentence_that_entails_it() -> None:
     assert score(reasoned(f"{BICAN} [2]."), question(style="claims", answers=claim)).parts["exact_match"] == 0.0
 
 
+def test_a_claim_is_said_by_the_whole_answer_and_paid_to_the_statements_that_carry_it() -> None:
+    claim = question(style="claims", answers=(("Ali Daei scored 109 goals and a pitch has grass.",),))
+    assert score(reasoned(f"{DAEI} [1]."), claim).parts["exact_match"] == 0.0  # half of it
+    both = score(reasoned(f"Here it is. {DAEI} [1]. A pitch has grass [3]."), claim)
+    assert (both.parts["exact_match"], both.parts["citation"]) == (0.5, 0.5)
+    half = score(reasoned(f"{DAEI} [1]. A pitch has grass [1]."), claim)  # 0.5 / 2 - 0.5 / 2
+    assert (half.parts["exact_match"], half.parts["citation"]) == (0.5, 0.0)
+    assert score(reasoned(f"{DAEI} [1]. A pitch has grass."), claim).parts["citation"] == 0.25
+    twice = score(reasoned(f"{DAEI} [1]. {DAEI} [2]. A pitch has grass [3]."), claim)
+    assert (twice.parts["exact_match"], twice.parts["citation"]) == (0.5, 0.5)  # a repetition carries nothing
+
+
+def test_a_long_claim_allows_a_long_answer_and_no_copy() -> None:
+    claim = " ".join(f"word{n}" for n in range(96))  # 10 + 1.25 * 96 = 130 words allowed
+    example = question(style="claims", answers=((claim,),))
+    assert score(reasoned(f"{claim}."), example).parts["exact_match"] == 0.5
+    copied = f"{claim}. {' '.join(f'more{n}' for n in range(164))}."
+    assert score(reasoned(copied), example).parts["exact_match"] == 0.25  # 130 / 260 of 0.5
+
+
 def test_a_claim_of_stop_words_is_said_by_nothing_else() -> None:
     claim = (("Who was it?",),)
     assert score(reasoned("A pitch."), question(style="claims", answers=claim)).parts["exact_match"] == 0.0
