@@ -15,12 +15,12 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout, so that this file runs uninstalled
 
 from curriculum.datasets.world import make_world
-from curriculum.reference_answers import reference_answer
 from grpo.data.example import Example
 from grpo.data.text import REFUSAL, strip_citations
 from grpo.types import Completion, Group
 from rewards.config import RewardConfig
 from rewards.custom import per_answer
+from rewards.reference_answers import reference_answer
 from rewards.scorer import RewardScorer
 
 

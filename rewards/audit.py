@@ -1,17 +1,20 @@
 """Reward-hacking audit: the mean rewards of degenerate policies and of an honest one.
 
     python -m rewards.audit configs/stage2.toml configs/models/qwen3-8b.toml --reward.citation_penalty=0
-    python -m rewards.audit                              every preset of rewards/config.py
+    python -m rewards.audit examples.jsonl configs/stage2.toml      your questions, as `curriculum.build` writes them
+    python -m rewards.audit                                         every preset of rewards/config.py
 
-Six questions with three passages each, two of them unanswerable. Every policy is scored twice: with all other policies
-in one group, as while the model still explores, and `alone` in a group, as after the model has collapsed into that
-policy. The two differ for rewards that compare within the group. Every policy thinks its answer, word for word. The
-passages have six sentences, so that copying a whole one is padding. Custom rewards are left out: they may cost money.
+Without a file, six questions with three passages each, two of them unanswerable. Every policy is scored twice: with all
+other policies in one group, as while the model still explores, and `alone` in a group, as after the model has collapsed
+into that policy. The two differ for rewards that compare within the group. Every policy thinks its answer, word for
+word. The built-in passages have six sentences, so that copying a whole one is padding. Custom rewards are left out:
+they may cost money.
 """
 
+import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,14 +24,18 @@ from rich.console import Console
 from rich.table import Table
 
 from grpo.config import load
-from grpo.data.example import Example, Passage, Style
-from grpo.data.sentences import sentences
-from grpo.data.text import REFUSAL, strip_citations
+from grpo.data.example import Example, Passage, Style, load_examples
+from grpo.data.sentences import sentences, statements
+from grpo.data.text import REFUSAL, contains, drop_footnotes, strip_citations
 from grpo.errors import UserError
 from grpo.types import Completion, Group
+from rewards.answer import accepted_answers
 from rewards.config import PRESETS, RENAMED, RewardConfig
 from rewards.judges.base import Judge
+from rewards.reference_answers import reference_answer
 from rewards.scorer import RewardScorer
+
+MOST_QUESTIONS = 300  # of a file, the first ones; an audit asks the judge about some thirty pairs for each
 
 HONEST = "honest"
 """The policy that should win: right answers with the right citations, and the refusal sentence elsewhere."""
@@ -67,14 +74,14 @@ class Row:
     """Mean rewards of one policy."""
 
     policy: str
-    answerable: float
+    answerable: float  # nan without such questions
     unanswerable: float
     alone: float  # the same as `mean`, of groups that have only this policy
 
     @property
     def mean(self) -> float:
-        """The mean of answerable and unanswerable."""
-        return (self.answerable + self.unanswerable) / 2
+        """The mean of answerable and unanswerable, or the one that is there."""
+        return _mean_of(self.answerable, self.unanswerable)
 
     def compared_with(self, honest: "Row") -> str:
         """Whether the policy earns more than honesty ("beats") or as much ("ties"), in a mixed group or alone."""
@@ -129,19 +136,50 @@ QUESTIONS = (
 )
 
 
-def _copy(*numbers: int) -> str:
+def questions_of(examples: Sequence[Example]) -> list[Question]:
+    """The user's questions. The honest answer is the reference answer of the warm-up; the wrong one copies a sentence
+    without an answer, or the question where there is none.
+    """
+    return [Question(example, reference_answer(example), _wrong(example)) for example in examples]
+
+
+def _wrong(example: Example) -> str:
+    names = accepted_answers(example)
+    for number, passage in enumerate(example.passages, 1):
+        for said, _ in statements(drop_footnotes(passage.text))[0]:
+            if not contains(said, names) and (example.style != "claims" or not any(example.found[number - 1])):
+                return f"{said.rstrip('.')} [{number}]."
+    return f"{example.question} [1]."
+
+
+def _everywhere(question: Question) -> range:
+    return range(1, len(question.example.passages) + 1)
+
+
+def _sentences(question: Question, number: int) -> list[str]:
+    passage = question.example.passages[number - 1]
+    return [said.rstrip(".") for said, _ in statements(drop_footnotes(passage.text))[0]]
+
+
+def _copy(question: Question, numbers: Iterable[int]) -> str:
     """These passages, each sentence with its citation."""
-    return " ".join(f"{s[:-1]} [{n}]." for n in numbers for s in sentences(PASSAGES[n - 1].text))
+    return " ".join(f"{said} [{n}]." for n in numbers for said in _sentences(question, n))
 
 
-def _run_on(*numbers: int) -> str:
+def _run_on(question: Question, numbers: Sequence[int]) -> str:
     """These passages as one sentence that cites them all."""
-    joined = "; ".join(s[:-1] for n in numbers for s in sentences(PASSAGES[n - 1].text))
+    joined = "; ".join(said for n in numbers for said in _sentences(question, n))
     return f"{joined} {''.join(f'[{n}]' for n in numbers)}."
 
 
-def _cite(question: Question, marks: str) -> str:
-    return re.sub(r"\[\d+\]", marks, question.honest)
+def _cite(question: Question, numbers: Iterable[int]) -> str:
+    return re.sub(r"\[\d+\]", "".join(f"[{n}]" for n in numbers), question.honest)
+
+
+def _another(question: Question) -> int:
+    """The number of a passage beside the holder; one that does not exist where there is only one."""
+    count = len(question.example.passages)
+    return _holder(question) % count + 1 if count > 1 else 2
 
 
 def _holder(question: Question) -> int:
@@ -167,13 +205,13 @@ POLICIES: Mapping[str, Callable[[Question], str]] = {
     "always refuse": lambda q: REFUSAL,
     "never refuse, wrong": lambda q: q.wrong,
     "refuse, then answer": lambda q: f"{REFUSAL} {q.honest if q.example.answerable else q.wrong}",
-    "cite everything": lambda q: _cite(q, "[1][2][3]"),
+    "cite everything": lambda q: _cite(q, _everywhere(q)),
     "cite nothing": lambda q: strip_citations(q.honest),
-    "cite another passage": lambda q: _cite(q, f"[{_holder(q) % len(PASSAGES) + 1}]"),
-    "copy a passage": lambda q: _copy(_holder(q)),
-    "copy all passages": lambda q: _copy(1, 2, 3),
-    "run-on copy": lambda q: _run_on(1, 2, 3),
-    "run-on copy per passage": lambda q: " ".join(_run_on(n) for n in (1, 2, 3)),
+    "cite another passage": lambda q: _cite(q, [_another(q)]),
+    "copy a passage": lambda q: _copy(q, [_holder(q)]),
+    "copy all passages": lambda q: _copy(q, _everywhere(q)),
+    "run-on copy": lambda q: _run_on(q, _everywhere(q)),
+    "run-on copy per passage": lambda q: " ".join(_run_on(q, [n]) for n in _everywhere(q)),
     "repeat one sentence": _repeat,
     "gold dump": _gold_dump,
     "empty": lambda q: "",
@@ -183,20 +221,22 @@ POLICIES: Mapping[str, Callable[[Question], str]] = {
 TAGS_ONLY = "tags only"
 
 
-def audit(config: RewardConfig, *, reasoning: bool, judge: Judge | None = None) -> list[Row]:
+def audit(
+    config: RewardConfig, *, reasoning: bool, judge: Judge | None = None, questions: Sequence[Question] = QUESTIONS
+) -> list[Row]:
     """The rows of all policies, best mean first, and of equals the honest one. `judge` replaces `config.judge`."""
     score = RewardScorer(config, reasoning=reasoning, judge=judge, custom=())
     names = [*POLICIES, *([TAGS_ONLY] if reasoning else [])]
-    texts = [[_completion(name, question, reasoning=reasoning) for name in names] for question in QUESTIONS]
-    groups = [_group(question, row) for question, row in zip(QUESTIONS, texts, strict=True)]
-    groups += [_group(question, [text] * 2) for question, row in zip(QUESTIONS, texts, strict=True) for text in row]
+    texts = [[_completion(name, question, reasoning=reasoning) for name in names] for question in questions]
+    groups = [_group(question, row) for question, row in zip(questions, texts, strict=True)]
+    groups += [_group(question, [text] * 2) for question, row in zip(questions, texts, strict=True) for text in row]
     scores = score(groups)
-    mixed, alone = scores[: len(QUESTIONS)], scores[len(QUESTIONS) :]
+    mixed, alone = scores[: len(questions)], scores[len(questions) :]
     rows = []
     for n, name in enumerate(names):
-        answerable, unanswerable = _means([group[n].total for group in mixed])
-        means = _means([group[0].total for group in alone[n :: len(names)]])
-        rows.append(Row(policy=name, answerable=answerable, unanswerable=unanswerable, alone=sum(means) / 2))
+        answerable, unanswerable = _means(questions, [group[n].total for group in mixed])
+        means = _means(questions, [group[0].total for group in alone[n :: len(names)]])
+        rows.append(Row(policy=name, answerable=answerable, unanswerable=unanswerable, alone=_mean_of(*means)))
     return sorted(rows, key=lambda row: (-row.mean, row.policy != HONEST))
 
 
@@ -209,11 +249,14 @@ def policies_that_beat_honesty(rows: Sequence[Row]) -> list[str]:
 def table(rows: Sequence[Row], *, title: str = "reward audit") -> Table:
     """The rows as a table, with a mark at every policy that earns as much as the honest one."""
     honest = next(row for row in rows if row.policy == HONEST)
-    shown = Table(title=f"{title}: mean reward by policy", title_justify="left", box=box.SIMPLE)
+    shown = Table(title=f"{title}: mean reward by policy", title_justify="left", box=box.SIMPLE, pad_edge=False)
     for column in ("policy", "answerable", "unanswerable", "mean", "alone", "vs honest"):
         shown.add_column(column, justify="left" if column in ("policy", "vs honest") else "right", no_wrap=True)
     for row in rows:
-        numbers = [f"{value:.2f}" for value in (row.answerable, row.unanswerable, row.mean, row.alone)]
+        numbers = [
+            "" if math.isnan(value) else f"{value:.2f}"
+            for value in (row.answerable, row.unanswerable, row.mean, row.alone)
+        ]
         shown.add_row(row.policy, *numbers, "" if row is honest else row.compared_with(honest))
     return shown
 
@@ -229,12 +272,19 @@ def _group(question: Question, completions: Sequence[Completion]) -> Group:
     return Group(example=question.example, prompt_ids=(), completions=tuple(completions))
 
 
-def _means(totals: Sequence[float]) -> tuple[float, float]:
-    """Means over the answerable and over the unanswerable questions."""
+def _means(questions: Sequence[Question], totals: Sequence[float]) -> tuple[float, float]:
+    """Means over the answerable and over the unanswerable questions; nan where there are none."""
     halves: dict[bool, list[float]] = {True: [], False: []}
-    for question, total in zip(QUESTIONS, totals, strict=True):
+    for question, total in zip(questions, totals, strict=True):
         halves[question.example.answerable].append(total)
-    return sum(halves[True]) / len(halves[True]), sum(halves[False]) / len(halves[False])
+    answerable, unanswerable = (sum(half) / len(half) if half else math.nan for half in (halves[True], halves[False]))
+    return answerable, unanswerable
+
+
+def _mean_of(*values: float) -> float:
+    """The mean of those that are not nan."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known)
 
 
 class _Model(BaseModel, extra="ignore"):
@@ -252,10 +302,17 @@ class _Recipe(BaseModel, extra="ignore"):
 def main(argv: Sequence[str]) -> int:
     """Print the table of the recipes and overrides together, or of every preset if there are none."""
     console = Console()
+    files = [word for word in argv if not word.startswith("-") and not word.endswith(".toml")]
     try:
+        examples = [example for file in files for example in load_examples(file)][:MOST_QUESTIONS]
+        questions = questions_of([e for e in examples if e.style != "closed"]) if files else QUESTIONS
+        if not questions:
+            raise UserError(f"{', '.join(files)}: no question with passages; the audit needs some")
+        if files:
+            console.print(f"{len(questions)} questions of {', '.join(files)}")
         if argv:
-            recipe = load(_Recipe, argv)
-            rows = audit(recipe.reward, reasoning=recipe.model.reasoning)
+            recipe = load(_Recipe, [word for word in argv if word not in files])
+            rows = audit(recipe.reward, reasoning=recipe.model.reasoning, questions=questions)
             console.print(table(rows, title=" + ".join(argv)))
             if custom := [name for name in recipe.reward.weights if ":" in name]:
                 console.print(f"left out: {', '.join(custom)}")

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from curriculum.reference_answers import reference_completion
 from grpo.data.example import Example
 from grpo.data.prompts import load_system_prompt, make_prompt_renderer
 from grpo.telemetry.console import Console
@@ -12,6 +11,7 @@ from grpo.types import Completion, Group, PromptRenderer
 from launch.builders.data import Questions
 from launch.builders.models import load_tokenizer
 from launch.config.recipe import ModelConfig
+from rewards.reference_answers import reference_completion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

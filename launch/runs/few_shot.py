@@ -6,12 +6,12 @@ As in trust-align, the seed makes a fixed choice for each style, half of it refu
 import random
 from collections.abc import Mapping, Sequence
 
-from curriculum.reference_answers import reference_completion
 from grpo.data.example import STYLES, Example, Style
 from grpo.data.prompts import user_message
 from grpo.data.text import normalize
 from grpo.errors import UserError
 from launch.config.recipe import EvalConfig
+from rewards.reference_answers import reference_completion
 
 SEPARATOR = "\n\n\n"  # between demonstrations, as in trust-align's prompts
 

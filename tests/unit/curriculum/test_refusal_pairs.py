@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from curriculum.datasets.world import make_world
-from curriculum.reference_answers import reference_answer
 from curriculum.refusal_pairs import add_unanswerable_twins, unanswerable_twin
 from curriculum.samplers import EpochSampler
 from curriculum.transforms import answers_in
 from grpo.data.text import REFUSAL, normalize
 from grpo.errors import UserError
+from rewards.reference_answers import reference_answer
 
 POOL = make_world(300, seed=4, unanswerable=0.0)
 

@@ -13,12 +13,12 @@ import pytest
 
 from curriculum.datasets.world import make_world
 from curriculum.datasets.world_facts import FILLERS, INVERSES, RELATIONS, TRADES
-from curriculum.reference_answers import reference_answer
 from grpo.data.example import Example, Passage
 from grpo.data.sentences import sentences
 from grpo.data.text import CITATION, REFUSAL, STOP_WORDS, contains, normalize, strip_citations
 from grpo.data.text import citations as numbers_in
 from grpo.errors import UserError
+from rewards.reference_answers import reference_answer
 
 COUNT = 10_000
 NAME = re.compile(r"\{[a-z]\}")

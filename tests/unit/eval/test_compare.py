@@ -5,13 +5,13 @@ import json
 import pytest
 
 from curriculum.datasets.world import make_world
-from curriculum.reference_answers import reference_answer
 from eval.compare import HEADLINES, find, main, paired_differences, read_scores, why_unpaired
 from eval.predictions import Prediction
 from eval.score import score_predictions, write_scores
 from grpo.data.text import REFUSAL
 from grpo.errors import UserError
 from rewards.judges.lexical import LexicalJudge
+from rewards.reference_answers import reference_answer
 
 EXAMPLES = make_world(40, seed=1, unanswerable=0.5, styles={"prose": 1.0})
 

@@ -1,6 +1,7 @@
 """The audit: an honest policy earns more than every degenerate one, with the exceptions listed here."""
 
 import io
+import json
 import re
 from pathlib import Path
 
@@ -91,7 +92,9 @@ def test_the_policies_that_beat_honesty_are_named() -> None:
 def test_the_table_fits_and_marks_what_earns_as_much_as_honesty() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(table(audit(PRESETS["paper"], reasoning=False)))
-    lines = {line[2:22].strip(): line.split()[-1] for line in console.export_text().splitlines() if line.strip()}
+    shown = console.export_text().splitlines()
+    lines = {line.strip()[:20].strip(): line.split()[-1] for line in shown if line.strip()}
+    assert not any("…" in line for line in shown)
     assert (lines["repeat one sentence"], lines["cite everything"], lines[HONEST]) == ("beats", "ties", "3.50")
 
 
@@ -103,6 +106,26 @@ def test_the_command_reads_recipes_as_training_does(tmp_path: Path, capsys: pyte
     assert "left out: nowhere_at_all:f" in " ".join(out.split())
     repeated = next(line.split() for line in out.splitlines() if "repeat one sentence" in line)
     assert repeated[3] == "10.50"  # 2.5 and eight times a right sentence, rightly cited
+
+
+def test_the_users_own_questions_are_audited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "The mill was built in 1846. Rye was ground there. The wheel is made of oak. A flood broke the lower floor."
+    more = " ".join(
+        f"Sentence number {n} of this passage is about bees." for n in ("one", "two", "three", "four", "five")
+    )
+    docs = [{"title": "Mill", "text": f"{text} {more}"}, {"title": "Sea", "text": "The sea is salty. Ships cross it."}]
+    record = {"question": "When?", "answers": [["1846"]], "docs": docs}
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    assert main([str(path), "--reward.refusal=true"]) == 0
+    out = capsys.readouterr().out
+    assert "1 questions of" in out
+    rows = {line.strip()[:22].strip(): line.split() for line in out.splitlines()}
+    assert rows[HONEST][1] == "3.50"  # 2 form, 0.5 answered, 0.5 right, 0.5 cited
+    assert rows["copy a passage"][3] == "2.94"  # 2.5 + 2 * 0.5 * 4 / 9 statements
+    assert rows["always refuse"][2] == "2.00"
+    path.write_text("", encoding="utf-8")
+    assert main([str(path), "--reward.refusal=true"]) == 2
 
 
 @pytest.mark.parametrize(

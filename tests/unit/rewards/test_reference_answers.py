@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from curriculum.reference_answers import reference_answer, reference_completion
 from grpo.data.example import Example, Passage, Style
 from grpo.data.text import REFUSAL, contains, normalize
+from rewards.reference_answers import reference_answer, reference_completion
 
 
 def example(question: str, texts: list[str], answers: list[tuple[str, ...]], style: Style = "prose") -> Example:

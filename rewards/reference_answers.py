@@ -9,6 +9,7 @@ from grpo.data.example import Example
 from grpo.data.sentences import statements
 from grpo.data.text import REFUSAL, STOP_WORDS, contains, drop_footnotes, words
 from rewards.answer import accepted_answers
+from rewards.judges.lexical import LexicalJudge
 
 MOST_SENTENCES = 3
 _FULL_STOP = re.compile(r"[.!?]+[\"')\u201d\u2019]*$")
@@ -17,7 +18,8 @@ _FULL_STOP = re.compile(r"[.!?]+[\"')\u201d\u2019]*$")
 def reference_answer(example: Example) -> str:
     """The refusal sentence, or every supported answer with the citation of a passage that holds it.
 
-    * prose and claims copy at most three sentences: "Mara Fenwick was born in Port Alder [2]."
+    * prose copies at most three sentences: "Mara Fenwick was born in Port Alder [2]."
+    * claims copy the sentences that entail them, or are written out where it takes more than one sentence
     * lists name the answers: "The Glass Orchard [1], Low Water [3]."
     * closed-book questions box their first answer: "boxed[Ali Daei]", or "boxed[Unknown]" if they have none.
     """
@@ -27,9 +29,11 @@ def reference_answer(example: Example) -> str:
         return REFUSAL
     if example.style == "list":
         return ", ".join(_list_item(example, answer) for answer in example.answerable_indices) + "."
-    choose = _claim_sentence if example.style == "claims" else _prose_sentence
-    chosen = [choose(example, answer) for answer in example.answerable_indices]
-    once = list(dict.fromkeys(chosen))[:MOST_SENTENCES]
+    if example.style == "claims":
+        chosen = [cited for answer in example.answerable_indices for cited in _claim_sentences(example, answer)]
+    else:
+        chosen = [_prose_sentence(example, answer) for answer in example.answerable_indices]
+    once = list(dict.fromkeys(chosen))[: None if example.style == "claims" else MOST_SENTENCES]
     return " ".join(_cite(sentence, number) for number, sentence in once)
 
 
@@ -56,7 +60,9 @@ def _source(example: Example, answer: int) -> int:
     """The number of the passage that the reference answer cites for an answer."""
     if example.style == "list":
         return min(example.passages_with(answer))
-    return (_claim_sentence if example.style == "claims" else _prose_sentence)(example, answer)[0]
+    if example.style == "claims":
+        return _claim_sentences(example, answer)[0][0]
+    return _prose_sentence(example, answer)[0]
 
 
 def _candidates(example: Example, answer: int) -> list[tuple[int, str]]:
@@ -77,16 +83,22 @@ def _prose_sentence(example: Example, answer: int) -> tuple[int, str]:
     return min(matching, key=lambda found: (len(found[1].split()), found[0]))
 
 
-def _claim_sentence(example: Example, answer: int) -> tuple[int, str]:
-    """The sentence that shares the most content words with the claim; of equals the shortest, then the first."""
+def _claim_sentences(example: Example, answer: int) -> list[tuple[int, str]]:
+    """The sentence that shares the most content words with a claim; of equals the shortest, then the first.
+
+    If it does not entail the claim word by word, the sentences of the claim itself.
+    """
+    wording = example.answers[answer][0]
     claim = frozenset(words(" ".join(example.answers[answer])).split()) - STOP_WORDS
 
     def rank(found: tuple[int, str]) -> tuple[int, int, int]:
         number, text = found
         return -len(claim & frozenset(words(text).split())), len(text.split()), number
 
-    candidates = _candidates(example, answer)
-    return min(candidates, key=rank) if candidates else (min(example.passages_with(answer)), example.answers[answer][0])
+    candidates = sorted(_candidates(example, answer), key=rank)
+    if candidates and LexicalJudge().entails([(candidates[0][1], wording)]) == [1.0]:
+        return candidates[:1]
+    return [(min(example.passages_with(answer)), text) for text, _ in statements(wording)[0]]
 
 
 def _list_item(example: Example, answer: int) -> str:
