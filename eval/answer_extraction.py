@@ -15,6 +15,7 @@ from grpo.data.example import Example
 from grpo.data.text import contains, normalize, strip_citations, words
 from grpo.errors import UserError
 from rewards.answer import accepted_answers, parse
+from rewards.refusal import REFUSALS, is_refusal, refusal_score
 
 MAX_CITATIONS = 3
 """The first three citations of a statement count; trust_eval's prompt asks for at most three."""
@@ -130,9 +131,12 @@ class DefaultProtocol:
     scores_empty_answers = True
     regrades_refusals = False
 
+    def __init__(self, refusals: Sequence[str] = REFUSALS) -> None:
+        self._refusals = refusals
+
     def is_refusal(self, text: str) -> bool:
         """The rule of the rewards: a piece of the refusal sentence is no refusal."""
-        return parse(text, style="prose", reasoning=False).refused
+        return is_refusal(refusal_score(text, self._refusals))
 
     def strip_citations(self, text: str) -> str:
         return strip_citations(text)

@@ -14,6 +14,7 @@ from grpo.types import Completion, PromptRenderer, Sampling
 from rewards.answer import ParsedAnswer, Statement, parse_completion
 from rewards.correctness import carriers
 from rewards.judges.lexical import LexicalJudge
+from rewards.refusal import REFUSALS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +28,12 @@ class Grade:
     grounded: float  # share stated in a statement that cites only passages with its answers
 
 
-def grade(example: Example, completion: Completion, *, reasoning: bool) -> Grade:
+def grade(example: Example, completion: Completion, *, reasoning: bool, refusals: Sequence[str] = REFUSALS) -> Grade:
     """Grade one completion. Answers that the passages do not hold are ignored.
 
     A closed-book answer is right and grounded when it is correct, and refused when it is not attempted.
     """
-    answer = parse_completion(example, completion, reasoning=reasoning)
+    answer = parse_completion(example, completion, reasoning=reasoning, refusals=refusals)
     if example.style == "closed":
         found = outcome(example, completion.text, reasoning=reasoning, finished=finished)
         correct = float(found == "correct")
@@ -80,11 +81,15 @@ def evaluate(
     max_tokens: int,
     reasoning: bool,
     version: int,
+    refusals: Sequence[str] = REFUSALS,
 ) -> list[tuple[Example, Completion, Grade]]:
     """Sample greedy answers to the examples and grade them; `summarize` takes the grades."""
     sampling = Sampling(group_size=1, max_tokens=max_tokens, temperature=0.0)
     groups = sample_groups(rollout, examples, render, sampling, seed=0, version=version)
-    return [(g.example, g.completions[0], grade(g.example, g.completions[0], reasoning=reasoning)) for g in groups]
+    return [
+        (g.example, g.completions[0], grade(g.example, g.completions[0], reasoning=reasoning, refusals=refusals))
+        for g in groups
+    ]
 
 
 def _stated(answer: ParsedAnswer, example: Example) -> list[tuple[Statement, set[int]]]:

@@ -9,14 +9,15 @@ from eval.trust_score import COLUMNS, scores
 from grpo.data.example import Example
 from grpo.types import Completion
 from rewards.judges.base import Judge
+from rewards.refusal import REFUSALS
 
 
 class OnlineTrustScore:
     """Scores of (example, completion) pairs: `OnlineTrustScore(LexicalJudge(), reasoning=False)`."""
 
-    def __init__(self, judge: Judge, *, reasoning: bool) -> None:
+    def __init__(self, judge: Judge, *, reasoning: bool, refusals: Sequence[str] = REFUSALS) -> None:
         self._judge, self._reasoning = judge, reasoning
-        self._protocol = DefaultProtocol()
+        self._protocol = DefaultProtocol(refusals)
 
     def __call__(self, answers: Sequence[tuple[Example, Completion]]) -> dict[str, float]:
         """Every metric of `eval.trust_score.scores` and the share of answerable questions, in percent.

@@ -29,6 +29,7 @@ from grpo.data.example import STYLES
 from grpo.errors import UserError
 from rewards.judges.base import Judge
 from rewards.judges.load import WORD_JUDGES, load_judge
+from rewards.refusal import REFUSALS
 
 LEVEL = 0.95
 
@@ -41,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--cache", type=Path, default=None, metavar="FILE", help="cache of an NLI model's verdicts")
     parser.add_argument("--reference", action="store_true", help="every quirk of trust_eval 0.1.6")
     parser.add_argument("--reasoning", action="store_true", help="score what <answer> holds, and %%Align of <think>")
+    parser.add_argument("--refusal", action="append", metavar="SENTENCE", help="counts as a refusal; may be repeated")
     parser.add_argument("--out", type=Path, default=None, help="NAME.scores.json beside NAME.jsonl, if not given")
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap; 0 for no intervals")
     options = parser.parse_args(argv)
@@ -50,6 +52,8 @@ def main(argv: Sequence[str]) -> int:
         refuse_other_files(out)
         if options.cache and options.nli in WORD_JUDGES:
             raise UserError(f"--cache {options.cache}: the {options.nli} judge needs no cache; leave it out")
+        if options.reference and options.refusal:
+            raise UserError("--refusal: --reference knows the field's refusal sentence alone; leave one of them out")
         if options.resamples < 0:
             raise UserError(f"--resamples {options.resamples}: expected 0 or more")
         asked = read_predictions(options.predictions, style=options.style)
@@ -59,6 +63,7 @@ def main(argv: Sequence[str]) -> int:
             nli=options.nli,
             reference=options.reference,
             reasoning=options.reasoning,
+            refusals=(*REFUSALS, *(options.refusal or ())),
             resamples=options.resamples,
         )
         write_scores(out, report)
@@ -79,6 +84,7 @@ def score_predictions(
     nli: str,
     reference: bool = False,
     reasoning: bool = False,
+    refusals: Sequence[str] = REFUSALS,
     resamples: int = 1000,
 ) -> dict[str, Any]:
     """The content of scores.json: metrics in percent, intervals, settings, and the sums of each question."""
@@ -88,7 +94,9 @@ def score_predictions(
         report, sums_IK = _closed_book(predictions, reasoning=reasoning)
         columns, scores = factuality.COLUMNS, factuality.factuality_scores
     else:
-        report, sums_IK, more = _grounded(predictions, judge, reference=reference, reasoning=reasoning)
+        report, sums_IK, more = _grounded(
+            predictions, judge, reference=reference, reasoning=reasoning, refusals=refusals
+        )
         columns, scores = trust_score.COLUMNS, trust_score.scores
         settings |= more
     if resamples:
@@ -103,15 +111,16 @@ def score_predictions(
 
 
 def _grounded(
-    predictions: Sequence[Prediction], judge: Judge, *, reference: bool, reasoning: bool
+    predictions: Sequence[Prediction], judge: Judge, *, reference: bool, reasoning: bool, refusals: Sequence[str]
 ) -> tuple[dict[str, Any], trust_score.Floats, dict[str, Any]]:
     """(metrics, sums of each question, settings) of answers from passages."""
-    protocol = TrustEvalProtocol() if reference else DefaultProtocol()
+    protocol = TrustEvalProtocol() if reference else DefaultProtocol(refusals)
     scored = score_answers(predictions, judge, protocol=protocol, reasoning=reasoning)
     report = _values(trust_score.scores(scored.sums_IK.sum(0)))
     if reference:
         report |= trust_eval_metrics(scored)
     report["confusion"] = trust_score.confusion(scored.sums_IK)
+    report["ceiling"] = trust_score.ceiling(len(predictions), sum(one.example.answerable for one in predictions))
     settings = {"reading": protocol.name, "sentence_splitter": protocol.splitter, "at_most_citations": MAX_CITATIONS}
     return report, scored.sums_IK, settings
 
@@ -179,7 +188,11 @@ def table(report: Mapping[str, Any], *, title: str) -> Table:
         low, high = report.get("intervals", {}).get(name, (None, None))
         rows.append([METRICS[name].label, f"{report[name]:.2f}", "" if low is None else f"{low:.1f} to {high:.1f}"])
     count = len(report["items"]["ids"])
-    return terminal_table(f"{title}: {count} {settings['style']} questions, percent ({', '.join(how)})", rows)
+    shown = terminal_table(f"{title}: {count} {settings['style']} questions, percent ({', '.join(how)})", rows)
+    if (ceiling := report.get("ceiling", 100.0)) < 99.995:
+        missing = "unanswerable" if ceiling > 50 else "answerable"
+        shown.caption = f"a perfect system scores {ceiling:.2f} here: answers_found says that no question is {missing}"
+    return shown
 
 
 if __name__ == "__main__":

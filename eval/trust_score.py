@@ -81,6 +81,22 @@ def confusion(sums_IK: Floats) -> dict[str, int]:
     }
 
 
+def ceiling(questions: int, answerable: int) -> float:
+    """The Trust-Score, in percent, of a system that answers and cites right where it can, and refuses the rest.
+
+    Below 100 where all questions are answerable, or none: an F1 of no questions is 0.
+
+    >>> ceiling(10, 4), round(ceiling(10, 10), 2), round(ceiling(10, 0), 2)
+    (100.0, 83.33, 16.67)
+    """
+    counts = dict.fromkeys(COLUMNS[1:], float(answerable)) | {
+        "questions": float(questions),
+        "reasoned": 0.0,
+        "aligned": 0.0,
+    }
+    return float(scores(np.array([[counts[name] for name in COLUMNS]]))["trust_score"][0])
+
+
 def percent(part: Floats, whole: Floats) -> Floats:
     """100 * part / whole, elementwise; 0 where whole is 0."""
     return 100 * np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)

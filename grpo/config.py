@@ -5,6 +5,7 @@ and key of what is wrong. `renamed`, a class attribute of that class, maps old k
 """
 
 import difflib
+import json
 import os
 import re
 import shlex
@@ -101,15 +102,15 @@ def describe(cls: type[BaseModel], only: Sequence[str] = ()) -> str:
 def _toml(value: object) -> str:
     """Return a value as an override takes it.
 
-    >>> _toml((1.0, 1.05)), _toml({"prose": 0.6}), _toml("stage1"), _toml(True)
-    ('[1.0, 1.05]', '{prose = 0.6}', 'stage1', 'true')
+    >>> _toml((1.0, 1.05)), _toml(["a b"]), _toml({"prose": 0.6}), _toml("stage1"), _toml(True)
+    ('[1.0, 1.05]', '["a b"]', '{prose = 0.6}', 'stage1', 'true')
     """
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(json.dumps(item) if isinstance(item, str) else _toml(item) for item in value) + "]"
     return str(value).lower()
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from grpo.data.example import Example, Style
 from grpo.data.sentences import statements
-from grpo.data.text import normalize, strip_citations
+from grpo.data.text import clean, normalize
 from grpo.types import Completion
-from rewards.refusal import is_pure_refusal, is_refusal, refusal_score, straight_quotes
+from rewards.refusal import REFUSALS, is_pure_refusal, is_refusal, refusal_score
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
@@ -50,7 +50,9 @@ class ParsedAnswer:
     flaws: tuple[str, ...]  # format errors in words: ("missing </answer>",)
 
 
-def parse_completion(example: Example, completion: Completion, *, reasoning: bool) -> ParsedAnswer:
+def parse_completion(
+    example: Example, completion: Completion, *, reasoning: bool, refusals: Sequence[str] = REFUSALS
+) -> ParsedAnswer:
     """Parse a completion to an example, whose accepted answers are never cut."""
     return parse(
         completion.text,
@@ -58,6 +60,7 @@ def parse_completion(example: Example, completion: Completion, *, reasoning: boo
         reasoning=reasoning,
         finished=completion.finish == "stop",
         names=accepted_answers(example),
+        refusals=refusals,
     )
 
 
@@ -67,11 +70,18 @@ def accepted_answers(example: Example) -> list[str]:
 
 
 def parse(
-    text: str, *, style: Style, reasoning: bool, finished: bool = True, names: Sequence[str] = ()
+    text: str,
+    *,
+    style: Style,
+    reasoning: bool,
+    finished: bool = True,
+    names: Sequence[str] = (),
+    refusals: Sequence[str] = REFUSALS,
 ) -> ParsedAnswer:
     """Parse a completion. `finished=False`: it was cut at the length limit, and is malformed.
 
-    A statement is a sentence, or in a list an item; `names` are accepted answers, which are never cut.
+    A statement is a sentence, or in a list an item; `names` are accepted answers, which are never cut. `refusals` are
+    the sentences that count as refusals (`model.refusals`).
 
     The format of reasoning models is `<think>...</think>`, white space, `<answer>...</answer>`, each tag once and
     nothing around them. The plain format (`reasoning=False`) has none of the four tags. In both, the answer must not be
@@ -85,7 +95,7 @@ def parse(
     tags = {tag: text.count(tag) for tag in TAGS}
     flaws = _format_flaws(text, tags, shown, reasoning=reasoning, finished=finished)
     said, stray_citation = statements(shown, names, listed=style == "list")
-    score = refusal_score(shown)
+    score = refusal_score(shown, refusals)
     return ParsedAnswer(
         statements=tuple(Statement(statement, cites) for statement, cites in said),
         answer_text=shown,
@@ -118,7 +128,7 @@ def is_abstention(text: str) -> bool:
     >>> [is_abstention(text) for text in ("Unknown.", "I don't know the answer.", "I don't know, perhaps Paris.")]
     [True, True, False]
     """
-    plain = straight_quotes(strip_citations(" ".join(text.split())))
+    plain = clean(" ".join(text.split()))
     if _ABSTENTION.fullmatch(normalize(plain)) or plain.rstrip(".").lower() == "n/a":  # "na" would be sodium
         return True
     return is_refusal(refusal_score(text)) and is_pure_refusal(text)

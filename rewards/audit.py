@@ -33,6 +33,7 @@ from rewards.answer import accepted_answers
 from rewards.config import PRESETS, RENAMED, RewardConfig
 from rewards.judges.base import Judge
 from rewards.reference_answers import reference_answer
+from rewards.refusal import REFUSALS
 from rewards.scorer import RewardScorer
 
 MOST_QUESTIONS = 300  # of a file, the first ones; an audit asks the judge about some thirty pairs for each
@@ -222,12 +223,21 @@ TAGS_ONLY = "tags only"
 
 
 def audit(
-    config: RewardConfig, *, reasoning: bool, judge: Judge | None = None, questions: Sequence[Question] = QUESTIONS
+    config: RewardConfig,
+    *,
+    reasoning: bool,
+    refusals: Sequence[str] = REFUSALS,
+    judge: Judge | None = None,
+    questions: Sequence[Question] = QUESTIONS,
 ) -> list[Row]:
-    """The rows of all policies, best mean first, and of equals the honest one. `judge` replaces `config.judge`."""
-    score = RewardScorer(config, reasoning=reasoning, judge=judge, custom=())
+    """The rows of all policies, best mean first, and of equals the honest one. `judge` replaces `config.judge`.
+
+    Policies refuse with the first of `refusals`.
+    """
+    score = RewardScorer(config, reasoning=reasoning, refusals=refusals, judge=judge, custom=())
     names = [*POLICIES, *([TAGS_ONLY] if reasoning else [])]
-    texts = [[_completion(name, question, reasoning=reasoning) for name in names] for question in questions]
+    form = {"reasoning": reasoning, "refusal": refusals[0]}
+    texts = [[_completion(name, question, **form) for name in names] for question in questions]
     groups = [_group(question, row) for question, row in zip(questions, texts, strict=True)]
     groups += [_group(question, [text] * 2) for question, row in zip(questions, texts, strict=True) for text in row]
     scores = score(groups)
@@ -261,8 +271,8 @@ def table(rows: Sequence[Row], *, title: str = "reward audit") -> Table:
     return shown
 
 
-def _completion(policy: str, question: Question, *, reasoning: bool) -> Completion:
-    text = "" if policy == TAGS_ONLY else POLICIES[policy](question)
+def _completion(policy: str, question: Question, *, reasoning: bool, refusal: str) -> Completion:
+    text = "" if policy == TAGS_ONLY else POLICIES[policy](question).replace(REFUSAL, refusal)
     if reasoning and (text or policy == TAGS_ONLY):
         text = f"<think>\n{strip_citations(text)}\n</think>\n<answer>\n{text}\n</answer>"
     return Completion(text=text, token_ids=(), logprobs=(), finish="stop", version=0)
@@ -289,6 +299,7 @@ def _mean_of(*values: float) -> float:
 
 class _Model(BaseModel, extra="ignore"):
     reasoning: bool = False
+    refusals: list[str] = [*REFUSALS]
 
 
 class _Recipe(BaseModel, extra="ignore"):
@@ -312,7 +323,7 @@ def main(argv: Sequence[str]) -> int:
             console.print(f"{len(questions)} questions of {', '.join(files)}")
         if argv:
             recipe = load(_Recipe, [word for word in argv if word not in files])
-            rows = audit(recipe.reward, reasoning=recipe.model.reasoning, questions=questions)
+            rows = audit(recipe.reward, **recipe.model.model_dump(), questions=questions)
             console.print(table(rows, title=" + ".join(argv)))
             if custom := [name for name in recipe.reward.weights if ":" in name]:
                 console.print(f"left out: {', '.join(custom)}")

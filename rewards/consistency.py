@@ -9,22 +9,22 @@ The lexical judge knows no paraphrase, so that it finds a refusal entailed only 
 
 from collections.abc import Sequence
 
-from grpo.data.text import REFUSAL, strip_citations, words
+from grpo.data.text import strip_citations, words
 from rewards.answer import ParsedAnswer
 from rewards.judges.base import Pair, Verdicts
 
 MAX_THINK_WORDS = 300  # the last ones, where a chain of thought reaches its decision; an NLI model reads 512 tokens
 
 
-def consistency_pair(answer: ParsedAnswer) -> Pair | None:
+def consistency_pair(answer: ParsedAnswer, refusal: str) -> Pair | None:
     """(thinking, decision), or None if the answer is malformed or has no thinking."""
-    decision = REFUSAL if answer.refused else strip_citations(" ".join(answer.answer_text.split()))
+    decision = refusal if answer.refused else strip_citations(" ".join(answer.answer_text.split()))
     if not answer.well_formed or not words(answer.think_text) or not words(decision):
         return None
     return " ".join(answer.think_text.split()[-MAX_THINK_WORDS:]), decision
 
 
-def consistency_rewards(answers: Sequence[ParsedAnswer], verdicts: Verdicts) -> list[float]:
+def consistency_rewards(answers: Sequence[ParsedAnswer], verdicts: Verdicts, refusal: str) -> list[float]:
     """R_process of every answer, in [0, 1]; 0 without a pair to judge."""
-    pairs = [consistency_pair(answer) for answer in answers]
+    pairs = [consistency_pair(answer, refusal) for answer in answers]
     return [verdicts[pair] if pair else 0.0 for pair in pairs]

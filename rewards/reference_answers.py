@@ -15,7 +15,7 @@ MOST_SENTENCES = 3
 _FULL_STOP = re.compile(r"[.!?]+[\"')\u201d\u2019]*$")
 
 
-def reference_answer(example: Example) -> str:
+def reference_answer(example: Example, *, refusal: str = REFUSAL) -> str:
     """The refusal sentence, or every supported answer with the citation of a passage that holds it.
 
     * prose copies at most three sentences: "Mara Fenwick was born in Port Alder [2]."
@@ -26,7 +26,7 @@ def reference_answer(example: Example) -> str:
     if example.style == "closed":
         return f"boxed[{example.answers[0][0] if example.answers else 'Unknown'}]"
     if not example.answerable:
-        return REFUSAL
+        return refusal
     if example.style == "list":
         return ", ".join(_list_item(example, answer) for answer in example.answerable_indices) + "."
     if example.style == "claims":
@@ -37,9 +37,9 @@ def reference_answer(example: Example) -> str:
     return " ".join(_cite(sentence, number) for number, sentence in once)
 
 
-def reference_completion(example: Example, *, reasoning: bool) -> str:
+def reference_completion(example: Example, *, reasoning: bool, refusal: str = REFUSAL) -> str:
     """The reference answer; for reasoning models inside `<answer>`, after a `<think>`."""
-    answer = reference_answer(example)
+    answer = reference_answer(example, refusal=refusal)
     return f"<think>\n{_thought(example)}\n</think>\n<answer>\n{answer}\n</answer>" if reasoning else answer
 
 

@@ -3,41 +3,60 @@
 The paper leaves the fuzzy function open. This file takes that of the Trust-Score: rapidfuzz's partial ratio between the
 normalized texts, above 0.85. The text to find is FLAG, the first part of the refusal sentence. Compared with the whole
 sentence, "I'm sorry, but I couldn't find an answer to your question in the search results." would score 0.94 instead
-of 0.82, but worked case 13 of the paper says that it is no refusal.
+of 0.82, but worked case 13 of the paper says that it is no refusal. Sentences of a recipe's own (`model.refusals`) are
+compared as a whole.
 """
+
+from collections.abc import Sequence
 
 from rapidfuzz import fuzz
 
-from grpo.data.text import REFUSAL, STOP_WORDS, normalize
+from grpo.data.text import CITATION, REFUSAL, STOP_WORDS, clean, normalize, words
 
 FLAG = "I apologize, but I couldn't find an answer"  # the first part of `grpo.data.text.REFUSAL`, as in the Trust-Score
+REFUSALS = (REFUSAL,)
 REFUSAL_THRESHOLD = 0.85
 HEDGE_FACTOR = 0.5  # on a refusal's reward if the answer says something else as well; not in the paper
 
-_FLAG = normalize(FLAG)
 _VARIANTS = (
     "about", "am", "any", "are", "be", "been", "because", "cannot", "cant", "contain", "context", "could", "do",
     "document", "documents", "does", "doesnt", "dont", "enough", "found", "given", "im", "information", "me", "no",
     "not", "passage", "passages", "provided", "question", "relevant", "sorry", "source", "sources", "there", "these",
     "this", "unable", "unfortunately", "with",
 )  # fmt: skip
-_REFUSAL_WORDS = frozenset((*normalize(REFUSAL).split(), *_VARIANTS)) | STOP_WORDS
+_REFUSAL_WORDS = STOP_WORDS.union(words(REFUSAL).split(), _VARIANTS)
 
 
-def refusal_score(answer: str) -> float:
-    """Similarity of an answer to the refusal, 0 to 1: partial_ratio(normalize(FLAG), normalize(answer)) / 100.
+def check_refusals(refusals: Sequence[str]) -> None:
+    """ValueError unless there is a refusal sentence, and each has words."""
+    if not refusals or not all(map(words, refusals)):
+        raise ValueError(f"refusals = {list(refusals)}; valid: one sentence or more, such as {list(REFUSALS)}")
 
-    A partial ratio slides the shorter text over the longer one, so that a short answer that is a piece of FLAG ("I",
-    "an answer") would score 1. An answer shorter than FLAG is therefore compared with all of FLAG.
 
-    >>> refusal_score("I apologize, but I couldn't find an answer to your question.")
+def refusal_score(answer: str, refusals: Sequence[str] = REFUSALS) -> float:
+    """Similarity of an answer to the nearest of the refusals, 0 to 1: partial_ratio(normalized refusal, answer) / 100.
+
+    A partial ratio slides the shorter text over the longer one, so that a short answer that is a piece of a refusal
+    ("I", "an answer") would score 1. Such an answer is therefore compared with all of it.
+
+    >>> refusal_score("I apologize, but I couldn’t find an answer to your question.")
     1.0
-    >>> round(refusal_score("an answer"), 2), round(refusal_score("Ali Daei scored 109 goals [1]."), 2)
-    (0.28, 0.41)
+    >>> round(refusal_score("an answer"), 2), round(refusal_score("Ali Daei scored 109 goals."), 2)
+    (0.28, 0.42)
+    >>> refusal_score("在文档中找不到答案。", (REFUSAL, "在文档中找不到答案。"))
+    1.0
     """
-    text = normalize(answer)
-    ratio = fuzz.ratio if len(text) < len(_FLAG) else fuzz.partial_ratio
-    return ratio(_FLAG, text) / 100
+    plain = clean(answer)
+    return max(
+        _similarity(normalize(FLAG), normalize(plain))
+        if refusal == REFUSAL
+        else _similarity(words(refusal), words(plain))
+        for refusal in refusals
+    )
+
+
+def _similarity(refusal: str, answer: str) -> float:
+    return (fuzz.ratio if len(answer) < len(refusal) else fuzz.partial_ratio)(refusal, answer) / 100
 
 
 def is_refusal(score: float) -> bool:
@@ -45,8 +64,8 @@ def is_refusal(score: float) -> bool:
     return score > REFUSAL_THRESHOLD
 
 
-def is_pure_refusal(answer: str) -> bool:
-    """Whether an answer has only words that refusals consist of. Not in the paper.
+def is_pure_refusal(answer: str, refusals: Sequence[str] = REFUSALS) -> bool:
+    """Whether an answer cites nothing and has only words that refusals consist of. Not in the paper.
 
     The words are a positive list, because what an answer may add cannot be listed. Unusual refusals count as hedged.
 
@@ -55,15 +74,8 @@ def is_pure_refusal(answer: str) -> bool:
     >>> is_pure_refusal(f"{REFUSAL} Ali Daei."), is_pure_refusal(f"{REFUSAL} [2]")
     (False, False)
     """
-    return _REFUSAL_WORDS.issuperset(normalize(straight_quotes(answer)).split())
-
-
-def straight_quotes(text: str) -> str:
-    """The text with ASCII apostrophes, which `normalize` drops: "couldn’t" becomes "couldn't".
-
-    Only rules outside the paper use this function. The Trust-Score's own comparison keeps the difference.
-    """
-    return text.replace("\u2019", "'").replace("\u2018", "'")
+    known = _REFUSAL_WORDS.union(*(words(refusal).split() for refusal in refusals))
+    return CITATION.search(answer) is None and known.issuperset(words(answer).split())
 
 
 def refusal_reward(score: float, *, answerable: bool, hedged: bool = False) -> float:

@@ -37,7 +37,7 @@ from rewards.custom import CustomReward, Values, load_custom_rewards
 from rewards.factuality import caution, fact, outcome_pairs, outcomes
 from rewards.judges.base import Judge, Pair, Verdicts, ask
 from rewards.judges.load import load_judge
-from rewards.refusal import is_pure_refusal, refusal_reward
+from rewards.refusal import REFUSALS, is_pure_refusal, refusal_reward
 
 OVERLAPS = {"token_f1": token_f1, "fuzzy": fuzzy_containment}
 FACTUALITY = {"fact": fact, "caution": caution}
@@ -50,6 +50,7 @@ class ParsedGroup:
 
     example: Example
     answers: list[ParsedAnswer]
+    refusals: Sequence[str]
 
     @property
     def rewardable(self) -> list[tuple[Statement, ...]]:
@@ -72,7 +73,8 @@ class Credits:
 class RewardScorer:
     """Scores groups: total = sum over parts of weight * part. A `grpo.types.Scorer`.
 
-    `reasoning` is the model's format: <think> and <answer> tags, or plain text without any. `judge` and `custom` are
+    `reasoning` is the model's format: <think> and <answer> tags, or plain text without any. `refusals` are the
+    sentences that count as refusals, first the one that the prompt asks for. `judge` and `custom` are
     what `config` names, if already loaded. UserError if the config does not fit the format, or names what cannot be
     loaded.
 
@@ -86,11 +88,12 @@ class RewardScorer:
         config: RewardConfig,
         *,
         reasoning: bool,
+        refusals: Sequence[str] = REFUSALS,
         judge: Judge | None = None,
         custom: Sequence[CustomReward] | None = None,
     ) -> None:
         config.check_format(reasoning=reasoning)
-        self.config, self.reasoning = config, reasoning
+        self.config, self.reasoning, self.refusals = config, reasoning, tuple(refusals)
         self.custom = load_custom_rewards(config) if custom is None else custom  # first: a judge takes longer to load
         self.judge = judge or load_judge(config.judge)
 
@@ -121,8 +124,9 @@ class RewardScorer:
         return [wait() for wait in waits]
 
     def _parse(self, group: Group) -> ParsedGroup:
-        answers = [parse_completion(group.example, c, reasoning=self.reasoning) for c in group.completions]
-        return ParsedGroup(group.example, answers)
+        form = {"reasoning": self.reasoning, "refusals": self.refusals}
+        answers = [parse_completion(group.example, c, **form) for c in group.completions]
+        return ParsedGroup(group.example, answers, self.refusals)
 
     def _parts(self, groups: Sequence[ParsedGroup]) -> list[list[Parts]]:
         """The built-in parts of every completion, in two rounds: only credited statements have citations to judge."""
@@ -176,7 +180,7 @@ def answer_pairs(group: ParsedGroup, config: RewardConfig) -> list[Pair]:
     if FACTUALITY.keys() & config.weights.keys():
         pairs += outcome_pairs(group.example, group.answers)
     if config.consistency:
-        pairs += filter(None, map(consistency_pair, group.answers))
+        pairs += filter(None, (consistency_pair(answer, group.refusals[0]) for answer in group.answers))
     return pairs
 
 
@@ -222,7 +226,7 @@ def ground_grpo_rewards(
             "citation": cited,  # eq 2
         }
         if config.refusal:
-            hedged = config.anti_gaming and not is_pure_refusal(answer.answer_text)
+            hedged = config.anti_gaming and not is_pure_refusal(answer.answer_text, group.refusals)
             refusal = refusal_reward(answer.refusal_score, answerable=group.example.answerable, hedged=hedged)  # eq 6
             parts["refusal"] = refusal if answer.well_formed else 0.0
         rows.append(parts)
@@ -237,5 +241,5 @@ def extra_rewards(group: ParsedGroup, verdicts: Verdicts, config: RewardConfig) 
         found = outcomes(example, answers, verdicts)
         columns |= {name: reward(found) for name, reward in FACTUALITY.items() if name in named}
     if config.consistency:
-        columns["consistency"] = consistency_rewards(answers, verdicts)
+        columns["consistency"] = consistency_rewards(answers, verdicts, group.refusals[0])
     return [{name: values[n] for name, values in columns.items()} for n in range(len(answers))]

@@ -13,11 +13,12 @@ from rewards.answer import ParsedAnswer, final_answer, is_abstention, parse_comp
 from rewards.factuality import outcomes
 from rewards.judges.base import ENTAILMENT_THRESHOLD
 from rewards.judges.lexical import LexicalJudge
+from rewards.refusal import REFUSALS
 
 CAUSES = ("truncated", "malformed", "refused", "right", "wrong", "mixed")
 
 
-def cause(group: Group, *, reasoning: bool) -> str:
+def cause(group: Group, *, reasoning: bool, refusals: Sequence[str] = REFUSALS) -> str:
     """The first of CAUSES that holds for all completions of a group.
 
     truncated   cut off at max_tokens
@@ -29,7 +30,7 @@ def cause(group: Group, *, reasoning: bool) -> str:
     """
     if all(completion.finish == "length" for completion in group.completions):
         return "truncated"
-    answers = [parse_completion(group.example, c, reasoning=reasoning) for c in group.completions]
+    answers = [parse_completion(group.example, c, reasoning=reasoning, refusals=refusals) for c in group.completions]
     if not any(answer.well_formed for answer in answers):
         return "malformed"
     if group.example.answerable and all(_declines(group.example, answer) for answer in answers):
@@ -62,7 +63,7 @@ def _declines(example: Example, answer: ParsedAnswer) -> bool:
     return answer.refused
 
 
-def count_causes(groups: Sequence[Group], *, reasoning: bool) -> dict[str, float]:
+def count_causes(groups: Sequence[Group], *, reasoning: bool, refusals: Sequence[str] = REFUSALS) -> dict[str, float]:
     """{"zero_variance_right": 2.0, ...}: the number of these zero-variance groups of each cause, zeros included."""
-    counts = Counter(cause(group, reasoning=reasoning) for group in groups)
+    counts = Counter(cause(group, reasoning=reasoning, refusals=refusals) for group in groups)
     return {f"zero_variance_{name}": float(counts[name]) for name in CAUSES}

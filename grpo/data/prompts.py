@@ -61,14 +61,14 @@ def load_system_prompt(name: str) -> str:
         raise UserError(f"{path}: cannot be read as a prompt: {error}") from None
 
 
-def fill_template(system: str, *, reasoning: bool) -> str:
+def fill_template(system: str, *, reasoning: bool, refusal: str = REFUSAL) -> str:
     """The system message with the refusal sentence for `{refusal}` and the text of `THINKING` for `{thinking}`.
 
     >>> fill_template("Be brief. {thinking}", reasoning=False)
     'Be brief. Think step by step, then give the final answer.'
     """
     # not str.format: a prompt may have braces of its own
-    return system.replace("{refusal}", REFUSAL).replace("{thinking}", THINKING[reasoning])
+    return system.replace("{refusal}", refusal).replace("{thinking}", THINKING[reasoning])
 
 
 def user_message(example: Example) -> str:
@@ -86,7 +86,14 @@ def user_message(example: Example) -> str:
 
 
 def make_prompt_renderer(
-    tokenizer: Tokenizer, *, system: str, reasoning: bool, context: int, max_tokens: int, chat: bool = True
+    tokenizer: Tokenizer,
+    *,
+    system: str,
+    reasoning: bool,
+    context: int,
+    max_tokens: int,
+    chat: bool = True,
+    refusal: str = REFUSAL,
 ) -> PromptRenderer:
     """The function from an example to its prompt, of at most `context - max_tokens` tokens.
 
@@ -101,7 +108,7 @@ def make_prompt_renderer(
             f"sampling.max_tokens = {max_tokens} leaves no room for a prompt in model.context = {context}; "
             f"expected sampling.max_tokens < {context} or model.context > {max_tokens}"
         )
-    instruction = fill_template(system, reasoning=reasoning)
+    instruction = fill_template(system, reasoning=reasoning, refusal=refusal)
     to_text = _chat_text(tokenizer, instruction, reasoning) if chat else _plain_text(instruction)
 
     def render(example: Example) -> TokenIds:

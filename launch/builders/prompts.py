@@ -21,6 +21,7 @@ class PromptCodec:
     tokenizer: Any
     render: PromptRenderer
     reasoning: bool
+    refusal: str
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of these token ids, without special tokens."""
@@ -28,7 +29,7 @@ class PromptCodec:
 
     def encode_reference(self, example: Example) -> Group:
         """Return the example with its reference answer as the one completion, for supervised steps."""
-        text = reference_completion(example, reasoning=self.reasoning)
+        text = reference_completion(example, reasoning=self.reasoning, refusal=self.refusal)
         ids = (*self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id)
         completion = Completion(text=text, token_ids=ids, logprobs=(0.0,) * len(ids), finish="stop", version=-1)
         return Group(example=example, prompt_ids=self.render(example), completions=(completion,))
@@ -44,8 +45,9 @@ def make_prompt_codec(model: ModelConfig, folder: str, console: Console, *, max_
         reasoning=model.reasoning,
         context=model.context,
         max_tokens=max_tokens,
+        refusal=model.refusals[0],
     )
-    return PromptCodec(tokenizer=tokenizer, render=render, reasoning=model.reasoning)
+    return PromptCodec(tokenizer=tokenizer, render=render, reasoning=model.reasoning, refusal=model.refusals[0])
 
 
 def check_lengths(codec: PromptCodec, questions: Questions, console: Console, *, limit: int) -> None:

@@ -1,18 +1,20 @@
 """The [reward] section of a recipe -> the scorer, and judges of entailment by name."""
 
+from collections.abc import Sequence
+
 from grpo.telemetry.console import Console
 from launch.builders.models import cache_errors, cache_folder
 from rewards.audit import audit, policies_that_beat_honesty
 from rewards.config import RewardConfig
 from rewards.custom import load_custom_rewards
 from rewards.judges.base import Judge
-from rewards.judges.load import load_judge
+from rewards.judges.load import WORD_JUDGES, load_judge
 from rewards.scorer import RewardScorer
 
 
 def make_judge(name: str, *, console: Console) -> Judge:
     """Return a judge of entailment; the verdicts of a model are kept beside the converted models."""
-    if name == "lexical":
+    if name in WORD_JUDGES:
         return load_judge(name)
     folder = cache_folder()
     with cache_errors():
@@ -21,13 +23,13 @@ def make_judge(name: str, *, console: Console) -> Judge:
 
 
 def make_scorer(
-    config: RewardConfig, *, reasoning: bool, audited: bool, console: Console
+    config: RewardConfig, *, reasoning: bool, refusals: Sequence[str], audited: bool, console: Console
 ) -> tuple[RewardScorer, Judge]:
     """Return the scorer and its judge. With `audited`, prints which policies could game the rewards."""
     config.check_format(reasoning=reasoning)
     custom = load_custom_rewards(config)  # the user's errors are found before a judge is loaded
     judge = make_judge(config.judge, console=console)
-    rows = audit(config, reasoning=reasoning, judge=judge) if audited else []
+    rows = audit(config, reasoning=reasoning, refusals=refusals, judge=judge) if audited else []
     if rows and (hacks := policies_that_beat_honesty(rows)):
         console.line(f"hackable by  {', '.join(hacks)}: more reward than honest answers (python -m rewards.audit)")
-    return RewardScorer(config, reasoning=reasoning, judge=judge, custom=custom), judge
+    return RewardScorer(config, reasoning=reasoning, refusals=refusals, judge=judge, custom=custom), judge

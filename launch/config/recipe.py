@@ -19,6 +19,7 @@ from grpo.policy.optimizer import AdamWConfig
 from grpo.settings import CheckpointConfig, LossConfig, PolicyConfig, RolloutConfig
 from grpo.types import SamplingConfig
 from rewards.config import RENAMED, RewardConfig
+from rewards.refusal import REFUSALS, check_refusals
 
 MAX_NAME = 100  # bytes: a folder's name may have 255, and ours add to this
 
@@ -76,12 +77,21 @@ class ModelConfig(Section):
         default="base", description="base, a stage such as stage1 (its run with this model), or a model or run folder"
     )
     reasoning: bool = Field(default=False, description="<think>..</think><answer>..</answer>; false: plain text")
+    refusals: list[str] = Field(
+        default=[*REFUSALS],
+        description="the refusal sentence, which the prompt asks for and the warm-up teaches; then others that count",
+    )
     context: int = Field(default=2048, ge=1, description="tokens of prompt and completion together")
     prompt: PathText = Field(
         default="",
         description="system prompt: a .txt file, or the name of one in configs/prompts; default: reasoning or plain",
     )
     config: dict[str, Any] = Field(default={}, description="values of config.json, for plans without that file")
+
+    @model_validator(mode="after")
+    def _refusals_have_words(self) -> Self:
+        check_refusals(self.refusals)
+        return self
 
     @property
     def system_prompt(self) -> str:

@@ -55,7 +55,7 @@ def run_evaluation(recipe: Recipe, console: Console) -> Path:
     base = locate(start or model.name, console=console)
     tokenizer = load_tokenizer(base)
     render = _make_renderer(model, tokenizer, shown, shots=recipe.shots, max_tokens=recipe.eval_max_tokens)
-    codec = PromptCodec(tokenizer=tokenizer, render=render, reasoning=model.reasoning)
+    codec = PromptCodec(tokenizer=tokenizer, render=render, reasoning=model.reasoning, refusal=model.refusals[0])
     prompts = {prompt_name(e.id, prompt): prompt for e in asked for prompt in [codec.render(e)]}
 
     console.line(f"model        {base}, {sum(map(len, shown.values()))} demonstrations")
@@ -81,7 +81,7 @@ def run_evaluation(recipe: Recipe, console: Console) -> Path:
     save_recipe(recipe, folder)
     write_questions(folder, {"held_out": asked})
     predictions = [Prediction(e, a.text, a.truncated) for e, (a,) in zip(asked, answers, strict=True)]
-    _score(recipe.eval, predictions, folder, reasoning=model.reasoning, console=console)
+    _score(recipe.eval, predictions, folder, model, console)
     return folder
 
 
@@ -129,7 +129,7 @@ def _places(folder: Path, asked: Sequence[Example]) -> dict[Style, Path]:
 
 
 def _score(
-    wanted: EvalConfig, predictions: Sequence[Prediction], folder: Path, *, reasoning: bool, console: Console
+    wanted: EvalConfig, predictions: Sequence[Prediction], folder: Path, model: ModelConfig, console: Console
 ) -> None:
     """Write predictions.jsonl and the scores, and print them.
 
@@ -144,7 +144,14 @@ def _score(
         if place != folder:
             place.mkdir(exist_ok=True)
             _write(place / PREDICTIONS, some)
-        report = score_predictions(some, judge, nli=wanted.judge, reference=wanted.reference, reasoning=reasoning)
+        report = score_predictions(
+            some,
+            judge,
+            nli=wanted.judge,
+            reference=wanted.reference,
+            reasoning=model.reasoning,
+            refusals=model.refusals,
+        )
         write_scores(place / SCORES, report)
         Terminal().print(table(report, title=str(place)))
 
@@ -189,8 +196,9 @@ def _make_renderer(
     renderers = {
         style: make_prompt_renderer(
             tokenizer,
-            system=with_demonstrations(instruction, examples, reasoning=model.reasoning),
+            system=with_demonstrations(instruction, examples, reasoning=model.reasoning, refusal=model.refusals[0]),
             reasoning=model.reasoning,
+            refusal=model.refusals[0],
             context=model.context,
             max_tokens=max_tokens,
         )

@@ -34,11 +34,10 @@ def choose_demonstrations(
     }
 
 
-def with_demonstrations(instruction: str, shown: Sequence[Example], *, reasoning: bool) -> str:
+def with_demonstrations(instruction: str, shown: Sequence[Example], *, reasoning: bool, refusal: str) -> str:
     """The instruction, and below it each question with its passages and reference answer."""
-    shots = [
-        f"{user_message(example)}\nAnswer: {reference_completion(example, reasoning=reasoning)}" for example in shown
-    ]
+    form = {"reasoning": reasoning, "refusal": refusal}
+    shots = [f"{user_message(example)}\nAnswer: {reference_completion(example, **form)}" for example in shown]
     return SEPARATOR.join([instruction, *shots])
 
 

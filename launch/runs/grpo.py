@@ -42,8 +42,8 @@ def train_grpo(recipe: Recipe, console: Console, comm: Communicator) -> None:
         check_stage_end(recipe.stage_end, steps=steps, every=recipe.held_out.every)
         curriculum = make_curriculum(recipe.curriculum, questions.train, seed=recipe.run.seed)
         check_judge_name(recipe.held_out.judge)
-        reasoning, audited = recipe.model.reasoning, comm.rank == 0
-        scorer, judge = make_scorer(recipe.reward, reasoning=reasoning, audited=audited, console=console)
+        form = {"reasoning": recipe.model.reasoning, "refusals": recipe.model.refusals}
+        scorer, judge = make_scorer(recipe.reward, **form, audited=comm.rank == 0, console=console)
         if recipe.held_out.judge != recipe.reward.judge:
             judge = make_judge(recipe.held_out.judge, console=console)
         base = _starting_weights(run, start_from, questions)
@@ -57,7 +57,7 @@ def train_grpo(recipe: Recipe, console: Console, comm: Communicator) -> None:
             reference=recipe.loss.kl_coef > 0,
             nonfinite=NonFiniteLog(folder=run.folder / "bad", limit=recipe.checkpoint.max_nonfinite_updates),
         )
-        live = OnlineTrustScore(judge, reasoning=reasoning)
+        live = OnlineTrustScore(judge, **form)
         held_out, stage_end = HeldOutEvaluator(run, questions.held_out, engines, live), StageEnd(recipe.stage_end)
         monitor = TrainingMonitor(run, engines, held_out, stage_end=stage_end, scorer=scorer)
         shared = {"curriculum": curriculum, "monitor": monitor, "stage_end": stage_end}

@@ -57,6 +57,7 @@ class HeldOutEvaluator:
                 self.engines.codec.render,
                 max_tokens=recipe.sampling.max_tokens,
                 reasoning=recipe.model.reasoning,
+                refusals=recipe.model.refusals,
                 version=version,
             )
             rollout.release()
@@ -154,12 +155,14 @@ class TrainingMonitor(Callbacks):
         metrics: dict[str, float] = {}
         if self._scorer is not None and self._held_out is not None:
             answers = [(group.example, completion) for group in groups for completion in group.completions]
-            reasoning = self._run.recipe.model.reasoning
+            model = self._run.recipe.model
+            reasoning = model.reasoning
             metrics |= {f"trust/{name}": value for name, value in self._held_out.score(answers).items()}
             metrics |= {f"factuality/{name}": v for name, v in factuality_metrics(groups, reasoning=reasoning).items()}
             signal = has_signal(total_rewards(groups)).tolist()
             dead = [group for group, found in zip(groups, signal, strict=True) if not found]
-            metrics |= {f"group/{name}": value for name, value in count_causes(dead, reasoning=reasoning).items()}
+            causes = count_causes(dead, reasoning=reasoning, refusals=model.refusals)
+            metrics |= {f"group/{name}": value for name, value in causes.items()}
             metrics |= self._scorer.pop_metrics()
             metrics |= {f"judge/{name}": value for name, value in pop_metrics(self._scorer.judge).items()}
         for alarm in self._alarms.check({**values, **metrics}):

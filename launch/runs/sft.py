@@ -62,8 +62,14 @@ def warm_up_name(model: ModelConfig, policy: PolicyConfig, sft: SFTConfig, quest
 
     The questions are a part of it, so that a run can never start from a warm-up of something else.
     """
-    parts = [fingerprint(model.name), load_system_prompt(model.system_prompt), model.reasoning, sft.model_dump()]
-    parts += [policy.dtype, policy.layout, policy.token_budget, [asdict(example) for example in questions.warm_up]]
+    parts = [fingerprint(model.name), load_system_prompt(model.system_prompt), model.reasoning, model.refusals]
+    parts += [
+        sft.model_dump(),
+        policy.dtype,
+        policy.layout,
+        policy.token_budget,
+        [asdict(example) for example in questions.warm_up],
+    ]
     return f"sft-{model.label}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"
 
 
@@ -83,7 +89,8 @@ def _train(run: Run, questions: Questions) -> None:
     engines = run.load_engines(base, questions, optim, updates=settings.steps, samples=bool(held_out))
     evaluator = None
     if held_out:
-        live = OnlineTrustScore(make_judge(recipe.held_out.judge, console=console), reasoning=recipe.model.reasoning)
+        judge, model = make_judge(recipe.held_out.judge, console=console), recipe.model
+        live = OnlineTrustScore(judge, reasoning=model.reasoning, refusals=model.refusals)
         evaluator = HeldOutEvaluator(run, held_out, engines, live)
     monitor = TrainingMonitor(run, engines, evaluator)
     sampler = EpochSampler(questions.warm_up, seed=settings.seed, in_order=True)

@@ -37,6 +37,6 @@ def judge_warning(judge: Judge, name: str, golds: Iterable[tuple[Example, str]])
     if supported >= LEAST_SUPPORT * len(verdicts):
         return None
     return (
-        f"judge {name}: supports {supported} of {len(verdicts)} gold statements by the passages that they cite, so that "
+        f"judge {name}: supports {supported} of {len(verdicts)} gold statements by the passages that they cite; "
         f"right citations cost reward; a better judge: {BETTER}"
     )

@@ -287,13 +287,13 @@ def test_too_few_demonstrations_are_refused():
 
 def test_the_text_of_demonstrations():
     refusal = next(example for example in WORLD if not example.answerable)
-    text = with_demonstrations("Cite.", [refusal], reasoning=True)
+    text = with_demonstrations("Cite.", [refusal], reasoning=True, refusal=REFUSAL)
     instruction, shot = text.split("\n\n\n")
     assert instruction == "Cite."
     assert shot.startswith("Document [1](Title: ")
     assert f"Question: {refusal.question}" in shot
     assert shot.endswith(f"<answer>\n{REFUSAL}\n</answer>")
-    assert with_demonstrations("Cite.", [], reasoning=True) == "Cite."
+    assert with_demonstrations("Cite.", [], reasoning=True, refusal=REFUSAL) == "Cite."
 
 
 def test_recipes_know_a_trained_model_from_one_as_it_comes():

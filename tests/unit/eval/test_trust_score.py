@@ -208,6 +208,24 @@ def test_an_answer_with_a_comma_in_a_list(tmp_path: Path) -> None:
     assert report([other], "list", tmp_path, reference=False)["f1_ac"] == 100
 
 
+def test_a_table_says_what_a_perfect_system_would_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "p.jsonl"
+    for flag, ceiling in ((1, "83.33"), (0, "16.67")):
+        docs = (("A", "Daei scored 109 goals.", (flag,)),)
+        path.write_text(json.dumps(item("Daei scored 109 goals [1].", docs=docs)) + "\n")
+        assert main([str(path), "--style", "prose", "--nli", "lexical"]) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert f"a perfect system scores {ceiling} here" in out
+        (tmp_path / "p.scores.json").unlink()
+    assert report(GOLDEN["asqa"]["items"], "prose", tmp_path, reference=False)["ceiling"] == 100
+
+
+def test_refusal_sentences_of_ones_own(tmp_path: Path) -> None:
+    one = item("Nicht gefunden.", docs=(("A", "x", (0,)),))
+    assert report([one], "prose", tmp_path, reference=False)["answered_ratio"] == 100
+    assert report([one], "prose", tmp_path, reference=False, refusals=("Nicht gefunden",))["answered_ratio"] == 0
+
+
 def test_an_empty_answer_is_worth_nothing(tmp_path: Path) -> None:
     items = [item("Daei scored 109 goals [1]."), item("")]
     reader, field = (report(items, "prose", tmp_path, reference=flag) for flag in (False, True))

@@ -6,8 +6,10 @@ from rapidfuzz import fuzz
 from grpo.data.example import Style
 from grpo.data.text import REFUSAL, normalize
 from rewards.answer import parse
-from rewards.refusal import FLAG, refusal_reward, refusal_score
-from tests.helpers.scoring import DAEI, question, reasoned, score, total
+from rewards.config import RewardConfig
+from rewards.refusal import FLAG, REFUSALS, check_refusals, refusal_reward, refusal_score
+from rewards.scorer import RewardScorer
+from tests.helpers.scoring import DAEI, group, question, reasoned, score, total
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,34 @@ def test_a_refusal_that_says_more_is_paid_half(text: str, refusal: float, style:
 
 def test_a_typographic_apostrophe_makes_no_hedge() -> None:
     curly = score(REFUSAL.replace("'", "’"), question(answerable=False), reasoning=False)
-    assert curly.parts["refusal"] == pytest.approx(36 / 37)  # the metric's comparison sees the sign
+    assert curly.parts["refusal"] == 1.0
+
+
+OWN = ("在文档中找不到答案。", "Das steht nicht in den Dokumenten.")
+
+
+@pytest.mark.parametrize(
+    ("text", "default", "own"),
+    [
+        (OWN[0], 0.0, 1.0),
+        ("抱歉，在文档中找不到答案", 0.0, 0.5),  # recognized; the further word makes it hedged
+        ("Das steht nicht in den Dokumenten!", 0.0, 1.0),
+        ("Dokumenten", 0.0, 0.0),  # a piece of it
+        ("在文档中找不到答案。北京是首都 [1]。", 0.0, 0.5),
+        (REFUSAL, 1.0, 0.0),  # no longer asked for
+    ],
+)
+def test_refusal_sentences_of_a_recipe(text: str, default: float, own: float) -> None:
+    asked = group(question(answerable=False), [text])
+    for refusals, expected in ((REFUSALS, default), (OWN, own)):
+        scorer = RewardScorer(RewardConfig(refusal=True), reasoning=False, refusals=refusals)
+        assert scorer([asked])[0][0].parts["refusal"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("refusals", [(), ("",), (REFUSAL, "...")])
+def test_a_refusal_without_words_is_refused(refusals: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="valid: one sentence or more, such as"):
+        check_refusals(refusals)
 
 
 @pytest.mark.parametrize("piece", ["I apologize", "an answer", "I", "Apolo", "find an answer"])
