@@ -5,7 +5,7 @@ record made of tensors, lives in `grpo/batch.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from pydantic import Field
@@ -71,6 +71,7 @@ class Score:
 
     total: float
     parts: Mapping[str, float]
+    details: Mapping[str, Any] = field(default_factory=dict)  # why: {"statements": [...]}, for rollouts.jsonl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

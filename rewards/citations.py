@@ -76,6 +76,12 @@ def citation_rewards(
     ]
 
 
+def is_supported(statement: Statement, pairs: Mapping[Citation, Pair], verdicts: Verdicts) -> bool | None:
+    """The verdict on the citations of a statement; None where they were not judged."""
+    pair = pairs.get((_sources(statement), statement.text))
+    return None if pair is None else verdicts[pair] > ENTAILMENT_THRESHOLD
+
+
 def precision(sources: Sources, text: str, supported: set[Citation]) -> float:
     """The share of the cited passages that are needed: phi(c, s) or not phi(the others, s), as in the Trust-Score.
 

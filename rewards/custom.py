@@ -3,7 +3,7 @@
 Three forms, told apart by the names of the parameters:
 
     f(example, completions) -> list                 one group at a time, the type grpo.types.Reward
-    f(prompts, completions, **columns) -> list      written for TRL: begins with `completions`, or names a column
+    f(prompts, completions, **columns) -> list      written for TRL: begins with `completions`, or names one of COLUMNS
     @per_answer
     f(example, completion) -> number or None        one answer at a time
 
@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -30,6 +31,38 @@ from rewards.config import RewardConfig
 Values = list[float | None]
 MIN_CALLS = 20  # below this number of calls, the share of failures is taken as if there had been as many
 COLUMNS = ("prompts", "completions", "completion_ids", "question", "answers", "docs", "style", "source")
+TRAINER = ("trainer_state", "log_extra", "log_metric")  # what TRL's trainer passes beside the columns
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerState:
+    """The part of transformers' TrainerState that a reward can rely on here."""
+
+    global_step: int  # optimizer steps of the weights that wrote the completions
+
+
+@dataclass(frozen=True, slots=True)
+class CallLog:
+    """What one call of a function written for TRL logs."""
+
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+
+    def log_metric(self, name: str, value: float) -> None:
+        """Add a number to the mean of this name over the step."""
+        self.metrics.setdefault(name, []).append(float(value))
+
+    def log_extra(self, column: str, values: Sequence[Any]) -> None:
+        """Write one value for each completion of the group to rollouts.jsonl."""
+        self.columns[column] = list(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The values of one call, and the columns that it logged."""
+
+    values: Values
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 def per_answer(function: Callable[[Example, Completion], float | None]) -> Reward:
@@ -45,7 +78,7 @@ def per_answer(function: Callable[[Example, Completion], float | None]) -> Rewar
 def trl_columns(
     example: Example, completions: Sequence[Completion], *, conversational: bool = False
 ) -> dict[str, list[Any]]:
-    """COLUMNS for a function written for TRL, one entry per completion.
+    """COLUMNS and the record's other fields for a function written for TRL, one entry per completion.
 
     `prompts` holds the question and `completions` the texts, as strings or with `conversational` as lists of one
     message. `answers` is a list of spellings per gold answer.
@@ -55,6 +88,7 @@ def trl_columns(
         return [{"role": role, "content": text}] if conversational else text
 
     columns = {
+        **example.extra,
         "prompts": content("user", example.question),
         "question": example.question,
         "answers": [list(spellings) for spellings in example.answers],
@@ -100,18 +134,26 @@ def load_reward(path: str, *, conversational: bool = False) -> tuple[Reward, boo
 def _trl_reward(
     path: str, function: Callable[..., Any], parameters: Sequence[inspect.Parameter], *, conversational: bool
 ) -> Reward:
-    """Calls a function written for TRL with all columns if it takes `**columns`, else with those that it names."""
+    """Calls a function written for TRL with all columns if it takes `**columns`, else with those that it names.
+
+    UserError, at a call, for a column that the record does not have.
+    """
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    if unknown := [p.name for p in named if p.name not in COLUMNS and p.default is p.empty]:
-        raise UserError(f"reward {path!r} asks for {', '.join(unknown)}; valid columns: {', '.join(COLUMNS)}")
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    wanted = COLUMNS if takes_all else [p.name for p in named if p.name in COLUMNS]
 
-    def reward(example: Example, completions: Sequence[Completion]) -> Values:
+    def reward(example: Example, completions: Sequence[Completion], log: CallLog) -> Values:
         columns = trl_columns(example, completions, conversational=conversational)
-        return function(**{name: columns[name] for name in wanted})
+        if missing := [p.name for p in named if p.name not in (*columns, *TRAINER) and p.default is p.empty]:
+            raise UserError(
+                f"reward {path!r} asks for {', '.join(missing)}, which question {example.id} does not have; "
+                f"it has {', '.join((*columns, *TRAINER))}"
+            )
+        state = TrainerState(global_step=completions[0].version)
+        given = {**columns, "trainer_state": state, "log_extra": log.log_extra, "log_metric": log.log_metric}
+        wanted = given if takes_all else [p.name for p in named if p.name in given]
+        return function(**{name: given[name] for name in wanted})
 
-    return reward
+    return cast(Reward, reward)
 
 
 def load_custom_rewards(config: RewardConfig) -> list["CustomReward"]:
@@ -139,24 +181,37 @@ class CustomReward:
         self._config = config  # timeout, failure_limit, trl_conversational
         self._reward, self.for_trl = load_reward(path, conversational=config.trl_conversational)
         self._state: dict[str, Any] = {"calls": 0, "failures": 0, "new_failures": 0, "first_failure": ""}
+        self._metrics: dict[str, list[float]] = {}
 
-    def start(self, example: Example, completions: Sequence[Completion]) -> Callable[[], Values]:
+    def start(self, example: Example, completions: Sequence[Completion]) -> Callable[[], Scored]:
         """Begin to score a group. The function that is returned waits for the values, one per completion."""
-        future: Future[Values] = Future()
+        future: Future[Scored] = Future()
+        log = CallLog()
+        call = partial(cast(Any, self._reward), log=log) if self.for_trl else self._reward
 
         def work() -> None:
             try:
-                future.set_result(check_values(self._reward(example, completions), len(completions)))
+                values = check_values(call(example, completions), len(completions))
+                for column, logged in log.columns.items():
+                    if len(logged) != len(values):
+                        raise BadValues(f"log_extra({column!r}) has {len(logged)} values for {len(values)} completions")
+                future.set_result(Scored(values, log.columns))
             except BaseException as error:  # SystemExit too: whatever ends the thread must reach the caller
                 future.set_exception(error)
 
         threading.Thread(target=work, daemon=True, name=self.path).start()
-        return partial(self._finish, future, time.monotonic() + self._config.timeout, example, len(completions))
+        deadline = time.monotonic() + self._config.timeout
+        return partial(self._finish, future, log, deadline, example, len(completions))
 
     def pop_failures(self) -> int:
         """Failed calls since the last call of this method."""
         popped, self._state["new_failures"] = self._state["new_failures"], 0
         return popped
+
+    def pop_metrics(self) -> dict[str, float]:
+        """The means of what the function logged by `log_metric` since the last call of this method."""
+        popped, self._metrics = self._metrics, {}
+        return {name: sum(values) / len(values) for name, values in popped.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The counts that the quota is judged by, and the first failure."""
@@ -165,7 +220,7 @@ class CustomReward:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._state = dict(state)
 
-    def _finish(self, future: Future[Values], deadline: float, example: Example, count: int) -> Values:
+    def _finish(self, future: Future[Scored], log: CallLog, deadline: float, example: Example, count: int) -> Scored:
         state = self._state
         state["calls"] += 1
         try:
@@ -174,7 +229,11 @@ class CustomReward:
             problem = f"no result within reward.timeout = {self._config.timeout:g} s"
         else:
             if error is None:
+                for name, values in log.metrics.items():
+                    self._metrics.setdefault(name, []).extend(values)
                 return future.result()
+            if isinstance(error, UserError):
+                raise error
             problem = self._describe(error)
         state["failures"] += 1
         state["new_failures"] += 1
@@ -185,7 +244,7 @@ class CustomReward:
                 f"reward {self.path!r} failed in {state['failures']} of {state['calls']} calls, more than "
                 f"reward.failure_limit = {limit:g} allows (valid: 0 to 1); the first: {state['first_failure']}"
             )
-        return [None] * count
+        return Scored([None] * count)
 
     def _describe(self, error: BaseException) -> str:
         problem = _one_line(error) if isinstance(error, BadValues) else f"{type(error).__name__}: {_one_line(error)}"

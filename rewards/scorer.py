@@ -10,7 +10,7 @@ R_refusal belongs to stage 2 only; the conditions are those of both stages. A pa
 parts need a well-formed answer too; custom rewards have no condition.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -19,11 +19,12 @@ from typing import Any
 from grpo.data.example import Example
 from grpo.types import Group, Score
 from rewards.answer import TAGS, ParsedAnswer, Statement, parse_completion
-from rewards.citations import Citation, Credited, citation_pairs, citation_rewards
+from rewards.citations import Citation, Credited, citation_pairs, citation_rewards, is_supported
 from rewards.config import RewardConfig
 from rewards.consistency import consistency_pair, consistency_rewards
 from rewards.correctness import (
     EXACT_MATCH,
+    AnswerIndices,
     answers_stated,
     claim_pairs,
     fuzzy_containment,
@@ -33,7 +34,7 @@ from rewards.correctness import (
     token_f1,
     words_allowed,
 )
-from rewards.custom import CustomReward, Values, load_custom_rewards
+from rewards.custom import CustomReward, Scored, Values, load_custom_rewards
 from rewards.factuality import caution, fact, outcome_pairs, outcomes
 from rewards.judges.base import Judge, Pair, Verdicts, ask
 from rewards.judges.load import load_judge
@@ -65,7 +66,9 @@ class ParsedGroup:
 class Credits:
     """What the answers of one question earn R_EM and R_citation for; the lists have one entry per answer."""
 
-    statements: list[list[Credited]]
+    stated: list[list[AnswerIndices]]  # of each rewardable statement
+    shares: list[list[float]]  # of eq 1 that each rewardable statement earns
+    statements: list[list[Credited]]  # those that earn something
     factors: list[float]  # on their rewards, see rewards.correctness.length_penalty
     citations: dict[Citation, Pair]  # to judge, of all answers
 
@@ -74,9 +77,9 @@ class RewardScorer:
     """Scores groups: total = sum over parts of weight * part. A `grpo.types.Scorer`.
 
     `reasoning` is the model's format: <think> and <answer> tags, or plain text without any. `refusals` are the
-    sentences that count as refusals, first the one that the prompt asks for. `judge` and `custom` are
-    what `config` names, if already loaded. UserError if the config does not fit the format, or names what cannot be
-    loaded.
+    sentences that count as refusals, first the one that the prompt asks for. `judge` and `custom` are what `config` names,
+    if already loaded. `tell` gets a warning of a custom reward without values. UserError if the config does not fit, or
+    names what cannot be loaded.
 
     `Score.parts` holds the parts before their weights, so that they mean the same in every recipe. If a custom reward
     has not scored a completion (None), its part is missing there, and the total uses the mean of the scored completions
@@ -91,11 +94,13 @@ class RewardScorer:
         refusals: Sequence[str] = REFUSALS,
         judge: Judge | None = None,
         custom: Sequence[CustomReward] | None = None,
+        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         config.check_format(reasoning=reasoning)
         self.config, self.reasoning, self.refusals = config, reasoning, tuple(refusals)
         self.custom = load_custom_rewards(config) if custom is None else custom  # first: a judge takes longer to load
         self.judge = judge or load_judge(config.judge)
+        self._tell, self._is_first = tell, True
 
     def __call__(self, groups: Sequence[Group]) -> list[list[Score]]:
         """The scores of each group, in order. UserError once a custom reward has failed too often.
@@ -105,11 +110,14 @@ class RewardScorer:
         with ThreadPoolExecutor(1, thread_name_prefix="custom") as pool:
             custom = pool.submit(lambda: [self._custom_values(group) for group in groups])
             parts = self._parts([self._parse(group) for group in groups])
-            return [self._scores(*each) for each in zip(parts, custom.result(), strict=True)]
+            scored = custom.result()
+            self._tell_of_unscored(scored)
+            return [self._scores(*each) for each in zip(parts, scored, strict=True)]
 
     def pop_metrics(self) -> dict[str, float]:
-        """Failed calls of the custom rewards since the last call, as metrics."""
-        return {f"reward_failures/{reward.path}": float(reward.pop_failures()) for reward in self.custom}
+        """Failed calls of the custom rewards since the last call, and what these logged, as metrics."""
+        failures = {f"reward_failures/{reward.path}": float(reward.pop_failures()) for reward in self.custom}
+        return failures | {f"reward_log/{n}": v for reward in self.custom for n, v in reward.pop_metrics().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The failure counts of the custom rewards, by name."""
@@ -119,7 +127,17 @@ class RewardScorer:
         for reward in self.custom:
             reward.load_state_dict(state[reward.path])
 
-    def _custom_values(self, group: Group) -> list[Values]:
+    def _tell_of_unscored(self, rows: Sequence[Sequence[Scored]]) -> None:
+        """Say at the first call which custom rewards scored nothing: their weight then has no effect."""
+        if not self._is_first:
+            return
+        self._is_first = False
+        for n, reward in enumerate(self.custom):
+            values = [value for row in rows for value in row[n].values]
+            if values and all(value is None for value in values):
+                self._tell(f"warning: reward {reward.path} scored none of the first {len(values)} completions")
+
+    def _custom_values(self, group: Group) -> list[Scored]:
         waits = [reward.start(group.example, group.completions) for reward in self.custom]
         return [wait() for wait in waits]
 
@@ -128,8 +146,11 @@ class RewardScorer:
         answers = [parse_completion(group.example, c, **form) for c in group.completions]
         return ParsedGroup(group.example, answers, self.refusals)
 
-    def _parts(self, groups: Sequence[ParsedGroup]) -> list[list[Parts]]:
-        """The built-in parts of every completion, in two rounds: only credited statements have citations to judge."""
+    def _parts(self, groups: Sequence[ParsedGroup]) -> list[list[tuple[Parts, dict[str, Any]]]]:
+        """The built-in parts of every completion and their details.
+
+        The judge is asked in two rounds, since only credited statements have citations to judge.
+        """
         config = self.config
         verdicts = ask(self.judge, chain.from_iterable(answer_pairs(group, config) for group in groups))
         earned = [credit(group, verdicts, config) for group in groups]
@@ -138,18 +159,23 @@ class RewardScorer:
         for group, own in zip(groups, earned, strict=True):
             ground = ground_grpo_rewards(group, own, verdicts, config, reasoning=self.reasoning)
             extra = extra_rewards(group, verdicts, config)
-            parts.append([row | more for row, more in zip(ground, extra, strict=True)])
+            why = details(group, own, verdicts)
+            parts.append([(row | more, about) for row, more, about in zip(ground, extra, why, strict=True)])
         return parts
 
-    def _scores(self, rows: list[Parts], custom: list[Values]) -> list[Score]:
+    def _scores(self, built_in: list[tuple[Parts, dict[str, Any]]], custom: list[Scored]) -> list[Score]:
         weights = self.config.weights
+        rows, details = [parts for parts, _ in built_in], [about for _, about in built_in]
         totals = [sum(weights.get(name, 1.0) * value for name, value in row.items()) for row in rows]
-        for reward, values in zip(self.custom, custom, strict=True):
-            for n, (value, counted) in enumerate(zip(values, impute_missing(values), strict=True)):
+        for reward, scored in zip(self.custom, custom, strict=True):
+            for name, column in scored.columns.items():
+                for row, value in zip(details, column, strict=True):
+                    row[name] = value
+            for n, (value, counted) in enumerate(zip(scored.values, impute_missing(scored.values), strict=True)):
                 totals[n] += weights[reward.path] * counted
                 if value is not None:
                     rows[n][reward.path] = value
-        return [Score(total=total, parts=row) for total, row in zip(totals, rows, strict=True)]
+        return [Score(total=t, parts=row, details=why) for t, row, why in zip(totals, rows, details, strict=True)]
 
 
 def impute_missing(values: Values) -> list[float]:
@@ -186,6 +212,7 @@ def answer_pairs(group: ParsedGroup, config: RewardConfig) -> list[Pair]:
 
 def credit(group: ParsedGroup, verdicts: Verdicts, config: RewardConfig) -> Credits:
     """The statements of each answer that earn R_EM, and the factor on what they earn."""
+    earned: list[list[float]] = []
     statements: list[list[Credited]] = []
     factors: list[float] = []
     shared = group.example.style == "claims"
@@ -197,12 +224,29 @@ def credit(group: ParsedGroup, verdicts: Verdicts, config: RewardConfig) -> Cred
     )
     for row, answers in zip(group.rewardable, stated, strict=True):
         shares = statement_credits(answers, shared=shared, uncapped_sum=config.uncapped_sum)
+        earned.append(shares)
         credited = [pair for pair in zip(row, shares, strict=True) if pair[1]]
         statements.append(credited)
         allowed = words_allowed(group.example, frozenset().union(*answers))
         factors.append(length_penalty(len(credited), allowed, row) if config.anti_gaming_sums else 1.0)
     citations = citation_pairs(group.example, statements, anti_gaming=config.anti_gaming_sums)
-    return Credits(statements, factors, citations)
+    return Credits(stated, earned, statements, factors, citations)
+
+
+def details(group: ParsedGroup, earned: Credits, verdicts: Verdicts) -> list[dict[str, Any]]:
+    """Why each answer earned what it did: its statements with citations, answers said and verdicts."""
+    gold = group.example.answers
+    rows = []
+    for n, answer in enumerate(group.answers):
+        statements = [{"text": s.text, "cites": list(s.cites)} for s in answer.statements]
+        for row, statement, said, share in zip(
+            statements, group.rewardable[n], earned.stated[n], earned.shares[n], strict=False
+        ):
+            verdict = is_supported(statement, earned.citations, verdicts)
+            row |= {"answers": [gold[a][0] for a in sorted(said)], "share": share, "supported": verdict}
+        rows.append({"refused": answer.refused, "flaws": list(answer.flaws), "statements": statements})
+        rows[-1]["length_factor"] = earned.factors[n]
+    return rows
 
 
 def ground_grpo_rewards(

@@ -124,6 +124,7 @@ def rollout_rows(step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
             "version": completion.version,
             "reward": score.total,
             **{f"reward/{name}": value for name, value in score.parts.items()},
+            **score.details,
         }
         for group in groups
         for completion, score in zip(group.completions, group.scores, strict=True)

@@ -32,4 +32,5 @@ def make_scorer(
     rows = audit(config, reasoning=reasoning, refusals=refusals, judge=judge) if audited else []
     if rows and (hacks := policies_that_beat_honesty(rows)):
         console.line(f"hackable by  {', '.join(hacks)}: more reward than honest answers (python -m rewards.audit)")
-    return RewardScorer(config, reasoning=reasoning, refusals=refusals, judge=judge, custom=custom), judge
+    scorer = RewardScorer(config, reasoning=reasoning, refusals=refusals, judge=judge, custom=custom, tell=console.line)
+    return scorer, judge

@@ -1,5 +1,6 @@
 """Custom rewards: found by name, in three forms, timed, checked, and their failures counted."""
 
+import dataclasses
 import sys
 import threading
 import types
@@ -15,7 +16,7 @@ from grpo.data.example import Example, Passage
 from grpo.errors import UserError
 from grpo.types import Completion, Group, Score
 from rewards.config import RewardConfig
-from rewards.custom import COLUMNS, BadValues, CustomReward, check_values, load_reward, per_answer
+from rewards.custom import COLUMNS, TRAINER, BadValues, CustomReward, check_values, load_reward, per_answer
 from rewards.scorer import RewardScorer
 
 EXAMPLE = Example(
@@ -106,8 +107,8 @@ def test_a_function_written_for_trl_gets_its_columns(own: types.ModuleType) -> N
 
     scores = score(scorer(own, accuracy))
     assert [score.parts[NAME] for score in scores] == [1.0, 0.0, 0.0]
-    assert set(seen) | {"completions", "answers"} == set(COLUMNS)
-    assert {len(values) for values in seen.values()} == {3}
+    assert set(seen) | {"completions", "answers"} == {*COLUMNS, *TRAINER}
+    assert {len(seen[name]) for name in COLUMNS if name in seen} == {3}
     assert seen["prompts"] == seen["question"] == ["Who scored 109 goals?"] * 3
     assert seen["docs"][2] == [{"title": "Ali Daei", "text": "Ali Daei scored 109 goals."}]
     assert seen["completion_ids"] == [[0, 2], [1, 2], [2, 2]]
@@ -162,6 +163,44 @@ def test_a_function_for_conversations_gets_messages_where_the_recipe_says_so(own
         score(scorer(own, plain, failure_limit=0, trl_conversational=True))
 
 
+def test_the_records_other_columns_reach_a_function_for_trl(own: types.ModuleType) -> None:
+    def by_level(completions: list[str], level: list[str], **columns: Any) -> list[float]:
+        assert columns["topic"] == ["goals"] * 3
+        return [{"easy": 0.5}[each] for each in level]
+
+    example = dataclasses.replace(EXAMPLE, extra={"level": "easy", "topic": "goals", "source": "hidden"})
+    asked = Group(example=example, prompt_ids=(), completions=tuple(completions()))
+    assert [s.parts[NAME] for s in scorer(own, by_level)([asked])[0]] == [0.5] * 3
+    with pytest.raises(UserError, match=r"asks for level, which question asqa-1 does not have; it has .*, source, "):
+        score(scorer(own, by_level))  # at once, whatever failure_limit forgives
+
+
+def test_a_function_for_trl_reads_the_step_and_logs(own: types.ModuleType) -> None:
+    def logs(completions: list[str], trainer_state: Any, log_extra: Any, log_metric: Any) -> list[float]:
+        log_extra("first_word", [text.partition(" ")[0] for text in completions])
+        log_metric("longest", max(map(len, completions)))
+        return [float(trainer_state.global_step)] * 3
+
+    logging = scorer(own, logs)
+    late = [dataclasses.replace(completion, version=7) for completion in completions()]
+    (found,) = logging([Group(example=EXAMPLE, prompt_ids=(), completions=tuple(late))])
+    assert [s.parts[NAME] for s in found] == [7.0] * 3
+    assert [s.details["first_word"] for s in found] == ["Ali", "Josef", ""]
+    score(logging)
+    assert logging.pop_metrics() == {"reward_failures/own_rewards:f": 0.0, "reward_log/longest": 30.0}
+    short = scorer(own, lambda completions, log_extra: log_extra("x", [1]) or [0.0] * 3, failure_limit=0)
+    with pytest.raises(UserError, match=r"log_extra\('x'\) has 1 values for 3 completions"):
+        score(short)
+
+
+def test_a_reward_without_values_is_said_once(own: types.ModuleType) -> None:
+    said: list[str] = []
+    vars(own)["f"] = lambda example, completions: [None] * 3
+    silent = RewardScorer(RewardConfig(weights={NAME: 2.0}), reasoning=False, tell=said.append)
+    assert totals(score(silent)) == totals(score(silent)) == [3.0, 2.0, 1.0]
+    assert said == ["warning: reward own_rewards:f scored none of the first 3 completions"]
+
+
 def test_a_switch_for_trl_without_a_function_for_trl_is_refused(own: types.ModuleType) -> None:
     with pytest.raises(UserError, match=r"trl_conversational = true, and no function in reward.weights is written"):
         scorer(own, lambda example, completions: [0.0] * 3, trl_conversational=True)
@@ -194,10 +233,6 @@ def test_numbers_of_other_libraries_are_numbers(own: types.ModuleType) -> None:
             check_values([0.0, wrong], 2)
 
 
-def wants_a_state(completions: list[str], trainer_state: Any) -> list[float]:
-    return []
-
-
 async def waits(completions: list[str]) -> list[float]:
     return []
 
@@ -211,7 +246,6 @@ async def waits(completions: list[str]) -> list[float]:
         (NAME, 3, "is a int, not a function"),
         (NAME, dict, "is a type, not a function"),
         (NAME, lambda text: 1.0, r"takes \(text\); valid: f\(example, completions\) or f\(prompts, completions"),
-        (NAME, wants_a_state, "asks for trainer_state; valid columns: prompts, completions, completion_ids"),
         (NAME, waits, "is an async function; valid: a plain one"),
     ],
 )
@@ -325,7 +359,7 @@ def test_a_late_result_never_reaches_a_later_group(own: types.ModuleType, gate: 
 
     vars(own)["f"] = late
     hasty = CustomReward(NAME, RewardConfig(timeout=0.05, failure_limit=1.0))
-    assert hasty.start(EXAMPLE, completions(["late"]))() == [None]
+    assert hasty.start(EXAMPLE, completions(["late"]))().values == [None]
     wait = CustomReward(NAME, RewardConfig(timeout=10)).start(EXAMPLE, completions(["a", "b"]))
     gate.set()
-    assert wait() == [2.0, 2.0]
+    assert wait().values == [2.0, 2.0]

@@ -139,6 +139,17 @@ def test_all_groups_are_asked_about_in_two_rounds_and_each_question_once() -> No
     assert alone.calls == [3, 2, 1]
 
 
+def test_the_details_say_why() -> None:
+    why = score(reasoned(f"{DAEI} [1]. {BICAN} [3]. It won [2]."), question()).details
+    assert (why["refused"], why["flaws"], why["length_factor"]) == (False, [], 1.0)
+    assert why["statements"] == [
+        {"text": f"{DAEI}.", "cites": [1], "answers": ["Ali Daei"], "share": 1.0, "supported": True},
+        {"text": f"{BICAN}.", "cites": [3], "answers": ["Josef Bican"], "share": 1.0, "supported": False},
+        {"text": "It won.", "cites": [2], "answers": [], "share": 0.0, "supported": None},
+    ]
+    assert score("<answer>", question()).details["flaws"][:1] == ["missing <think>"]
+
+
 def test_weights_scale_the_total_and_not_the_parts() -> None:
     weighted = score(reasoned(RIGHT), weights={"citation": 3.0, "format": 0.0})
     assert weighted.parts == score(reasoned(RIGHT)).parts
