@@ -16,9 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from pydantic import BaseModel, Field
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +28,7 @@ from grpo.data.text import REFUSAL, contains, drop_footnotes, strip_citations
 from grpo.errors import UserError
 from grpo.types import Completion, Group
 from rewards.answer import accepted_answers
-from rewards.config import PRESETS, RENAMED, RewardConfig
+from rewards.config import PRESETS, RewardConfig, RewardRecipe
 from rewards.judges.base import Judge
 from rewards.reference_answers import reference_answer
 from rewards.refusal import REFUSALS
@@ -297,19 +295,6 @@ def _mean_of(*values: float) -> float:
     return sum(known) / len(known)
 
 
-class _Model(BaseModel, extra="ignore"):
-    reasoning: bool = False
-    refusals: list[str] = [*REFUSALS]
-
-
-class _Recipe(BaseModel, extra="ignore"):
-    """The part of a recipe that the audit reads; other sections and keys are ignored."""
-
-    renamed: ClassVar[dict[str, str]] = RENAMED
-    reward: RewardConfig = Field(default_factory=RewardConfig)
-    model: _Model = Field(default_factory=_Model)
-
-
 def main(argv: Sequence[str]) -> int:
     """Print the table of the recipes and overrides together, or of every preset if there are none."""
     console = Console()
@@ -322,7 +307,7 @@ def main(argv: Sequence[str]) -> int:
         if files:
             console.print(f"{len(questions)} questions of {', '.join(files)}")
         if argv:
-            recipe = load(_Recipe, [word for word in argv if word not in files])
+            recipe = load(RewardRecipe, [word for word in argv if word not in files])
             rows = audit(recipe.reward, **recipe.model.model_dump(), questions=questions)
             console.print(table(rows, title=" + ".join(argv)))
             if custom := [name for name in recipe.reward.weights if ":" in name]:

@@ -1,12 +1,13 @@
 """The [reward] section of a recipe, the names of the parts it can weigh, and the presets of the two papers."""
 
 from collections.abc import Mapping
-from typing import Self
+from typing import ClassVar, Self
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import BaseModel, Field, FiniteFloat, model_validator
 
 from grpo.config import Section
 from grpo.errors import UserError
+from rewards.refusal import REFUSALS
 
 ALWAYS = ("tag_count", "format", "exact_match", "citation")  # parts of every recipe: Ground-GRPO stage 1
 SWITCHED = ("refusal", "consistency")  # parts that the field of the same name adds
@@ -76,6 +77,21 @@ class RewardConfig(Section):
                 "reward.consistency = true rewards thinking, and model.reasoning = false has none; "
                 "valid: model.reasoning = true, or reward.consistency = false"
             )
+
+
+class AnswerForm(BaseModel, extra="ignore"):
+    """The keys of [model] that say what an answer looks like."""
+
+    reasoning: bool = False
+    refusals: list[str] = [*REFUSALS]
+
+
+class RewardRecipe(BaseModel, extra="ignore"):
+    """The part of a recipe that rewards need; other sections and keys are ignored."""
+
+    renamed: ClassVar[dict[str, str]] = RENAMED
+    reward: RewardConfig = Field(default_factory=RewardConfig)
+    model: AnswerForm = Field(default_factory=AnswerForm)
 
 
 def _factuality(*parts: str) -> RewardConfig:

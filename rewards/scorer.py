@@ -77,9 +77,9 @@ class RewardScorer:
     """Scores groups: total = sum over parts of weight * part. A `grpo.types.Scorer`.
 
     `reasoning` is the model's format: <think> and <answer> tags, or plain text without any. `refusals` are the
-    sentences that count as refusals, first the one that the prompt asks for. `judge` and `custom` are what `config` names,
-    if already loaded. `tell` gets a warning of a custom reward without values. UserError if the config does not fit, or
-    names what cannot be loaded.
+    sentences that count as refusals, first the one that the prompt asks for. `judge` and `custom` are what `config`
+    names, if already loaded. `tell` gets a warning of a custom reward without values. UserError if the config does not
+    fit the format, or names what cannot be loaded.
 
     `Score.parts` holds the parts before their weights, so that they mean the same in every recipe. If a custom reward
     has not scored a completion (None), its part is missing there, and the total uses the mean of the scored completions
