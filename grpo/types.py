@@ -71,7 +71,7 @@ class Score:
 
     total: float
     parts: Mapping[str, float]
-    details: Mapping[str, Any] = field(default_factory=dict)  # why: {"statements": [...]}, for rollouts.jsonl
+    details: Mapping[str, Any] = field(default_factory=dict[str, Any])  # why: {"statements": [...]}, for rollouts.jsonl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

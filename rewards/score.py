@@ -49,9 +49,8 @@ def read_groups(path: Path, *, style: Style, judge: Judge) -> list[Group]:
 
 def labelled(location: str, record: Record, *, style: Style, source: str, judge: Judge) -> Example:
     """The example in a record; the judge says which passages entail a claim where the record does not."""
-    style = record.get("style") or style
     docs, answers = record.get("docs"), record.get("answers")
-    if style != "claims" or not isinstance(docs, list) or not isinstance(answers, list):
+    if (record.get("style") or style) != "claims" or not isinstance(docs, list) or not isinstance(answers, list):
         return read_example(location, record, style=style, source=source, blank_answers=True)
     unknown = [n for n, doc in enumerate(docs) if isinstance(doc, dict) and doc.get("answers_found") is None]
     filled = [{**doc, "answers_found": [0] * len(answers)} if n in unknown else doc for n, doc in enumerate(docs)]

@@ -34,7 +34,7 @@ _DASH = r"[-\u2010-\u2015\u2212~〜～至]"
 _JOIN = rf"(?:[ \t]*(?:[,;&，；、]|{_DASH})[ \t]*|[ \t]+(?:(?:and|or|to|und|et|y)[ \t]+)?)"
 _LABEL = r"(?:(?:documents?|docs?|sources?|passages?|refs?)\.?[ \t]*#?|\^)?"
 _ONE = (
-    rf"(?:[\[【［〔][ \t]*{_LABEL}[ \t]*{_NUMBER}(?:{_JOIN}{_LABEL}{_NUMBER})*[ \t]*(?:†[^\]】\n]*)?[\]】］〕]"
+    rf"(?:[\[【［〔][ \t]*{_LABEL}[ \t]*{_NUMBER}(?:{_JOIN}{_LABEL}{_NUMBER})*[ \t]*(?:†[^\]】\n]{{0,80}})?[\]】］〕]"
     rf"(?:\([^()\s]+\))?|<sup>\[?{_NUMBER}(?:{_JOIN}{_NUMBER})*\]?</sup>)"
 )
 _SEVERAL = rf"{_ONE}(?:{_JOIN}?{_ONE})*+"
