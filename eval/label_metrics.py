@@ -35,7 +35,7 @@ def grade(example: Example, completion: Completion, *, reasoning: bool, refusals
     """
     answer = parse_completion(example, completion, reasoning=reasoning, refusals=refusals)
     if example.style == "closed":
-        found = outcome(example, completion.text, reasoning=reasoning, finished=finished)
+        found = outcome(example, completion.text, reasoning=reasoning, finished=completion.finish == "stop")
         correct = float(found == "correct")
         return Grade(
             answerable=example.answerable,

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from rapidfuzz import fuzz
 
 from grpo.data.example import Example
-from grpo.data.text import STOP_WORDS, contains, strip_citations, words
+from grpo.data.text import STOP_WORDS, contains, strip_citations, word_count, words
 from rewards.answer import ParsedAnswer, Statement
 from rewards.judges.base import ENTAILMENT_THRESHOLD, Pair, Verdicts
 
@@ -144,7 +144,7 @@ def words_allowed(example: Example, stated: AnswerIndices) -> float:
     Long answers are allowed 10 words and a quarter beyond their own. People's answers to 100 questions stayed below
     that, and 94 of the passages that they were written from did not (docs/data-and-rewards.md).
     """
-    own = sum(min((len(words(alias).split()) for alias in example.answers[a]), default=0) for a in stated)
+    own = sum(min(map(word_count, example.answers[a])) for a in stated)
     each = WORDS_PER_CLAIM if example.style == "claims" else WORDS_PER_ANSWER
     return max(FREE_WORDS + each * len(stated), 10 + 1.25 * own)
 
@@ -163,10 +163,9 @@ def length_penalty(right: int, allowed: float, statements: Sequence[Statement]) 
     >>> length_penalty(1, 70, long), length_penalty(1, 160, long), length_penalty(1, 70, lines[:1] * 9)
     (0.5, 1.0, 1.0)
     """
-    distinct = {words(statement.text) for statement in statements}
-    count = sum(len(text.split()) for text in distinct)
+    distinct = {words(statement.text): word_count(statement.text) for statement in statements}
     by_statements = (2 * right + FREE_STATEMENTS) / max(len(distinct), 1)
-    return min(1.0, by_statements, allowed / max(count, 1))
+    return min(1.0, by_statements, allowed / max(sum(distinct.values()), 1))
 
 
 def token_f1(text: str, alias: str) -> float:

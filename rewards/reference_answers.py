@@ -12,7 +12,7 @@ from rewards.answer import accepted_answers
 from rewards.judges.lexical import LexicalJudge
 
 MOST_SENTENCES = 3
-_FULL_STOP = re.compile(r"[.!?]+[\"')\u201d\u2019]*$")
+_FULL_STOP = re.compile(r"[.!?。！？।]+[\"')\u201d\u2019]*$")
 
 
 def reference_answer(example: Example, *, refusal: str = REFUSAL) -> str:

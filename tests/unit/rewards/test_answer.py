@@ -130,7 +130,9 @@ def test_the_plain_format(text: str, flaws: tuple[str, ...]) -> None:
     assert not parse(text, style="prose", reasoning=False, finished=False).well_formed
 
 
-@pytest.mark.parametrize("text", ["x." + " " * 50_000 + "y", "<think>" * 9000, "</think>" * 9000, "x[1]" * 9000, "【1†" * 9000])
+@pytest.mark.parametrize(
+    "text", ["x." + " " * 50_000 + "y", "<think>" * 9000, "</think>" * 9000, "x[1]" * 9000, "【1†" * 9000]
+)
 @pytest.mark.parametrize("style", ["prose", "list"])
 def test_a_long_monotone_text_is_read_quickly(text: str, style: Style) -> None:
     start = time.perf_counter()

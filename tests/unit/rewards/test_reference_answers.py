@@ -88,6 +88,12 @@ FENWICK = "Mara Fenwick kept bees. Mara Fenwick was born in Port Alder. She move
             "Alice A. Munro won in 2013 [1].",
             id="an answer without support is left out",
         ),
+        pytest.param(
+            ["中国很大。北京是中国的首都。"],
+            [("北京",)],
+            "北京是中国的首都 [1]。",
+            id="Chinese",
+        ),
         pytest.param(["No.", "No."], [("2013",)], REFUSAL, id="no support: refuse"),
     ],
 )
