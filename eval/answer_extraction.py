@@ -12,10 +12,9 @@ from typing import Protocol
 from rapidfuzz.distance import Indel, Levenshtein
 
 from grpo.data.example import Example
-from grpo.data.text import contains, normalize, strip_citations, words
+from grpo.data.text import REFUSALS, contains, normalize, strip_citations, words
 from grpo.errors import UserError
 from rewards.answer import accepted_answers, parse
-from rewards.refusal import REFUSALS, is_refusal, refusal_score
 
 MAX_CITATIONS = 3
 """The first three citations of a statement count; trust_eval's prompt asks for at most three."""
@@ -136,7 +135,7 @@ class DefaultProtocol:
 
     def is_refusal(self, text: str) -> bool:
         """The rule of the rewards: a piece of the refusal sentence is no refusal."""
-        return is_refusal(refusal_score(text, self._refusals))
+        return parse(text, style="prose", reasoning=False, refusals=self._refusals).refused
 
     def strip_citations(self, text: str) -> str:
         return strip_citations(text)

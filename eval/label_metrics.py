@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 from eval.factuality import outcome
 from grpo.data.example import Example
-from grpo.data.text import contains
+from grpo.data.text import REFUSALS, contains
 from grpo.rollout.base import RolloutEngine, sample_groups
 from grpo.types import Completion, PromptRenderer, Sampling
-from rewards.answer import ParsedAnswer, Statement, parse_completion
-from rewards.correctness import carriers
+from rewards.answer import ParsedAnswer, Statement, carriers, parse_completion
 from rewards.judges.lexical import LexicalJudge
-from rewards.refusal import REFUSALS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,9 +7,9 @@ from eval.answer_scores import score_answers
 from eval.predictions import Prediction
 from eval.trust_score import COLUMNS, scores
 from grpo.data.example import Example
+from grpo.data.text import REFUSALS
 from grpo.types import Completion
 from rewards.judges.base import Judge
-from rewards.refusal import REFUSALS
 
 
 class OnlineTrustScore:

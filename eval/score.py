@@ -26,10 +26,10 @@ from eval.predictions import Prediction, read_predictions
 from eval.report.table import METRICS, terminal_table
 from eval.trust_eval_reference import trust_eval_metrics
 from grpo.data.example import STYLES
+from grpo.data.text import REFUSALS
 from grpo.errors import UserError
 from rewards.judges.base import Judge
 from rewards.judges.load import WORD_JUDGES, load_judge
-from rewards.refusal import REFUSALS
 
 LEVEL = 0.95
 

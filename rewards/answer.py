@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from grpo.data.example import Example, Style
 from grpo.data.sentences import statements
-from grpo.data.text import clean, normalize
+from grpo.data.text import REFUSALS, STOP_WORDS, clean, normalize, words
 from grpo.types import Completion
-from rewards.refusal import REFUSALS, is_pure_refusal, is_refusal, refusal_score
+from rewards.refusal import is_pure_refusal, is_refusal, refusal_score
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
@@ -106,6 +106,25 @@ def parse(
         refused=is_refusal(score),
         flaws=(*flaws, "citation without a statement") if stray_citation else tuple(flaws),
     )
+
+
+def carriers(row: Sequence[Statement], spellings: Sequence[str], *, repeats: bool = False) -> set[int]:
+    """Indices of the statements that together hold the words of a claim: the one with most of them, then those that
+    add most; with `repeats` also the statements with the words of one of these.
+
+    >>> row = [Statement(text, ()) for text in ("It rained.", "Ice is frozen water.", "Ice floats.", "Ice is water.")]
+    >>> carriers(row, ["Ice, frozen water, floats."])
+    {1, 2}
+    """
+    left = set(words(" ".join(spellings)).split()) - STOP_WORDS
+    said = [set(words(statement.text).split()) for statement in row]
+    found: set[int] = set()
+    while said and (best := max(range(len(said)), key=lambda n: len(left & said[n]))) not in found:
+        if found and not left & said[best]:
+            break
+        found.add(best)
+        left -= said[best]
+    return {n for n in range(len(said)) if said[n] in [said[m] for m in found]} if repeats else found
 
 
 def final_answer(answer: ParsedAnswer) -> tuple[str, str]:

@@ -24,14 +24,13 @@ from rich.table import Table
 from grpo.config import load
 from grpo.data.example import Example, Passage, Style, load_examples
 from grpo.data.sentences import sentences, statements
-from grpo.data.text import REFUSAL, contains, drop_footnotes, strip_citations
+from grpo.data.text import REFUSAL, REFUSALS, contains, drop_footnotes, strip_citations
 from grpo.errors import UserError
 from grpo.types import Completion, Group
 from rewards.answer import accepted_answers
 from rewards.config import PRESETS, RewardConfig, RewardRecipe
 from rewards.judges.base import Judge
 from rewards.reference_answers import reference_answer
-from rewards.refusal import REFUSALS
 from rewards.scorer import RewardScorer
 
 MOST_QUESTIONS = 300  # of a file, the first ones; an audit asks the judge about some thirty pairs for each

@@ -6,8 +6,8 @@ from typing import ClassVar, Self
 from pydantic import BaseModel, Field, FiniteFloat, model_validator
 
 from grpo.config import Section
+from grpo.data.text import REFUSALS
 from grpo.errors import UserError
-from rewards.refusal import REFUSALS
 
 ALWAYS = ("tag_count", "format", "exact_match", "citation")  # parts of every recipe: Ground-GRPO stage 1
 SWITCHED = ("refusal", "consistency")  # parts that the field of the same name adds

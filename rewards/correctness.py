@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from rapidfuzz import fuzz
 
 from grpo.data.example import Example
-from grpo.data.text import STOP_WORDS, contains, strip_citations, word_count, words
-from rewards.answer import ParsedAnswer, Statement
+from grpo.data.text import contains, strip_citations, word_count, words
+from rewards.answer import ParsedAnswer, Statement, carriers
 from rewards.judges.base import ENTAILMENT_THRESHOLD, Pair, Verdicts
 
 AnswerIndices = frozenset[int]  # indices of the gold answers that a statement states
@@ -88,25 +88,6 @@ def answers_stated(
         carried = {index: carriers(row, answers[index], repeats=repeats) for index in entailed[_whole(row)]}
         stated.append([frozenset(index for index, by in carried.items() if n in by) for n in range(len(row))])
     return stated
-
-
-def carriers(row: Sequence[Statement], spellings: Sequence[str], *, repeats: bool = False) -> set[int]:
-    """Indices of the statements that together hold the words of a claim: the one with most of them, then those that
-    add most; with `repeats` also the statements with the words of one of these.
-
-    >>> row = [Statement(text, ()) for text in ("It rained.", "Ice is frozen water.", "Ice floats.", "Ice is water.")]
-    >>> carriers(row, ["Ice, frozen water, floats."])
-    {1, 2}
-    """
-    left = set(words(" ".join(spellings)).split()) - STOP_WORDS
-    said = [set(words(statement.text).split()) for statement in row]
-    found: set[int] = set()
-    while said and (best := max(range(len(said)), key=lambda n: len(left & said[n]))) not in found:
-        if found and not left & said[best]:
-            break
-        found.add(best)
-        left -= said[best]
-    return {n for n in range(len(said)) if said[n] in [said[m] for m in found]} if repeats else found
 
 
 def statement_credits(row: Sequence[AnswerIndices], *, shared: bool = False, uncapped_sum: bool = False) -> list[float]:

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 from rapidfuzz import fuzz
 
-from grpo.data.text import CITATION, REFUSAL, STOP_WORDS, clean, normalize, words
+from grpo.data.text import CITATION, REFUSAL, REFUSALS, STOP_WORDS, clean, normalize, words
 
 FLAG = "I apologize, but I couldn't find an answer"  # the first part of `grpo.data.text.REFUSAL`, as in the Trust-Score
-REFUSALS = (REFUSAL,)
 REFUSAL_THRESHOLD = 0.85
 HEDGE_FACTOR = 0.5  # on a refusal's reward if the answer says something else as well; not in the paper
 

@@ -17,6 +17,7 @@ from itertools import chain
 from typing import Any
 
 from grpo.data.example import Example
+from grpo.data.text import REFUSALS
 from grpo.types import Group, Score
 from rewards.answer import TAGS, ParsedAnswer, Statement, parse_completion
 from rewards.citations import Citation, Credited, citation_pairs, citation_rewards, is_supported
@@ -38,7 +39,7 @@ from rewards.custom import CustomReward, Scored, Values, load_custom_rewards
 from rewards.factuality import caution, fact, outcome_pairs, outcomes
 from rewards.judges.base import Judge, Pair, Verdicts, ask
 from rewards.judges.load import load_judge
-from rewards.refusal import REFUSALS, is_pure_refusal, refusal_reward
+from rewards.refusal import is_pure_refusal, refusal_reward
 
 OVERLAPS = {"token_f1": token_f1, "fuzzy": fuzzy_containment}
 FACTUALITY = {"fact": fact, "caution": caution}

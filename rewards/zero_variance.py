@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from grpo.data.example import Example
-from grpo.data.text import contains
+from grpo.data.text import REFUSALS, contains
 from grpo.types import Group
 from rewards.answer import ParsedAnswer, final_answer, is_abstention, parse_completion
 from rewards.factuality import outcomes
 from rewards.judges.base import ENTAILMENT_THRESHOLD
 from rewards.judges.lexical import LexicalJudge
-from rewards.refusal import REFUSALS
 
 CAUSES = ("truncated", "malformed", "refused", "right", "wrong", "mixed")
 

@@ -14,6 +14,8 @@ import regex
 
 REFUSAL = "I apologize, but I couldn't find an answer to your question in the search results."
 """The refusal sentence of Trust-Align. Prompts ask for it, and rewards compare with it."""
+REFUSALS = (REFUSAL,)
+"""What counts as a refusal unless `model.refusals` says otherwise; the first is asked for."""
 
 STOP_WORDS = frozenset(
     ("and", "at", "by", "did", "for", "has", "have", "in", "is", "it", "its", "of", "on", "that", "to", "was", "were")

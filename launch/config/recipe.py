@@ -15,11 +15,12 @@ from curriculum.samplers import CurriculumConfig
 from curriculum.stage_end import StageEndConfig
 from grpo.config import Section, load
 from grpo.data.example import Style
+from grpo.data.text import REFUSALS
 from grpo.policy.optimizer import AdamWConfig
 from grpo.settings import CheckpointConfig, LossConfig, PolicyConfig, RolloutConfig
 from grpo.types import SamplingConfig
 from rewards.config import RENAMED, RewardConfig
-from rewards.refusal import REFUSALS, check_refusals
+from rewards.refusal import check_refusals
 
 MAX_NAME = 100  # bytes: a folder's name may have 255, and ours add to this
 

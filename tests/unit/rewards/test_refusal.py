@@ -4,10 +4,10 @@ import pytest
 from rapidfuzz import fuzz
 
 from grpo.data.example import Style
-from grpo.data.text import REFUSAL, normalize
+from grpo.data.text import REFUSAL, REFUSALS, normalize
 from rewards.answer import parse
 from rewards.config import RewardConfig
-from rewards.refusal import FLAG, REFUSALS, check_refusals, refusal_reward, refusal_score
+from rewards.refusal import FLAG, check_refusals, refusal_reward, refusal_score
 from rewards.scorer import RewardScorer
 from tests.helpers.scoring import DAEI, group, question, reasoned, score, total
 
