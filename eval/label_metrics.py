@@ -12,6 +12,7 @@ from grpo.data.text import REFUSALS, contains
 from grpo.rollout.base import RolloutEngine, sample_groups
 from grpo.types import Completion, PromptRenderer, Sampling
 from rewards.answer import ParsedAnswer, Statement, carriers, parse_completion
+from rewards.judges.base import ENTAILMENT_THRESHOLD
 from rewards.judges.lexical import LexicalJudge
 
 
@@ -96,7 +97,8 @@ def _stated(answer: ParsedAnswer, example: Example) -> list[tuple[Statement, set
     if example.style != "claims":
         return [(s, {a for a in answers if contains(s.text, answers[a])}) for s in answer.statements]
     pairs = {a: [(answer.answer_text, claim) for claim in answers[a]] for a in answers}
-    carried = {a: carriers(answer.statements, answers[a]) for a in answers if any(LexicalJudge().entails(pairs[a]))}
+    entailed = [a for a in answers if max(LexicalJudge().entails(pairs[a])) > ENTAILMENT_THRESHOLD]
+    carried = {a: carriers(answer.statements, answers[a]) for a in entailed}
     return [(s, {a for a in carried if n in carried[a]}) for n, s in enumerate(answer.statements)]
 
 

@@ -2,7 +2,8 @@
 
     +0.5  the cited passages together entail the statement
     -0.5  they do not, or a cited number has no passage
-     0    no citation ("otherwise"; the prose of the paper could be read as -0.5)
+     0    no citation ("otherwise"; the prose of the paper could be read as -0.5), or the judge cannot tell: a
+          probability of exactly 0.5
 
 Entailment by all cited passages together is the Trust-Score's citation recall; the paper leaves it open. In a list, the
 statement is the item alone. The Trust-Score prefixes the question, but no passage repeats its words, so that a lexical
@@ -67,7 +68,8 @@ def citation_rewards(
         if not sources:
             return 0.0
         if (sources, statement.text) not in supported:
-            return -penalty
+            pair = pairs.get((sources, statement.text))
+            return 0.0 if pair and verdicts[pair] == ENTAILMENT_THRESHOLD else -penalty
         return CITED_RIGHT * factor * (precision(sources, statement.text, supported) if anti_gaming else 1.0)
 
     return [
@@ -76,10 +78,10 @@ def citation_rewards(
     ]
 
 
-def is_supported(statement: Statement, pairs: Mapping[Citation, Pair], verdicts: Verdicts) -> bool | None:
-    """The verdict on the citations of a statement; None where they were not judged."""
+def support(statement: Statement, pairs: Mapping[Citation, Pair], verdicts: Verdicts) -> float | None:
+    """The judge's probability for the citations of a statement; None where they were not judged."""
     pair = pairs.get((_sources(statement), statement.text))
-    return None if pair is None else verdicts[pair] > ENTAILMENT_THRESHOLD
+    return None if pair is None else verdicts[pair]
 
 
 def precision(sources: Sources, text: str, supported: set[Citation]) -> float:

@@ -20,7 +20,7 @@ from grpo.data.example import Example
 from grpo.data.text import REFUSALS
 from grpo.types import Group, Score
 from rewards.answer import TAGS, ParsedAnswer, Statement, parse_completion
-from rewards.citations import Citation, Credited, citation_pairs, citation_rewards, is_supported
+from rewards.citations import Citation, Credited, citation_pairs, citation_rewards, support
 from rewards.config import RewardConfig
 from rewards.consistency import consistency_pair, consistency_rewards
 from rewards.correctness import (
@@ -243,7 +243,7 @@ def details(group: ParsedGroup, earned: Credits, verdicts: Verdicts) -> list[dic
         for row, statement, said, share in zip(
             statements, group.rewardable[n], earned.stated[n], earned.shares[n], strict=False
         ):
-            verdict = is_supported(statement, earned.citations, verdicts)
+            verdict = support(statement, earned.citations, verdicts)
             row |= {"answers": [gold[a][0] for a in sorted(said)], "share": share, "supported": verdict}
         rows.append({"refused": answer.refused, "flaws": list(answer.flaws), "statements": statements})
         rows[-1]["length_factor"] = earned.factors[n]

@@ -10,6 +10,7 @@ from grpo.data.text import STOP_WORDS, content_words, words
 from rewards.judges.base import Pair
 
 COVERAGE = 0.8  # share of the content words that must be in the premise; docs/data-and-rewards.md has the measurement
+UNCLEAR = 0.4  # from this share on, words alone cannot tell a paraphrase from something else
 
 NEGATIONS = frozenset(
     re.findall(
@@ -51,29 +52,30 @@ class TokenSubsetJudge:
 
 
 class LexicalJudge:
-    """Entailed iff the premise has 80 % of the content words of the hypothesis, and every number and name in it.
+    """1.0 if the premise has 80 % of the content words of the hypothesis, and every number and name in it; 0.5, which
+    is neither entailed nor a wrong citation, if it has every number and name and 40 % of the words; else 0.0.
 
     Inflections of English count as the same word. Names are capitalized words but the first. A negation must be in the
     premise too. Of scripts without blanks, pairs of neighboring signs are the words, and no sign may be missing. A
     hypothesis of function words must stand in the premise as it is. Word order has no effect.
 
     >>> passage = "Ann Lee kept three bees behind her old house in Rome."
-    >>> said = ["Three bees were kept behind the house.", "She kept 4 bees behind the old house.", "Bo Ray kept bees."]
+    >>> said = ["Three bees were kept behind the house.", "She kept 4 bees behind the old house.", "Bees lived there."]
     >>> LexicalJudge().entails([(passage, hypothesis) for hypothesis in said])
-    [1.0, 0.0, 0.0]
+    [1.0, 0.0, 0.5]
     """
 
     def entails(self, pairs: Sequence[Pair]) -> list[float]:
-        """1.0 or 0.0 for each pair."""
-        return [float(_supports(premise, hypothesis)) for premise, hypothesis in pairs]
+        """1.0, 0.5 or 0.0 for each pair."""
+        return [_support(premise, hypothesis) for premise, hypothesis in pairs]
 
 
-def _supports(premise: str, hypothesis: str) -> bool:
+def _support(premise: str, hypothesis: str) -> float:
     lines = premise.split("\n")
     content = _units(hypothesis)
     if not content:
         said = f" {words(hypothesis)} "
-        return any(said in f" {words(line)} " for line in lines)
+        return float(any(said in f" {words(line)} " for line in lines))
     missing, absent = set(_needed(hypothesis)), set(content)
     for line in lines:
         there = _word_set(line)
@@ -82,7 +84,10 @@ def _supports(premise: str, hypothesis: str) -> bool:
     negated = NEGATIONS.intersection(missing)
     if negated and any(NEGATIONS & _word_set(line) for line in lines):
         missing -= negated
-    return not missing and len(absent) <= (1 - COVERAGE) * len(content) + 1e-9
+    covered = 1 - len(absent) / len(content) + 1e-9
+    if missing or covered < UNCLEAR:
+        return 0.0
+    return 1.0 if covered >= COVERAGE else 0.5
 
 
 @lru_cache(maxsize=8192)

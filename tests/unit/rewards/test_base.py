@@ -51,7 +51,8 @@ MILL = Passage(
     [
         ("Two millers were building the mill in 1846.", 1.0),  # inflections are one word
         ("Two brave millers from Port Alder built the old mill in 1846.", 1.0),  # 7 of 8 content words
-        ("Two brave clever millers built a big mill.", 0.0),  # 4 of 7
+        ("Two brave clever millers built a big mill.", 0.5),  # 4 of 7: unclear
+        ("Brave clever millers painted big barns.", 0.0),  # 1 of 6
         ("In 1847 two millers from Port Alder built the old mill.", 0.0),  # every number
         ("In 1846 two millers from Port Varn built the old mill.", 0.0),  # every name
         ("Mara Fenwick and two millers from Port Alder built the old mill by the river.", 0.0),  # at its start too
@@ -72,7 +73,7 @@ def test_lexical(hypothesis: str, expected: float) -> None:
         ("北京是中国的首都。", "上海是中国的首都", 0.0),
         ("東京タワーは高い。", "大阪タワーは高い。", 0.0),
         ("서울은 한국의 수도이다.", "부산은 한국의 수도이다.", 0.0),
-        ("กรุงเทพเป็นเมืองหลวงของไทย", "เชียงใหม่เป็นเมืองหลวงของลาว", 0.0),
+        ("กรุงเทพเป็นเมืองหลวงของไทย", "เชียงใหม่เป็นเมืองหลวงของลาว", 0.5),
         ("กรุงเทพเป็นเมืองหลวงของไทย", "กรุงเทพเป็นเมืองหลวง", 1.0),
     ],
 )

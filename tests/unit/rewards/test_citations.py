@@ -43,6 +43,12 @@ def test_two_passages_that_both_support_a_statement_are_both_needed() -> None:
     assert score(reasoned(f"{DAEI} [1][2][3]."), twice).parts["citation"] == pytest.approx(0.5 * 2 / 3)
 
 
+def test_what_words_cannot_judge_costs_nothing() -> None:
+    paraphrase = question(answers=(("Ali Daei",),))
+    scored = [score(reasoned(f"It is known that Ali Daei has a record of goals [{n}]."), paraphrase) for n in (1, 2)]
+    assert [s.parts["citation"] for s in scored] == [0.0, -0.5]  # 3 of 5 content words; the name is missing
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.sets(st.integers(1, 6), min_size=1), st.integers(1, 3), st.booleans())
 def test_one_more_right_citation_never_lowers_the_reward(cited: set[int], more: int, anti_gaming: bool) -> None:

@@ -29,7 +29,7 @@ def test_every_completion_gets_a_line_that_says_why(tmp_path: Path) -> None:
     )
     assert (right["id"], right["total"], right["answerable"]) == ("q", 3.0, True)  # 2 form, 0.5 right, 0.5 cited
     assert right["statements"] == [
-        {"text": RIGHT.replace(" [1]", ""), "cites": [1], "answers": ["1846"], "share": 1.0, "supported": True}
+        {"text": RIGHT.replace(" [1]", ""), "cites": [1], "answers": ["1846"], "share": 1.0, "supported": 1.0}
     ]
     assert (wrong["total"], wrong["statements"][0]["answers"]) == (2.0, [])
     assert (empty["id"], empty["total"], empty["flaws"]) == ("r", 1.0, ["empty answer"])

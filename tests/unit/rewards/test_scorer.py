@@ -143,8 +143,8 @@ def test_the_details_say_why() -> None:
     why = score(reasoned(f"{DAEI} [1]. {BICAN} [3]. It won [2]."), question()).details
     assert (why["refused"], why["flaws"], why["length_factor"]) == (False, [], 1.0)
     assert why["statements"] == [
-        {"text": f"{DAEI}.", "cites": [1], "answers": ["Ali Daei"], "share": 1.0, "supported": True},
-        {"text": f"{BICAN}.", "cites": [3], "answers": ["Josef Bican"], "share": 1.0, "supported": False},
+        {"text": f"{DAEI}.", "cites": [1], "answers": ["Ali Daei"], "share": 1.0, "supported": 1.0},
+        {"text": f"{BICAN}.", "cites": [3], "answers": ["Josef Bican"], "share": 1.0, "supported": 0.0},
         {"text": "It won.", "cites": [2], "answers": [], "share": 0.0, "supported": None},
     ]
     assert score("<answer>", question()).details["flaws"][:1] == ["missing <think>"]
