@@ -12,7 +12,8 @@ from typing import Protocol
 from rapidfuzz.distance import Indel, Levenshtein
 
 from grpo.data.example import Example
-from grpo.data.text import REFUSALS, contains, normalize, strip_citations, words
+from grpo.data.sentences import statements
+from grpo.data.text import REFUSALS, contains, normalize, words
 from grpo.errors import UserError
 from rewards.answer import accepted_answers, parse
 
@@ -138,7 +139,8 @@ class DefaultProtocol:
         return parse(text, style="prose", reasoning=False, refusals=self._refusals).refused
 
     def strip_citations(self, text: str) -> str:
-        return strip_citations(text)
+        """The statements of a text, a line each: without citation marks and the numbers of a list."""
+        return "\n".join(said for said, _ in statements(text)[0])
 
     def contains_answer(self, text: str, aliases: Sequence[str]) -> bool:
         return contains(text, aliases)

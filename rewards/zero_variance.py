@@ -50,10 +50,11 @@ def is_right(example: Example, answer: ParsedAnswer) -> bool:
         return outcomes(example, [answer], verdicts={}) == ["right" if example.answerable else "abstained"]
     if answer.refused or not example.answerable:
         return answer.refused and not example.answerable
+    said = "\n".join(statement.text for statement in answer.statements)
     if example.style == "claims":
-        pairs = [(answer.answer_text, claim) for a in example.answerable_indices for claim in example.answers[a]]
+        pairs = [(said, claim) for a in example.answerable_indices for claim in example.answers[a]]
         return any(p > ENTAILMENT_THRESHOLD for p in LexicalJudge().entails(pairs))
-    return any(contains(answer.answer_text, example.answers[a]) for a in example.answerable_indices)
+    return any(contains(said, example.answers[a]) for a in example.answerable_indices)
 
 
 def _declines(example: Example, answer: ParsedAnswer) -> bool:
