@@ -39,7 +39,10 @@ def labelled_pairs(rows: Sequence[Record]) -> list[tuple[str, Pair]]:
     for n, row in enumerate(answered):
         for text, _ in statements(row["answer"])[0]:
             pairs.append(("own passage", (shown[n], text)))
-            pairs += [("passage of another", (shown[(n + k) % len(shown)], text)) for k in range(1, OTHERS + 1)]
+            pairs += [
+                ("passage of another", (shown[(n + k) % len(shown)], text))
+                for k in range(1, min(OTHERS + 1, len(shown)))
+            ]
             if re.search(r"\d", text):
                 pairs.append(("a number changed", (shown[n], _another_number(text, shown[n]))))
     return pairs
