@@ -5,10 +5,11 @@ A record of a file or hub data set becomes an example if it has the fields of Tr
 * `question`: a string;
 * `answers`: one list of accepted spellings per answer. A flat list of strings is one answer with its spellings in prose
   and closed style, and one answer per string in list and claims style;
-* `docs`: a list of `{"title", "text", "answers_found"}`, the last with one 0 or 1 per answer. A missing `answers_found`
-  is computed by normalized containment, except for claims, which are entailed and not spelled;
+* `docs`: a list of `{"title", "text", "answers_found"}`, the last with one 0 or 1 per answer, or of strings. A missing
+  `answers_found` is computed by containment, except for claims, which are entailed and not spelled;
 * optional: `id` (else made from question and answers), `source`, and `style` or Trust-Data's `data_type`.
 
+`answer`, a string, may stand for one answer, and one text for one document (a table has nothing else in its cells).
 A closed-book record has `style` "closed" and no docs; `answers` `[]` then means that nobody can answer the question.
 All other fields of a record are kept in `Example.extra`.
 """
@@ -87,7 +88,7 @@ class Example:
 
 
 class _Doc(Schema):
-    title: str
+    title: str = ""
     text: Text
     answers_found: list[Annotated[bool, Strict(False)]] | None = None
 
@@ -118,6 +119,7 @@ class _GroundedRecord(_ClosedRecord):
 
 
 KNOWN = {*_GroundedRecord.model_fields, "data_type"}
+Flags = tuple[bool, ...]
 
 
 def load_examples(source: str | Path, *, style: Style = "prose") -> list[Example]:
@@ -142,48 +144,84 @@ def read_example(location: str, record: Record, *, style: Style, source: str, bl
     """The example in one record; `style` and `source` are for a record that states none.
 
     Answers that all normalize to nothing cannot be learned and are refused, unless `blank_answers`: predictions that
-    are only scored may have them.
+    are only scored may have them. UserError for claims without `answers_found`.
     """
+    example, given = read_labels(location, record, style=style, source=source, blank_answers=blank_answers)
+    if example.style == "claims" and None in given:  # containment finds no claim: all would be taught as refusals
+        place = f"{location}: docs[{given.index(None)}]"
+        raise wrong_field(place, "answers_found", None, "1 per claim that the text entails, else 0")
+    found = (
+        tuple(contains(passage.text, aliases) for aliases in example.answers) if row is None else row
+        for passage, row in zip(example.passages, given, strict=True)
+    )
+    return replace(example, found=tuple(found))
+
+
+def read_labels(
+    location: str, record: Record, *, style: Style, source: str, blank_answers: bool = False
+) -> tuple[Example, tuple[Flags | None, ...]]:
+    """The example in one record, nothing found in it yet, and the `answers_found` of each passage, None if missing."""
     kind = record.get("data_type")
     if kind is not None:
         if str(kind).lower() not in DATA_TYPES:
             raise wrong_field(location, "data_type", kind, f"one of {', '.join(DATA_TYPES)}")
         style, source = DATA_TYPES[str(kind).lower()], str(kind).lower()
     schema = _ClosedRecord if (record.get("style") or style) == "closed" else _GroundedRecord
-    row = parse_record(location, record, schema, style=style, source=source)
+    row = parse_record(location, _usual_form(record), schema, style=style, source=source)
     docs = row.docs if isinstance(row, _GroundedRecord) else []
     if not row.answers and any(doc.answers_found != [] for doc in docs):
-        raise wrong_field(location, "answers", [], "an answer, or answers_found [] in all docs")
+        raise wrong_field(location, "answers", [], "an answer, or answers_found [] in all docs", record)
     if row.answers and not blank_answers and not any(normalize(alias) for aliases in row.answers for alias in aliases):
         raise UserError(f"{location}: answers are only punctuation and articles; expected another word or digit")
     answers = tuple(map(tuple, row.answers))
-    digest = hashlib.sha256(json.dumps([row.question, answers], ensure_ascii=False).encode()).hexdigest()
-    return Example(
-        id=f"{row.source}-{digest[:12]}" if row.id is None else str(row.id),
+    known = KNOWN if record.get("answers") else {*KNOWN, "answer"}
+    example = Example(
+        id=make_id(row.source, row.question, answers) if row.id is None else str(row.id),
         question=row.question,
         passages=tuple(Passage(title=doc.title, text=doc.text) for doc in docs),
         answers=answers,
-        found=tuple(_flags(f"{location}: docs[{n}]", doc, answers, row.style) for n, doc in enumerate(docs)),
+        found=((False,) * len(answers),) * len(docs),
         style=row.style,
         source=row.source,
-        extra={name: value for name, value in record.items() if name not in KNOWN and value is not None},
+        extra={name: value for name, value in record.items() if name not in known and value is not None},
     )
+    return example, tuple(_flags(f"{location}: docs[{n}]", doc, len(answers)) for n, doc in enumerate(docs))
 
 
-def _flags(location: str, doc: _Doc, answers: Sequence[tuple[str, ...]], style: Style) -> tuple[bool, ...]:
-    """Which answers a passage holds: as the record says, else by containment."""
-    if doc.answers_found is None:
-        if (
-            style == "claims"
-        ):  # containment finds no claim, so that every question would silently be taught as a refusal
-            raise wrong_field(location, "answers_found", None, "1 per claim that the text entails, else 0")
-        return tuple(contains(doc.text, aliases) for aliases in answers)
-    if len(doc.answers_found) != len(answers):
+def make_id(source: str, question: str, answers: Sequence[Sequence[str]]) -> str:
+    """An id of the content, "asqa-868f90cd8d24": the same in every file and order."""
+    digest = hashlib.sha256(json.dumps([question, answers], ensure_ascii=False).encode()).hexdigest()
+    return f"{source}-{digest[:12]}"
+
+
+def _usual_form(record: Record) -> Record:
+    """The record with `answer` as `answers`, and with docs that are texts as objects with a text."""
+    usual = dict(record)
+    if isinstance(answers := record.get("answers") or record.get("answer"), str):
+        usual["answers"] = [answers]
+    docs = record.get("docs")
+    if isinstance(docs, list | str):
+        rows = [docs] if isinstance(docs, str) else cast(list[object], docs)
+        usual["docs"] = [_usual_doc(doc) for doc in rows]
+    return usual
+
+
+def _usual_doc(doc: object) -> object:
+    if isinstance(doc, Mapping):
+        row = cast(Mapping[str, object], doc)
+        flags = row.get("answers_found")
+        row = {name: value for name, value in row.items() if name != "title" or value is not None}
+        return {**row, "answers_found": [flags]} if isinstance(flags, bool) else row
+    return {"text": doc} if isinstance(doc, str) else doc
+
+
+def _flags(location: str, doc: _Doc, answers: int) -> Flags | None:
+    if doc.answers_found is not None and len(doc.answers_found) != answers:
         raise UserError(
             f"{location}: answers_found has {len(doc.answers_found)} entries; "
-            f"expected {len(answers)} of 0 or 1, one per answer"
+            f"expected {answers} of 0 or 1, one per answer"
         )
-    return tuple(doc.answers_found)
+    return None if doc.answers_found is None else tuple(doc.answers_found)
 
 
 def to_record(example: Example) -> dict[str, object]:

@@ -9,6 +9,7 @@ import difflib
 import gzip
 import io
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,8 +26,13 @@ Text = Annotated[str, StringConstraints(pattern=r"\S")]
 
 HUB = "hub:"
 KINDS = (".json", ".jsonl", ".csv", ".tsv")
-SUFFIXES = (*KINDS, *(f"{kind}.gz" for kind in KINDS))
+SUFFIXES = (*KINDS, *(f"{kind}.gz" for kind in KINDS), ".parquet")
+SAVED = ("dataset_dict.json", "state.json")  # in a folder that `save_to_disk` has written
+QUESTION_FIELDS = ("question", "query", "user_input", "input", "problem", "Question")
+"""An object with a string in one of these is a record; without, an object around a list of records."""
+
 _ENDINGS = f"a {', '.join(SUFFIXES)} file"
+_GZIP = b"\x1f\x8b"
 
 csv.field_size_limit(2**24)  # characters; Python's limit of 131,072 is less than some passages
 
@@ -42,11 +48,13 @@ S = TypeVar("S", bound=Schema)
 
 
 def read_records(source: str | Path) -> Iterator[tuple[str, Record]]:
-    """(location, record) of a local file (`SUFFIXES`), or of `hub:NAME`, `hub:NAME:SPLIT` or `hub:NAME:CONFIG/SPLIT`.
+    """(location, record) of a local file or folder, or of `hub:NAME`, `hub:NAME:SPLIT` or `hub:NAME:CONFIG/SPLIT`.
 
-    A record of a table is {column: cell}. UserError for a source without any record.
+    Files are those of `SUFFIXES`, and JSON of any name. A folder is one that `save_to_disk` has written, or its files
+    are read in the order of their names. A record of a table is {column: cell}; NaN is read as null. UserError for a
+    source without any record.
     """
-    rows = _hub_rows(str(source)) if str(source).startswith(HUB) else _file_rows(Path(os.path.expanduser(source)))
+    rows = _hub_rows(str(source)) if str(source).startswith(HUB) else _local_rows(Path(os.path.expanduser(source)))
     empty = True
     for location, row in rows:
         if not isinstance(row, Mapping):
@@ -131,47 +139,133 @@ def check_new_file(path: Path, suffix: str = ".jsonl") -> None:
 def _hub_rows(source: str) -> Iterator[tuple[str, object]]:
     name, _, rest = source.removeprefix(HUB).partition(":")
     config, _, split = rest.rpartition("/")
-    try:
-        import datasets
-        from datasets.exceptions import DatasetsError
-    except ImportError as error:
-        raise UserError(f"{source}: needs the datasets package; install it, or give a local file") from error
+    datasets = _import_datasets(source)
     try:
         rows = datasets.load_dataset(name, config or None, split=split or "train")
-    except (OSError, ValueError, DatasetsError) as error:
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{source}: {reason}; expected hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIG/SPLIT") from error
+        raise UserError(f"{source}: {reason}; expected {_hub_names(name) or 'hub:NAME:CONFIG/SPLIT'}") from error
     for number, row in enumerate(cast(Iterable[object], rows), 1):
         yield f"{source}, record {number}", row
 
 
+def _import_datasets(source: str | Path) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(f"{source}: needs the datasets package; install it, or give a local file") from error
+    return datasets
+
+
+def _hub_names(name: str) -> str:
+    """All configurations and splits of a hub data set, as sources; empty where the hub does not say."""
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    try:
+        configs = datasets.get_dataset_config_names(name)
+        splits = [(config, split) for config in configs for split in datasets.get_dataset_split_names(name, config)]
+    except (OSError, ValueError, DatasetsError):
+        return ""
+    return "one of " + ", ".join(f"{HUB}{name}:{config}/{split}" for config, split in splits)
+
+
+def _local_rows(path: Path) -> Iterator[tuple[str, object]]:
+    if not os.path.isdir(path):
+        yield from _file_rows(path)
+    elif any((path / name).is_file() for name in SAVED):
+        yield from _saved_rows(path)
+    else:
+        files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES) and file.is_file())
+        if not files:
+            raise UserError(
+                f"{path}: a folder without data files; expected {_ENDINGS} in it, or {HUB}{path} for a folder that is "
+                "laid out as on the hub"
+            )
+        for file in files:
+            yield from _file_rows(file)
+
+
+def _saved_rows(path: Path) -> Iterator[tuple[str, object]]:
+    """The records of `Dataset.save_to_disk`, or of a `DatasetDict`'s one split, or of its split "train"."""
+    datasets = _import_datasets(path)
+    try:
+        saved: Any = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read ({reason}); expected a folder of save_to_disk") from error
+    if isinstance(saved, dict):
+        splits = cast(dict[str, Any], saved)
+        split = "train" if "train" in splits else next(iter(splits)) if len(splits) == 1 else None
+        if split is None:
+            raise UserError(f"{path}: several splits; expected one of {', '.join(str(path / s) for s in splits)}")
+        saved, path = splits[split], path / split
+    for number, row in enumerate(cast(Iterable[object], saved), 1):
+        yield f"{path}, record {number}", row
+
+
 def _file_rows(path: Path) -> Iterator[tuple[str, object]]:
+    if path.suffix == ".parquet":
+        yield from _parquet_rows(path)
+        return
     text = _read_text(path)
-    kind = next(suffix for suffix in reversed(path.suffixes) if suffix in KINDS)
+    kind = next((suffix for suffix in reversed(path.suffixes) if suffix in KINDS), None)
     if kind in (".csv", ".tsv"):
         yield from _table_rows(path, text, "," if kind == ".csv" else "\t")
-    elif kind == ".json":
-        for number, row in enumerate(_json_list(path, text), 1):
-            yield f"{path}, record {number}", row
-    else:
+    elif kind == ".jsonl" or _is_json_lines(text):
         # not splitlines(): JSON strings may hold U+2028 and other line ends of Unicode unescaped
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 yield f"{path}:{number}", _parse_json(path, line, "one JSON object on each line", number)
+    else:
+        for number, row in enumerate(_json_list(path, text), 1):
+            yield f"{path}, record {number}", row
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, object]]:
+    try:
+        from pyarrow import parquet  # comes with datasets
+    except ImportError as error:
+        raise UserError(f"{path}: needs the datasets package; install it, or give a .jsonl file") from error
+    try:
+        rows = cast(list[object], parquet.read_table(path).to_pylist())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {_neighbors(path)}") from None
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read ({reason}); expected a .parquet file") from error
+    for number, row in enumerate(rows, 1):
+        yield f"{path}, record {number}", row
+
+
+def _is_json_lines(text: str) -> bool:
+    """Whether the first line alone is an object, and another line follows it."""
+    first, _, rest = text.lstrip().partition("\n")
+    if not first.startswith("{") or not rest.strip():
+        return False
+    try:
+        return isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _read_text(path: Path) -> str:
-    if os.path.isdir(path) or not path.name.endswith(SUFFIXES):
-        raise UserError(f"{path}: {'a folder' if os.path.isdir(path) else 'unknown ending'}; expected {_ENDINGS}")
+    raw = b""
     try:
         raw = path.read_bytes()
-        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
+        raw = gzip.decompress(raw) if path.suffix == ".gz" or raw.startswith(_GZIP) else raw
+        text = raw.decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {_neighbors(path)}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8; expected UTF-8 text") from error
+        line = raw.count(b"\n", 0, error.start) + 1
+        found = "UTF-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "not UTF-8"
+        raise UserError(f"{path}:{line}: byte {error.start} is {found}; expected UTF-8 text") from error
     except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: a null byte in the name
-        raise UserError(f"{path}: cannot be read ({error}); expected a {path.suffix} file") from error
+        raise UserError(f"{path}: cannot be read ({error}); expected {_ENDINGS}") from error
+    if not path.name.endswith(SUFFIXES) and not text.lstrip().startswith(("{", "[")):
+        raise UserError(f"{path}: unknown ending, and no JSON; expected {_ENDINGS}")
+    return text
 
 
 def _neighbors(path: Path) -> str:
@@ -187,11 +281,16 @@ def _neighbors(path: Path) -> str:
 def _json_list(path: Path, text: str) -> list[object]:
     valid = "a JSON list of records"
     rows = _parse_json(path, text, valid) if text.strip() else []
-    if isinstance(rows, dict):  # an object about the data set with the records in one of its fields
-        lists = [value for value in cast(dict[str, object], rows).values() if _holds_records(value)]
-        rows = lists[0] if len(lists) == 1 else rows
+    if isinstance(rows, dict):
+        top = cast(dict[str, object], rows)
+        lists = [value for name, value in top.items() if name != "messages" and _holds_records(value)]
+        if any(isinstance(top.get(name), str) for name in QUESTION_FIELDS) or {"messages", "inputs"} & top.keys():
+            rows = [top]  # a single record
+        elif len(lists) == 1:  # an object about the data set with the records in one of its fields
+            rows = lists[0]
     if not isinstance(rows, list):
-        raise UserError(f"{path}: {type(rows).__name__} at the top; expected {valid}, or an object that holds one")
+        has = f" with {', '.join(cast(dict[str, object], rows)) or 'no fields'}" if isinstance(rows, dict) else ""
+        raise UserError(f"{path}: {type(rows).__name__}{has} at the top; expected {valid}, or an object that holds one")
     return cast(list[object], rows)
 
 
@@ -202,7 +301,7 @@ def _holds_records(value: object) -> bool:
 def _parse_json(path: Path, text: str, valid: str, line: int | None = None) -> Any:
     """UserError also for thousands of nested brackets, and for half of a surrogate pair, which no file can hold."""
     try:
-        value: object = json.loads(text)
+        value: object = json.loads(text, parse_constant=_constant)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
         return value
@@ -211,6 +310,11 @@ def _parse_json(path: Path, text: str, valid: str, line: int | None = None) -> A
         if isinstance(error, json.JSONDecodeError):
             where, reason = line or error.lineno, f"{error.msg}, column {error.colno}"
         raise UserError(f"{path}:{where}: malformed JSON ({reason}); expected {valid}") from error
+
+
+def _constant(name: str) -> float | None:
+    """NaN is pandas' way to write a missing value."""
+    return None if name == "NaN" else math.inf if name == "Infinity" else -math.inf
 
 
 def _table_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, object]]:
