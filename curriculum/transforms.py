@@ -5,25 +5,26 @@ that order. A passage keeps its row of `found`; for a new passage the answers ar
 """
 
 import random
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from curriculum.retrieval import rank
 from grpo.data.example import Example, Passage, Style, with_unique_id
-from grpo.data.text import STOP_WORDS, contains, content_words, normalize
+from grpo.data.text import contains
 from grpo.errors import UserError
+from rewards.judges.lexical import LexicalJudge
 
 
 def answers_in(style: Style, answers: Sequence[tuple[str, ...]], passage: Passage) -> tuple[bool, ...]:
-    """Which answers the title or text of a passage holds: by normalized containment, claims by lexical entailment.
+    """Which answers the title or text of a passage holds: as whole words, claims by the lexical judge.
 
     This is stricter than `Example.found`, which ignores titles.
     """
     shown = f"{passage.title}\n{passage.text}"
     if style == "claims":
-        words = content_words(shown)
-        return tuple(content_words(spellings[0]) - STOP_WORDS <= words for spellings in answers)
-    body = normalize(shown)
-    return tuple(any((key := normalize(spelling)) and key in body for spelling in spellings) for spellings in answers)
+        return tuple(chance > 0.5 for chance in LexicalJudge().entails([(shown, claim) for claim, *_ in answers]))
+    return tuple(contains(shown, spellings) for spellings in answers)
 
 
 def apply_transforms(
@@ -92,6 +93,20 @@ def add_distractors(example: Example, passages: Sequence[Passage], count: int, r
     return replace(example, passages=tuple(p for p, _ in pairs), found=tuple(row for _, row in pairs))
 
 
+def fit_passages(example: Example, fits: Callable[[Example], bool]) -> Example | None:
+    """The example with as many of its passages as fit, in their order; None if it could not be answered as before.
+
+    Passages with an answer stay longest, then those that BM25 ranks highest for the question.
+    """
+    if fits(example):
+        return example
+    useful = [any(row) for row in example.found]
+    order = rank(example.question, example.passages, useful, random.Random(example.id)) if example.passages else []
+    most = bisect_left(range(1, len(order)), True, key=lambda count: not fits(_pick(example, sorted(order[:count]))))
+    cut = _pick(example, sorted(order[:most]))
+    return cut if most and cut.answerable == example.answerable else None
+
+
 def truncate_passage(
     passage: Passage, answers: tuple[str, ...], max_words: int | None, rng: random.Random
 ) -> Passage | None:
@@ -112,19 +127,10 @@ def truncate_passage(
 
 def _answer_span(words: Sequence[str], answers: tuple[str, ...]) -> tuple[int, int]:
     """The smallest range of words around the first position of an answer, which must be somewhere in `words`."""
-
-    def whole(part: Sequence[str]) -> bool:
-        body = f" {normalize(' '.join(part))} "
-        return any(f" {normalize(answer)} " in body for answer in answers)
-
-    def anywhere(part: Sequence[str]) -> bool:
-        return contains(" ".join(part), answers)
-
-    # "one" should be found in "one goal" before "someone"; an answer inside a word is the last resort
-    holds = whole if whole(words) else anywhere
-    end = next(end for end in range(1, len(words) + 1) if holds(words[:end]))
-    start = next(start for start in range(end - 1, -1, -1) if holds(words[start:end]))
-    return start, end
+    size = len(words)
+    end = bisect_left(range(size), True, key=lambda last: contains(" ".join(words[: last + 1]), answers)) + 1
+    back = bisect_left(range(1, end), True, key=lambda count: contains(" ".join(words[end - count : end]), answers)) + 1
+    return end - back, end
 
 
 def _pick(example: Example, order: Sequence[int]) -> Example:

@@ -42,7 +42,7 @@ def load(spec: DataSpec) -> list[Example]:
         seed=spec.seed,
         unanswerable=0.5,
         unrelated=spec.unrelated,
-        passages=spec.passages,
+        passages=spec.passages or 3,
         styles=spec.styles,
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from curriculum.datasets import DataSpec
 from curriculum.datasets.closed_book import drop_repeated
@@ -50,13 +51,17 @@ def load_questions(
     shown += [f"{len(questions.held_out)} held out ({_unanswerable(questions.held_out)} unanswerable)"]
     named = data.source if isinstance(data.source, str) else f"{len(data.source)} sources"
     console.line(f"data         {named}: {', '.join(shown)}")
+    _check_count(named, len(questions.train), data, console)
     return questions
 
 
-def load_sources(data: DataConfig, sft: SFTConfig, console: Console) -> list[Example]:
+def load_sources(
+    data: DataConfig, sft: SFTConfig, console: Console, *, choose: Literal["found", "first"] = "found"
+) -> list[Example]:
     """Return every example of data.source, before any split, with the transforms of the section.
 
-    The invented world is made as large as training and supervised steps need it.
+    The invented world is made as large as training and supervised steps need it. Of a record with more than
+    data.passages, training sees those that hold an answer, and evaluation the first ones: `choose`.
     """
     sources = [data.source] if isinstance(data.source, str) else data.source
     transforms = {name: getattr(data, name) for name in TRANSFORMS}
@@ -65,7 +70,7 @@ def load_sources(data: DataConfig, sft: SFTConfig, console: Console) -> list[Exa
     examples: list[Example] = []
     for source in sources:
         console.status(f"{source}: loading")
-        loaded, dropped = load_source(source, _data_spec(data, sft))
+        loaded, dropped = load_source(source, _data_spec(data, sft, choose))
         examples += loaded
         if dropped:
             console.line(f"             {dropped}")
@@ -74,6 +79,19 @@ def load_sources(data: DataConfig, sft: SFTConfig, console: Console) -> list[Exa
         if repeated:
             console.line(f"             {repeated} questions are in several sources; the first one counts")
     return apply_transforms(examples, **transforms, seed=data.seed) if any(transforms.values()) else examples
+
+
+def _check_count(named: str, count: int, data: DataConfig, console: Console) -> None:
+    """Say that there are fewer questions than asked for. UserError where there is not even a tenth of them."""
+    if count >= data.max_train:
+        return
+    text = f"{named}: {count} of the {data.max_train} questions that data.max_train asks for"
+    if 10 * count < data.max_train:
+        raise UserError(
+            f"{text}, after the split (data.held_out = {data.held_out}) and the mix (data.unanswerable = "
+            f"{data.unanswerable}); valid: --data.max_train={max(count, 1)}, or more data"
+        )
+    console.line(f"             {text} are there, and the stage uses these")
 
 
 def _warm_up_questions(sft: SFTConfig, train: Sequence[Example], console: Console) -> list[Example]:
@@ -98,15 +116,22 @@ def _unanswerable(examples: Sequence[Example]) -> int:
     return sum(not example.answerable for example in examples)
 
 
-def _data_spec(data: DataConfig, sft: SFTConfig) -> DataSpec:
+def _data_spec(data: DataConfig, sft: SFTConfig, choose: Literal["found", "first"]) -> DataSpec:
     """Return how examples are made where no file has them ready."""
     # Four times what is asked for, half of it unanswerable, so that any mix can be drawn on either side of the split.
     # The size of the evaluation does not count: the same questions then make the same warm-up everywhere.
     needed = max(data.max_train, sft.steps * sft.examples_per_step, 250)
     return DataSpec(
         seed=data.seed,
-        passages=data.passages,
+        passages=data.passages or None,
+        choose=choose,
         max_words=data.max_words or None,
+        style=data.style or None,
+        format=data.format,
+        fields=data.fields,
+        refusals=data.refusals,
+        judge=data.label_with,
+        gold=data.gold,
         world_size=4 * needed,
         unrelated=data.unrelated,
         styles=data.styles,

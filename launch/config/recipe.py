@@ -31,17 +31,36 @@ def _folder_name(value: str) -> str:
     return value
 
 
+TRUST_SCORE = tuple(f"trust_score/{name}_eval" for name in ("asqa", "qampari", "eli5", "expertqa"))
+"""The paper's four evaluation sets: a configuration and its splits on the hub."""
+
+TRUST_DATA = "hub:declare-lab/Trust-Data"
+
+
 def _sources(value: Any) -> Any:
-    """Return a source, or a tuple of sources, with ~ expanded."""
+    """Return a source, or a tuple of sources, with ~ expanded. "trust-score[:COPY]" stands for four of them."""
     names = [value] if isinstance(value, str) else value
+    if isinstance(value, str) and value.partition(":")[0] == "trust-score":
+        copy = value.partition(":")[2]
+        names = [f"{f'hub:{os.path.expanduser(copy)}' if copy else TRUST_DATA}:{split}" for split in TRUST_SCORE]
     if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str) and n.strip() for n in names):
         raise ValueError('valid: "world", a file, "hub:NAME[:SPLIT]", or a list of these: ["a.jsonl", "hub:x/y"]')
     return os.path.expanduser(names[0]) if len(names) == 1 else tuple(map(os.path.expanduser, names))
 
 
+def _fields(value: Any) -> Any:
+    """Return our names of fields with the file's, of {"question": "input"} or of "question=input answer=output"."""
+    pairs = [part.partition("=") for part in value.split()] if isinstance(value, str) else []
+    if isinstance(value, str) and not all(ours and theirs for ours, _, theirs in pairs):
+        raise ValueError('valid: "question=FIELD passages=FIELD answer=FIELD", or { question = "FIELD" }')
+    return {ours: theirs for ours, _, theirs in pairs} if isinstance(value, str) else value
+
+
 FolderName = Annotated[str, AfterValidator(_folder_name)]
 PathText = Annotated[str, AfterValidator(os.path.expanduser)]
 Sources = Annotated[str | tuple[str, ...], BeforeValidator(_sources)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+Fields = Annotated[dict[str, str], BeforeValidator(_fields)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -109,7 +128,22 @@ class DataConfig(Section):
 
     source: Sources = Field(
         default="world",
-        description="world, a .json, .jsonl, .csv or .tsv file (.gz too), hub:NAME[:SPLIT], or a list of these",
+        description="world, a file (.json, .jsonl, .csv, .tsv, .gz, .parquet) or folder, hub:NAME[:CONFIG/SPLIT], "
+        "or a list of these; trust-score: the paper's evaluation sets",
+    )
+    format: str = Field(default="", description="of the records (docs/data-and-rewards.md); default: by their fields")
+    style: Literal["", "prose", "list", "claims"] = Field(
+        default="", description="of the answers of records that state none; default: as the format or the answer is"
+    )
+    fields: Fields = Field(
+        default={}, description="our names of fields and the file's, such as question=user_input passages=docs.found"
+    )
+    refusals: Texts = Field(default=(), description="further wordings by which a log's answers refuse")
+    gold: Texts = Field(
+        default=(), description="sources with the accepted answers to questions of chats and prompts, which have none"
+    )
+    label_with: str = Field(
+        default="lexical", description="judge that finds sentences in passages, where records have no labels"
     )
     max_train: int = Field(default=300, ge=1, description="questions to train on, after the split")
     unanswerable: Share | Literal["any"] = Field(
@@ -127,7 +161,11 @@ class DataConfig(Section):
     distractors: int = Field(default=0, ge=0, description="further passages per question, from other questions")
     without_support: bool = Field(default=False, description="each question also without the passages that answer it")
     shuffle: bool = Field(default=False, description="show the passages in another order than the source's")
-    passages: int = Field(default=3, ge=1, description="passages per question where we choose them")
+    passages: int = Field(
+        default=0,
+        ge=0,
+        description="passages per question at most; 0: as many as a record has, and 3 where we choose them",
+    )
     max_words: int = Field(default=0, ge=0, description="words of a passage of question-answer files; 0: all")
     held_out: float = Field(
         default=0.2, ge=0, lt=1, description="share of all questions held out, by a hash of their ids"
@@ -135,6 +173,11 @@ class DataConfig(Section):
     seed: int = Field(
         default=0, description="of the world and of the choice of passages; another seed is another data set"
     )
+
+    @property
+    def is_trust_score(self) -> bool:
+        """Whether the source is the paper's four evaluation sets."""
+        return tuple(name.rpartition(":")[2] for name in self.source) == TRUST_SCORE
 
 
 class SFTConfig(Section):

@@ -18,9 +18,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curriculum.builder import build_from_qa
-from curriculum.datasets.qa_formats import read_passages, read_questions
-from curriculum.sources import detect_format
+from curriculum.builder import read_pool
+from curriculum.datasets import DataSpec
+from curriculum.sources import load_source, read_rows
 from eval.answer_extraction import DefaultProtocol, TrustEvalProtocol
 from eval.answer_scores import score_answers
 from eval.predictions import Prediction, read_predictions
@@ -37,6 +37,7 @@ from rewards.answer import parse
 from rewards.config import PRESETS
 from rewards.judges.lexical import LexicalJudge
 from rewards.scorer import RewardScorer
+from tests.helpers.built import build_file
 from tests.helpers.fuzz import Touched, anything, deep, many, no_hang, scalars, taken, values, words
 from tests.helpers.records import HOTPOT, LOG, MUSIQUE
 from tests.helpers.source_tree import MODELS, STAGES
@@ -57,7 +58,27 @@ GROUNDED = {
     "data_type": "asqa",
     "output": "Daei [1].",
 }
-SHAPES = (GROUNDED, NQ, HOTPOT, MUSIQUE, LOG)
+SQUAD = {
+    "title": "T",
+    "paragraphs": [{"context": "Ada led.", "qas": [{"question": "Who?", "answers": [{"text": "Ada"}]}]}],
+}
+MS_MARCO = {"query": "Who?", "answers": ["Ada"], "passages": {"passage_text": ["Ada led.", "x"], "is_selected": [1, 0]}}
+RUN = {
+    "inputs": {"question": "Who?"},
+    "outputs": {"answer": "It was Ada [1].", "documents": [{"page_content": "Ada."}]},
+}
+CHAT = {
+    "messages": [
+        {"role": "user", "content": "Question: Who led?\n\nDocument [1](Title: T): Ada led.\nAnswer:"},
+        {"role": "assistant", "content": "It was Ada who led [1]."},
+    ]
+}
+ASQA = {
+    "question": "Who?",
+    "qa_pairs": [{"short_answers": ["Ada"]}],
+    "docs": [{"title": "T", "text": "Ada.", "score": 1}],
+}
+SHAPES = (GROUNDED, NQ, HOTPOT, MUSIQUE, LOG, SQUAD, MS_MARCO, RUN, CHAT, ASQA)
 
 
 @pytest.fixture(scope="module")
@@ -171,11 +192,11 @@ def files(draw):
 READERS = (
     lambda path: train_heldout_split(load_examples(path, style="list")),
     lambda path: train_heldout_split(load_examples(path)),
-    lambda path: detect_format(str(path)),
-    lambda path: list(read_questions(path)),
-    lambda path: list(read_passages(path)),
-    lambda path: build_from_qa(path, passages=2, max_words=5),
-    lambda path: build_from_qa(path, passages=1, unanswerable=0.0, pool=path),
+    lambda path: load_source(str(path), DataSpec(passages=1, choose="first")),
+    lambda path: read_rows(path, DataSpec()),
+    read_pool,
+    lambda path: build_file(path, passages=2, max_words=5),
+    lambda path: build_file(path, passages=1, unanswerable=0.0, pool=path, relabel=True),
 )
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from curriculum.builder import BuildReport, build_from_qa
+from curriculum.builder import BuildReport
 from grpo.data.example import Example, train_heldout_split
 from grpo.data.text import contains
 from grpo.errors import UserError
+from tests.helpers.built import build_file
 
 PLACES = ["Orvale", "Quenby", "Tarnholt", "Ysmere", "Dunlow", "Fennick", "Glaston", "Harrowby", "Ivelton", "Jarrow"]
 TRADES = ["baker", "miller", "sailor", "weaver", "potter", "tanner", "glazier", "cooper"]
@@ -37,7 +38,7 @@ def write(path: Path, records: list[dict[str, object]]) -> Path:
 
 
 def build(tmp_path: Path, records: list[dict[str, object]], **options: object) -> tuple[list[Example], BuildReport]:
-    return build_from_qa(write(tmp_path / "qa.jsonl", records), **options)  # type: ignore[arg-type]
+    return build_file(write(tmp_path / "qa.jsonl", records), **options)
 
 
 def test_both_forms_of_every_question(tmp_path: Path) -> None:
@@ -166,14 +167,14 @@ def test_a_question_of_stop_words_still_gets_distractors(tmp_path: Path) -> None
 GOOD = record("who", ["Ada Quill"], "Ada Quill it was.")
 BAD: list[tuple[dict[str, object], str]] = [
     ({**GOOD, "question": None}, r"qa\.jsonl:1: question is missing; expected a string"),
-    ({**GOOD, "answers": "Ada"}, r"qa\.jsonl:1: answers is 'Ada'; expected a list of accepted spellings"),
-    ({**GOOD, "ctxs": None}, r"qa\.jsonl:1: no passages; expected ctxs"),
-    ({**GOOD, "ctxs": "x"}, r"qa\.jsonl:1: ctxs is 'x'; expected a list of objects with title, text and isgold"),
+    ({**GOOD, "answers": 3}, r"qa\.jsonl:1: answers is 3; expected a string, or a list of accepted spellings"),
+    ({**GOOD, "ctxs": None}, r"qa\.jsonl:1: unknown format \(the record has question, answers, ctxs\); nearest: ctxs,"),
+    ({**GOOD, "ctxs": "x"}, r"qa\.jsonl:1: ctxs is 'x'; expected a list of objects"),
     ({**GOOD, "ctxs": []}, r"qa\.jsonl:1: ctxs has 0 gold passages; expected exactly one"),
-    ({**GOOD, "ctxs": [{"title": "", "text": "x"}] * 2}, r"qa\.jsonl:1: ctxs has 0 gold passages"),
-    ({**GOOD, "ctxs": [{"title": "", "isgold": True}]}, r"qa\.jsonl:1: ctxs\[0\]\.text is missing; expected a list"),
+    ({**GOOD, "ctxs": [{"title": "", "text": "x", "isgold": True}] * 2}, r"qa\.jsonl:1: ctxs has 2 gold passages"),
+    ({**GOOD, "ctxs": [{"title": "", "isgold": True}]}, r"qa\.jsonl:1: ctxs\[0\]\.text is missing; expected a text"),
     (record("who", ["Nobody"], "Someone."), "no question can be used"),
-    (GOOD, r"passages = 3, but it has 1 usable ones; expected at most that"),
+    (GOOD, r"unanswerable = 0\.5, but too few passages hold no answer; expected 0, a larger file or a --pool"),
 ]
 
 
@@ -191,7 +192,7 @@ def test_bad_settings_are_named(tmp_path: Path) -> None:
 
 def test_refusals_cannot_be_made_where_every_passage_answers(tmp_path: Path) -> None:
     records = [record(f"who was it in {place}", ["Ada Quill"], f"Ada Quill, in {place}.") for place in PLACES]
-    with pytest.raises(UserError, match=r"unanswerable = 0\.5, but every passage holds an answer; expected 0"):
+    with pytest.raises(UserError, match=r"unanswerable = 0\.5, but too few passages hold no answer; expected 0"):
         build(tmp_path, records)
     report = build(tmp_path, records, unanswerable=0.0)[1]
     assert (report.answerable, report.without_refusal, report.distractors_with_answer) == (10, 10, 10)

@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from curriculum.datasets import closed_book, grounded
+from curriculum.datasets import DataSpec
 from curriculum.datasets.closed_book import describe_counts, drop_repeated, load_closed_book
 from curriculum.mixing import mix
-from curriculum.sources import detect_format
+from curriculum.sources import load_source
 from grpo.config import load
 from grpo.data.example import Example, load_examples, to_record
 from grpo.data.files import read_records, write_jsonl
@@ -77,7 +77,7 @@ def tsv(rows):
 )
 def test_each_source_is_read_by_its_fields(tmp_path, name, content, source, expected):
     path = write(tmp_path, name, content)
-    assert detect_format(path) is closed_book
+    assert load_source(str(path), DataSpec())[0][0].source == source
     examples, dropped = load_closed_book(path)
     assert [(e.question, e.answers[0] if e.answers else None) for e in examples] == expected
     assert {(e.style, e.source, e.passages) for e in examples} == {("closed", source, ())}
@@ -97,7 +97,6 @@ def test_the_hubs_fields_come_through_datasets(tmp_path, monkeypatch):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / name / "test.jsonl").write_text(lines, encoding="utf-8")
         source = f"hub:{tmp_path / name}:test"
-        assert detect_format(source) is closed_book
         found[name] = [(e.question, e.answers) for e in load_closed_book(source)[0]]
     assert found["trivia"] == [("Who won?", (("Ada Moss", "Moss, Ada"),))]
     assert found["self"][1:] == [("Why is there luck?", ()), ("Is time kind?", ())]
@@ -135,7 +134,7 @@ def test_a_wrong_table_is_named(tmp_path):
     with pytest.raises(UserError, match=r"b.csv:2: malformed table \(.*\); expected a header and records"):
         list(read_records(write(tmp_path, "b.csv", 'problem,answer\n"Q?"x,A\n')))
     two = {"a": [{"x": 1}], "b": [{"x": 1}]}
-    with pytest.raises(UserError, match=r"c.json: dict at the top; expected a JSON list of records, or an object"):
+    with pytest.raises(UserError, match=r"c.json: dict with a, b at the top; expected a JSON list of records"):
         list(read_records(write(tmp_path, "c.json", two)))
 
 
@@ -188,8 +187,8 @@ def test_sources_are_mixed_evenly_and_give_what_they_have(sources, capsys):
 def test_a_question_without_an_answer_survives_a_file(tmp_path, sources):
     examples = load_closed_book(sources[2])[0]
     write_jsonl(tmp_path / "kept.jsonl", map(to_record, examples))
-    assert detect_format(str(tmp_path / "kept.jsonl")) is grounded
     assert load_examples(tmp_path / "kept.jsonl") == examples
+    assert load_source(str(tmp_path / "kept.jsonl"), DataSpec())[0] == examples
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from curriculum.datasets.world import make_world
 from curriculum.mixing import mix
-from curriculum.transforms import add_distractors, apply_transforms, drop_support, shuffle_passages
+from curriculum.transforms import add_distractors, apply_transforms, drop_support, fit_passages, shuffle_passages
 from grpo.config import load
 from grpo.data.example import Example, Passage, load_examples, to_record
 from grpo.data.files import write_jsonl
@@ -143,3 +143,24 @@ def test_written_examples_are_read_back_as_they_were(tmp_path):
         with pytest.raises(UserError, match=message):
             write_jsonl(tmp_path / name, [])
     assert [path.name for path in tmp_path.iterdir()] == ["all.jsonl"]
+
+
+def test_a_record_that_is_too_long_loses_the_passages_that_help_least():
+    texts = ["Low Tide was sold.", "Ada Quill led Orvale.", "Snow fell on the hills.", "Orvale was led by nobody."]
+    example = Example(
+        id="q",
+        question="Who led Orvale?",
+        passages=tuple(Passage(title="", text=text) for text in texts),
+        answers=(("Ada Quill",),),
+        found=((False,), (True,), (False,), (False,)),
+        style="prose",
+        source="t",
+    )
+
+    def kept(most):
+        cut = fit_passages(example, lambda shown: len(shown.passages) <= most)
+        assert cut is None or true_to_text(cut)
+        return cut and [texts.index(passage.text) for passage in cut.passages]
+
+    assert [kept(most) for most in (4, 2, 1, 0)] == [[0, 1, 2, 3], [1, 3], [1], None]
+    assert fit_passages(example, lambda shown: "Ada Quill led Orvale." not in {p.text for p in shown.passages}) is None
