@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from curriculum.transforms import fit_passages
 from grpo.data.example import Example
 from grpo.data.prompts import load_system_prompt, make_prompt_renderer
+from grpo.distributed.communicator import Communicator
+from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from grpo.types import Completion, Group, PromptRenderer
 from launch.builders.data import Questions
-from launch.builders.models import load_tokenizer
+from launch.builders.models import load_tokenizer, locate
 from launch.config.recipe import ModelConfig
 from rewards.reference_answers import reference_completion
 
@@ -48,6 +51,43 @@ def make_prompt_codec(model: ModelConfig, folder: str, console: Console, *, max_
         refusal=model.refusals[0],
     )
     return PromptCodec(tokenizer=tokenizer, render=render, reasoning=model.reasoning, refusal=model.refusals[0])
+
+
+def fit_questions(
+    questions: Questions, model: ModelConfig, name: str, console: Console, comm: Communicator, *, max_tokens: int
+) -> Questions:
+    """Return the questions with prompts that fit: too long a record loses passages, or is left out and counted.
+
+    `name` is the folder or name of the model whose tokenizer counts. UserError where none is left to train on.
+    """
+    folder = comm.local_main_first(lambda: locate(name, console=console))
+    render = make_prompt_codec(model, folder, console, max_tokens=max_tokens).render
+    found: dict[str, set[str]] = {"left out": set(), "shortened": set()}
+    reasons: list[str] = []
+
+    def fits(example: Example) -> bool:
+        try:
+            render(example)
+        except UserError as error:
+            reasons.append(str(error))
+            return False
+        return True
+
+    def fitted(examples: Sequence[Example]) -> list[Example]:
+        made = [(example, fit_passages(example, fits)) for example in examples]
+        found["left out"].update(example.id for example, cut in made if cut is None)
+        found["shortened"].update(example.id for example, cut in made if cut is not None and cut is not example)
+        return [cut for _, cut in made if cut is not None]
+
+    kept = Questions(
+        train=fitted(questions.train), warm_up=fitted(questions.warm_up), held_out=fitted(questions.held_out)
+    )
+    if not kept.train and questions.train:
+        raise UserError(reasons[0])
+    if reasons:
+        counts = ", ".join(f"{len(ids)} {what}" for what, ids in found.items() if ids)
+        console.line(f"             too long: {counts} ({reasons[0]})")
+    return kept
 
 
 def check_lengths(codec: PromptCodec, questions: Questions, console: Console, *, limit: int) -> None:

@@ -16,6 +16,7 @@ from grpo.types import Curriculum, SamplingConfig
 from launch.builders.data import Questions, load_questions
 from launch.builders.models import locate, starting_model
 from launch.builders.policy import check_ranks, choose_dtype, choose_logprob_gap
+from launch.builders.prompts import fit_questions
 from launch.builders.rewards import make_judge, make_scorer
 from launch.config.model_size import UnknownModelSize
 from launch.config.recipe import Recipe
@@ -35,6 +36,8 @@ def train_grpo(recipe: Recipe, console: Console, comm: Communicator) -> None:
         check_ranks(recipe.policy, recipe.sampling, recipe.loss, comm.world)
         start_from = starting_model(recipe.model, recipe.run.folder)
         questions = load_questions(recipe.data, recipe.sft, recipe.held_out, console, warm_up=start_from is None)
+        name, limit = start_from or recipe.model.name, recipe.sampling.max_tokens
+        questions = fit_questions(questions, recipe.model, name, console, comm, max_tokens=limit)
         steps = recipe.steps(len(questions.train))
         comm.on_rank0(lambda: _print_plans(run, questions=len(questions.train), steps=steps))
         _warn_of_sampling(recipe.sampling, console)

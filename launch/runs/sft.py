@@ -18,6 +18,7 @@ from grpo.telemetry.console import Console
 from launch.builders.data import Questions, load_questions
 from launch.builders.models import fingerprint, locate, starting_model
 from launch.builders.policy import resolve_backend
+from launch.builders.prompts import fit_questions
 from launch.builders.rewards import make_judge
 from launch.config.recipe import ModelConfig, Recipe, SFTConfig
 from launch.runs.monitor import HeldOutEvaluator, TrainingMonitor, check_best_by
@@ -35,6 +36,9 @@ def train_sft(recipe: Recipe, console: Console, comm: Communicator) -> None:
         )
     start = starting_model(recipe.model, recipe.run.folder)
     questions = load_questions(recipe.data, recipe.sft, recipe.held_out, console, warm_up=start is None)
+    questions = fit_questions(
+        questions, recipe.model, start or recipe.model.name, console, comm, max_tokens=recipe.sampling.max_tokens
+    )
     if not recipe.run.name:
         ensure_warm_up(recipe, console, comm, questions)
         return
