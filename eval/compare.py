@@ -176,14 +176,30 @@ def main(argv: Sequence[str]) -> int:
         terminal = Terminal(width=None if sys.stdout.isatty() else 140)
         if len(left) > 1 or len(right) > 1:
             (run,), rows = (right, left) if len(left) > 1 else (left, right)
-            terminal.print(terminal_table("percent; difference in TRUST", paper_rows(run, rows)))
-            terminal.print("\n".join(_differences(run, rows[0], "the run", "the paper")), highlight=False, markup=False)
+            _print_rows(run, rows, terminal)
             return 0
         _print_pair(left[0], right[0], terminal)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def print_beside_paper(scores: Path, model: str, data_set: str, terminal: Terminal) -> None:
+    """Print a run's scores of a data set above the paper's rows of that model, and in what they are not comparable."""
+    try:
+        rows = find(f"{PREFIX}{model}/{data_set}")
+    except UserError as error:
+        terminal.print(f"no rows of the paper: {error}", highlight=False, markup=False)
+        return
+    _print_rows(read_scores(scores), rows, terminal)
+
+
+def _print_rows(run: Scored, rows: Sequence[Scored], terminal: Terminal) -> None:
+    terminal.print(terminal_table("percent; difference in TRUST", paper_rows(run, rows)))
+    differences = _differences(run, rows[0], "the run", "the paper")
+    lines = ["not comparable with the paper's rows:", *differences] if differences else []
+    terminal.print("\n".join(lines), highlight=False, markup=False)
 
 
 def _print_pair(a: Scored, b: Scored, terminal: Terminal) -> None:

@@ -25,6 +25,13 @@ READS = (
 """Sections and keys that may be overridden. A recipe may have others, which are for training."""
 
 
+PAPER = (
+    *("--data.passages=5", "--data.max_words=0", "--eval.split=all", "--eval.shots=0"),
+    *("--data.distractors=0", "--data.without_support=false", "--data.shuffle=false"),
+)
+"""Overrides of `--data.source=trust-score`: all questions, each over the first 5 of its 100 documents, as they are."""
+
+
 def main(argv: Sequence[str]) -> int:
     if {"-h", "--help"} & set(argv):
         print(__doc__)
@@ -65,7 +72,8 @@ def evaluation_recipe(argv: Sequence[str]) -> Recipe:
             model = start if start == init_from else run
             files += [str(run / "recipe.toml"), f"--model.init_from={model}", "--run.name="]
             break
-    recipe = load_recipe([*files, *overrides], check=Recipe.check_evaluation)
+    as_in_the_paper = PAPER if given.data.is_trust_score else ()
+    recipe = load_recipe([*files, *as_in_the_paper, *overrides], check=Recipe.check_evaluation)
     if "source" not in recipe.data.model_fields_set:
         raise UserError(
             "no questions to ask; valid: --data.source=FILE (.json, .jsonl, .csv, .tsv), hub:NAME[:SPLIT] or world "

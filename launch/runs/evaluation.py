@@ -13,10 +13,12 @@ from typing import Any
 
 from rich.console import Console as Terminal
 
-from eval.predictions import Prediction, write_predictions, write_questions
+from eval.compare import print_beside_paper
+from eval.predictions import QUESTIONS, Prediction, read_questions, write_predictions, write_questions
 from eval.score import score_predictions, table, write_scores
-from grpo.data.example import Example, Style, train_heldout_split
+from grpo.data.example import DATA_TYPES, Example, Style, train_heldout_split
 from grpo.data.prompts import load_system_prompt, make_prompt_renderer
+from grpo.data.text import normalize
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from grpo.telemetry.run_logger import require_new_folder
@@ -45,8 +47,8 @@ def run_evaluation(recipe: Recipe, console: Console) -> Path:
     _refuse_training_questions(recipe.data, recipe.eval, start)
     model = _with_trained_prompt(recipe.model, start)
     recipe = recipe.replace(model=model)
-    data = load_sources(recipe.data, recipe.sft, console)
-    asked = choose_questions(recipe.eval, recipe.data, data)
+    data = load_sources(recipe.data, recipe.sft, console, choose="first")
+    asked = _without_trained(choose_questions(recipe.eval, recipe.data, data), start, console)
     refusals = sum(not example.answerable for example in asked)
     console.line(f"data         {recipe.data.source}: {len(asked)} questions ({refusals} unanswerable)")
     folder = _folder(recipe.run, model.label, asked)
@@ -100,6 +102,20 @@ def choose_questions(wanted: EvalConfig, data: DataConfig, examples: Sequence[Ex
     return asked
 
 
+def _without_trained(asked: Sequence[Example], start: str | None, console: Console) -> list[Example]:
+    """The questions that the run of the model was not trained on, by its questions.jsonl."""
+    run = Path(start).parent if start else None
+    if run is None or not (run / QUESTIONS).is_file():
+        return list(asked)
+    seen = {normalize(example.question) for example in read_questions(run, split="train").values()}
+    kept = [example for example in asked if normalize(example.question) not in seen]
+    if not kept:
+        raise UserError(f"{run / QUESTIONS}: every question was trained on; expected --data.source of other questions")
+    if len(kept) < len(asked):
+        console.line(f"             {len(asked) - len(kept)} questions were trained on ({run / QUESTIONS}): not asked")
+    return kept
+
+
 def _unasked(
     wanted: EvalConfig, data: DataConfig, examples: Sequence[Example], sft: SFTConfig, console: Console
 ) -> list[Example]:
@@ -122,10 +138,15 @@ def _folder(run: RunConfig, label: str, asked: Sequence[Example]) -> Path:
     return folder
 
 
-def _places(folder: Path, asked: Sequence[Example]) -> dict[Style, Path]:
-    """The folder of the scores of each style."""
-    styles: list[Style] = sorted({example.style for example in asked})
-    return {style: folder if len(styles) == 1 else folder / style for style in styles}
+def _part(example: Example) -> str:
+    """What a question is scored with: its data set, if it is one of the paper, else all questions of its style."""
+    return example.source if example.source in DATA_TYPES else example.style
+
+
+def _places(folder: Path, asked: Sequence[Example]) -> dict[str, Path]:
+    """The folder of the scores of each part."""
+    parts = sorted({_part(example) for example in asked})
+    return {part: folder if len(parts) == 1 else folder / part for part in parts}
 
 
 def _score(
@@ -133,14 +154,14 @@ def _score(
 ) -> None:
     """Write predictions.jsonl and the scores, and print them.
 
-    Several styles are scored one by one, each in a folder of its own, since each has rules of its own for statements
-    and right answers.
+    Several data sets and styles are scored one by one, each in a folder of its own, since each style has rules of its
+    own for statements and right answers. Beside the scores of a data set of the paper are its rows of the model.
     """
     _write(folder / PREDICTIONS, predictions)
     judge = make_judge(wanted.judge, console=console)
-    for style, place in _places(folder, [prediction.example for prediction in predictions]).items():
-        console.status(f"scoring the {style} answers")
-        some = [prediction for prediction in predictions if prediction.example.style == style]
+    for part, place in _places(folder, [prediction.example for prediction in predictions]).items():
+        console.status(f"scoring the {part} answers")
+        some = [prediction for prediction in predictions if _part(prediction.example) == part]
         if place != folder:
             place.mkdir(exist_ok=True)
             _write(place / PREDICTIONS, some)
@@ -153,7 +174,10 @@ def _score(
             refusals=model.refusals,
         )
         write_scores(place / SCORES, report)
-        Terminal().print(table(report, title=str(place)))
+        terminal = Terminal()
+        terminal.print(table(report, title=str(place)))
+        if part in DATA_TYPES:
+            print_beside_paper(place, model.label.removeprefix("r1-"), part, terminal)
 
 
 def _write(path: Path, predictions: Sequence[Prediction]) -> None:

@@ -5,15 +5,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from curriculum.datasets.world import make_world
 from eval.compare import main as compare
-from eval.predictions import read_predictions, read_questions
+from eval.predictions import read_predictions, read_questions, write_questions
 from grpo.config import dump, load
-from grpo.data.example import to_record
+from grpo.data.example import load_examples, to_record
 from grpo.data.files import write_jsonl
 from grpo.data.text import REFUSAL
 from grpo.errors import UserError
@@ -300,3 +301,48 @@ def test_recipes_know_a_trained_model_from_one_as_it_comes():
     assert (recipe().shots, recipe("--model.init_from=stage1").shots, recipe("--eval.shots=0").shots) == (2, 0, 0)
     assert (recipe().eval_max_tokens, recipe("--model.reasoning=true").eval_max_tokens) == (300, 1024)
     assert recipe("--eval.max_tokens=7").eval_max_tokens == 7
+
+
+def test_the_papers_evaluation_sets(home, first, tmp_path, monkeypatch, capsys):
+    """A copy of the four sets: the first 5 of 100 documents, scores for each set, and the paper's rows beside them."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    copy = tmp_path / "copy"
+    (copy / "trust_score").mkdir(parents=True)
+    named = {"asqa": "qa_pairs", "qampari": "answers", "eli5": "claims", "expertqa": "claims"}
+    golds = {"qa_pairs": [{"short_answers": ["Varn"]}], "answers": [["Varn"]], "claims": ["Tower 2 is in Varn."]}
+    rows = []
+    for name, field in named.items():
+        for place in (2, 60):
+            docs = [
+                {"title": "", "text": f"Tower {n} is in Varn.", "answers_found": [int(n == place)]} for n in range(100)
+            ]
+            none = dict.fromkeys(golds)
+            rows.append({"question": f"{name} {place}?", "docs": docs, **none, field: golds[field]})
+    table = datasets.Dataset.from_list(rows)
+    lines = ["---", "configs:", "- config_name: trust_score", "  data_files:"]
+    for number, name in enumerate(named):
+        table.select([2 * number, 2 * number + 1]).to_parquet(copy / "trust_score" / f"{name}_eval.parquet")
+        lines += [f"  - split: {name}_eval", f"    path: trust_score/{name}_eval.parquet"]
+    (copy / "README.md").write_text("\n".join([*lines, "---", ""]), encoding="utf-8")
+    trained = home / "runs" / "trained-here"
+    (trained / "model").mkdir(parents=True)
+    write_tiny_model(trained / "model")
+    (trained / "recipe.toml").write_text(dump(recipe("--data.shuffle=true", "--run.name=trained-here")))
+    seen = load_examples(home / "runs" / "eval-tiny-1" / "predictions.jsonl")[0]
+    write_questions(trained, {"train": [replace(seen, question="ASQA 60")]})
+    folder, said = evaluate(
+        home,
+        *(f"--data.source=trust-score:{copy}", f"--model.init_from={trained}", "--eval.max_tokens=12"),
+        *("--model.label=qwen3-8b", "--model.context=4096"),
+    )
+    assert "1 questions were trained on" in said
+    assert sorted(path.parent.name for path in folder.glob("*/scores.json")) == sorted(named)
+    shown = read_predictions(folder / "qampari" / "predictions.jsonl", style="list")
+    assert [(len(p.example.passages), p.example.answerable) for p in shown] == [(5, True), (5, False)]
+    assert len(read_predictions(folder / "asqa" / "predictions.jsonl", style="prose")) == 1
+    out = capsys.readouterr().out
+    assert "paper:Qwen3-8B/ExpertQA/" in out
+    assert "not comparable with the paper's rows:" in out
+    assert "scored differently: nli = lexical in the run, google/t5_xxl_true_nli_mixture in the paper" in out
