@@ -48,7 +48,7 @@ MOST_CANDIDATES = 50
 
 WITHOUT_PASSAGES = "without passages"
 SHORT_ANSWER = f"with an answer of fewer than {MIN_ANSWER} characters"
-NO_SPELLING = "with an answer of punctuation and articles"
+NO_SPELLING = "with an empty answer, or one of punctuation and articles"
 GOLD_WITHOUT_ANSWER = "with no answer in the gold passage"
 NOT_SUPPORTED = "with an answer that no passage supports"
 CONTRADICTED = "marked as unanswerable, though a passage holds the answer"
@@ -242,8 +242,9 @@ class _Maker:
         seen: set[str] = set()
         for number, given in enumerate(rows, 1):
             row = given
-            if not row.labels and row.answers and all(is_refusal(text, refusals) for text in row.answers[0]):
-                row = replace(row, unanswerable=True, answers=(), extra={**row.extra, "answer": row.answers[0][0]})
+            one = row.answers[0] if len(row.answers) == 1 and not row.labels else ()
+            if one and all(is_refusal(text, refusals) for text in one):
+                row = replace(row, unanswerable=True, answers=(), extra={**row.extra, "answer": one[0]})
             short = sum(map(_is_short, row.answers[0])) if _is_looked_up(row) else 0
             short_answers += short
             question = SHORT_ANSWER if short else self._question(row, number)

@@ -114,7 +114,8 @@ class _ClosedRecord(Schema):
 
 class _GroundedRecord(_ClosedRecord):
     docs: Annotated[list[_Doc], MinLen(1)] = Field(
-        description="a list of objects with title, text and answers_found, which has one 0 or 1 per answer"
+        description="a list of objects with title, text and answers_found, which has one 0 or 1 per answer; a question "
+        "without documents has style closed"
     )
 
 
@@ -167,7 +168,7 @@ def read_labels(
             raise wrong_field(location, "data_type", kind, f"one of {', '.join(DATA_TYPES)}")
         style, source = DATA_TYPES[str(kind).lower()], str(kind).lower()
     schema = _ClosedRecord if (record.get("style") or style) == "closed" else _GroundedRecord
-    row = parse_record(location, _usual_form(record), schema, style=style, source=source)
+    row = parse_record(location, _usual_form(record), schema, record, style=style, source=source)
     docs = row.docs if isinstance(row, _GroundedRecord) else []
     if not row.answers and any(doc.answers_found != [] for doc in docs):
         raise wrong_field(location, "answers", [], "an answer, or answers_found [] in all docs", record)

@@ -65,10 +65,11 @@ def read_records(source: str | Path) -> Iterator[tuple[str, Record]]:
         raise UserError(f"{source}: holds no records; expected at least one")
 
 
-def parse_record(location: str, record: Record, schema: type[S], **defaults: object) -> S:
+def parse_record(location: str, record: Record, schema: type[S], given: Record | None = None, **defaults: object) -> S:
     """The record as an instance of `schema`, with `defaults` for missing fields. UserError names the first wrong field.
 
-    A field that is null counts as missing, because the columns of a hub data set are filled up with null.
+    A field that is null counts as missing, because the columns of a hub data set are filled up with null. The message
+    names the fields of `given`, the record as the file has it.
     """
     try:
         return schema.model_validate({**defaults, **{name: v for name, v in record.items() if v is not None}})
@@ -82,7 +83,7 @@ def parse_record(location: str, record: Record, schema: type[S], **defaults: obj
             path, value = f"{path}[{part}]", cast(list[object], value)[part]
     fields = schema.model_fields
     field = fields.get(str(loc[0])) or next(f for f in fields.values() if f.alias == loc[0])
-    raise wrong_field(location, path, value, field.description or "a string with text", record)
+    raise wrong_field(location, path, value, field.description or "a string with text", given or record)
 
 
 def wrong_field(location: str, field: str, value: object, valid: str, record: Record | None = None) -> UserError:

@@ -135,6 +135,10 @@ def test_passages_without_an_answer_are_cut_anywhere():
         ({**HOTPOT, "supporting_facts": "T"}, r"record 1: supporting_facts is 'T'; expected a list of pairs"),
         ({**MUSIQUE, "answer_aliases": 3}, r"record 1: answer_aliases is 3; expected a string, or a list of accepted"),
         ({**MUSIQUE, "paragraphs": [{"title": "T"}]}, r"record 1: paragraphs\[0\].text is missing"),
+        (
+            {**HOTPOT, "answer": []},
+            r"record 1: no question can be used \(1 with an empty answer, or one of punctuation",
+        ),
         ({**LOG, "passages": []}, r"record 1: no question can be used \(1 without passages\); expected an answer that"),
         ({**LOG, "passages": [3]}, r"record 1: passages\[0\] is 3; expected a text, a list of texts, or a list of obj"),
         (
