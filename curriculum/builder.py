@@ -269,12 +269,14 @@ class _Maker:
         answers, style = _answers_and_style(row)
         kept: dict[str, tuple[int, Passage]] = {}  # by key, since a log may hold a passage twice
         rng = random.Random(f"{self.seed} cut {number}")
+        labelled = any(label is not None for label in row.labels)
+        limit = None if labelled else self.max_words  # a label is true of the whole passage only
         for place, passage in enumerate(row.passages):
             key = passage_key(passage) if self.variants else str(place)
             if key in kept:
                 continue
-            targets = _longest_sentence(passage, answers, self.max_words) if style == "claims" else answers
-            shown = truncate_passage(passage, tuple(s for spellings in targets for s in spellings), self.max_words, rng)
+            targets = _longest_sentence(passage, answers, limit) if style == "claims" else answers
+            shown = truncate_passage(passage, tuple(s for spellings in targets for s in spellings), limit, rng)
             if shown:
                 kept[key] = (place, shown)
         needed = row.needed

@@ -14,7 +14,7 @@ from typing import cast
 from curriculum.datasets import Reader, Row
 from curriculum.datasets.fields import first_field, id_of, rest_of, strings_of
 from curriculum.labels import is_refusal
-from grpo.data.example import Passage
+from grpo.data.example import DATA_TYPES, Passage
 from grpo.data.files import Record, wrong_field
 from grpo.errors import UserError
 
@@ -63,7 +63,8 @@ def _row(location: str, record: Record, prompt: str, answer: str, *used: str) ->
             "in it, or passages in a field of their own: --data.fields='{passages=\"FIELD\"}'"
         )
     refused = is_refusal(answer)
-    is_list = LIST_PROMPT in prompt and not refused
+    kind = str(record.get("data_type")).lower()
+    is_list = (LIST_PROMPT in prompt or kind == "qampari") and not refused
     answers = ((answer.strip(),),) if answer.strip() and not refused else ()
     return Row(
         location=location,
@@ -73,7 +74,8 @@ def _row(location: str, record: Record, prompt: str, answer: str, *used: str) ->
         style="list" if is_list else None,
         unanswerable=refused,
         id=id_of(record),
-        extra=rest_of(record, "question", *used),
+        source=kind if kind in DATA_TYPES else None,
+        extra=rest_of(record, "question", "data_type", *used),
     )
 
 

@@ -145,7 +145,8 @@ def _hub_rows(source: str) -> Iterator[tuple[str, object]]:
         rows = datasets.load_dataset(name, config or None, split=split or "train")
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{source}: {reason}; expected {_hub_names(name) or 'hub:NAME:CONFIG/SPLIT'}") from error
+        names = _hub_names(name) if isinstance(error, ValueError) else ""  # other errors: the hub cannot be asked
+        raise UserError(f"{source}: {reason}; expected {names or 'hub:NAME:CONFIG/SPLIT'}") from error
     for number, row in enumerate(cast(Iterable[object], rows), 1):
         yield f"{source}, record {number}", row
 
