@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.source_tree import FOLDERS, ROOT, files, imports
 
-BUDGET = {"grpo": 6950, "rewards": 2750, "curriculum": 3600, "eval": 2000, "launch": 4400}  # lines
+BUDGET = {"grpo": 7100, "rewards": 2750, "curriculum": 3600, "eval": 2000, "launch": 4550}  # lines
 LIGHT = {"grpo.types", "grpo.errors", "grpo.data", "grpo.config"}
 MAY_IMPORT = {  # of ours; a name stands for itself and all below it
     "grpo": {"grpo"},
