@@ -148,7 +148,7 @@ def _hub_rows(source: str) -> Iterator[tuple[str, object]]:
         names = _hub_names(name) if isinstance(error, ValueError) else ""  # other errors: the hub cannot be asked
         raise UserError(f"{source}: {reason}; expected {names or 'hub:NAME:CONFIG/SPLIT'}") from error
     for number, row in enumerate(cast(Iterable[object], rows), 1):
-        yield f"{source}, record {number}", row
+        yield f"{source}, record {number}", _plain(row)
 
 
 def _import_datasets(source: str | Path) -> Any:
@@ -203,7 +203,7 @@ def _saved_rows(path: Path) -> Iterator[tuple[str, object]]:
             raise UserError(f"{path}: several splits; expected one of {', '.join(str(path / s) for s in splits)}")
         saved, path = splits[split], path / split
     for number, row in enumerate(cast(Iterable[object], saved), 1):
-        yield f"{path}, record {number}", row
+        yield f"{path}, record {number}", _plain(row)
 
 
 def _file_rows(path: Path) -> Iterator[tuple[str, object]]:
@@ -237,7 +237,13 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, object]]:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason}); expected a .parquet file") from error
     for number, row in enumerate(rows, 1):
-        yield f"{path}, record {number}", row
+        yield f"{path}, record {number}", _plain(row)
+
+
+def _plain(row: object) -> object:
+    """A row of columns as JSON would have it: dates as text, NaN and bytes as null."""
+    text = json.dumps(row, default=lambda value: None if isinstance(value, bytes) else str(value))
+    return json.loads(text, parse_constant=_constant)
 
 
 def _is_json_lines(text: str) -> bool:

@@ -118,6 +118,7 @@ def rollout_rows(step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
             "id": group.example.id,
             "question": group.example.question,
             "answerable": group.example.answerable,
+            **({"extra": group.example.extra} if group.example.extra else {}),
             "text": completion.text,
             "tokens": len(completion.token_ids),
             "finish": completion.finish,

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -359,13 +360,16 @@ def test_files_of_every_kind_hold_the_same_records(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a.jsonl").write_text(lines)
     (tmp_path / "folder" / "notes.md").write_text("not data")
-    saved = datasets.Dataset.from_list(rows)
+    day = datetime(2026, 12, 1, 8)
+    saved = datasets.Dataset.from_list([{**row, "day": day, "score": float("nan"), "raw": b"x"} for row in rows])
     saved.to_parquet(tmp_path / "t.parquet")
     saved.save_to_disk(tmp_path / "saved")
     datasets.DatasetDict({"train": saved}).save_to_disk(tmp_path / "dict")
     for name in ("named.json", "export", "win.jsonl", "list.json", "folder", "t.parquet", "saved", "dict"):
         examples = read(str(tmp_path / name))[0]
         assert [(e.id, e.question, e.found) for e in examples] == [(r["id"], r["question"], HELD) for r in rows], name
+        if name in ("t.parquet", "saved", "dict"):
+            assert [example.extra for example in examples] == [{"day": "2026-12-01 08:00:00"}] * 3, name
     (tmp_path / "one.json").write_text(json.dumps(rows[0], indent=1))
     assert [e.id for e in read(str(tmp_path / "one.json"))[0]] == ["q0"]
     datasets.DatasetDict({"a": saved, "b": saved}).save_to_disk(tmp_path / "two")
