@@ -1,6 +1,7 @@
 """The log of a step: its rates, and the folder that it is written to."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from grpo.errors import UserError
 from grpo.policy.optimizer import AdamWConfig
 from grpo.policy.torch_backend import torch_policy
 from grpo.telemetry.console import Console
-from grpo.telemetry.run_logger import RunLogger, require_new_folder
+from grpo.telemetry.run_logger import RunLogger, require_new_folder, rollout_rows
 from grpo.telemetry.throughput import ThroughputMeter, group_counts, useful_flops
 from grpo.types import Completion, Group, Score
 from launch.config.model_size import ModelSize
@@ -48,6 +49,12 @@ def scored_group(prompt, lengths):
     )
     scores = tuple(Score(total=float(place), parts={}) for place in range(len(lengths)))
     return Group(example=toy.example(), prompt_ids=(3,) * prompt, completions=completions, scores=scores)
+
+
+def test_other_columns_of_a_question_are_in_its_rollouts():
+    group = scored_group(2, (1, 1))
+    own = replace(group, example=replace(group.example, extra={"user": "u1"}))
+    assert [row.get("extra") for row in rollout_rows(0, [group, own])] == [None, None, {"user": "u1"}, {"user": "u1"}]
 
 
 def test_nothing_is_overwritten(tmp_path):
