@@ -136,7 +136,7 @@ def label(questions: Sequence[Question], entails: Entails, *, relabel: bool) -> 
             for passage, given in zip(question.shown, question.labels, strict=True)
         ]
         for place, answer, pair in _pairs(question, relabel=relabel):
-            found[place][answer] = judge[pair]
+            found[place][answer] = judge[pair] > ENTAILMENT_THRESHOLD
         made.append(replace(question, found=tuple(map(tuple, found))))
     return made
 
@@ -160,7 +160,8 @@ def compare(questions: Iterable[Question]) -> Agreement:
 def free_of(candidates: Sequence[tuple[Question, Passage]], entails: Entails) -> list[bool]:
     """For each question and passage of another one, whether the passage holds none of the answers.
 
-    A title counts as text. A claim counts as held if the judge says so, or if more than half of its words are there.
+    A title counts as text. A claim counts as held if the judge says so or cannot tell (at the threshold), or if more
+    than half of its words are there.
     """
     asked = [
         [claim_pair(passage, answer) for answer in question.answers] if question.style == "claims" else []
@@ -168,7 +169,7 @@ def free_of(candidates: Sequence[tuple[Question, Passage]], entails: Entails) ->
     ]
     judge = judged(entails, (pair for pairs in asked for pair in pairs))
     return [
-        not any(judge[pair] for pair in pairs) and not _mentions(question, passage)
+        not any(judge[pair] >= ENTAILMENT_THRESHOLD for pair in pairs) and not _mentions(question, passage)
         for (question, passage), pairs in zip(candidates, asked, strict=True)
     ]
 
@@ -224,8 +225,7 @@ def answer_pair(question: str, passage: Passage, spellings: tuple[str, ...]) -> 
     return f"{question}\n{premise([passage])}", f"{question} {spellings[0]}"
 
 
-def judged(entails: Entails, pairs: Iterable[Pair]) -> dict[Pair, bool]:
-    """Whether each distinct pair is entailed, from one call of the judge."""
+def judged(entails: Entails, pairs: Iterable[Pair]) -> dict[Pair, float]:
+    """The probability of each distinct pair, from one call of the judge."""
     distinct = list(dict.fromkeys(pairs))
-    chances = entails(distinct) if distinct else []
-    return {pair: chance > ENTAILMENT_THRESHOLD for pair, chance in zip(distinct, chances, strict=True)}
+    return dict(zip(distinct, entails(distinct), strict=True)) if distinct else {}

@@ -17,13 +17,13 @@ from rewards.judges.lexical import LexicalJudge
 
 
 def answers_in(style: Style, answers: Sequence[tuple[str, ...]], passage: Passage) -> tuple[bool, ...]:
-    """Which answers the title or text of a passage holds: as whole words, claims by the lexical judge.
+    """Which answers the title or text of a passage holds: as whole words, claims unless the lexical judge denies it.
 
     This is stricter than `Example.found`, which ignores titles.
     """
     shown = f"{passage.title}\n{passage.text}"
     if style == "claims":
-        return tuple(chance > 0.5 for chance in LexicalJudge().entails([(shown, claim) for claim, *_ in answers]))
+        return tuple(chance >= 0.5 for chance in LexicalJudge().entails([(shown, claim) for claim, *_ in answers]))
     return tuple(contains(shown, spellings) for spellings in answers)
 
 
