@@ -1,10 +1,11 @@
 """Grounded examples from rows of any format: labels are made, distractors retrieved, and both variants of a question.
 
-A record's own passages are what its system has found: they are shown as they are. Where a record marks the passages
-that it takes to answer (NQ, SQuAD, HotpotQA), the others are retrieved: its own first, then those that BM25 ranks
-highest. Whether a passage holds the answer is looked up in the text that the model will see, or asked of a judge where
-the answer is a sentence (`curriculum.labels`). A question whose answer no passage supports is dropped and counted,
-unless the record says that nothing answers it.
+A record's own passages are what its system has found: they are shown as they are. NQ, SQuAD and HotpotQA mark the
+passages that it takes to answer. Their distractors are the record's other passages, then those that BM25 ranks highest.
+
+Whether a passage holds the answer is looked up in the text that the model will see. Where the answer is a sentence, a
+judge is asked (`curriculum.labels`). A question whose answer no passage supports is dropped and counted, unless the
+record says that nothing answers it.
 """
 
 import random
@@ -158,7 +159,9 @@ def build_examples(
     dropped.update({NO_VARIANT: len(made) - len(kept)} if len(kept) < len(made) else {})
     if not kept:
         raise _nothing_usable(rows, dropped, judge)
-    examples = _with_unique_ids(_choose(kept, unanswerable if variants else "any", random.Random(f"{seed} forms")))
+    chosen = _choose(kept, unanswerable if variants else "any", random.Random(f"{seed} forms"))
+    as_they_are = {id(without) for whole, without in kept if whole is None}
+    examples = _with_unique_ids(chosen)
     answerable = [example for example in examples if example.answerable]
     natural = [question for question in supported if not question.supported]
     crowded = [q for q in supported if passages and q.needed is None and len(q.shown) > passages]
@@ -171,7 +174,7 @@ def build_examples(
         duplicate_passages=index.duplicates if index else 0,
         answerable=len(answerable),
         unanswerable=len(examples) - len(answerable),
-        natural=len(natural),
+        natural=sum(id(example) in as_they_are for example in chosen),
         empty_answers=sum(not q.row.answers and not q.row.unanswerable and None in q.labels for q in natural),
         without_refusal=sum(without is None for _, without in kept) if variants else 0,
         distractors_with_answer=sum(len(example.passages_with(0)) > 1 for example in answerable) if index else 0,

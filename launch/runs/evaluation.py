@@ -154,8 +154,8 @@ def _score(
 ) -> None:
     """Write predictions.jsonl and the scores, and print them.
 
-    Several data sets and styles are scored one by one, each in a folder of its own, since each style has rules of its
-    own for statements and right answers. Beside the scores of a data set of the paper are its rows of the model.
+    Several data sets and styles are scored one by one, each in a folder of its own. Each style has rules of its own for
+    statements and right answers. Below the scores of a data set of the paper are its rows of the model.
     """
     _write(folder / PREDICTIONS, predictions)
     judge = make_judge(wanted.judge, console=console)
