@@ -105,7 +105,11 @@ def test_a_made_refusal_shows_nothing_of_the_answer(tmp_path):
     """The passages of other questions, without any that the judge or half of the words of a claim speak for."""
     near = "The tower by Tove Arden, on a cliff in the east, was built of stone."
     rows = [
-        {"answer": "Tove Arden built Varn Tower on the east cliff.", "passages": [TOWER]},
+        {
+            "question": "Who built the tower of stone on the cliff in the east?",
+            "answer": "Tove Arden built Varn Tower on the east cliff.",
+            "passages": [TOWER],
+        },
         {"answer": "Bo Marsh", "passages": [HALL]},
         {"answer": "stone", "passages": [near]},
     ]

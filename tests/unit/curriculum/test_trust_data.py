@@ -33,7 +33,11 @@ CHATS = [
     chat("Who built tower 7?", "A mason of great renown built it with his brothers [1]."),
 ]
 GOLD = [
-    {"question": "Where does tower 7 stand?", "qa_pairs": [{"short_answers": ["Varn"]}], "docs": [doc(TEXTS[0], 1)]},
+    {
+        "question": "Where does tower 7 stand?",
+        "qa_pairs": [{"short_answers": ["Varn"]}],
+        "docs": [doc(TEXTS[0], 1), doc(TEXTS[2], 1)],
+    },
     {
         "question": "Which places have a tower or a hall?",
         "qa_pairs": [{"short_answers": ["Orvale"]}],
@@ -120,7 +124,7 @@ def test_accepted_answers_are_joined_by_the_question(hub, tmp_path):
     examples, said = load_source(source, DataSpec(gold=(str(gold),)))
     assert "3 of 4 questions have accepted answers in data.gold, the others are left out" in said
     assert [(e.source, e.style, e.answers, e.found) for e in examples] == [
-        ("asqa", "prose", (("Varn",),), ((True,), (False,), (False,))),
+        ("asqa", "prose", (("Varn",),), ((True,), (False,), (True,))),  # the last by its label alone
         ("asqa", "prose", (("Orvale",),), ((False,), (True,), (False,))),
         ("asqa", "prose", (("Bo Marsh",),), ((False,), (False,), (False,))),  # refused, and no passage holds it
     ]
