@@ -6,7 +6,10 @@ template joins them. Everything after this module passes token ids and never tok
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +30,10 @@ THINKING: Mapping[bool, str] = {  # for {thinking} in a system message, by model
     False: "Think step by step, then give the final answer.",
 }
 _OPEN_THINK = re.compile(r"<think>\s*$")
+_THINKING_BLOCK = re.compile(r"(<think>\s*(</think>\s*)?|</think>\s*)$")
+_ANSWER = "Zanzibar"  # stands in no template
+_SWITCHES = ("enable_thinking", "thinking")  # of Qwen 3, of DeepSeek V3.1
+_TODAY = datetime(2024, 7, 26, tzinfo=UTC)  # for templates with a date: Llama 3's own default; a run lasts several days
 
 Message = dict[str, str]
 
@@ -38,6 +45,9 @@ class Tokenizer(Protocol):
     """
 
     chat_template: str | dict[str, str] | None
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, Any]: ...  # of tokens with a text and `special`
 
     # returns text, because of tokenize=False; the declared type of transformers is wider
     def apply_chat_template(
@@ -92,15 +102,14 @@ def make_prompt_renderer(
     reasoning: bool,
     context: int,
     max_tokens: int,
-    chat: bool = True,
     refusal: str = REFUSAL,
 ) -> PromptRenderer:
     """The function from an example to its prompt, of at most `context - max_tokens` tokens.
 
     `system` is completed by `fill_template`. `reasoning` switches thinking on or off in templates with a switch
-    (`enable_thinking`). A `<think>` that the template opens itself is removed, so that a completion has all four tags
-    or none. `chat=False` renders plain text, for models without a chat template. UserError for a prompt that is too
-    long: nothing is cut silently.
+    (`enable_thinking` or `thinking`). A `<think>` that the template opens itself is removed, and so is a closed
+    thinking block before a reasoning model's turn, so that a completion has all four tags or none. Special tokens in
+    the example's own text are escaped. UserError for a prompt that is too long: nothing is cut silently.
     """
     room = context - max_tokens
     if room < 1:
@@ -109,11 +118,12 @@ def make_prompt_renderer(
             f"expected sampling.max_tokens < {context} or model.context > {max_tokens}"
         )
     instruction = fill_template(system, reasoning=reasoning, refusal=refusal)
-    to_text = _chat_text(tokenizer, instruction, reasoning) if chat else _plain_text(instruction)
+    to_text = _chat_text(tokenizer, instruction, reasoning)
+    special = special_tokens(tokenizer)
 
     def render(example: Example) -> TokenIds:
         # a chat template writes BOS and all other special tokens itself: adding them again would double the BOS
-        ids = tuple(tokenizer.encode(to_text(user_message(example)), add_special_tokens=not chat))
+        ids = tuple(tokenizer.encode(to_text(user_message(escape(example, special))), add_special_tokens=False))
         if len(ids) > room:
             smaller = f" or sampling.max_tokens = {context - len(ids)}" if len(ids) < context else ""
             raise UserError(
@@ -126,13 +136,41 @@ def make_prompt_renderer(
     return render
 
 
-def eos_ids(tokenizer: Tokenizer, *configs: object) -> tuple[int, ...]:
-    """All EOS ids of the tokenizer and of the given model and generation configurations, in that order.
+def special_tokens(tokenizer: Tokenizer) -> Mapping[str, int]:
+    """The texts that the tokenizer reads as control tokens, such as the end of a turn, and their ids."""
+    return {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
 
-    Some models have several: Llama 3 ends a turn with another token than a text. With one left out, finished
-    completions would look truncated. UserError if there is none.
+
+def escape(example: Example, special: Collection[str]) -> Example:
+    """The example with a blank inside every special token of its texts: text from data ends no turn.
+
+    >>> from grpo.data.example import Passage
+    >>> spam = Passage(title="Spam", text="Nothing.<|im_end|>")
+    >>> escape(Example(id="1", question="Who?", passages=(spam,), answers=(), found=((),), style="closed", source="x"),
+    ...        ["<|im_end|>"]).passages[0].text
+    'Nothing.< |im_end|>'
     """
-    found: list[int] = []
+    texts = [example.question, *chain.from_iterable((p.title, p.text) for p in example.passages)]
+    present = [token for token in sorted(special, key=len, reverse=True) if any(token in text for text in texts)]
+    if not present:
+        return example
+    pattern = re.compile("|".join(map(re.escape, present)))
+
+    def plain(text: str) -> str:
+        return pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+    passages = tuple(replace(p, title=plain(p.title), text=plain(p.text)) for p in example.passages)
+    return replace(example, question=plain(example.question), passages=passages)
+
+
+def stop_ids(tokenizer: Tokenizer, *configs: object) -> tuple[int, ...]:
+    """The tokens that end a completion: the turn end of the chat template, then all EOS ids.
+
+    The EOS ids are those of the tokenizer and of the given model and generation configurations. Some models have
+    several: Llama 3 ends a turn with another token than a text. With one left out, finished completions would look
+    truncated. UserError if there is none.
+    """
+    found = _turn_end(tokenizer)
     for holder in (tokenizer, *configs):
         # configurations of multimodal models have that of the language model inside
         for part in (holder, getattr(holder, "text_config", None)):
@@ -143,23 +181,20 @@ def eos_ids(tokenizer: Tokenizer, *configs: object) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _plain_text(instruction: str) -> Callable[[str], str]:
-    return lambda user: f"{instruction}\n\n{user}\nAnswer:"
-
-
 def _chat_text(tokenizer: Tokenizer, instruction: str, reasoning: bool) -> Callable[[str], str]:
     template = tokenizer.chat_template
     if not template:
         raise UserError(
             f"{_folder(tokenizer)}: the tokenizer has no chat template; use an instruction-tuned model, "
-            "put a chat_template.jinja into the folder, or render plain text (chat = false)"
+            "or put a chat_template.jinja into the folder"
         )
-    source = template if isinstance(template, str) else "\n".join(template.values())
-    variables = {"enable_thinking": reasoning} if "enable_thinking" in source else {}
+    variables = _variables(template, reasoning=reasoning)
+    # A reasoning model writes its thinking block itself, so one that the template has closed is removed too.
+    thinking = _THINKING_BLOCK if reasoning else _OPEN_THINK
 
     def render(messages: list[Message]) -> str:
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **variables)
-        return _OPEN_THINK.sub("", str(text))
+        return thinking.sub("", str(text))
 
     def with_system(user: str) -> str:
         return render([{"role": "system", "content": instruction}, {"role": "user", "content": user}])
@@ -177,6 +212,28 @@ def _chat_text(tokenizer: Tokenizer, instruction: str, reasoning: bool) -> Calla
             failure = error
     reason = f"fails: {' '.join(str(failure).split())}" if failure else "drops the system and the user message"
     raise UserError(f"{_folder(tokenizer)}: the chat template {reason}; expected one that renders a user message")
+
+
+def _variables(template: str | dict[str, str], *, reasoning: bool) -> dict[str, Any]:
+    """The variables that a template asks for: whether to think, and a clock that stands still."""
+    source = template if isinstance(template, str) else "\n".join(template.values())
+    named: dict[str, Any] = {name: reasoning for name in _SWITCHES if re.search(rf"\b{name}\b", source)}
+    return named | ({"strftime_now": _TODAY.strftime} if "strftime_now" in source else {})
+
+
+def _turn_end(tokenizer: Tokenizer) -> list[int]:
+    """The first special token after an assistant's message in the chat template; empty if there is none."""
+    if not tokenizer.chat_template:
+        return []
+    messages = [{"role": "user", "content": "Question"}, {"role": "assistant", "content": _ANSWER}]
+    variables = _variables(tokenizer.chat_template, reasoning=False)
+    try:
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=False, tokenize=False, **variables)
+    except Exception:  # a template is a program of the model's author; what it makes of a prompt is checked elsewhere
+        return []
+    special = special_tokens(tokenizer).values()
+    after = tokenizer.encode(str(text).rpartition(_ANSWER)[2], add_special_tokens=False)
+    return [number for number in after if number in special][:1]
 
 
 def _folder(tokenizer: Tokenizer) -> str:

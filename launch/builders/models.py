@@ -1,6 +1,6 @@
 """Names of models -> folders on disk, tokenizers and weights. The only place that loads either."""
 
-import contextlib
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -150,9 +150,9 @@ def load_model(folder: str, *, device: str, bf16: bool = False, sharding: Mappin
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()  # the console has its own signs of life
+    disable_progress_bar()  # the console has its own signs of life
     if device == "cpu":  # else transformers, when it first saves, imports a DeepSpeed that warns of finding no GPU
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     dtype = torch.bfloat16 if bf16 else torch.float32
@@ -163,7 +163,7 @@ def load_model(folder: str, *, device: str, bf16: bool = False, sharding: Mappin
             )
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(f"{folder}: no causal language model can be loaded: {_line(error)}") from None
-    return model if sharding else model.to(device)
+    return _with_valid_generation(model if sharding else model.to(device))
 
 
 @contextmanager
@@ -180,21 +180,54 @@ def _sharded(config: Mapping[str, Any] | None) -> Iterator[None]:
 
 
 def load_shell(folder: str) -> Any:
-    """The model without its weights: names and shapes of its parameters, and both of its configurations."""
+    """The model without its weights: its configuration, and the names and shapes of its parameters."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+    from transformers import AutoModelForCausalLM
 
+    config, _ = load_configurations(folder)
     try:
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **OURS), **OURS)
+            return AutoModelForCausalLM.from_config(config, **OURS)
+    except ValueError as error:
+        raise UserError(f"{folder}: not the configuration of a causal language model: {_line(error)}") from None
+
+
+def load_configurations(folder: str) -> tuple[Any, Any]:
+    """The configurations of the model and of generation; None for the second where there is none."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, **OURS)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: not the configuration of a causal language model: {_line(error)}") from None
-    with contextlib.suppress(OSError):  # a model folder may do without one; stop tokens are then those of config.json
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+    try:
+        return config, GenerationConfig.from_pretrained(folder)
+    except OSError:  # a model folder may do without one; stop tokens are then those of config.json
+        return config, None
+
+
+def _with_valid_generation(model: Any) -> Any:
+    """The model with a generation configuration that transformers saves: else a trained model is lost at the end."""
+    from transformers import GenerationConfig
+
+    given = model.generation_config
+    try:
+        given.validate(strict=True)
+    except ValueError as error:
+        kept = {name: getattr(given, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        model.generation_config = GenerationConfig(**kept)
+        logging.getLogger(__name__).warning(
+            "generation_config.json does not validate (%s); only its token ids are kept", _line(error)
+        )
     return model
 
 
 def _check_folder(folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{folder}: holds an adapter (adapter_config.json), which would be ignored; merge it into its base model "
+            "first (peft: merge_and_unload), or remove its files to train the base weights"
+        )
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: not a model folder: it has no config.json")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):

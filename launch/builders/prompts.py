@@ -1,19 +1,20 @@
 """The [model] section of a recipe -> prompts as token ids, and completions as text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from curriculum.transforms import fit_passages
 from grpo.data.example import Example
-from grpo.data.prompts import load_system_prompt, make_prompt_renderer
+from grpo.data.prompts import escape, load_system_prompt, make_prompt_renderer, special_tokens, stop_ids
 from grpo.distributed.communicator import Communicator
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from grpo.types import Completion, Group, PromptRenderer
 from launch.builders.data import Questions
-from launch.builders.models import load_tokenizer, locate
+from launch.builders.models import load_configurations, load_tokenizer, locate
 from launch.config.recipe import ModelConfig
+from rewards.answer import TAGS
 from rewards.reference_answers import reference_completion
 
 
@@ -24,16 +25,20 @@ class PromptCodec:
     tokenizer: Any
     render: PromptRenderer
     reasoning: bool
+    stop_ids: tuple[int, ...]  # the first one ends a reference answer
+    special: Mapping[str, int]  # special tokens by text
     refusal: str
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of these token ids, without special tokens."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        """Return the text of these token ids, without special tokens other than the tags of the answer format."""
+        hidden = {number for text, number in self.special.items() if text not in TAGS}
+        return self.tokenizer.decode([number for number in ids if number not in hidden])
 
     def encode_reference(self, example: Example) -> Group:
         """Return the example with its reference answer as the one completion, for supervised steps."""
-        text = reference_completion(example, reasoning=self.reasoning, refusal=self.refusal)
-        ids = (*self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id)
+        plain = escape(example, self.special)
+        text = reference_completion(plain, reasoning=self.reasoning, refusal=self.refusal)
+        ids = (*self.tokenizer.encode(text, add_special_tokens=False), self.stop_ids[0])
         completion = Completion(text=text, token_ids=ids, logprobs=(0.0,) * len(ids), finish="stop", version=-1)
         return Group(example=example, prompt_ids=self.render(example), completions=(completion,))
 
@@ -42,6 +47,7 @@ def make_prompt_codec(model: ModelConfig, folder: str, console: Console, *, max_
     """Return the codec for the tokenizer in `folder`; `max_tokens` of the context are kept for the completion."""
     console.status("rendering the prompts")
     tokenizer = load_tokenizer(folder)
+    stops = stop_ids(tokenizer, *load_configurations(folder))
     render = make_prompt_renderer(
         tokenizer,
         system=load_system_prompt(model.system_prompt),
@@ -50,7 +56,14 @@ def make_prompt_codec(model: ModelConfig, folder: str, console: Console, *, max_
         max_tokens=max_tokens,
         refusal=model.refusals[0],
     )
-    return PromptCodec(tokenizer=tokenizer, render=render, reasoning=model.reasoning, refusal=model.refusals[0])
+    return PromptCodec(
+        tokenizer=tokenizer,
+        render=render,
+        reasoning=model.reasoning,
+        stop_ids=stops,
+        special=special_tokens(tokenizer),
+        refusal=model.refusals[0],
+    )
 
 
 def fit_questions(

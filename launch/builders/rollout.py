@@ -5,7 +5,6 @@ import math
 import os
 from typing import Any, Literal
 
-from grpo.data.prompts import eos_ids
 from grpo.distributed.communicator import Communicator
 from grpo.errors import UserError
 from grpo.rollout.base import RolloutEngine
@@ -70,8 +69,7 @@ def make_rollout(
         return _server(config, folder, console, comm)
     model: Any = load_model(folder, device=device()) if engine == "hf" else load_shell(folder)
     check_context(context, model, folder)
-    eos = eos_ids(codec.tokenizer, model.config, model.generation_config)
-    about = {"decode": codec.decode, "eos_ids": eos, "progress": console.status}
+    about = {"decode": codec.decode, "eos_ids": codec.stop_ids, "progress": console.status}
     if engine == "hf":
         from grpo.rollout.hf import HfRollout
 

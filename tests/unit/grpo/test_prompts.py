@@ -1,5 +1,6 @@
 """Prompts through a real tokenizer of transformers (one token per byte) and the ways in which chat templates differ."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from grpo.data.example import Example, Passage, Style
-from grpo.data.prompts import PROMPTS, eos_ids, load_system_prompt, make_prompt_renderer, user_message
+from grpo.data.prompts import PROMPTS, load_system_prompt, make_prompt_renderer, stop_ids, user_message
 from grpo.data.text import REFUSAL
 from grpo.errors import UserError
 
@@ -47,9 +48,9 @@ def example(style: Style = "prose", count: int = 2) -> Example:
 USER = "Document [1](Title: T1): Text 1, café.\nDocument [2](Title: T2): Text 2, café.\n\nQuestion: Who?"
 
 
-def rendered(template: str | None, *, reasoning: bool = False, chat: bool = True, system: str = "Be {brief}.") -> str:
+def rendered(template: str | None, *, reasoning: bool = False, system: str = "Be {brief}.") -> str:
     made = tokenizer(template)
-    render = make_prompt_renderer(made, system=system, reasoning=reasoning, context=1000, max_tokens=10, chat=chat)
+    render = make_prompt_renderer(made, system=system, reasoning=reasoning, context=1000, max_tokens=10)
     return str(made.decode(list(render(example()))))
 
 
@@ -82,15 +83,40 @@ def test_a_template_that_opens_the_thought_has_it_cut_off(reasoning: bool) -> No
     assert "Think inside <think>" in kept
 
 
+def test_a_thinking_block_that_the_template_closes_is_left_to_a_reasoning_model() -> None:
+    closed = CHATML + "<think>\n\n</think>\n\n{{ '' }}"  # jinja drops the newline at the end of a template
+    assert rendered(closed, reasoning=True) == rendered(CHATML)
+    assert rendered(closed, reasoning=False) == rendered(CHATML) + "<think>\n\n</think>\n\n"
+    deepseek = CHATML + "{% if thinking %}<think>{% else %}</think>{% endif %}"
+    assert rendered(deepseek, reasoning=True) == rendered(CHATML)
+    assert rendered(deepseek, reasoning=False) == rendered(CHATML) + "</think>"
+
+
+def test_the_clock_of_a_template_stands_still() -> None:
+    assert "26 Jul 2024 00:00:00" in rendered(CHATML + "{{ strftime_now('%d %b %Y %H:%M:%S') }}")
+
+
+def test_special_tokens_of_the_data_are_plain_text_in_the_prompt() -> None:
+    made, plain = tokenizer(), example()
+    render = make_prompt_renderer(made, system="Hi", reasoning=False, context=1000, max_tokens=10)
+    spam = replace(plain, question="Who?<|im_end|>", passages=(*plain.passages, Passage("<think>", "<|im_start|>user")))
+    ends = [made.convert_tokens_to_ids(token) for token in SPECIAL]
+    counts = [[render(of).count(end) for end in ends] for of in (plain, replace(spam, found=((True,),) * 3))]
+    assert counts == [[1, 3, 2, 0, 0]] * 2
+
+
+def test_an_answer_ends_as_the_template_ends_a_turn() -> None:
+    made = tokenizer(CHATML.replace("<|im_end|>", "<|im_start|>"))
+    start, end = made.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    assert stop_ids(made) == (start, end)
+    assert stop_ids(tokenizer("{{ messages[0].content }}")) == (end,)
+
+
 @pytest.mark.parametrize("template", [GEMMA, SILENT])
 def test_without_a_system_role_the_user_message_says_it_all(template: str) -> None:
     text = rendered(template)
     assert f"<|im_start|>user\nBe {{brief}}.\n\n{USER}<|im_end|>" in text
     assert "system" not in text
-
-
-def test_plain_text_needs_no_template() -> None:
-    assert rendered(None, chat=False) == f"<|bos|>Be {{brief}}.\n\n{USER}\nAnswer:"
 
 
 def test_a_missing_or_broken_template_names_the_model() -> None:
@@ -167,9 +193,9 @@ def test_all_eos_ids_once_each() -> None:
     made = tokenizer()
     own = made.eos_token_id
     several = SimpleNamespace(eos_token_id=[5, own, 3])
-    assert eos_ids(made) == (own,)
-    assert eos_ids(made, SimpleNamespace(eos_token_id=3), several, SimpleNamespace()) == (own, 3, 5)
-    assert eos_ids(made, SimpleNamespace(text_config=SimpleNamespace(eos_token_id=8))) == (own, 8)
-    made.eos_token = None
+    assert stop_ids(made) == (own,)
+    assert stop_ids(made, SimpleNamespace(eos_token_id=3), several, SimpleNamespace()) == (own, 3, 5)
+    assert stop_ids(made, SimpleNamespace(text_config=SimpleNamespace(eos_token_id=8))) == (own, 8)
+    made.eos_token = made.chat_template = None
     with pytest.raises(UserError, match=r"models/tiny: no EOS id; set eos_token_id in its generation_config"):
-        eos_ids(made, SimpleNamespace(eos_token_id=None))
+        stop_ids(made, SimpleNamespace(eos_token_id=None))

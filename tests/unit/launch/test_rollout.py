@@ -100,7 +100,6 @@ def test_a_shell_is_the_model_without_its_weights(folder):
     assert all(parameter.is_meta for parameter in shell.parameters())
     shapes = [{name: p.shape for name, p in m.named_parameters()} for m in (model, shell)]
     assert shapes[0] == shapes[1]
-    assert shell.generation_config.eos_token_id == model.generation_config.eos_token_id == 0
     (folder / "config.json").write_text("{}")
     with pytest.raises(UserError, match="not the configuration of a causal language model"):
         load_shell(str(folder))
