@@ -101,20 +101,3 @@ def fit_questions(
         counts = ", ".join(f"{len(ids)} {what}" for what, ids in found.items() if ids)
         console.line(f"             too long: {counts} ({reasons[0]})")
     return kept
-
-
-def check_lengths(codec: PromptCodec, questions: Questions, console: Console, *, limit: int) -> None:
-    """Render every prompt, so that one that is too long is found before training.
-
-    Warns where many reference answers are longer than `limit` tokens: such completions count as malformed.
-    """
-    for example in (*questions.train, *questions.warm_up, *questions.held_out):
-        codec.render(example)
-    lengths = sorted(len(codec.encode_reference(example).completions[0].token_ids) for example in questions.train[:500])
-    longer = sum(length > limit for length in lengths) / len(lengths)
-    if longer > 0.2:
-        fits = lengths[int(0.9 * (len(lengths) - 1))]
-        console.line(
-            f"warning: {longer:.0%} of the gold answers are longer than sampling.max_tokens = {limit}; "
-            f"nine of ten fit into {fits}"
-        )

@@ -81,6 +81,11 @@ class RunConfig(Section):
     plan: Literal["refuse", "warn", "off"] = Field(
         default="warn", description="what happens to a run that by the estimate does not fit in memory"
     )
+    max_lost_targets: Share = Field(
+        default=0.1,
+        description="share of gold answers that may lose reward to encoding, template, tags or length before a run "
+        "refuses to start",
+    )
     project: str = Field(
         default="ground-grpo", description="wandb project, used where WANDB_API_KEY or WANDB_MODE is set"
     )

@@ -26,6 +26,7 @@ from launch.runs.monitor import HeldOutEvaluator, TrainingMonitor, check_best_by
 from launch.runs.resume import digest
 from launch.runs.run import Engines, Run
 from launch.runs.sft import ensure_warm_up
+from launch.runs.target_check import TARGETS, check_judge, spread
 from rewards.judges.load import check_judge_name
 from rewards.scorer import RewardScorer
 
@@ -60,6 +61,7 @@ def train_grpo(recipe: Recipe, console: Console, comm: Communicator) -> None:
             reference=recipe.loss.kl_coef > 0,
             nonfinite=NonFiniteLog(folder=run.folder / "bad", limit=recipe.checkpoint.max_nonfinite_updates),
         )
+        check_judge(engines.codec, spread(questions.train, TARGETS), recipe.reward, scorer.judge, console)
         live = OnlineTrustScore(judge, **form)
         held_out, stage_end = HeldOutEvaluator(run, questions.held_out, engines, live), StageEnd(recipe.stage_end)
         monitor = TrainingMonitor(run, engines, held_out, stage_end=stage_end, scorer=scorer)

@@ -27,11 +27,12 @@ from grpo.telemetry.throughput import ThroughputMeter
 from launch.builders.data import Questions
 from launch.builders.models import check_context, load_shell
 from launch.builders.policy import choose_dtype, make_meter, make_policy
-from launch.builders.prompts import PromptCodec, check_lengths, make_prompt_codec
+from launch.builders.prompts import PromptCodec, make_prompt_codec
 from launch.builders.rollout import choose_rollout, make_rollout
 from launch.config.recipe import Recipe
 from launch.runs import resume
 from launch.runs.run_lock import RunLock
+from launch.runs.target_check import TARGETS, check_targets, spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +120,10 @@ class Run:
         recipe, console, comm = self.recipe, self.console, self.comm
         limit, context = recipe.sampling.max_tokens, recipe.model.context
         codec = make_prompt_codec(recipe.model, base, console, max_tokens=limit)
-        check_lengths(codec, questions, console, limit=limit)
+        for example in (*questions.train, *questions.warm_up, *questions.held_out):
+            codec.render(example)
+        examples = spread(questions.train, TARGETS)
+        check_targets(codec, examples, recipe.reward, console, max_tokens=limit, may_lose=recipe.run.max_lost_targets)
         check_context(context, load_shell(base), base)
         engine = choose_rollout(recipe.rollout, base, console) if samples else None
         console.line(f"loading      {base}")
