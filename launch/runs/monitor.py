@@ -180,7 +180,8 @@ class TrainingMonitor(Callbacks):
             run.console.line(f"no room      for {path}: {reason}; the run continues without it")
             return
         with run.log.phase("save"):
-            save_model_folder(engines.policy, engines.codec.tokenizer, path, run.comm)
+            codec = engines.codec
+            save_model_folder(engines.policy, codec.tokenizer, path, run.comm, stop_ids=codec.stop_ids)
         self._best = (value, done)
         run.log.log_result("best", {"step": done - 1, best_by: value, "model": path.name})
         run.console.line(f"best so far  {path} ({best_by} {value:.2f})")

@@ -172,7 +172,8 @@ class Run:
             with self.checkpoints.guard():
                 yield self.checkpoints.restore(self.checkpoint) if self.checkpoint else 0
             with self.log.phase("save"):
-                save_model_folder(engines.policy, engines.codec.tokenizer, self.model, comm)
+                codec = engines.codec
+                save_model_folder(engines.policy, codec.tokenizer, self.model, comm, stop_ids=codec.stop_ids)
         comm.on_rank0(lambda: remove_all(resume.checkpoints_of(self.folder)))
         self.console.line(f"model        {self.model}")
 
