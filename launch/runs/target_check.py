@@ -14,6 +14,7 @@ from grpo.types import Group, Score
 from launch.builders.prompts import PromptCodec
 from rewards.config import RewardConfig
 from rewards.judges.base import Judge, Pair
+from rewards.judges.gold_support import judge_warning
 from rewards.scorer import RewardScorer
 
 TARGETS = 200  # gold answers that are looked at
@@ -82,11 +83,9 @@ def check_judge(
         )
     for group in refused[:SHOWN]:
         console.line(f"{'':12} unsupported: {_about(group)}")
-    if len(refused) > 0.5 * len(groups):
-        console.line(
-            f"warning: the judge {config.judge} punishes the citations of most gold answers; a better one is an NLI "
-            "model: --reward.judge=OWNER/MODEL"
-        )
+    warning = judge_warning(judge, config.judge, [(group.example, group.completions[0].text) for group in groups])
+    if warning:
+        console.line(f"warning: {warning}")
 
 
 def _decoded(group: Group, codec: PromptCodec, *, max_tokens: int) -> Group:
@@ -101,7 +100,8 @@ def _scores(config: RewardConfig, codec: PromptCodec, judge: Judge, groups: Sequ
     """The score of each group's one completion, without custom rewards."""
     weights = {name: weight for name, weight in config.weights.items() if ":" not in name}
     built_in = config.model_copy(update={"weights": weights})
-    scorer = RewardScorer(built_in, reasoning=codec.reasoning, judge=judge, custom=())
+    form = {"reasoning": codec.reasoning, "refusals": (codec.refusal,)}
+    scorer = RewardScorer(built_in, **form, judge=judge, custom=())
     return [score for (score,) in scorer(groups)]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.source_tree import FOLDERS, ROOT, files, imports
 
-BUDGET = {"grpo": 7100, "rewards": 2750, "curriculum": 3600, "eval": 2000, "launch": 4550}  # lines
+BUDGET = {"grpo": 7300, "rewards": 2900, "curriculum": 3700, "eval": 2100, "launch": 4750}  # lines
 LIGHT = {"grpo.types", "grpo.errors", "grpo.data", "grpo.config"}
 MAY_IMPORT = {  # of ours; a name stands for itself and all below it
     "grpo": {"grpo"},

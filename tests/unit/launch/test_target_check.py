@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from curriculum.datasets.world import make_world
 from grpo.data.prompts import special_tokens, stop_ids
+from grpo.data.text import REFUSAL
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from launch.builders.prompts import PromptCodec
@@ -32,6 +33,7 @@ def make_codec(*special: str, reasoning: bool = True) -> PromptCodec:
         reasoning=reasoning,
         stop_ids=stop_ids(made),
         special=special_tokens(made),
+        refusal=REFUSAL,
     )
 
 
@@ -47,7 +49,7 @@ def test_gold_answers_survive_tags_that_are_special_tokens(special, reasoning, c
 
 
 def test_a_citation_that_is_a_special_token_is_read_back_as_something_else():
-    with pytest.raises(UserError, match=r"1 of 24 gold answers lose .*: 0 are longer than .* 1 are read back as"):
+    with pytest.raises(UserError, match=r"4 of 24 gold answers lose .*: 0 are longer than .* 4 are read back as"):
         check(make_codec("[1]", reasoning=False), may_lose=0.0)
 
 
@@ -72,7 +74,7 @@ class NeverJudge:
 def test_a_judge_that_refuses_most_gold_answers_is_named(capsys):
     check_judge(make_codec(reasoning=False), WORLD, STAGE_2, NeverJudge(), Console())
     assert "finds 12 of 12 gold answers unsupported" in (out := capsys.readouterr().out)
-    assert "warning: the judge lexical punishes the citations of most gold answers" in out
+    assert "warning: judge lexical: supports 0 of " in out
 
 
 def test_examples_are_taken_at_equal_distances():
