@@ -61,7 +61,12 @@ class DeepSpeedBackend:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         self._engine.step()
-        return float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else None
+        if self._engine.was_step_applied():
+            return float(self._engine.get_global_grad_norm())
+        sharded = self._engine.optimizer
+        if getattr(sharded, "cpu_offload", False):  # else DeepSpeed adds the next gradient to the skipped one, in bf16
+            sharded.averaged_gradients = dict.fromkeys(sharded.averaged_gradients)
+        return None
 
     def optimizer_state(self, parameter: Any, *, moments: bool) -> Mapping[str, Tensor]:
         state: dict[str, Any] = {"master": safe_get_full_fp32_param(parameter)}

@@ -279,3 +279,28 @@ def test_a_state_goes_on_bitwise_in_any_engine(kind, tmp_path):
         if reader == kind:
             assert torch.equal(flat(later), straight)
         assert float((flat(later) - straight).abs().max()) < 1e-5
+
+
+ZERO = [(stage, offload) for stage in (1, 2, 3) for offload in ("none", "optimizer", *(("all",) if stage == 3 else ()))]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("stage", "offload"), ZERO)
+def test_a_skipped_update_leaves_no_gradient_behind(stage, offload, dtype):
+    """The first moment after [an update that is not finite, a sound one] is that after the sound one alone."""
+    need("deepspeed")
+
+    def moments(*bad):
+        zero = PolicyConfig(zero_stage=stage, offload=offload)
+        model = tiny_model().bfloat16() if dtype == "bfloat16" else tiny_model()
+        policy = engine(f"zero-{stage}", model, more={"zero": zero, "dtype": dtype})
+        for is_bad in bad:
+            batch = step_batch(1)
+            if is_bad:
+                batch.advantage_B[4] = float("nan")
+            assert policy.update(batch, loss)["skipped"] == float(is_bad)
+        return torch.cat([state["exp_avg"].flatten() for state in policy.snapshot_state().tensors.values()])
+
+    alone = moments(False)
+    assert float(alone.abs().max()) > 1e-6
+    assert torch.equal(moments(True, False), alone)
