@@ -53,6 +53,7 @@ class PolicyModel(torch.nn.Module):
         `gather` is given if the weights are sharded. UserError as `resolve_layout`.
         """
         self._gather = gather or nullcontext
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it would build a plan, 0.4 s, for every new length of a prompt
         self.layout = resolve_layout(self.model, self._layout_option, gather=self._gather)
         for frozen in self._frozen:
             frozen.layout = self.layout

@@ -122,7 +122,8 @@ def init_deepspeed() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # dozens of lines per engine
     # DeepSpeed calls deprecated names of torch, thousands of times.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled at start on CPUs, for inference only
+    if not torch.cuda.is_available():  # with a GPU the table would probe the compilers of all operators
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled at start, for inference only
     os.environ.setdefault("LOCAL_RANK", "0")
     if not dist.is_initialized():
         store = dist.HashStore()  # opens no port  # pyright: ignore[reportPrivateImportUsage]

@@ -10,6 +10,7 @@ from grpo.errors import UserError
 from grpo.model import attention, forward
 from grpo.model.attention import Span
 from grpo.model.forward import completion_logprobs, micro_batches, resolve_layout, shared_inputs
+from grpo.model.policy_model import PolicyModel
 from tests.helpers.forward_probe import Counted, Largest, logp_and_gradient, relative
 from tests.helpers.toy import random_batch, tiny_model
 
@@ -175,3 +176,9 @@ def test_models_that_would_be_computed_wrongly_are_refused():
     scaled.lm_head.register_forward_hook(lambda module, inputs, logits: 30 * (logits / 30).tanh())  # as Gemma 2 does
     with pytest.raises(UserError, match="not those of a plain linear head"):
         resolve_layout(scaled, "padded")
+
+
+def test_cudnn_attention_is_off_since_it_plans_anew_for_every_length():
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    PolicyModel(tiny_model()).prepare()
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
