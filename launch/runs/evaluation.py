@@ -8,6 +8,7 @@ import hashlib
 import random
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from grpo.telemetry.console import Console
 from grpo.telemetry.run_logger import require_new_folder
 from grpo.types import PromptRenderer, Sampling, TokenIds
 from launch.builders.data import load_sources
-from launch.builders.models import load_tokenizer, locate, starting_model
-from launch.builders.prompts import PromptCodec
+from launch.builders.models import locate, starting_model
+from launch.builders.prompts import make_prompt_codec
 from launch.builders.rewards import make_judge
 from launch.config.recipe import DataConfig, EvalConfig, ModelConfig, Recipe, RunConfig, SFTConfig
 from launch.runs.answers import FILE, FixedModel, prompt_name
@@ -55,9 +56,9 @@ def run_evaluation(recipe: Recipe, console: Console) -> Path:
     pool = _unasked(recipe.eval, recipe.data, data, recipe.sft, console) if recipe.shots else []
     shown = choose_demonstrations(recipe.eval, recipe.shots, asked, pool)
     base = locate(start or model.name, console=console)
-    tokenizer = load_tokenizer(base)
-    render = _make_renderer(model, tokenizer, shown, shots=recipe.shots, max_tokens=recipe.eval_max_tokens)
-    codec = PromptCodec(tokenizer=tokenizer, render=render, reasoning=model.reasoning, refusal=model.refusals[0])
+    codec = make_prompt_codec(model, base, console, max_tokens=recipe.eval_max_tokens)
+    render = _make_renderer(model, codec.tokenizer, shown, shots=recipe.shots, max_tokens=recipe.eval_max_tokens)
+    codec = replace(codec, render=render)
     prompts = {prompt_name(e.id, prompt): prompt for e in asked for prompt in [codec.render(e)]}
 
     console.line(f"model        {base}, {sum(map(len, shown.values()))} demonstrations")
