@@ -11,7 +11,6 @@ from launch.config.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [page for page in PAGES if page.name != "rebuild.md"]  # that page names what is gone
 
 
 def sections():
