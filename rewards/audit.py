@@ -134,11 +134,11 @@ QUESTIONS = (
 )
 
 
-def questions_of(examples: Sequence[Example]) -> list[Question]:
+def questions_of(examples: Sequence[Example], *, refusal: str = REFUSAL) -> list[Question]:
     """The user's questions. The honest answer is the reference answer of the warm-up; the wrong one copies a sentence
     without an answer, or the question where there is none.
     """
-    return [Question(example, reference_answer(example), _wrong(example)) for example in examples]
+    return [Question(example, reference_answer(example, refusal=refusal), _wrong(example)) for example in examples]
 
 
 def _wrong(example: Example) -> str:
@@ -300,13 +300,14 @@ def main(argv: Sequence[str]) -> int:
     files = [word for word in argv if not word.startswith("-") and not word.endswith(".toml")]
     try:
         examples = [example for file in files for example in load_examples(file)][:MOST_QUESTIONS]
-        questions = questions_of([e for e in examples if e.style != "closed"]) if files else QUESTIONS
-        if not questions:
+        with_passages = [example for example in examples if example.style != "closed"]
+        if files and not with_passages:
             raise UserError(f"{', '.join(files)}: no question with passages; the audit needs some")
         if files:
-            console.print(f"{len(questions)} questions of {', '.join(files)}")
+            console.print(f"{len(with_passages)} questions of {', '.join(files)}")
         if argv:
             recipe = load(RewardRecipe, [word for word in argv if word not in files])
+            questions = questions_of(with_passages, refusal=recipe.model.refusals[0]) if files else QUESTIONS
             rows = audit(recipe.reward, **recipe.model.model_dump(), questions=questions)
             console.print(table(rows, title=" + ".join(argv)))
             if custom := [name for name in recipe.reward.weights if ":" in name]:

@@ -127,8 +127,9 @@ def main(argv: Sequence[str]) -> int:
     options, overrides = parser.parse_known_args(argv)
     console = Console()
     try:
-        if options.out.resolve() == options.records.resolve():
-            raise UserError(f"{options.out}: is the file of the records; give another --out")
+        first = options.out.read_text("utf-8", "replace").partition("\n")[0] if options.out.exists() else ""
+        if first and not ('"total"' in first and '"statements"' in first):  # neither records nor rollouts have both
+            raise UserError(f"{options.out} is there already and holds no scores; give another --out")
         recipe = load(RewardRecipe, [*options.recipe, *overrides])
         scorer = RewardScorer(
             recipe.reward, **recipe.model.model_dump(), judge=load_judge(recipe.reward.judge, tell=print), tell=print
@@ -158,7 +159,7 @@ def main(argv: Sequence[str]) -> int:
                 recipe.reward,
                 **recipe.model.model_dump(),
                 judge=scorer.judge,
-                questions=questions_of(asked[:MOST_QUESTIONS]),
+                questions=questions_of(asked[:MOST_QUESTIONS], refusal=recipe.model.refusals[0]),
             )
             console.print(table(rows))
     console.print(f"scores: {options.out}")

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from grpo.data.example import Example
 from grpo.telemetry.console import Console
 from launch.builders.models import cache_errors, cache_folder
-from rewards.audit import audit, policies_that_beat_honesty
+from rewards.audit import audit, policies_that_beat_honesty, questions_of
 from rewards.config import RewardConfig
 from rewards.custom import load_custom_rewards
 from rewards.judges.base import Judge
@@ -23,14 +24,14 @@ def make_judge(name: str, *, console: Console) -> Judge:
 
 
 def make_scorer(
-    config: RewardConfig, *, reasoning: bool, refusals: Sequence[str], audited: bool, console: Console
+    config: RewardConfig, *, reasoning: bool, refusals: Sequence[str], audited: Sequence[Example], console: Console
 ) -> tuple[RewardScorer, Judge]:
-    """Return the scorer and its judge. With `audited`, prints which policies could game the rewards."""
+    """Return the scorer and its judge. Prints which policies could game the rewards on the examples `audited`."""
     config.check_format(reasoning=reasoning)
     custom = load_custom_rewards(config)  # the user's errors are found before a judge is loaded
     judge = make_judge(config.judge, console=console)
-    rows = audit(config, reasoning=reasoning, refusals=refusals, judge=judge) if audited else []
+    form = {"reasoning": reasoning, "refusals": refusals}
+    rows = audit(config, **form, judge=judge, questions=questions_of(audited, refusal=refusals[0])) if audited else []
     if rows and (hacks := policies_that_beat_honesty(rows)):
         console.line(f"hackable by  {', '.join(hacks)}: more reward than honest answers (python -m rewards.audit)")
-    scorer = RewardScorer(config, reasoning=reasoning, refusals=refusals, judge=judge, custom=custom, tell=console.line)
-    return scorer, judge
+    return RewardScorer(config, **form, judge=judge, custom=custom, tell=console.line), judge

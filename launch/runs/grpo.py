@@ -26,7 +26,7 @@ from launch.runs.monitor import HeldOutEvaluator, TrainingMonitor, check_best_by
 from launch.runs.resume import digest
 from launch.runs.run import Engines, Run
 from launch.runs.sft import ensure_warm_up
-from launch.runs.target_check import TARGETS, check_judge, spread
+from launch.runs.target_check import AUDITED, TARGETS, check_judge, spread
 from rewards.judges.load import check_judge_name
 from rewards.scorer import RewardScorer
 
@@ -47,7 +47,8 @@ def train_grpo(recipe: Recipe, console: Console, comm: Communicator) -> None:
         curriculum = make_curriculum(recipe.curriculum, questions.train, seed=recipe.run.seed)
         check_judge_name(recipe.held_out.judge)
         form = {"reasoning": recipe.model.reasoning, "refusals": recipe.model.refusals}
-        scorer, judge = make_scorer(recipe.reward, **form, audited=comm.rank == 0, console=console)
+        audited = spread([e for e in questions.train if e.passages], AUDITED) if comm.rank == 0 else []
+        scorer, judge = make_scorer(recipe.reward, **form, audited=audited, console=console)
         if recipe.held_out.judge != recipe.reward.judge:
             judge = make_judge(recipe.held_out.judge, console=console)
         base = _starting_weights(run, start_from, questions)

@@ -18,6 +18,7 @@ from rewards.judges.gold_support import judge_warning
 from rewards.scorer import RewardScorer
 
 TARGETS = 200  # gold answers that are looked at
+AUDITED = 20  # questions on which degenerate policies are tried
 SHOWN = 3  # of those that lose reward
 
 

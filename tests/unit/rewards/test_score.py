@@ -79,3 +79,12 @@ def test_a_bad_record_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert error.count("\n") == 1
     assert main([str(path), "--out", str(path)]) == 2
     assert "give another --out" in capsys.readouterr().err
+
+
+def test_only_earlier_scores_are_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = lines(tmp_path / "records.jsonl", {**RECORD, "completion": RIGHT})
+    assert [main([str(records), "--out", str(tmp_path / "scores.jsonl")]) for _ in range(2)] == [0, 0]
+    before = records.read_bytes()
+    assert main([str(records), "--out", str(records)]) == 2
+    assert "records.jsonl is there already and holds no scores; give another --out" in capsys.readouterr().err
+    assert records.read_bytes() == before
