@@ -98,7 +98,8 @@ def with_logprob_gap(stats: Stats, batch: Batch, policy: "Policy", comm: Communi
     The gap is then measured on one group of each rank and given to `check`, unless `batch` has old log-probabilities,
     which later updates of a step keep.
     """
-    if not stats.keys() <= {"lr", "skipped"} or batch.old_logp_BC is not None:
+    ran_no_model = stats.keys() <= {"lr", "skipped"}
+    if not ran_no_model or batch.old_logp_BC is not None:
         return stats
     first = batch.rows(torch.nonzero(batch.group_B == 0).flatten().tolist())
     gap_BC = (policy.logprobs(first) - first.sampler_logp_BC).abs() * first.learn_BC

@@ -242,7 +242,7 @@ def details(group: ParsedGroup, earned: Credits, verdicts: Verdicts) -> list[dic
         statements = [{"text": s.text, "cites": list(s.cites)} for s in answer.statements]
         for row, statement, said, share in zip(
             statements, group.rewardable[n], earned.stated[n], earned.shares[n], strict=False
-        ):
+        ):  # of a refusal and of a malformed answer no statement is rewardable
             verdict = support(statement, earned.citations, verdicts)
             row |= {"answers": [gold[a][0] for a in sorted(said)], "share": share, "supported": verdict}
         rows.append({"refused": answer.refused, "flaws": list(answer.flaws), "statements": statements})
@@ -267,8 +267,9 @@ def ground_grpo_rewards(
         parts = {
             "tag_count": tag_count(answer, reasoning=reasoning),  # eq 3
             "format": float(answer.well_formed),  # eq 4
-            "exact_match": EXACT_MATCH * factor * sum((share for _, share in credited), 0.0),  # eq 1
-            "citation": cited,  # eq 2
+            # eqs 1 and 2; 0 unless answerable, well formed and no refusal (ParsedGroup.rewardable)
+            "exact_match": EXACT_MATCH * factor * sum((share for _, share in credited), 0.0),
+            "citation": cited,
         }
         if config.refusal:
             hedged = config.anti_gaming and not is_pure_refusal(answer.answer_text, group.refusals)
