@@ -72,6 +72,7 @@ def start_vllm(
     with _starting(folder), nullcontext() if gpu or ranks == 1 else unique_shared_memory():
         return LLM(
             model=folder,
+            trust_remote_code=False,
             max_model_len=context,
             max_num_seqs=rows,
             kv_cache_memory_bytes=None if gpu else int(kv_cache * 2**30),
@@ -85,7 +86,6 @@ def start_vllm(
 def engine_settings(dtype: Literal["float32", "bfloat16"], *, gpu: bool) -> dict[str, Any]:
     """Return the settings of `vllm.LLM` that every engine has, and that keep it the policy which the trainer trains."""
     return {
-        "trust_remote_code": False,
         "load_format": "safetensors",  # never a pickle
         "skip_tokenizer_init": True,  # token ids in, token ids out
         "dtype": dtype,

@@ -188,7 +188,7 @@ def test_a_best_model_without_room_is_left_out(tmp_path, monkeypatch):
     kept = ToyRun(tmp_path)
     tokenizer = ByteTokenizer()
     tokenizer.save_pretrained = lambda path: None
-    engines = SimpleNamespace(base="", policy=kept.policy, codec=SimpleNamespace(tokenizer=tokenizer))
+    engines = SimpleNamespace(base="", policy=kept.policy, codec=SimpleNamespace(tokenizer=tokenizer, stop_ids=(0,)))
     recipe = SimpleNamespace(held_out=SimpleNamespace(best_by="right"), checkpoint=SimpleNamespace(every=1))
     about = {"comm": Communicator(), "console": kept.log.console, "log": kept.log}
     run = SimpleNamespace(folder=tmp_path, recipe=recipe, **about)

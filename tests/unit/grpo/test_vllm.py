@@ -13,10 +13,6 @@ def test_the_head_is_float32_on_a_gpu_as_the_trainers_is(gpu, dtype, head):
     assert engine_settings(dtype, gpu=False)["hf_overrides"] == {}  # the CPU build has no such product
 
 
-def test_no_pickle_no_foreign_code_and_no_defaults_of_the_model():
+def test_no_pickle_and_no_defaults_of_the_model():
     settings = engine_settings("float32", gpu=False)
-    assert (settings["load_format"], settings["trust_remote_code"], settings["generation_config"]) == (
-        "safetensors",
-        False,
-        "vllm",
-    )
+    assert (settings["load_format"], settings["generation_config"]) == ("safetensors", "vllm")
