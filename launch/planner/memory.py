@@ -1,7 +1,7 @@
 """The memory of one rank, part by part and phase by phase: pure functions of model, settings and devices.
 
 P is the number of parameters, N the number of ranks. c is the bytes of a number in the policy's dtype: 2 for bfloat16,
-4 for float32. GB is 1e9 bytes. A step has four phases, which need different parts: `push` (new weights go to the
+4 for float32. GB is 1e9 bytes. A step has four phases, which need different parts: `sync` (new weights go to the
 rollout engine), `rollout`, `backward` (all forward and backward passes), `step` (the optimizer).
 
 Parts are counted from the tensors that the code allocates, or estimated by a rule of thumb (`Part.counted`). Nothing
@@ -16,7 +16,7 @@ from grpo.errors import UserError
 from launch.config.model_size import ModelSize
 
 Offload = Literal["none", "optimizer", "all"]
-PHASES = ("push", "rollout", "backward", "step")
+PHASES = ("sync", "rollout", "backward", "step")
 
 GB, GIB = 1e9, 2**30
 ROOM = 0.95  # rule of thumb: the rest is for what the allocator cannot join together
@@ -87,7 +87,7 @@ class Part:
 
     name: str
     how: str  # the formula, short
-    push: float = 0.0
+    sync: float = 0.0
     rollout: float = 0.0
     backward: float = 0.0
     step: float = 0.0
@@ -157,7 +157,7 @@ def splits(size: ModelSize, ranks: int) -> list[int]:
 
 
 def _always(name: str, how: str, bytes_: float) -> Part:
-    return Part(name=name, how=how, push=bytes_, rollout=bytes_, backward=bytes_, step=bytes_)
+    return Part(name=name, how=how, sync=bytes_, rollout=bytes_, backward=bytes_, step=bytes_)
 
 
 def _place(name: str, how: str, bytes_: float, offloaded: bool) -> Part:
@@ -222,12 +222,12 @@ def _zero_gradients(p: int, s: PlanSettings, d: Devices) -> Part:
     if s.zero_stage == 1:  # in bfloat16 the buffer of the sums is there from the start
         how, held = ("(4 + 2) P", 4 * p) if written else ("4 P", 0)
         host = 8 * p / n * (s.offload != "none")
-        return Part(name="gradients", how=how, push=held, rollout=held, backward=4 * p + written, step=4 * p, host=host)
+        return Part(name="gradients", how=how, sync=held, rollout=held, backward=4 * p + written, step=4 * p, host=host)
     share = 4 * p / n
     if s.zero_stage == 2:  # in float32 the sums are joined into a new tensor for the step
         return Part(name="gradients", how="4 P / N", backward=share, step=share * (1 if written else 2))
     joined = 4 * min(p / n, SUB_GROUP)
-    return Part(name="gradients", how="4 P / N", push=share, rollout=share, backward=share, step=share + joined)
+    return Part(name="gradients", how="4 P / N", sync=share, rollout=share, backward=share, step=share + joined)
 
 
 def _activations(size: ModelSize, s: PlanSettings, d: Devices) -> Part:
@@ -278,13 +278,13 @@ def _rollout(size: ModelSize, s: PlanSettings, d: Devices) -> list[Part]:
     nothing here. On the way are two of the largest tensor, V D.
     """
     p, c = size.parameters, s.width
-    sync = Part(name="on the way", how=f"2 x {c} V D", push=2 * c * size.head_parameters)
+    sync = Part(name="on the way", how=f"2 x {c} V D", sync=2 * c * size.head_parameters)
     if s.rollout == "server":
         return [sync]
     if s.rollout == "vllm" and d.kind == "gpu":
         weights, share = c * p / s.tensor_parallel, s.gpu_memory_utilization
         how = f"{share:g} of {d.memory / GB:.0f} GB: {weights / GB:.1f} weights, {WORKSPACE / GB:g} work, rest cache"
-        return [Part(name="vLLM", how=how, push=weights, rollout=share * d.memory), sync]
+        return [Part(name="vLLM", how=how, sync=weights, rollout=share * d.memory), sync]
     if s.rollout == "vllm":
         gib = s.cpu_kv_cache_gib
         return [_always("vLLM", f"{c} P + {gib:g} GiB", c * p + gib * GIB), sync]

@@ -73,11 +73,11 @@ def test_qwen3_8b_with_zero_2_on_8_gpus_by_hand():
     assert found["buckets"].backward == 400_000_000
     assert found["activations"].backward == 12_288 * (272_384 + 294_912 + 73_728 + 11_916)
     assert found["head and logits"].backward == 3 * 2**26 + 10 * 622_329_856 + 16 * 4_096 * 12_288
-    assert (found["vLLM"].push, found["vLLM"].rollout, found["vLLM"].backward) == (2 * P, 36e9, 0)
-    assert found["on the way"].push == 4 * 622_329_856
-    assert found["runtime"].push == found["runtime"].step == 3e9
+    assert (found["vLLM"].sync, found["vLLM"].rollout, found["vLLM"].backward) == (2 * P, 36e9, 0)
+    assert found["on the way"].sync == 4 * 622_329_856
+    assert found["runtime"].sync == found["runtime"].step == 3e9
     total = {phase: sum(getattr(line, phase) for line in found.values()) / GB for phase in PHASES}
-    by_hand = {"push": 50.538, "rollout": 67.668, "backward": 51.416, "step": 36.163}
+    by_hand = {"sync": 50.538, "rollout": 67.668, "backward": 51.416, "step": 36.163}
     assert total == pytest.approx(by_hand, abs=1e-3)
     assert peak(list(found.values()), EIGHT) / GB == pytest.approx(67.668, abs=1e-3)
     # 36 GB less 16.38 of weights and 4 of work, by 147,456 bytes a token
