@@ -148,7 +148,7 @@ def build_examples(
     for question in labelled:
         reason = _unsupported(question)
         dropped.update([reason] if reason else [])
-        supported += [] if reason else [question]
+        supported += [] if reason else [_without_refusal(question) if question.refused else question]
     if not supported:
         raise _nothing_usable(rows, dropped, judge)
     index = maker.index(labelled, pool) if variants or any(q.needed is not None for q in supported) else None
@@ -244,13 +244,11 @@ class _Maker:
         short_answers = 0
         seen: set[str] = set()
         for number, given in enumerate(rows, 1):
-            row = given
-            one = row.answers[0] if len(row.answers) == 1 and not row.labels else ()
-            if one and all(is_refusal(text, refusals) for text in one):
-                row = replace(row, unanswerable=True, answers=(), extra={**row.extra, "answer": one[0]})
-            short = sum(map(_is_short, row.answers[0])) if _is_looked_up(row) else 0
+            refusal = _refusal_of(given, refusals)
+            row = refusal or given
+            short = sum(map(_is_short, row.answers[0])) if not refusal and _is_looked_up(row) else 0
             short_answers += short
-            question = SHORT_ANSWER if short else self._question(row, number)
+            question = SHORT_ANSWER if short else self._question(row, number, refused=refusal is not None)
             key = normalize(row.question) or row.question
             if isinstance(question, str):
                 dropped[question] += 1
@@ -261,7 +259,7 @@ class _Maker:
                 questions.append(question)
         return short_answers, questions
 
-    def _question(self, row: Row, number: int) -> Question | str:
+    def _question(self, row: Row, number: int, *, refused: bool) -> Question | str:
         """The question with its passages as the model will see them, or the reason why it cannot be used."""
         if row.needed is not None and len(row.needed) > self.size:
             return MUCH_SUPPORT
@@ -269,7 +267,7 @@ class _Maker:
             return WITHOUT_PASSAGES
         if row.answers and not any(normalize(text) for spellings in row.answers for text in spellings):
             return NO_SPELLING
-        answers, style = _answers_and_style(row)
+        answers, style = _answers_and_style(replace(row, style=None) if refused else row)
         kept: dict[str, tuple[int, Passage]] = {}  # by key, since a log may hold a passage twice
         rng = random.Random(f"{self.seed} cut {number}")
         labelled = any(label is not None for label in row.labels)
@@ -290,6 +288,7 @@ class _Maker:
         return Question(
             row=row,
             number=number,
+            refused=refused,
             answers=answers,
             style=style,
             whole=tuple(row.passages[place] for place in places),
@@ -414,6 +413,26 @@ class _Maker:
             source=source,
             extra=row.extra,
         )
+
+
+def _refusal_of(row: Row, wordings: Sequence[str]) -> Row | None:
+    """The row of a log whose answer refuses, with the sentence that does so as the answer; None for any other row.
+
+    Labelling asks the passages for this sentence, since "No evidence of fraud was found." may be a fact in them. Data
+    sets with gold passages are no logs: "Unknown" is a film there.
+    """
+    is_log = row.passages and not row.labels and row.needed is None
+    one = row.answers[0] if is_log and len(row.answers) == 1 else ()
+    if not one or not all(is_refusal(text, wordings) for text in one):
+        return None
+    said = sentences(one[0])[0]
+    return replace(row, unanswerable=True, answers=((said,),), extra={**row.extra, "answer": one[0]})
+
+
+def _without_refusal(question: Question) -> Question:
+    """The question of a log that was refused, without an answer."""
+    style = question.row.style or "prose"
+    return replace(question, answers=(), style=style, found=((),) * len(question.found))
 
 
 def _answers_and_style(row: Row) -> tuple[tuple[tuple[str, ...], ...], Style]:

@@ -88,6 +88,7 @@ class Question:
 
     row: Row
     number: int  # of the row, from 1
+    refused: bool  # the answer is a log's refusal, which is none once the passages do not hold it
     answers: tuple[tuple[str, ...], ...]
     style: Style
     whole: tuple[Passage, ...]

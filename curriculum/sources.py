@@ -86,7 +86,7 @@ def read_rows(source: str | Path, spec: DataSpec) -> tuple[list[Row], Reader, st
         record = rename(location, given, spec.fields)
         if reader is None:
             reader, said = choose_reader(location, record, spec)
-        stated = record.get("style") is not None or record.get("data_type") is not None
+        stated = record.get("style") or record.get("data_type")
         whole = {**record, "style": style} if style and not stated and "docs" in record else record
         try:
             rows += (replace(row, style=row.style or style) for row in reader.read(location, whole))

@@ -2,7 +2,8 @@
 
 ASQA has an answer per sub-question (`qa_pairs`), ELI5 has `claims`, QAMPARI has a list of spellings per item. The files
 of trust_eval are these with 100 documents and `answers_found`. ALCE's QAMPARI looks like any record with `docs`: it is
-known by the retriever's `score` in them, or by the name of the file (`curriculum.sources`).
+known by several answers and the retriever's `id` and `score` in `docs`, or by the name of the file
+(`curriculum.sources`). A style that the record or the recipe states holds.
 """
 
 from collections.abc import Iterator
@@ -27,7 +28,8 @@ def read_eli5(location: str, record: Record) -> Iterator[Row]:
 
 
 def read_qampari(location: str, record: Record) -> Iterator[Row]:
-    yield from read_grounded(location, {**record, "style": "list"})
+    stated = record.get("style") or record.get("data_type")
+    yield from read_grounded(location, record if stated else {**record, "style": "list"})
 
 
 def _row(location: str, record: Record, answers: list[tuple[str, ...]], style: Style, field: str) -> Row:
@@ -39,22 +41,24 @@ def _row(location: str, record: Record, answers: list[tuple[str, ...]], style: S
         "question": text_of(location, record, "question"),
         "answers": [list(spellings) for spellings in answers],
         "docs": labelled,
-        "style": style,
+        "style": record.get("style") or style,
         **{name: record[name] for name in ("data_type", "source") if record.get(name) is not None},
         "id": id_of(record),
-        **rest_of(record, "question", "docs", "answers", "sample_id", field),
+        **rest_of(record, "question", "docs", "answers", "sample_id", "style", "data_type", "source", field),
     }
     (row,) = read_grounded(location, usual)
     return row
 
 
 def _is_qampari(record: Record) -> bool:
+    """Whether a record that states no other style has several answers, each a list of spellings."""
     answers = record.get("answers")
-    return isinstance(answers, list) and bool(answers) and isinstance(answers[0], list)
+    several = isinstance(answers, list) and len(answers) > 1 and isinstance(answers[0], list)
+    return several and not record.get("style") and str(record.get("data_type") or "qampari").lower() == "qampari"
 
 
 ASQA = Reader(name="alce_asqa", keys=("docs", "qa_pairs.short_answers"), read=read_asqa, variants=False)
 ELI5 = Reader(name="alce_eli5", keys=("docs", "claims"), read=read_eli5, variants=False)
 QAMPARI = Reader(
-    name="alce_qampari", keys=("docs.score", "answers"), read=read_qampari, where=_is_qampari, variants=False
+    name="alce_qampari", keys=("docs.id", "docs.score", "answers"), read=read_qampari, where=_is_qampari, variants=False
 )

@@ -38,12 +38,20 @@ def get_path(record: object, path: str) -> object:
 
 
 def first_field(record: Record, names: Iterable[str]) -> str | None:
-    """The first of these fields that is there."""
-    return next((name for name in names if record.get(name) is not None), None)
+    """The first of these fields with content, or where none has any the first that is there."""
+    there = [name for name in names if record.get(name) is not None]
+    return next((name for name in there if not _is_blank(record[name])), there[0] if there else None)
+
+
+def _is_blank(value: object) -> bool:
+    found = unpacked(value)
+    if isinstance(found, list):
+        return all(map(_is_blank, cast(list[object], found)))
+    return isinstance(found, str) and not found.strip()
 
 
 def text_of(location: str, record: Record, *names: str) -> str:
-    """The text in the first of these fields that is there."""
+    """The text in the first of these fields with content."""
     name = first_field(record, names) or names[0]
     value = record.get(name)
     if not isinstance(value, str) or not value.strip():
@@ -52,7 +60,7 @@ def text_of(location: str, record: Record, *names: str) -> str:
 
 
 def strings_of(location: str, record: Record, *names: str) -> tuple[str, ...]:
-    """The strings in the first of these fields that is there: a list, its JSON, or one string, which may be empty."""
+    """The strings in the first of these fields with content: a list, its JSON, or one string; none if all are empty."""
     name = first_field(record, names)
     if name is None:
         raise wrong_field(location, names[0], None, SPELLINGS, record)
@@ -150,18 +158,19 @@ def _joined(location: str, path: str, value: object) -> str:
 
 
 def flag_of(location: str, record: Record, name: str, default: bool) -> bool:
-    """A field that is true or false, or 1 or 0."""
+    """A field that is true or false, or 1 or 0, also as the text of a table's cell; an empty cell states nothing."""
     value = record.get(name)
-    if value is None:
+    read = value.strip().lower() if isinstance(value, str) else value
+    if read is None or read == "":
         return default
-    if value not in (0, 1):
+    if read not in (0, 1, "0", "1", "false", "true"):
         raise wrong_field(location, name, value, "true or false")
-    return bool(value)
+    return read in (1, "1", "true")
 
 
 def style_of(location: str, record: Record) -> Style | None:
-    """The style that a record states."""
-    stated = record.get("style")
+    """The style that a record states; an empty cell of a table states none."""
+    stated = record.get("style") or None
     for style in STYLES:
         if style == stated:
             return style
@@ -179,7 +188,7 @@ def id_of(record: Record) -> str | None:
 
 def rest_of(record: Record, *used: str | None) -> dict[str, object]:
     """The fields that a reader has not used."""
-    return {name: value for name, value in record.items() if name not in {"id", *used} and value is not None}
+    return {name: value for name, value in record.items() if name not in {"id", *used}}
 
 
 def rename(location: str, record: Record, fields: Mapping[str, str]) -> Record:

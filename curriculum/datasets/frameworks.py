@@ -18,14 +18,15 @@ def read_langsmith(location: str, record: Record) -> Iterator[Row]:
     """A run: `inputs` with the question, `outputs` with answer and documents, `reference_outputs` with the answer."""
     inputs, outputs = _object(location, record, "inputs"), _object(location, record, "outputs")
     reference = _object(location, record, "reference_outputs") if record.get("reference_outputs") else {}
+    sides = {"reference_outputs": reference, "outputs": outputs}
     documents = first_field(outputs, DOCUMENTS)
     if documents is None:
         valid = f"documents under one of {', '.join(DOCUMENTS)}"
         raise wrong_field(f"{location}: outputs", "documents", None, valid, outputs)
-    answer = next((side[n] for side in (reference, outputs) if (n := first_field(side, (*GOLD, *GIVEN)))), None)
-    sides = ("inputs", "outputs", "reference_outputs")
-    whole = {name: value for name, value in record.items() if name not in sides}
-    whole |= {"answer": answer, "passages": outputs[documents]}
+    answers = {side: fields[n] for side, fields in sides.items() if (n := first_field(fields, (*GOLD, *GIVEN)))}
+    whole = {name: value for name, value in record.items() if name not in ("inputs", *sides)}
+    whole |= {"answer": answers[side] if (side := first_field(answers, sides)) else None}
+    whole |= {"passages": outputs[documents]}
     if question := first_field(inputs, QUESTIONS):
         whole["question"] = inputs[question]
     yield from read_log(location, whole, "passages", questions=("question",))

@@ -38,7 +38,6 @@ def read_ctxs(location: str, record: Record) -> Iterator[Row]:
 def read_msmarco(location: str, record: Record) -> Iterator[Row]:
     """Rows labelled by people; "No Answer Present." is a question that the passages do not answer."""
     spellings = strings_of(location, record, "wellFormedAnswers", "answers")
-    spellings = spellings or strings_of(location, record, "answers")
     selected = [flag_of(location, row, "is_selected", False) for row in rows_of(location, record, "passages")]
     none = not spellings or spellings[0].lower().startswith("no answer present")
     yield Row(

@@ -9,7 +9,8 @@ A record of a file or hub data set becomes an example if it has the fields of Tr
   `answers_found` is computed by containment, except for claims, which are entailed and not spelled;
 * optional: `id` (else made from question and answers), `source`, and `style` or Trust-Data's `data_type`.
 
-`answer`, a string, may stand for one answer, and one text for one document (a table has nothing else in its cells).
+`answer`, a string, may stand for missing `answers`, and one text for one document, since a table has no lists in its
+cells.
 A closed-book record has `style` "closed" and no docs; `answers` `[]` then means that nobody can answer the question.
 All other fields of a record are kept in `Example.extra`.
 """
@@ -175,7 +176,7 @@ def read_labels(
     if row.answers and not blank_answers and not any(normalize(alias) for aliases in row.answers for alias in aliases):
         raise UserError(f"{location}: answers are only punctuation and articles; expected another word or digit")
     answers = tuple(map(tuple, row.answers))
-    known = KNOWN if record.get("answers") else {*KNOWN, "answer"}
+    known = {*KNOWN, "answer"} if record.get("answers") is None else KNOWN
     example = Example(
         id=make_id(row.source, row.question, answers) if row.id is None else str(row.id),
         question=row.question,
@@ -184,7 +185,7 @@ def read_labels(
         found=((False,) * len(answers),) * len(docs),
         style=row.style,
         source=row.source,
-        extra={name: value for name, value in record.items() if name not in known and value is not None},
+        extra={name: value for name, value in record.items() if name not in known},
     )
     return example, tuple(_flags(f"{location}: docs[{n}]", doc, len(answers)) for n, doc in enumerate(docs))
 
@@ -197,8 +198,9 @@ def make_id(source: str, question: str, answers: Sequence[Sequence[str]]) -> str
 
 def _usual_form(record: Record) -> Record:
     """The record with `answer` as `answers`, and with docs that are texts as objects with a text."""
-    usual = dict(record)
-    if isinstance(answers := record.get("answers") or record.get("answer"), str):
+    usual = {**record, "style": record.get("style") or None}  # an empty cell of a table is none
+    answers = record.get("answers")
+    if isinstance(answers := record.get("answer") if answers is None else answers, str):
         usual["answers"] = [answers]
     docs = record.get("docs")
     if isinstance(docs, list | str):

@@ -9,7 +9,8 @@ from curriculum.builder import build_examples
 from curriculum.datasets import DataSpec
 from curriculum.labels import is_refusal, is_sentence
 from curriculum.sources import load_source, read_rows
-from grpo.data.example import load_examples
+from grpo.data.example import load_examples, read_example, to_record
+from grpo.data.files import write_jsonl
 from rewards.judges.load import load_judge
 
 TOWER = "Varn Tower was built in 1846 by the mason Tove Arden.[2] It stands on the east cliff."
@@ -81,6 +82,40 @@ def test_questions_to_refuse_are_those_that_the_log_says(tmp_path):
     assert "7 questions, 5 kept (dropped: 1 marked as unanswerable, though a passage holds the answer" in said
     assert "1 with an answer that no passage supports); 1 answerable examples, 4 unanswerable (4 as" in said
     assert "1 empty answers count as none" in said
+
+
+def test_a_refusal_is_read_back_as_a_question_without_an_answer(tmp_path):
+    """By training, by a run's own questions.jsonl, and by a second build."""
+    refused = {"answer": "I could not find this in the documents."}
+    examples, _ = log(tmp_path, refused, {"answer": "Tove Arden"})
+    back = [read_example("built.jsonl:1", to_record(e), style="prose", source="log") for e in examples]
+    assert back == examples
+    assert [(e.answers, e.answerable, e.extra) for e in back[:1]] == [((), False, refused)]
+    write_jsonl(tmp_path / "built.jsonl", map(to_record, examples))
+    again, _ = load_source(str(tmp_path / "built.jsonl"), DataSpec())
+    assert [(e.answers, e.found) for e in again] == [(e.answers, e.found) for e in examples]
+
+
+def test_a_statement_of_fact_is_no_refusal_and_a_title_is_none_either(tmp_path):
+    """A log's refusal that a passage states is dropped; the short gold answer of a data set stays an answer."""
+    audit = "The audit of Orra Hall ended in May. No evidence of fraud was found."
+    rows = [
+        {"answer": "No evidence of fraud was found.", "passages": [audit]},
+        {"answer": "No evidence of fraud was found.", "passages": [TOWER]},
+        {"answer": "I could not find it. Orra Hall was sold by Bo Marsh for 38 crowns.", "style": "claims"},
+        {"answer": "N/A"},
+    ]
+    examples, said = log(tmp_path, *rows)
+    assert [(e.question, e.answers, e.style) for e in examples] == [
+        ("Question 1?", (), "prose"),
+        ("Question 2?", (), "claims"),
+        ("Question 3?", (), "prose"),
+    ]
+    assert "4 questions, 3 kept (dropped: 1 marked as unanswerable, though a passage holds the answer)" in said
+    gold = {"question": "Who?", "answers": ["Unknown"], "ctxs": [{"title": "", "text": "Unknown won.", "isgold": True}]}
+    (tmp_path / "nq.jsonl").write_text(json.dumps(gold), encoding="utf-8")
+    examples, _ = load_source(str(tmp_path / "nq.jsonl"), DataSpec(passages=1))
+    assert [(e.answers, e.answerable) for e in examples] == [((("Unknown",),), True)]
 
 
 def test_sentences_are_claims_that_a_judge_finds(tmp_path):

@@ -369,7 +369,8 @@ def test_files_of_every_kind_hold_the_same_records(tmp_path):
         examples = read(str(tmp_path / name))[0]
         assert [(e.id, e.question, e.found) for e in examples] == [(r["id"], r["question"], HELD) for r in rows], name
         if name in ("t.parquet", "saved", "dict"):
-            assert [example.extra for example in examples] == [{"day": "2026-12-01 08:00:00"}] * 3, name
+            extra = {"day": "2026-12-01 08:00:00", "score": None, "raw": None}
+            assert [example.extra for example in examples] == [extra] * 3, name
     (tmp_path / "one.json").write_text(json.dumps(rows[0], indent=1))
     assert [e.id for e in read(str(tmp_path / "one.json"))[0]] == ["q0"]
     datasets.DatasetDict({"a": saved, "b": saved}).save_to_disk(tmp_path / "two")
@@ -391,6 +392,36 @@ def test_a_table_has_texts_and_lists_in_its_cells(tmp_path):
     (tmp_path / "t.csv").write_text(out.getvalue())
     examples = [example for example in read(str(tmp_path / "t.csv"))[0] if example.answerable]
     assert [tuple(p.text for p in e.passages) for e in examples] == [(BRILL, ORRA), (ORRA,)]  # the second asks the same
+
+
+def test_flags_and_styles_are_read_from_the_cells_of_a_table(tmp_path):
+    marks = ["True", "False", "1", "0", "true", ""]
+    rows = [
+        [f"{n}: {ASKED}", BRILL, "Tove Arden" if mark in ("True", "1", "true", "") else "Cy Wren", mark, style]
+        for n, (mark, style) in enumerate(zip(marks, ["", "", "prose", "", "claims", ""], strict=True))
+    ]
+    for field in ("contexts", "docs"):
+        path = tmp_path / f"{field}.csv"
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([["question", field, "answer", "answerable", "style"], *rows])
+        examples = [e for e in read(str(path))[0] if e.passages[0].text == BRILL and not e.id.endswith("-u")]
+        assert [e.answerable for e in examples] == [True, False, True, False, True, True], field
+        assert [e.style for e in examples] == ["prose"] * 4 + ["claims", "prose"], field
+    path.write_text(path.read_text().replace("False", "perhaps"))
+    with pytest.raises(UserError, match="record 2: answerable is 'perhaps'; expected true or false"):
+        read(str(path))
+
+
+@pytest.mark.parametrize("blank", ["", " ", [], [""], "[]"])
+def test_an_empty_reference_does_not_hide_the_answer(tmp_path, blank):
+    runs = {"inputs": {"question": ASKED}, "outputs": {"answer": "Tove Arden", "documents": [BRILL, ORRA]}}
+    for record in (
+        {"user_input": ASKED, "retrieved_contexts": [BRILL, ORRA], "response": "Tove Arden", "reference": blank},
+        {"question": ASKED, "passages": [BRILL, ORRA], "answer": "Tove Arden", "answers": blank},
+        {**runs, "reference_outputs": {"answer": blank}},
+    ):
+        examples, _ = read(write(tmp_path / "log.jsonl", record))
+        assert (examples[0].answers, examples[0].found) == (SPAN, HELD)
 
 
 def test_fields_of_other_names_are_mapped(tmp_path):
@@ -429,6 +460,18 @@ def test_the_style_is_said_or_in_the_name(tmp_path):
         name: read(write(tmp_path / name, record))[0][0].style for name in ("a.jsonl", "qampari_eval_top100.jsonl")
     }
     assert styles == {"a.jsonl": "prose", "qampari_eval_top100.jsonl": "list"}
+    several, scored = record["answers"], [{**doc, "score": 1.5} for doc in DOCS]
+    for answers, docs, more, spec, style in (
+        (several, SCORED, {}, {}, "list"),
+        (several, SCORED, {"data_type": "qampari"}, {}, "list"),
+        (several, SCORED, {}, {"style": "prose"}, "prose"),
+        (several, SCORED, {"style": "prose"}, {}, "prose"),
+        (several, SCORED, {"data_type": "asqa"}, {}, "prose"),
+        (several, scored, {}, {}, "prose"),
+        ([["Tove Arden", "Arden"]], SCORED, {}, {}, "prose"),
+    ):
+        path = write(tmp_path / "d.jsonl", {**record, "answers": answers, "docs": docs, **more})
+        assert read(path, **spec)[0][0].style == style, (answers, docs, more, spec)
     assert read(write(tmp_path / "b.jsonl", record), style="list")[0][0].style == "list"
     assert read(write(tmp_path / "c.jsonl", {**record, "style": "prose"}), style="list")[0][0].style == "prose"
 

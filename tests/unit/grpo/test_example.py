@@ -193,8 +193,8 @@ def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
 def test_other_fields_of_a_record_are_kept(tmp_path: Path) -> None:
     record = {**GOOD, "id": "q", "style": "prose", "source": "t", "topic": "sport", "empty": None}
     (example,) = load_examples(write(tmp_path / "a.jsonl", record))
-    assert example.extra == {"topic": "sport"}
-    assert to_record(example) == {name: value for name, value in record.items() if value is not None}
+    assert example.extra == {"topic": "sport", "empty": None}
+    assert to_record(example) == record
 
 
 def test_hub_data_sets_load_through_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Custom rewards: found by name, in three forms, timed, checked, and their failures counted."""
 
 import dataclasses
+import json
 import sys
 import threading
 import types
@@ -12,7 +13,9 @@ import numpy
 import pytest
 import torch
 
-from grpo.data.example import Example, Passage
+from curriculum.datasets import DataSpec
+from curriculum.sources import load_source
+from grpo.data.example import Example, Passage, load_examples
 from grpo.errors import UserError
 from grpo.types import Completion, Group, Score
 from rewards.config import RewardConfig
@@ -173,6 +176,17 @@ def test_the_records_other_columns_reach_a_function_for_trl(own: types.ModuleTyp
     assert [s.parts[NAME] for s in scorer(own, by_level)([asked])[0]] == [0.5] * 3
     with pytest.raises(UserError, match=r"asks for level, which question asqa-1 does not have; it has .*, source, "):
         score(scorer(own, by_level))  # at once, whatever failure_limit forgives
+
+
+def test_a_column_that_is_null_reaches_a_function_for_trl_as_none(own: types.ModuleType, tmp_path: Path) -> None:
+    record = {"question": "Who?", "answers": ["Daei"], "docs": ["Daei."], "level": None}
+    (tmp_path / "a.jsonl").write_text(json.dumps(record), encoding="utf-8")
+    log = {"question": "Who?", "passages": ["Ali Daei won."], "answer": "Ali Daei", "level": None}
+    (tmp_path / "log.jsonl").write_text(json.dumps(log), encoding="utf-8")
+    examples = [*load_examples(tmp_path / "a.jsonl"), *load_source(str(tmp_path / "log.jsonl"), DataSpec())[0]]
+    asked = [Group(example=example, prompt_ids=(), completions=tuple(completions())) for example in examples]
+    found = scorer(own, lambda completions, level: [float(each is None) for each in level])(asked)
+    assert [[score.parts[NAME] for score in group] for group in found] == [[1.0] * 3] * 2
 
 
 def test_a_function_for_trl_reads_the_step_and_logs(own: types.ModuleType) -> None:
