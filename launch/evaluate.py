@@ -26,10 +26,12 @@ READS = (
 
 
 PAPER = (
-    *("--data.passages=5", "--data.max_words=0", "--eval.split=all", "--eval.shots=0"),
+    *("--data.passages=5", "--data.max_words=0", "--eval.split=all", "--eval.questions=0", "--eval.shots=0"),
+    *("--data.format=", "--data.fields=", "--data.style=", "--data.gold=[]"),
     *("--data.distractors=0", "--data.without_support=false", "--data.shuffle=false"),
 )
-"""Overrides of `--data.source=trust-score`: all questions, each over the first 5 of its 100 documents, as they are."""
+"""Overrides of `--data.source=trust-score`: all questions, each over the first 5 of its 100 documents, as they are. The
+fields and style of another file, which a run's recipe may have, are not those of these files."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ from grpo.data.example import Example, to_record, train_heldout_split
 from grpo.data.files import check_new_file, write_jsonl
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from launch.builders.data import load_questions, load_sources
+from launch.builders.data import check_count, load_questions, load_sources
 from launch.builders.models import starting_weights
 from launch.builders.prompts import make_prompt_codec
 from launch.builders.rollout import refuse_server
@@ -56,6 +56,7 @@ def filter_questions(recipe: Recipe, out: Path, answers: Path, *, keep: int, sam
     check_new_file(out)
     refuse_server(recipe.rollout)
     examples = load_questions(recipe.data, recipe.sft, recipe.held_out, console, warm_up=False).train
+    check_count(len(examples), recipe.data, console)
     _, held_out = train_heldout_split(load_sources(recipe.data, recipe.sft, console), held_out=recipe.data.held_out)
     base = starting_weights(recipe.model, recipe.run.folder, console)
     codec = make_prompt_codec(recipe.model, base, console, max_tokens=recipe.sampling.max_tokens)

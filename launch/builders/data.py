@@ -49,9 +49,7 @@ def load_questions(
     shown = [f"{len(questions.train)} to train on ({_unanswerable(questions.train)} unanswerable)"]
     shown += [f"{len(questions.warm_up)} to warm up"] if questions.warm_up else []
     shown += [f"{len(questions.held_out)} held out ({_unanswerable(questions.held_out)} unanswerable)"]
-    named = data.source if isinstance(data.source, str) else f"{len(data.source)} sources"
-    console.line(f"data         {named}: {', '.join(shown)}")
-    _check_count(named, len(questions.train), data, console)
+    console.line(f"data         {_named(data)}: {', '.join(shown)}")
     return questions
 
 
@@ -81,17 +79,24 @@ def load_sources(
     return apply_transforms(examples, **transforms, seed=data.seed) if any(transforms.values()) else examples
 
 
-def _check_count(named: str, count: int, data: DataConfig, console: Console) -> None:
-    """Say that there are fewer questions than asked for. UserError where there is not even a tenth of them."""
+def check_count(count: int, data: DataConfig, console: Console) -> None:
+    """Say that fewer questions are trained on than asked for. UserError where there is not even a tenth of them.
+
+    Called when questions whose prompts are too long are left out already.
+    """
     if count >= data.max_train:
         return
-    text = f"{named}: {count} of the {data.max_train} questions that data.max_train asks for"
+    text = f"{_named(data)}: {count} of the {data.max_train} questions that data.max_train asks for"
     if 10 * count < data.max_train:
         raise UserError(
-            f"{text}, after the split (data.held_out = {data.held_out}) and the mix (data.unanswerable = "
-            f"{data.unanswerable}); valid: --data.max_train={max(count, 1)}, or more data"
+            f"{text} can be used: after the split (data.held_out = {data.held_out}) and the mix (data.unanswerable = "
+            f"{data.unanswerable}), and with prompts that fit; valid: --data.max_train={max(count, 1)}, or more data"
         )
     console.line(f"             {text} are there, and the stage uses these")
+
+
+def _named(data: DataConfig) -> str:
+    return data.source if isinstance(data.source, str) else f"{len(data.source)} sources"
 
 
 def _warm_up_questions(sft: SFTConfig, train: Sequence[Example], console: Console) -> list[Example]:

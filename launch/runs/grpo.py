@@ -13,7 +13,7 @@ from grpo.loop import LoopConfig, train
 from grpo.policy.nonfinite import NonFiniteLog
 from grpo.telemetry.console import Console
 from grpo.types import Curriculum, SamplingConfig
-from launch.builders.data import Questions, load_questions
+from launch.builders.data import Questions, check_count, load_questions
 from launch.builders.models import locate, starting_model
 from launch.builders.policy import check_ranks, choose_dtype, choose_logprob_gap
 from launch.builders.prompts import fit_questions
@@ -39,6 +39,7 @@ def train_grpo(recipe: Recipe, console: Console, comm: Communicator) -> None:
         questions = load_questions(recipe.data, recipe.sft, recipe.held_out, console, warm_up=start_from is None)
         name, limit = start_from or recipe.model.name, recipe.sampling.max_tokens
         questions = fit_questions(questions, recipe.model, name, console, comm, max_tokens=limit)
+        check_count(len(questions.train), recipe.data, console)
         steps = recipe.steps(len(questions.train))
         comm.on_rank0(lambda: _print_plans(run, questions=len(questions.train), steps=steps))
         _warn_of_sampling(recipe.sampling, console)

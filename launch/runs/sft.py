@@ -15,7 +15,7 @@ from grpo.policy.optimizer import AdamWConfig
 from grpo.settings import PolicyConfig
 from grpo.supervised import fit, sft_batch
 from grpo.telemetry.console import Console
-from launch.builders.data import Questions, load_questions
+from launch.builders.data import Questions, check_count, load_questions
 from launch.builders.models import fingerprint, locate, starting_model
 from launch.builders.policy import resolve_backend
 from launch.builders.prompts import fit_questions
@@ -39,6 +39,7 @@ def train_sft(recipe: Recipe, console: Console, comm: Communicator) -> None:
     questions = fit_questions(
         questions, recipe.model, start or recipe.model.name, console, comm, max_tokens=recipe.sampling.max_tokens
     )
+    check_count(len(questions.train), recipe.data, console)
     if not recipe.run.name:
         ensure_warm_up(recipe, console, comm, questions)
         return

@@ -17,7 +17,7 @@ from grpo.data.example import Passage, load_examples
 from grpo.data.text import contains
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
-from launch.builders.data import load_questions, load_sources
+from launch.builders.data import check_count, load_questions, load_sources
 from launch.config.recipe import Recipe, SFTConfig
 from tests.helpers.built import build_file
 from tests.helpers.records import HOTPOT, LOG, MUSIQUE
@@ -189,11 +189,15 @@ def test_a_recipe_for_answers_alone_takes_a_file_in_which_every_passage_holds_th
     data = recipe.data.replace(max_train=40)
     loaded = load_questions(data, recipe.sft, recipe.held_out, Console(out), warm_up=True)
     assert len(loaded.train) == 4
+    assert "stage uses" not in out.getvalue()  # some of these may still be too long
+    check_count(4, data, Console(out))
     assert "4 of the 40 questions that data.max_train asks for are there, and the stage uses these" in " ".join(
         out.getvalue().split()
     )
     with pytest.raises(UserError, match=r"log.json: 4 of the 41 questions .*; valid: --data.max_train=4, or more data"):
-        load_questions(data.replace(max_train=41), recipe.sft, recipe.held_out, Console(out), warm_up=True)
+        check_count(4, data.replace(max_train=41), Console(out))
+    check_count(40, data, Console(out))
+    assert out.getvalue().count("max_train") == 1
 
 
 def test_question_answer_files_in_one_recipe_are_told_apart(tmp_path):

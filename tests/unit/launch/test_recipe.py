@@ -8,6 +8,7 @@ import pytest
 from grpo.config import describe, dump, load
 from grpo.errors import UserError
 from launch.config.recipe import Recipe, load_recipe
+from launch.evaluate import evaluation_recipe
 from launch.planner.report import batch_plan
 from tests.helpers.source_tree import MODELS, ROOT, STAGES
 
@@ -168,3 +169,20 @@ def test_what_help_prints_can_be_pasted_back():
     assert some == ["  --policy.dtype", *(f"  --eval.{key}" for key in type(Recipe().eval).model_fields)]
     for name, info in Recipe.model_fields.items():
         assert all(field.description for field in info.annotation.model_fields.values()), name
+
+
+def test_the_papers_sets_are_asked_whole_whatever_the_recipe_has(tmp_path):
+    """A checkpoint's recipe is about the file that it was trained on; what the command line says holds."""
+    own = tmp_path / "own.toml"
+    own.write_text(
+        "[data]\nsource = 'log.jsonl'\nformat = 'rag_log'\nfields = { question = 'q' }\nstyle = 'list'\n"
+        "gold = ['gold.json']\n[eval]\nquestions = 4\n",
+        encoding="utf-8",
+    )
+    tiny = str(ROOT / "configs/models/tiny.toml")
+    asked = evaluation_recipe([tiny, str(own), "--data.source=trust-score"])
+    data = asked.data
+    assert (data.format, data.fields, data.style, data.gold) == ("", {}, "", ())
+    assert (asked.eval.questions, asked.eval.split, data.passages) == (0, "all", 5)
+    some = evaluation_recipe([tiny, "--data.source=trust-score", "--eval.questions=7", "--data.style=prose"])
+    assert (some.eval.questions, some.data.style) == (7, "prose")
