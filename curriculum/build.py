@@ -45,14 +45,14 @@ def main(argv: Sequence[str]) -> int:
 
 def _build(args: argparse.Namespace) -> tuple[list[Example], BuildReport, str]:
     """The examples, the report, and how the file was read."""
-    judge = args.label_with or "lexical"
-    entails = load_judge(judge, tell=print).entails
+    judge_name = args.label_with or "lexical"
+    judge = load_judge(judge_name, tell=print)
     spec = DataSpec(style=args.style, format=args.format, fields=_fields(args.fields))
     rows, _, read_as = read_rows(args.questions, spec)
     examples, report = build_examples(
         rows,
-        entails=entails,
         judge=judge,
+        judge_name=judge_name,
         relabel=args.label_with is not None,
         passages=args.passages,
         default_passages=PASSAGES,

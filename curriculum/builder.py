@@ -20,7 +20,6 @@ from curriculum.datasets import Flags, Row
 from curriculum.datasets.fields import passages_of
 from curriculum.labels import (
     Agreement,
-    Entails,
     Question,
     claims_of,
     compare,
@@ -38,6 +37,7 @@ from grpo.data.files import read_records
 from grpo.data.sentences import sentences
 from grpo.data.text import contains, normalize, words
 from grpo.errors import UserError
+from rewards.judges.base import Judge
 
 # Characters. "7" or "us" is in most passages by accident, so that looking it up says nothing; without such a spelling,
 # a passage that has only this one would count as one without an answer. The question is dropped instead. Numbers of two
@@ -106,8 +106,8 @@ class BuildReport:
 def build_examples(
     rows: Sequence[Row],
     *,
-    entails: Entails,
-    judge: str = "lexical",
+    judge: Judge,
+    judge_name: str = "lexical",
     relabel: bool = False,
     passages: int | None = None,
     default_passages: int = DEFAULT_PASSAGES,
@@ -143,22 +143,22 @@ def build_examples(
         source=source,
     )
     short_answers, usable = maker.usable(rows, refusals, dropped)
-    labelled = label(usable, entails, relabel=relabel)
+    labelled = label(usable, judge, relabel=relabel)
     supported: list[Question] = []
     for question in labelled:
         reason = _unsupported(question)
         dropped.update([reason] if reason else [])
         supported += [] if reason else [_without_refusal(question) if question.refused else question]
     if not supported:
-        raise _nothing_usable(rows, dropped, judge)
+        raise _nothing_usable(rows, dropped, judge_name)
     index = maker.index(labelled, pool) if variants or any(q.needed is not None for q in supported) else None
     if index:
         maker = replace(maker, size=min(maker.size, len(index.passages)))
-    made = maker.variants_of(supported, index, entails)
+    made = maker.variants_of(supported, index, judge)
     kept = [pair for pair in made if pair != (None, None)]
     dropped.update({NO_VARIANT: len(made) - len(kept)} if len(kept) < len(made) else {})
     if not kept:
-        raise _nothing_usable(rows, dropped, judge)
+        raise _nothing_usable(rows, dropped, judge_name)
     chosen = _choose(kept, unanswerable if variants else "any", random.Random(f"{seed} forms"))
     as_they_are = {id(without) for whole, without in kept if whole is None}
     examples = _with_unique_ids(chosen)
@@ -181,7 +181,7 @@ def build_examples(
         cut=len(crowded),
         passages=maker.size if any(question.needed is not None for question in supported) else None,
         by_judge=sum(question.style == "claims" and None in question.labels for question in supported),
-        judge=judge,
+        judge=judge_name,
         agreement=compare(labelled) if relabel else None,
     )
 
@@ -308,7 +308,7 @@ class _Maker:
         more = [(p, truncate_passage(p, (), self.max_words, rng) or p) for p in (read_pool(pool) if pool else ())]
         return BM25Index([*gold, *others, *more])
 
-    def variants_of(self, questions: Sequence[Question], index: BM25Index | None, entails: Entails) -> list[Variants]:
+    def variants_of(self, questions: Sequence[Question], index: BM25Index | None, judge: Judge) -> list[Variants]:
         """Each question as it can be answered, if it can, and as one to refuse, if there are passages for that."""
         nearest = [self._nearest(question, index) if index else [] for question in questions]
         asked = [
@@ -317,7 +317,7 @@ class _Maker:
             for place in places
             if index and question.style == "claims"
         ]
-        free = {(q.number, passage): ok for (q, passage), ok in zip(asked, free_of(asked, entails), strict=True)}
+        free = {(q.number, passage): ok for (q, passage), ok in zip(asked, free_of(asked, judge), strict=True)}
         made: list[Variants] = []
         for question, places in zip(questions, nearest, strict=True):
             others = [index.passages[place] for place in places] if index else []

@@ -6,17 +6,14 @@ question: the row is dropped (`curriculum.builder`).
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from curriculum.datasets import Flags, Row
 from grpo.data.example import Passage, Style
 from grpo.data.sentences import sentences, statements
-from grpo.data.text import STOP_WORDS, contains, content_words, normalize, strip_citations
-from rewards.judges.base import ENTAILMENT_THRESHOLD, Pair, premise
-
-Entails = Callable[[Sequence[Pair]], Sequence[float]]
-"""A judge: pairs of premise and hypothesis -> probabilities."""
+from grpo.data.text import STOP_WORDS, contains, normalize, strip_citations, words
+from rewards.judges.base import ENTAILMENT_THRESHOLD, Judge, Pair, ask, premise
 
 MIN_SENTENCE = 4  # words: "It was Tove Arden." is a sentence, "Dr. Moss Jr." is a name
 MAX_SPAN = 12  # words; a longer answer is a sentence with or without a stop
@@ -72,8 +69,8 @@ def is_sentence(answer: str) -> bool:
     (False, True)
     """
     plain = strip_citations(answer)
-    words = len(plain.split()) + len(re.findall(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]", plain)) // 2
-    return words > MAX_SPAN or (words >= MIN_SENTENCE and plain.rstrip("\"')\u201d\u2019").endswith(_STOPS))
+    count = len(plain.split()) + len(re.findall(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]", plain)) // 2
+    return count > MAX_SPAN or (count >= MIN_SENTENCE and plain.rstrip("\"')\u201d\u2019").endswith(_STOPS))
 
 
 def claims_of(answer: str) -> tuple[str, ...]:
@@ -124,12 +121,12 @@ class Agreement:
         )
 
 
-def label(questions: Sequence[Question], entails: Entails, *, relabel: bool) -> list[Question]:
+def label(questions: Sequence[Question], judge: Judge, *, relabel: bool) -> list[Question]:
     """The questions with `found`: as their file says, else looked up in the passages, for claims asked of the judge.
 
     With `relabel` the judge decides on all answers; one that is no claim must be spelled as well.
     """
-    judge = judged(entails, (pair for question in questions for *_, pair in _pairs(question, relabel=relabel)))
+    verdicts = ask(judge, (pair for question in questions for *_, pair in _pairs(question, relabel=relabel)))
     made: list[Question] = []
     for question in questions:
         found = [
@@ -137,7 +134,7 @@ def label(questions: Sequence[Question], entails: Entails, *, relabel: bool) -> 
             for passage, given in zip(question.shown, question.labels, strict=True)
         ]
         for place, answer, pair in _pairs(question, relabel=relabel):
-            found[place][answer] = judge[pair] > ENTAILMENT_THRESHOLD
+            found[place][answer] = verdicts[pair] > ENTAILMENT_THRESHOLD
         made.append(replace(question, found=tuple(map(tuple, found))))
     return made
 
@@ -158,7 +155,7 @@ def compare(questions: Iterable[Question]) -> Agreement:
     )
 
 
-def free_of(candidates: Sequence[tuple[Question, Passage]], entails: Entails) -> list[bool]:
+def free_of(candidates: Sequence[tuple[Question, Passage]], judge: Judge) -> list[bool]:
     """For each question and passage of another one, whether the passage holds none of the answers.
 
     A title counts as text. A claim counts as held if the judge says so or cannot tell (at the threshold), or if more
@@ -168,9 +165,9 @@ def free_of(candidates: Sequence[tuple[Question, Passage]], entails: Entails) ->
         [claim_pair(passage, answer) for answer in question.answers] if question.style == "claims" else []
         for question, passage in candidates
     ]
-    judge = judged(entails, (pair for pairs in asked for pair in pairs))
+    verdicts = ask(judge, (pair for pairs in asked for pair in pairs))
     return [
-        not any(judge[pair] >= ENTAILMENT_THRESHOLD for pair in pairs) and not _mentions(question, passage)
+        not any(verdicts[pair] >= ENTAILMENT_THRESHOLD for pair in pairs) and not _mentions(question, passage)
         for (question, passage), pairs in zip(candidates, asked, strict=True)
     ]
 
@@ -179,9 +176,9 @@ def _mentions(question: Question, passage: Passage) -> bool:
     text = f"{passage.title}\n{passage.text}"
     if question.style != "claims":
         return any(contains(text, spellings) for spellings in question.answers)
-    words = content_words(text)
-    claims = (content_words(spellings[0]) - STOP_WORDS for spellings in question.answers)
-    return any(len(claim & words) > len(claim) / 2 for claim in claims)
+    there = {*words(text).split()}
+    claims = ({*words(spellings[0]).split()} - STOP_WORDS for spellings in question.answers)
+    return any(len(claim & there) > len(claim) / 2 for claim in claims)
 
 
 def _pairs(question: Question, *, relabel: bool) -> Iterator[tuple[int, int, Pair]]:
@@ -224,9 +221,3 @@ def answer_pair(question: str, passage: Passage, spellings: tuple[str, ...]) -> 
     The question stands in the premise too, so that its own words are not asked of the passage.
     """
     return f"{question}\n{premise([passage])}", f"{question} {spellings[0]}"
-
-
-def judged(entails: Entails, pairs: Iterable[Pair]) -> dict[Pair, float]:
-    """The probability of each distinct pair, from one call of the judge."""
-    distinct = list(dict.fromkeys(pairs))
-    return dict(zip(distinct, entails(distinct), strict=True)) if distinct else {}

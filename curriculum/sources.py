@@ -24,6 +24,7 @@ from grpo.data.example import DATA_TYPES, Example, Style
 from grpo.data.files import HUB, Record, read_records, source_name
 from grpo.data.text import normalize
 from grpo.errors import UserError
+from rewards.judges.base import Judge
 from rewards.judges.load import load_judge
 
 READERS: tuple[Reader, ...] = (
@@ -37,8 +38,11 @@ READERS: tuple[Reader, ...] = (
 _NAMED = re.compile(rf"(?<![a-z0-9])({'|'.join(DATA_TYPES)})(?![a-z0-9])")
 
 
-def load_source(source: str, spec: DataSpec) -> tuple[list[Example], str]:
-    """All examples of one source, and what is to be said of it: how it was read, and what was dropped."""
+def load_source(source: str, spec: DataSpec, judge: Judge | None = None) -> tuple[list[Example], str]:
+    """All examples of one source, and what is to be said of it: how it was read, and what was dropped.
+
+    `judge` is the one that `spec` names where the caller has it; else it is loaded without a cache.
+    """
     if source == "world":
         return world.load(spec), ""
     _, record = next(read_records(source))
@@ -48,14 +52,15 @@ def load_source(source: str, spec: DataSpec) -> tuple[list[Example], str]:
     if reader.joins:
         rows, joined = join_gold(rows, spec)
         said = f"{said}; {joined}"
+    judge = judge or load_judge(spec.judge)
     examples, report = build_source(
-        rows, reader, spec, name=data_set_name(source) if source.startswith(HUB) else source_name(source)
+        rows, reader, spec, judge, name=data_set_name(source) if source.startswith(HUB) else source_name(source)
     )
     return examples, f"{source}: {said}; {report}"
 
 
 def build_source(
-    rows: Sequence[Row], reader: Reader, spec: DataSpec, *, name: str
+    rows: Sequence[Row], reader: Reader, spec: DataSpec, judge: Judge, *, name: str
 ) -> tuple[list[Example], BuildReport]:
     """The examples that training may draw from: every variant of every question."""
     return build_examples(
@@ -68,8 +73,8 @@ def build_source(
         max_words=spec.max_words,
         seed=spec.seed,
         refusals=spec.refusals,
-        entails=load_judge(spec.judge).entails,
-        judge=spec.judge,
+        judge=judge,
+        judge_name=spec.judge,
     )
 
 
@@ -123,6 +128,15 @@ def join_gold(rows: Sequence[Row], spec: DataSpec) -> tuple[list[Row], str]:
             "the files that these records were made from, or no data.gold"
         )
     return joined, f"{len(joined)} of {len(rows)} questions have accepted answers in data.gold, the others are left out"
+
+
+def is_joined(source: str, spec: DataSpec) -> bool:
+    """Whether accepted answers of other sources are joined to the records of this one."""
+    if source == "world":
+        return False
+    location, record = next(read_records(source))
+    found = matching(rename(location, record, spec.fields), spec)
+    return bool(found) and found[0].joins
 
 
 def data_set_name(source: str) -> str:

@@ -55,9 +55,10 @@ def filter_questions(recipe: Recipe, out: Path, answers: Path, *, keep: int, sam
     """Write the kept training questions to `out`, and all held-out ones, so that a run on `out` holds out the same."""
     check_new_file(out)
     refuse_server(recipe.rollout)
-    examples = load_questions(recipe.data, recipe.sft, recipe.held_out, console, warm_up=False).train
+    data = recipe.data_with_refusals
+    examples = load_questions(data, recipe.sft, recipe.held_out, console, warm_up=False).train
     check_count(len(examples), recipe.data, console)
-    _, held_out = train_heldout_split(load_sources(recipe.data, recipe.sft, console), held_out=recipe.data.held_out)
+    _, held_out = train_heldout_split(load_sources(data, recipe.sft, console), held_out=data.held_out)
     base = starting_weights(recipe.model, recipe.run.folder, console)
     codec = make_prompt_codec(recipe.model, base, console, max_tokens=recipe.sampling.max_tokens)
     prompts = {prompt_name(example.id, prompt): prompt for example in examples for prompt in [codec.render(example)]}

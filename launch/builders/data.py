@@ -2,19 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from curriculum.datasets import DataSpec
 from curriculum.datasets.closed_book import drop_repeated
 from curriculum.mixing import mix
 from curriculum.refusal_pairs import add_unanswerable_twins
-from curriculum.sources import load_source
+from curriculum.sources import is_joined, load_source
 from curriculum.transforms import apply_transforms
 from grpo.data.example import Example, train_heldout_split
 from grpo.data.files import read_records
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
+from launch.builders.rewards import make_judge
 from launch.config.recipe import TRANSFORMS, DataConfig, HeldOutConfig, SFTConfig
+from rewards.judges.load import LazyJudge, check_judge_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,7 @@ def load_questions(
 
     `warm_up` says whether the run may start with supervised steps: without it there are no questions for them.
     """
+    check_gold(data)
     train, rest = train_heldout_split(load_sources(data, sft, console), held_out=data.held_out)
     questions = Questions(
         train=mix(
@@ -65,10 +69,13 @@ def load_sources(
     transforms = {name: getattr(data, name) for name in TRANSFORMS}
     if any(transforms.values()):
         _refuse_transformed(sources, transforms)
+    spec = _data_spec(data, sft, choose)
+    check_judge_name(data.label_with)
+    judge = LazyJudge(partial(make_judge, data.label_with, console=console))
     examples: list[Example] = []
     for source in sources:
         console.status(f"{source}: loading")
-        loaded, dropped = load_source(source, _data_spec(data, sft, choose))
+        loaded, dropped = load_source(source, spec, judge)
         examples += loaded
         if dropped:
             console.line(f"             {dropped}")
@@ -77,6 +84,17 @@ def load_sources(
         if repeated:
             console.line(f"             {repeated} questions are in several sources; the first one counts")
     return apply_transforms(examples, **transforms, seed=data.seed) if any(transforms.values()) else examples
+
+
+def check_gold(data: DataConfig) -> None:
+    """UserError where data.gold is given, and no source has chats or prompts, which lack accepted answers."""
+    sources = [data.source] if isinstance(data.source, str) else data.source
+    spec = DataSpec(format=data.format, fields=data.fields)
+    if data.gold and not any(is_joined(source, spec) for source in sources):
+        raise UserError(
+            f"data.gold = {', '.join(data.gold)}, but {', '.join(sources)} has no chats or prompts whose answers it "
+            "could be; expected no data.gold, or --data.format=messages or prompt_response"
+        )
 
 
 def check_count(count: int, data: DataConfig, console: Console) -> None:

@@ -356,6 +356,11 @@ class Recipe(Section):
             return 2 if self.model.init_from == "base" else 0
         return self.eval.shots
 
+    @property
+    def data_with_refusals(self) -> DataConfig:
+        """`data`, whose logs may also refuse in the model's own words."""
+        return self.data.replace(refusals=(*self.data.refusals, *self.model.refusals))
+
     def steps(self, questions: int) -> int:
         """Return the number of rollouts of the run: as given, or `epochs` over this many questions, at least one."""
         return self.run.steps or max(1, self.run.epochs * questions // self.sampling.prompts_per_step)

@@ -24,7 +24,7 @@ from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from grpo.telemetry.run_logger import require_new_folder
 from grpo.types import PromptRenderer, Sampling, TokenIds
-from launch.builders.data import load_sources
+from launch.builders.data import check_gold, load_sources
 from launch.builders.models import locate, starting_model
 from launch.builders.prompts import make_prompt_codec
 from launch.builders.rewards import make_judge
@@ -48,12 +48,14 @@ def run_evaluation(recipe: Recipe, console: Console) -> Path:
     _refuse_training_questions(recipe.data, recipe.eval, start)
     model = _with_trained_prompt(recipe.model, start)
     recipe = recipe.replace(model=model)
-    data = load_sources(recipe.data, recipe.sft, console, choose="first")
+    check_gold(recipe.data)
+    sources = recipe.data_with_refusals
+    data = load_sources(sources, recipe.sft, console, choose="first")
     asked = _without_trained(choose_questions(recipe.eval, recipe.data, data), start, console)
     refusals = sum(not example.answerable for example in asked)
     console.line(f"data         {recipe.data.source}: {len(asked)} questions ({refusals} unanswerable)")
     folder = _folder(recipe.run, model.label, asked)
-    pool = _unasked(recipe.eval, recipe.data, data, recipe.sft, console) if recipe.shots else []
+    pool = _unasked(recipe.eval, sources, data, recipe.sft, console) if recipe.shots else []
     shown = choose_demonstrations(recipe.eval, recipe.shots, asked, pool)
     base = locate(start or model.name, console=console)
     codec = make_prompt_codec(model, base, console, max_tokens=recipe.eval_max_tokens)

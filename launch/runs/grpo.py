@@ -36,7 +36,8 @@ def train_grpo(recipe: Recipe, console: Console, comm: Communicator) -> None:
     with Run(recipe, comm=comm, console=console) as run:
         check_ranks(recipe.policy, recipe.sampling, recipe.loss, comm.world)
         start_from = starting_model(recipe.model, recipe.run.folder)
-        questions = load_questions(recipe.data, recipe.sft, recipe.held_out, console, warm_up=start_from is None)
+        data = recipe.data_with_refusals
+        questions = load_questions(data, recipe.sft, recipe.held_out, console, warm_up=start_from is None)
         name, limit = start_from or recipe.model.name, recipe.sampling.max_tokens
         questions = fit_questions(questions, recipe.model, name, console, comm, max_tokens=limit)
         check_count(len(questions.train), recipe.data, console)

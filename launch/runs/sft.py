@@ -35,7 +35,8 @@ def train_sft(recipe: Recipe, console: Console, comm: Communicator) -> None:
             "(--sft.steps=24)"
         )
     start = starting_model(recipe.model, recipe.run.folder)
-    questions = load_questions(recipe.data, recipe.sft, recipe.held_out, console, warm_up=start is None)
+    data = recipe.data_with_refusals
+    questions = load_questions(data, recipe.sft, recipe.held_out, console, warm_up=start is None)
     questions = fit_questions(
         questions, recipe.model, start or recipe.model.name, console, comm, max_tokens=recipe.sampling.max_tokens
     )

@@ -1,15 +1,27 @@
 """Judges by name: `load_judge`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from grpo.errors import UserError
-from rewards.judges.base import Judge
+from rewards.judges.base import Judge, Pair
 from rewards.judges.cache import CachedJudge
 from rewards.judges.lexical import LexicalJudge, TokenSubsetJudge
 
 WORD_JUDGES: Mapping[str, Callable[[], Judge]] = {"lexical": LexicalJudge, "token_subset": TokenSubsetJudge}
 VALID = "lexical, token_subset, a folder with an NLI model, or a hub name like owner/model or owner/model@revision"
+
+
+class LazyJudge:
+    """A judge that `load` makes when it is first asked, since a source without sentences never asks it."""
+
+    def __init__(self, load: Callable[[], Judge]) -> None:
+        self._load = cache(load)
+
+    def entails(self, pairs: Sequence[Pair]) -> list[float]:
+        """As `Judge.entails`."""
+        return self._load().entails(pairs)
 
 
 def load_judge(name: str, *, cache: Path | None = None, tell: Callable[[str], None] = lambda text: None) -> Judge:

@@ -12,4 +12,4 @@ from rewards.judges.load import load_judge
 def build_file(path: str | Path, spec: DataSpec | None = None, **options) -> tuple[list[Example], BuildReport]:
     """As `python -m curriculum.build` does it; `options` are those of `build_examples`."""
     rows, _, _ = read_rows(path, spec or DataSpec())
-    return build_examples(rows, **{"entails": load_judge("lexical").entails, "source": "nq", **options})
+    return build_examples(rows, **{"judge": load_judge("lexical"), "source": "nq", **options})

@@ -11,7 +11,7 @@ from curriculum.labels import is_refusal, is_sentence
 from curriculum.sources import load_source, read_rows
 from grpo.data.example import load_examples, read_example, to_record
 from grpo.data.files import write_jsonl
-from rewards.judges.load import load_judge
+from rewards.judges.lexical import LexicalJudge
 
 TOWER = "Varn Tower was built in 1846 by the mason Tove Arden.[2] It stands on the east cliff."
 HALL = "Orra Hall, a court of the northern valley, was sold by Bo Marsh for 38 crowns."
@@ -154,6 +154,18 @@ def test_a_made_refusal_shows_nothing_of_the_answer(tmp_path):
     assert made["log-000003-u"] in ([TOWER], [HALL])
 
 
+def test_in_chinese_too_a_made_refusal_shows_nothing_of_the_answer(tmp_path):
+    """The judge wants every sign; here six of ten are there."""
+    rows = [
+        {"question": "北京的塔是谁建的?", "answer": "张三在北京建了这座塔。", "passages": ["张三在北京建了这座塔。"]},
+        {"answer": "李四", "passages": ["北京的高塔是张三和李四建造的。"]},
+        {"answer": "Bo Marsh", "passages": [HALL]},
+    ]
+    examples, _ = log(tmp_path, *rows, passages=1)
+    made = {example.id: [p.text for p in example.passages] for example in examples if not example.answerable}
+    assert made["log-000001-u"] == [HALL]
+
+
 def test_the_style_of_a_log_is_said(tmp_path):
     listed, _ = log(tmp_path, {"answer": "Tove Arden [1], Bo Marsh [2]"}, style="list")
     assert (listed[0].style, listed[0].answers) == ("list", (("Tove Arden",), ("Bo Marsh",)))
@@ -192,10 +204,11 @@ def test_the_judge_is_asked_once_for_all_labels(tmp_path):
     log(tmp_path, *[{"answer": "Tove Arden built Varn Tower."}] * 3)
     calls = []
 
-    def entails(pairs):
-        calls.append(len(pairs))
-        return load_judge("lexical").entails(pairs)
+    class Counting(LexicalJudge):
+        def entails(self, pairs):
+            calls.append(len(pairs))
+            return super().entails(pairs)
 
     rows, _, _ = read_rows(tmp_path / "log.jsonl", DataSpec())
-    build_examples(rows, entails=entails, unanswerable=0.0)
+    build_examples(rows, judge=Counting(), unanswerable=0.0)
     assert calls == [2]  # three questions over the same two passages

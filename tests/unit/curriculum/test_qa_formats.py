@@ -19,6 +19,8 @@ from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from launch.builders.data import check_count, load_questions, load_sources
 from launch.config.recipe import Recipe, SFTConfig
+from rewards.judges.lexical import LexicalJudge
+from rewards.judges.load import LazyJudge
 from tests.helpers.built import build_file
 from tests.helpers.records import HOTPOT, LOG, MUSIQUE
 
@@ -102,6 +104,11 @@ def test_duplicates_and_too_much_support_are_dropped_and_counted(tmp_path, pool)
         build_file(write(tmp_path / "r.json", [HOTPOT]), passages=1, pool=pool)
 
 
+class Led:
+    def entails(self, pairs):
+        return [float("led" in premise.partition("\n")[2]) for premise, _ in pairs]
+
+
 def test_a_judge_must_agree_with_what_is_spelled(tmp_path, pool):
     """The question's own words are not asked of the passage: "led" is not in the third one of the log."""
     labelled = [{"text": text, "answers_found": [flag]} for text, flag in zip(LOG["passages"], (0, 1, 0), strict=True)]
@@ -112,7 +119,7 @@ def test_a_judge_must_agree_with_what_is_spelled(tmp_path, pool):
     assert not without.answerable
     assert report.agreement == Agreement(both=1, judge_only=1, file_only=0, neither=1)
     assert "66.7 % of 3 labels" in str(report.agreement)
-    with_gold, _ = build(entails=lambda pairs: [float("led" in premise.partition("\n")[2]) for premise, _ in pairs])[0]
+    with_gold, _ = build(judge=Led())[0]
     assert with_gold.found == ((False,), (True,), (False,))  # the first has "led" but not the answer
 
 
@@ -198,6 +205,34 @@ def test_a_recipe_for_answers_alone_takes_a_file_in_which_every_passage_holds_th
         check_count(4, data.replace(max_train=41), Console(out))
     check_count(40, data, Console(out))
     assert out.getvalue().count("max_train") == 1
+
+
+def test_the_models_own_wordings_are_refusals_of_a_log_too(tmp_path):
+    refused = {**LOG, "question": "Who led Varn?", "answer": "Das steht nirgends."}
+    data = f"--data.source={write(tmp_path / 'log.json', [LOG, refused])}"
+    for wordings, found in (([], []), (["Das steht nirgends."], [()])):
+        recipe = load(Recipe, [data, *(f"--model.refusals={json.dumps(wordings)}" for _ in wordings)])
+        examples = load_sources(recipe.data_with_refusals, SFTConfig(), Console(io.StringIO()))
+        assert [e.answers for e in examples if e.question == "Who led Varn?"] == found
+
+
+def test_gold_answers_that_no_source_asks_for_are_an_error(tmp_path):
+    path = write(tmp_path / "log.json", [LOG])
+    with pytest.raises(UserError, match=r"^data.gold = gold.json, but .*log.json has no chats or prompts .*; expected"):
+        questions(recipe_on(path, gold='["gold.json"]'))
+
+
+def test_a_judge_is_loaded_once_and_only_where_a_sentence_is_asked_of_it(tmp_path):
+    """The folder holds no model, and a log with short answers is read all the same."""
+    judge = tmp_path / "judge"
+    judge.mkdir()
+    path = write(tmp_path / "log.json", [LOG])
+    assert len(load_sources(recipe_on(path, label_with=judge).data, SFTConfig(), Console(io.StringIO()))) == 1
+    loads = []
+    lazy = LazyJudge(lambda: loads.append(1) or LexicalJudge())
+    assert loads == []
+    assert [lazy.entails([("Bo ran.", "Bo ran.")]) for _ in range(2)] == [[1.0]] * 2
+    assert loads == [1]
 
 
 def test_question_answer_files_in_one_recipe_are_told_apart(tmp_path):
