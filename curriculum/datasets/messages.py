@@ -65,7 +65,7 @@ def _row(location: str, record: Record, prompt: str, answer: str, *used: str) ->
     refused = is_refusal(answer)
     kind = str(record.get("data_type")).lower()
     is_list = (LIST_PROMPT in prompt or kind == "qampari") and not refused
-    answers = ((answer.strip(),),) if answer.strip() and not refused else ()
+    answers = ((answer.strip(),),) if answer.strip() else ()  # of a refusal the builder asks whether it is one
     return Row(
         location=location,
         question=question.strip(),

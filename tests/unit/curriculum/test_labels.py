@@ -112,6 +112,12 @@ def test_a_statement_of_fact_is_no_refusal_and_a_title_is_none_either(tmp_path):
         ("Question 3?", (), "prose"),
     ]
     assert "4 questions, 3 kept (dropped: 1 marked as unanswerable, though a passage holds the answer)" in said
+    prompts = [f"Question: {n}?\nDocument [1](Title: T): {text}\nAnswer:" for n, text in enumerate((audit, TOWER))]
+    chats = [{"prompt": prompt, "response": "No evidence of fraud was found."} for prompt in prompts]
+    write_jsonl(tmp_path / "chats.jsonl", chats)
+    examples, said = load_source(str(tmp_path / "chats.jsonl"), DataSpec())
+    assert [(e.question, e.answers, e.extra["answer"]) for e in examples] == [("1?", (), chats[0]["response"])]
+    assert "dropped: 1 marked as unanswerable, though a passage holds the answer" in said
     gold = {"question": "Who?", "answers": ["Unknown"], "ctxs": [{"title": "", "text": "Unknown won.", "isgold": True}]}
     (tmp_path / "nq.jsonl").write_text(json.dumps(gold), encoding="utf-8")
     examples, _ = load_source(str(tmp_path / "nq.jsonl"), DataSpec(passages=1))
