@@ -15,7 +15,7 @@ from grpo.data.example import Example
 from grpo.data.sentences import statements
 from grpo.data.text import REFUSALS, contains, normalize, words
 from grpo.errors import UserError
-from rewards.answer import accepted_answers, parse
+from rewards.answer import accepted_answers, parse, refuses
 
 MAX_CITATIONS = 3
 """The first three citations of a statement count; trust_eval's prompt asks for at most three."""
@@ -136,7 +136,7 @@ class DefaultProtocol:
 
     def is_refusal(self, text: str) -> bool:
         """The rule of the rewards: a piece of the refusal sentence is no refusal."""
-        return parse(text, style="prose", reasoning=False, refusals=self._refusals).refused
+        return refuses(text, self._refusals)
 
     def strip_citations(self, text: str) -> str:
         """The statements of a text, a line each: without citation marks and the numbers of a list."""

@@ -26,7 +26,7 @@ from grpo.data.example import Example
 from grpo.data.text import contains
 from grpo.errors import UserError
 from grpo.types import Group
-from rewards.answer import final_answer, is_abstention, parse
+from rewards.answer import final_answer, is_abstention, parse, refuses
 
 Outcome = Literal["correct", "not_attempted", "wrong"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -34,7 +34,7 @@ COLUMNS = ("questions", "answers", *OUTCOMES, "unanswerable", "unanswerable_not_
 NAMES = (*FACTUALITY_METRICS, *BUCKETS)
 
 
-def outcome(example: Example, text: str, *, reasoning: bool, finished: bool = True) -> Outcome:
+def outcome(example: Example, text: str, *, reasoning: bool, refusals: Sequence[str], finished: bool = True) -> Outcome:
     """The outcome of one answer; a malformed one is wrong, and so is a refusal that also answers.
 
     A question without accepted answers can only be wrong or not attempted.
@@ -43,15 +43,16 @@ def outcome(example: Example, text: str, *, reasoning: bool, finished: bool = Tr
     final = final_answer(answer)[1]
     if not answer.well_formed:
         return "wrong"
-    if is_abstention(final):
+    if is_abstention(final, refusals):
         return "not_attempted"
     correct = any(contains(final, spellings) for spellings in example.answers)
-    return "correct" if correct and not parse(final, style="closed", reasoning=False).refused else "wrong"
+    return "correct" if correct and not refuses(final, refusals) else "wrong"
 
 
-def outcomes(group: Group, *, reasoning: bool) -> list[Outcome]:
+def outcomes(group: Group, *, reasoning: bool, refusals: Sequence[str]) -> list[Outcome]:
     """The outcome of every completion of a group."""
-    return [outcome(group.example, c.text, reasoning=reasoning, finished=c.finish == "stop") for c in group.completions]
+    form = {"reasoning": reasoning, "refusals": refusals}
+    return [outcome(group.example, c.text, **form, finished=c.finish == "stop") for c in group.completions]
 
 
 def bucket(outcomes: Sequence[str]) -> str:
@@ -98,9 +99,10 @@ def factuality_scores(sums_RK: Floats) -> Mapping[str, Floats]:
     }
 
 
-def factuality_metrics(groups: Sequence[Group], *, reasoning: bool) -> dict[str, float]:
+def factuality_metrics(groups: Sequence[Group], *, reasoning: bool, refusals: Sequence[str]) -> dict[str, float]:
     """The buckets and outcomes of a step's closed-book questions, in percent; {} where no such question was asked."""
-    asked = [(g.example, outcomes(g, reasoning=reasoning)) for g in groups if g.example.style == "closed"]
+    form = {"reasoning": reasoning, "refusals": refusals}
+    asked = [(g.example, outcomes(g, **form)) for g in groups if g.example.style == "closed"]
     if not asked:
         return {}
     scores = factuality_scores(factuality_sums(asked).sum(0))

@@ -34,7 +34,8 @@ def grade(example: Example, completion: Completion, *, reasoning: bool, refusals
     """
     answer = parse_completion(example, completion, reasoning=reasoning, refusals=refusals)
     if example.style == "closed":
-        found = outcome(example, completion.text, reasoning=reasoning, finished=completion.finish == "stop")
+        finished = completion.finish == "stop"
+        found = outcome(example, completion.text, reasoning=reasoning, refusals=refusals, finished=finished)
         correct = float(found == "correct")
         return Grade(
             answerable=example.answerable,

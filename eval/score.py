@@ -91,7 +91,7 @@ def score_predictions(
     style = predictions[0].example.style
     settings = {"style": style, "nli": nli, "reasoning": reasoning, "resamples": resamples, "level": LEVEL}
     if style == "closed":
-        report, sums_IK = _closed_book(predictions, reasoning=reasoning)
+        report, sums_IK = _closed_book(predictions, reasoning=reasoning, refusals=refusals)
         columns, scores = factuality.COLUMNS, factuality.factuality_scores
     else:
         report, sums_IK, more = _grounded(
@@ -125,11 +125,13 @@ def _grounded(
     return report, scored.sums_IK, settings
 
 
-def _closed_book(predictions: Sequence[Prediction], *, reasoning: bool) -> tuple[dict[str, Any], trust_score.Floats]:
+def _closed_book(
+    predictions: Sequence[Prediction], *, reasoning: bool, refusals: Sequence[str]
+) -> tuple[dict[str, Any], trust_score.Floats]:
     """(metrics, sums of each question) of closed-book answers."""
+    form = {"reasoning": reasoning, "refusals": refusals}
     asked = [
-        (p.example, [factuality.outcome(p.example, p.output, reasoning=reasoning, finished=not p.truncated)])
-        for p in predictions
+        (p.example, [factuality.outcome(p.example, p.output, **form, finished=not p.truncated)]) for p in predictions
     ]
     sums_IK = factuality.factuality_sums(asked)
     return _values(factuality.factuality_scores(sums_IK.sum(0))), sums_IK

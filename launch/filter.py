@@ -23,7 +23,7 @@ from launch.builders.prompts import make_prompt_codec
 from launch.builders.rollout import refuse_server
 from launch.config.recipe import TRANSFORMS, DataConfig, Recipe, load_recipe
 from launch.runs.answers import Answer, FixedModel, prompt_name
-from rewards.answer import parse
+from rewards.answer import accepted_answers, parse
 from rewards.zero_variance import is_right
 
 
@@ -65,8 +65,8 @@ def filter_questions(recipe: Recipe, out: Path, answers: Path, *, keep: int, sam
     rollout, sampling = recipe.fixed_rollout, recipe.sampling.replace(group_size=samples)
     model = FixedModel(folder=base, codec=codec, model=recipe.model, policy=recipe.policy, rollout=rollout)
     sampled = model.answer(prompts, sampling, answers, seed=recipe.run.seed, console=console)
-    reasoning = recipe.model.reasoning
-    tallies = {e.id: tally(e, group, reasoning=reasoning) for e, group in zip(examples, sampled, strict=True)}
+    form = {"reasoning": recipe.model.reasoning, "refusals": recipe.model.refusals}
+    tallies = {e.id: tally(e, group, **form) for e, group in zip(examples, sampled, strict=True)}
     kept = keep_hardest(examples, tallies, keep)
     ids = frozenset(example.id for example in kept)
     Terminal().print(histogram(list(tallies.values()), ids))
@@ -74,10 +74,11 @@ def filter_questions(recipe: Recipe, out: Path, answers: Path, *, keep: int, sam
     console.line(f"kept         {len(kept)} of {len(examples)} questions, and {len(held_out)} held-out ones -> {out}")
 
 
-def tally(example: Example, answers: Sequence[Answer], *, reasoning: bool) -> Tally:
+def tally(example: Example, answers: Sequence[Answer], *, reasoning: bool, refusals: Sequence[str]) -> Tally:
     """How many answers to a question are right, by `rewards.zero_variance.is_right`."""
-    parsed = (parse(a.text, style=example.style, reasoning=reasoning, finished=not a.truncated) for a in answers)
-    return Tally(id=example.id, right=sum(is_right(example, answer) for answer in parsed), of=len(answers))
+    form = {"style": example.style, "reasoning": reasoning, "names": accepted_answers(example), "refusals": refusals}
+    parsed = (parse(a.text, **form, finished=not a.truncated) for a in answers)
+    return Tally(id=example.id, right=sum(is_right(example, answer, refusals) for answer in parsed), of=len(answers))
 
 
 def transform_mark(data: DataConfig) -> dict[str, str]:

@@ -94,10 +94,11 @@ def sweep(recipe: Recipe, paths: dict[int, Path], out: Path, *, samples: int, co
     model = FixedModel(folder=base, codec=codec, model=recipe.model, policy=recipe.policy, rollout=rollout)
     sampling = Sampling(group_size=samples, max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
     answers = model.answer(prompts, sampling, out, seed=recipe.run.seed, console=console)
+    form = {"reasoning": recipe.model.reasoning, "refusals": recipe.model.refusals}
     columns = {}
     for place, number in enumerate(paths):
         some = answers[place * len(examples) : (place + 1) * len(examples)]
-        columns[f"prompt {number}"] = column(examples, some, reasoning=recipe.model.reasoning)
+        columns[f"prompt {number}"] = column(examples, some, **form)
     return columns
 
 
@@ -117,10 +118,13 @@ def closed_book_questions(data: DataConfig, sft: SFTConfig, wanted: HeldOutConfi
     return examples
 
 
-def column(examples: Sequence[Example], answers: Sequence[Sequence[Answer]], *, reasoning: bool) -> Column:
+def column(
+    examples: Sequence[Example], answers: Sequence[Sequence[Answer]], *, reasoning: bool, refusals: Sequence[str]
+) -> Column:
     """The factuality metrics of one prompt with 95 % intervals over questions."""
+    form = {"reasoning": reasoning, "refusals": refusals}
     asked = [
-        (e, [outcome(e, answer.text, reasoning=reasoning, finished=not answer.truncated) for answer in group])
+        (e, [outcome(e, answer.text, **form, finished=not answer.truncated) for answer in group])
         for e, group in zip(examples, answers, strict=True)
     ]
     sums_IK = factuality_sums(asked)

@@ -141,16 +141,22 @@ def final_answer(answer: ParsedAnswer) -> tuple[str, str]:
     return f"{answer.think_text} {around}", _TEXT.sub(r"\1", inside)
 
 
-def is_abstention(text: str) -> bool:
-    """Whether a final answer attempts nothing: "Unknown", "N/A", forms of "I don't know", or the refusal alone.
+def is_abstention(text: str, refusals: Sequence[str]) -> bool:
+    """Whether a final answer attempts nothing: "Unknown", "N/A", forms of "I don't know", or a refusal alone.
 
-    >>> [is_abstention(text) for text in ("Unknown.", "I don't know the answer.", "I don't know, perhaps Paris.")]
+    >>> texts = ("Unknown.", "I don't know the answer.", "I don't know, perhaps Paris.")
+    >>> [is_abstention(text, REFUSALS) for text in texts]
     [True, True, False]
     """
     plain = clean(" ".join(text.split()))
     if _ABSTENTION.fullmatch(normalize(plain)) or plain.rstrip(".").lower() == "n/a":  # "na" would be sodium
         return True
-    return is_refusal(refusal_score(text)) and is_pure_refusal(text)
+    return refuses(text, refusals) and is_pure_refusal(text, refusals)
+
+
+def refuses(text: str, refusals: Sequence[str]) -> bool:
+    """Whether a text without tags contains one of the refusals."""
+    return is_refusal(refusal_score(text, refusals))
 
 
 def _split(text: str) -> tuple[str, str]:

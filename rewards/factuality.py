@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from grpo.data.example import Example
-from rewards.answer import ParsedAnswer, Statement, final_answer, is_abstention
+from rewards.answer import ParsedAnswer, Statement, final_answer, is_abstention, refuses
 from rewards.correctness import answers_stated, claim_pairs
 from rewards.judges.base import Pair, Verdicts
-from rewards.refusal import is_refusal, refusal_score
 
 Outcome = Literal["right", "process", "abstained", "wrong"]
 
@@ -31,14 +30,16 @@ def outcome_pairs(example: Example, answers: Sequence[ParsedAnswer]) -> list[Pai
     return [pair for _, _, pair in claim_pairs(example, _reasoning_and_final(answers))]
 
 
-def outcomes(example: Example, answers: Sequence[ParsedAnswer], verdicts: Verdicts) -> list[Outcome]:
-    """The outcome of each answer of a group.
+def outcomes(
+    example: Example, answers: Sequence[ParsedAnswer], verdicts: Verdicts, refusals: Sequence[str]
+) -> list[Outcome]:
+    """The outcome of each answer of a group; `refusals` are the sentences that count as refusals.
 
     A malformed answer is wrong. A refusal that goes on to answer is neither abstained nor right.
     """
     right = [bool(row[0]) for row in answers_stated(example, _reasoning_and_final(answers), verdicts)]
     return [
-        _outcome(answer, reasoning_is_right=reasoning, final_is_right=final)
+        _outcome(answer, refusals, reasoning_is_right=reasoning, final_is_right=final)
         for answer, reasoning, final in zip(answers, right[::2], right[1::2], strict=True)
     ]
 
@@ -48,14 +49,16 @@ def _reasoning_and_final(answers: Sequence[ParsedAnswer]) -> list[list[Statement
     return [[Statement(text, ())] for answer in answers for text in final_answer(answer)]
 
 
-def _outcome(answer: ParsedAnswer, *, final_is_right: bool, reasoning_is_right: bool) -> Outcome:
+def _outcome(
+    answer: ParsedAnswer, refusals: Sequence[str], *, final_is_right: bool, reasoning_is_right: bool
+) -> Outcome:
     _, final = final_answer(answer)
     if not answer.well_formed:
         return "wrong"
-    if is_abstention(final):
+    if is_abstention(final, refusals):
         return "abstained"
     if final_is_right:
-        return "wrong" if is_refusal(refusal_score(final)) else "right"
+        return "wrong" if refuses(final, refusals) else "right"
     return "process" if reasoning_is_right else "wrong"
 
 

@@ -284,7 +284,7 @@ def extra_rewards(group: ParsedGroup, verdicts: Verdicts, config: RewardConfig) 
     example, answers, named = group.example, group.answers, config.weights.keys()
     columns = {name: overlap_rewards(example, answers, f) for name, f in OVERLAPS.items() if name in named}
     if FACTUALITY.keys() & named:
-        found = outcomes(example, answers, verdicts)
+        found = outcomes(example, answers, verdicts, group.refusals)
         columns |= {name: reward(found) for name, reward in FACTUALITY.items() if name in named}
     if config.consistency:
         columns["consistency"] = consistency_rewards(answers, verdicts, group.refusals[0])

@@ -32,13 +32,13 @@ def cause(group: Group, *, reasoning: bool, refusals: Sequence[str] = REFUSALS) 
     answers = [parse_completion(group.example, c, reasoning=reasoning, refusals=refusals) for c in group.completions]
     if not any(answer.well_formed for answer in answers):
         return "malformed"
-    if group.example.answerable and all(_declines(group.example, answer) for answer in answers):
+    if group.example.answerable and all(_declines(group.example, answer, refusals) for answer in answers):
         return "refused"
-    right = [is_right(group.example, answer) for answer in answers]
+    right = [is_right(group.example, answer, refusals) for answer in answers]
     return "right" if all(right) else "mixed" if any(right) else "wrong"
 
 
-def is_right(example: Example, answer: ParsedAnswer) -> bool:
+def is_right(example: Example, answer: ParsedAnswer, refusals: Sequence[str]) -> bool:
     """Whether an answer states an answer that the passages hold, or refuses if they hold none.
 
     A claim is stated if the lexical judge finds it entailed. A closed-book question has no passages: any of its answers
@@ -47,7 +47,8 @@ def is_right(example: Example, answer: ParsedAnswer) -> bool:
     if not answer.well_formed:
         return False
     if example.style == "closed":
-        return outcomes(example, [answer], verdicts={}) == ["right" if example.answerable else "abstained"]
+        expected = "right" if example.answerable else "abstained"
+        return outcomes(example, [answer], {}, refusals) == [expected]
     if answer.refused or not example.answerable:
         return answer.refused and not example.answerable
     said = "\n".join(statement.text for statement in answer.statements)
@@ -57,9 +58,9 @@ def is_right(example: Example, answer: ParsedAnswer) -> bool:
     return any(contains(said, example.answers[a]) for a in example.answerable_indices)
 
 
-def _declines(example: Example, answer: ParsedAnswer) -> bool:
+def _declines(example: Example, answer: ParsedAnswer, refusals: Sequence[str]) -> bool:
     if example.style == "closed":
-        return answer.well_formed and is_abstention(final_answer(answer)[1])
+        return answer.well_formed and is_abstention(final_answer(answer)[1], refusals)
     return answer.refused
 
 

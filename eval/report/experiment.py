@@ -87,8 +87,9 @@ def sums(folder: Path, moment: str, questions: Mapping[str, Example], make_judge
     if unknown := [row["id"] for row in rows if row["id"] not in questions]:
         raise UserError(f"{path}: {unknown[0]} is not among the held-out questions of {folder / 'questions.jsonl'}")
     predictions = [Prediction(questions[row["id"]], row["text"]) for row in rows]
-    judge, reasoning = make_judge(recipe["held_out"]["judge"]), recipe["model"]["reasoning"]
-    scored = score_answers(predictions, judge, protocol=DefaultProtocol(), reasoning=reasoning)
+    judge, model = make_judge(recipe["held_out"]["judge"]), recipe["model"]
+    protocol = DefaultProtocol(model["refusals"])
+    scored = score_answers(predictions, judge, protocol=protocol, reasoning=model["reasoning"])
     labels = [
         [row["grounded"], row["right"], row["refused"] and row["answerable"], row["refused"] and not row["answerable"]]
         for row in rows

@@ -27,7 +27,7 @@ class PromptCodec:
     reasoning: bool
     stop_ids: tuple[int, ...]  # the first one ends a reference answer
     special: Mapping[str, int]  # special tokens by text
-    refusal: str
+    refusals: Sequence[str]  # the first one is taught
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of these token ids, without special tokens other than the tags of the answer format."""
@@ -37,7 +37,7 @@ class PromptCodec:
     def encode_reference(self, example: Example) -> Group:
         """Return the example with its reference answer as the one completion, for supervised steps."""
         plain = escape(example, self.special)
-        text = reference_completion(plain, reasoning=self.reasoning, refusal=self.refusal)
+        text = reference_completion(plain, reasoning=self.reasoning, refusal=self.refusals[0])
         ids = (*self.tokenizer.encode(text, add_special_tokens=False), self.stop_ids[0])
         completion = Completion(text=text, token_ids=ids, logprobs=(0.0,) * len(ids), finish="stop", version=-1)
         return Group(example=example, prompt_ids=self.render(example), completions=(completion,))
@@ -62,7 +62,7 @@ def make_prompt_codec(model: ModelConfig, folder: str, console: Console, *, max_
         reasoning=model.reasoning,
         stop_ids=stops,
         special=special_tokens(tokenizer),
-        refusal=model.refusals[0],
+        refusals=model.refusals,
     )
 
 

@@ -156,12 +156,12 @@ class TrainingMonitor(Callbacks):
         if self._scorer is not None and self._held_out is not None:
             answers = [(group.example, completion) for group in groups for completion in group.completions]
             model = self._run.recipe.model
-            reasoning = model.reasoning
+            form = {"reasoning": model.reasoning, "refusals": model.refusals}
             metrics |= {f"trust/{name}": value for name, value in self._held_out.score(answers).items()}
-            metrics |= {f"factuality/{name}": v for name, v in factuality_metrics(groups, reasoning=reasoning).items()}
+            metrics |= {f"factuality/{name}": v for name, v in factuality_metrics(groups, **form).items()}
             signal = has_signal(total_rewards(groups)).tolist()
             dead = [group for group, found in zip(groups, signal, strict=True) if not found]
-            causes = count_causes(dead, reasoning=reasoning, refusals=model.refusals)
+            causes = count_causes(dead, **form)
             metrics |= {f"group/{name}": value for name, value in causes.items()}
             metrics |= self._scorer.pop_metrics()
             metrics |= {f"judge/{name}": value for name, value in pop_metrics(self._scorer.judge).items()}

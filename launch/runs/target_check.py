@@ -101,7 +101,7 @@ def _scores(config: RewardConfig, codec: PromptCodec, judge: Judge, groups: Sequ
     """The score of each group's one completion, without custom rewards."""
     weights = {name: weight for name, weight in config.weights.items() if ":" not in name}
     built_in = config.model_copy(update={"weights": weights})
-    form = {"reasoning": codec.reasoning, "refusals": (codec.refusal,)}
+    form = {"reasoning": codec.reasoning, "refusals": codec.refusals}
     scorer = RewardScorer(built_in, **form, judge=judge, custom=())
     return [score for (score,) in scorer(groups)]
 

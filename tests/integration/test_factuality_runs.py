@@ -12,7 +12,7 @@ from curriculum.samplers import passed
 from eval.factuality import factuality_metrics, outcome
 from grpo.config import load
 from grpo.data.example import Example
-from grpo.data.text import REFUSAL
+from grpo.data.text import REFUSAL, REFUSALS
 from grpo.types import Completion, Group, Score
 from launch.config.recipe import Recipe
 from launch.filter import tally
@@ -63,10 +63,10 @@ def wrote(text, finish="stop"):
     ],
 )
 def test_what_comes_of_an_answer(example, text, expected):
-    assert outcome(example, text, reasoning=False) == expected
+    assert outcome(example, text, reasoning=False, refusals=REFUSALS) == expected
     tagged = f"<think>Daei?</think><answer>{text}</answer>"
-    assert outcome(example, tagged, reasoning=True) == expected
-    assert outcome(example, text, reasoning=False, finished=False) == "wrong"
+    assert outcome(example, tagged, reasoning=True, refusals=REFUSALS) == expected
+    assert outcome(example, text, reasoning=False, refusals=REFUSALS, finished=False) == "wrong"
 
 
 def group(example, *texts):
@@ -94,17 +94,18 @@ def test_the_filter_counts_boxes_that_are_right():
     """Three of five: `Unknown` is wrong where there is an answer, and right where there is none."""
     texts = (RIGHT, "So: boxed[Ali Daei]", "Daei? boxed[Bican]", SILENT, RIGHT)
     assert [
-        tally(e, [Answer(text, truncated=False) for text in texts], reasoning=False).right for e in (DAEI, NOBODY)
+        tally(e, [Answer(text, truncated=False) for text in texts], reasoning=False, refusals=REFUSALS).right
+        for e in (DAEI, NOBODY)
     ] == [3, 1]
 
 
 def test_live_numbers_of_a_step():
     groups = [group(DAEI, RIGHT, WRONG), group(DAEI, SILENT, SILENT), group(NOBODY, SILENT, WRONG)]
-    found = factuality_metrics(groups, reasoning=False)
+    found = factuality_metrics(groups, reasoning=False, refusals=REFUSALS)
     third = pytest.approx(100 / 3)
     assert (found["partial_correct"], found["all_not_attempted"], found["partial_not_attempted"]) == (third,) * 3
     assert (found["correct"], found["not_attempted"], found["wrong"]) == pytest.approx((100 / 6, 50, 100 / 3))
-    assert factuality_metrics([], reasoning=False) == {}
+    assert factuality_metrics([], reasoning=False, refusals=REFUSALS) == {}
 
 
 def test_caution_passes_what_nobody_can_answer():

@@ -8,6 +8,7 @@ import pytest
 
 from grpo.config import load
 from grpo.data.example import Example, Passage, load_examples
+from grpo.data.text import REFUSALS
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from launch.builders import data as data_builder
@@ -37,8 +38,20 @@ def test_a_truncated_answer_is_not_right():
         id="q", question="?", passages=(passage,), answers=(("109",),), found=((True,),), style="prose", source="t"
     )
     answers = [Answer("109 goals [1].", truncated) for truncated in (False, False, True)]
-    found = tally(example, answers, reasoning=False)
+    found = tally(example, answers, reasoning=False, refusals=REFUSALS)
     assert (found.right, found.of) == (2, 3)
+
+
+def test_the_filter_cuts_no_accepted_answer_and_knows_the_recipes_refusals():
+    """ "38. Mio" is one statement, as in training, and the recipe's own sentence is right where nobody knows."""
+    passage = Passage(title="Li", text="It was 38. Mio.")
+    about = {"question": "?", "style": "list", "source": "t", "passages": (passage,), "answers": (("38. Mio",),)}
+    known = Example(id="k", found=((True,),), **about)
+    nobody = Example(id="n", question="?", style="closed", source="t", passages=(), answers=(), found=())
+    own = ("Steht nirgends.",)
+    asked = ((known, "- 38. Mio [1]"), (nobody, own[0]), (nobody, "Immer."))
+    found = [tally(e, [Answer(text, truncated=False)], reasoning=False, refusals=own).right for e, text in asked]
+    assert found == [1, 1, 0]
 
 
 def test_the_filter_on_the_tiny_model(tmp_path, capsys):

@@ -8,6 +8,7 @@ import pytest
 from eval.factuality import OUTCOMES
 from grpo.data.example import Example
 from grpo.data.prompts import PROMPTS
+from grpo.data.text import REFUSALS
 from grpo.errors import UserError
 from launch.prompt_sweep import column, main, numbered
 from launch.runs.answers import FILE, Answer
@@ -28,11 +29,11 @@ def test_a_column_by_hand():
         for n in range(3)
     ]
     right, wrong, silent = (Answer(f"boxed[{text}]", truncated=False) for text in ("Daei", "Bican", "Unknown"))
-    found = column(who, [[right, right, wrong, silent], [wrong] * 4, [silent] * 4], reasoning=False)
+    found = column(who, [[right, right, wrong, silent], [wrong] * 4, [silent] * 4], reasoning=False, refusals=REFUSALS)
     assert [found.values[name] for name in OUTCOMES] == pytest.approx([100 * 2 / 12, 100 * 5 / 12, 100 * 5 / 12])
     assert found.intervals["correct"] == pytest.approx((0.0, 50.0))
     assert "unanswerable_not_attempted" not in found.values
-    cut = column(who[:1], [[Answer("boxed[Daei]", truncated=True)]], reasoning=False)
+    cut = column(who[:1], [[Answer("boxed[Daei]", truncated=True)]], reasoning=False, refusals=REFUSALS)
     assert cut.values["wrong"] == 100
 
 

@@ -1,12 +1,15 @@
 """The report of an experiment: metrics by hand, pooled seeds, and runs that cannot be compared."""
 
+import json
+
 import numpy as np
 import pytest
 
 from curriculum.datasets.world import make_world
 from eval.predictions import write_questions
-from eval.report.experiment import GRADED, common_questions, metrics, pooled, report
+from eval.report.experiment import GRADED, common_questions, metrics, pooled, report, sums
 from eval.trust_score import COLUMNS
+from grpo.data.text import REFUSALS
 from grpo.errors import UserError
 from rewards.judges.lexical import LexicalJudge
 
@@ -20,6 +23,21 @@ def test_arms_with_other_passages_under_the_same_ids_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"/b: holds out other questions or passages than .*/a, so the two") as no:
         report("t", {"1": [a, again], "2": [b]}, tmp_path / "out", lambda name: LexicalJudge())
     assert "\n" not in str(no.value)
+
+
+def test_a_report_knows_the_refusals_of_its_runs(tmp_path):
+    """The recipe's own sentence answers nothing; a run of the default refusals would have answered all 9."""
+    for name, refusals in (("own", ["Steht nirgends."]), ("default", [*REFUSALS])):
+        (tmp_path / name).mkdir()
+        questions = {"held_out": make_world(9, seed=1, unanswerable=0.5)}
+        write_questions(tmp_path / name, questions)
+        recipe = f'model = {{ reasoning = false, refusals = {json.dumps(refusals)} }}\nheld_out.judge = "lexical"\n'
+        (tmp_path / name / "recipe.toml").write_text(recipe)
+        row = {"moment": "after", "text": "Steht nirgends.", **dict.fromkeys((*GRADED, "refused", "answerable"), False)}
+        answers = [json.dumps({**row, "id": example.id}) + "\n" for example in questions["held_out"]]
+        (tmp_path / name / "held_out.jsonl").write_text("".join(answers))
+        found = sums(tmp_path / name, "after", common_questions([tmp_path / name]), lambda judge: LexicalJudge())
+        assert found[:, COLUMNS.index("answered")].sum() == (0 if name == "own" else 9)
 
 
 def rows(*answers):

@@ -1,10 +1,12 @@
 """The held-out table: graded by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from eval.label_metrics import grade, summarize
 from grpo.data.example import Example, Passage
-from grpo.data.text import REFUSAL
+from grpo.data.text import REFUSAL, REFUSALS
 from grpo.types import Completion
 
 
@@ -65,6 +67,9 @@ def test_a_closed_book_question_has_nothing_to_cite():
     ]
     graded = [grade(closed, one, reasoning=False) for one in said]
     assert [(g.right, g.grounded, g.refused) for g in graded] == [(1, 1, 0), (0, 0, 0), (0, 0, 1), (0, 0, 1), (1, 1, 0)]
+
+    own = replace(said[0], text="Steht nirgends.")
+    assert [grade(closed, own, reasoning=False, refusals=r).refused for r in (REFUSALS, (own.text,))] == [False, True]
 
 
 def test_the_table():

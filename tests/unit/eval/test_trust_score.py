@@ -226,6 +226,12 @@ def test_refusal_sentences_of_ones_own(tmp_path: Path) -> None:
     assert report([one], "prose", tmp_path, reference=False, refusals=("Nicht gefunden",))["answered_ratio"] == 0
 
 
+def test_a_refusal_of_ones_own_is_no_attempt_at_a_closed_book_question(tmp_path: Path) -> None:
+    one = {"question": "Goals?", "answers": [["109"]], "style": "closed", "output": "Nicht gefunden."}
+    assert report([one], "closed", tmp_path, reference=False)["not_attempted"] == 0
+    assert report([one], "closed", tmp_path, reference=False, refusals=("Nicht gefunden",))["not_attempted"] == 100
+
+
 def test_an_empty_answer_is_worth_nothing(tmp_path: Path) -> None:
     items = [item("Daei scored 109 goals [1]."), item("")]
     reader, field = (report(items, "prose", tmp_path, reference=flag) for flag in (False, True))

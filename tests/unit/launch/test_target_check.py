@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from curriculum.datasets.world import make_world
 from grpo.data.prompts import special_tokens, stop_ids
-from grpo.data.text import REFUSAL
+from grpo.data.text import REFUSALS
 from grpo.errors import UserError
 from grpo.telemetry.console import Console
 from launch.builders.prompts import PromptCodec
@@ -19,7 +19,7 @@ WORLD = make_world(24, seed=0, unanswerable=0.5, passages=3, styles={"prose": 1.
 STAGE_2 = RewardConfig(refusal=True)
 
 
-def make_codec(*special: str, reasoning: bool = True) -> PromptCodec:
+def make_codec(*special: str, reasoning: bool = True, refusals=REFUSALS) -> PromptCodec:
     """One token per byte, and one for each of the special texts."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={letter: place for place, letter in enumerate(letters)}, merges=[]))
@@ -33,7 +33,7 @@ def make_codec(*special: str, reasoning: bool = True) -> PromptCodec:
         reasoning=reasoning,
         stop_ids=stop_ids(made),
         special=special_tokens(made),
-        refusal=REFUSAL,
+        refusals=refusals,
     )
 
 
@@ -51,6 +51,11 @@ def test_gold_answers_survive_tags_that_are_special_tokens(special, reasoning, c
 def test_a_citation_that_is_a_special_token_is_read_back_as_something_else():
     with pytest.raises(UserError, match=r"4 of 24 gold answers lose .*: 0 are longer than .* 4 are read back as"):
         check(make_codec("[1]", reasoning=False), may_lose=0.0)
+
+
+def test_gold_answers_that_count_as_a_further_refusal_are_not_recognized(capsys):
+    check(make_codec(reasoning=False, refusals=(*REFUSALS, "The record is lost.")), [example(1, "the record is lost")])
+    assert "warning: exact_match is 0 for 1 of 1 gold answers" in capsys.readouterr().out
 
 
 def test_a_limit_that_gold_answers_do_not_fit_into_stops_the_run(capsys):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo.data.example import Example, Passage
-from grpo.data.text import REFUSAL
+from grpo.data.text import REFUSAL, REFUSALS
 from rewards.answer import is_abstention, parse
 from rewards.config import RewardConfig
 from rewards.factuality import outcomes
@@ -23,7 +23,7 @@ HALF = "<think>Ali Daei or Bican? I say Bican.</think><answer>boxed[Josef Bican]
 
 
 def outcome(example: Example, answer: str) -> str:
-    return outcomes(example, [parse(answer, style=example.style, reasoning=False)], {})[0]
+    return outcomes(example, [parse(answer, style=example.style, reasoning=False)], {}, REFUSALS)[0]
 
 
 def reasoned(text: str) -> str:
@@ -99,8 +99,16 @@ def test_a_short_alias_must_be_a_whole_word(answer: str, right: bool) -> None:
 
 @pytest.mark.parametrize("text", ["Unknown", "unknown.", "I do not know", "I'm not sure", "Sorry, I don't know that."])
 def test_forms_of_not_knowing(text: str) -> None:
-    assert is_abstention(text)
-    assert not is_abstention(f"{text} It may be Paris.")
+    assert is_abstention(text, REFUSALS)
+    assert not is_abstention(f"{text} It may be Paris.", REFUSALS)
+
+
+def test_a_closed_book_model_may_refuse_in_a_sentence_of_its_own() -> None:
+    own = ("Das weiß ich leider nicht.",)
+    scorer = RewardScorer(ALL, reasoning=False, refusals=own)
+    texts = [own[0], f"{own[0]} Ali Daei.", REFUSAL]  # both ways is neither, and REFUSAL is no longer asked for
+    assert [score.parts["caution"] for score in scores(scorer, DAEI, texts[:1] + texts[2:])] == [1, 0]
+    assert [score.parts["fact"] for score in scores(scorer, DAEI, [*texts, "Ali Daei"])] == [0, 0, 0, 1]
 
 
 def test_what_no_passage_holds_nobody_can_be_right_about() -> None:

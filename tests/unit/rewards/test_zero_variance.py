@@ -47,6 +47,13 @@ def test_causes(example, texts, expected):
     assert cause(group(example, texts), reasoning=False) == expected
 
 
+def test_a_refusal_of_the_recipes_own_is_a_cause_too():
+    own, closed = ["Steht nirgends."], {"question": "?", "style": "closed", "source": "t", "passages": (), "found": ()}
+    known, nobody = Example(id="k", answers=(("Daei",),), **closed), Example(id="n", answers=(), **closed)
+    found = [cause(group(e, own * 2), reasoning=False, refusals=own) for e in (known, nobody)]
+    assert found == ["refused", "right"]
+
+
 def test_cut_off_comes_before_malformed():
     assert cause(group(DAEI, [RIGHT, WRONG], cut=True), reasoning=False) == "truncated"
 
