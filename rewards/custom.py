@@ -14,6 +14,7 @@ abandoned, may still be running at the next call, and cannot keep the program fr
 
 import importlib
 import inspect
+import json
 import math
 import threading
 import time
@@ -53,7 +54,7 @@ class CallLog:
         self.metrics.setdefault(name, []).append(float(value))
 
     def log_extra(self, column: str, values: Sequence[Any]) -> None:
-        """Write one value for each completion of the group to rollouts.jsonl."""
+        """Write one value of JSON for each completion of the group to rollouts.jsonl, under `log`."""
         self.columns[column] = list(values)
 
 
@@ -193,8 +194,7 @@ class CustomReward:
             try:
                 values = check_values(call(example, completions), len(completions))
                 for column, logged in log.columns.items():
-                    if len(logged) != len(values):
-                        raise BadValues(f"log_extra({column!r}) has {len(logged)} values for {len(values)} completions")
+                    check_column(column, logged, len(values))
                 future.set_result(Scored(values, log.columns))
             except BaseException as error:  # SystemExit too: whatever ends the thread must reach the caller
                 future.set_exception(error)
@@ -269,6 +269,16 @@ def check_values(values: Any, count: int) -> Values:
     if len(values) != count:
         raise BadValues(f"returned {len(values)} values for {count} completions")
     return [None if value is None else _to_float(value, n) for n, value in enumerate(values)]
+
+
+def check_column(column: str, logged: Sequence[Any], count: int) -> None:
+    """BadValues unless a column of `log_extra` has one value of JSON per completion."""
+    if len(logged) != count:
+        raise BadValues(f"log_extra({column!r}) has {len(logged)} values for {count} completions")
+    try:
+        json.dumps(logged, allow_nan=False)
+    except (TypeError, ValueError) as error:  # such as NumPy's numbers, and tensors
+        raise BadValues(f"log_extra({column!r}): {_one_line(error)}; valid: plain numbers, texts and lists") from error
 
 
 def _to_float(value: Any, number: int) -> float:

@@ -171,7 +171,7 @@ class RewardScorer:
         for reward, scored in zip(self.custom, custom, strict=True):
             for name, column in scored.columns.items():
                 for row, value in zip(details, column, strict=True):
-                    row[name] = value
+                    row.setdefault("log", {})[name] = value
             for n, (value, counted) in enumerate(zip(scored.values, impute_missing(scored.values), strict=True)):
                 totals[n] += weights[reward.path] * counted
                 if value is not None:

@@ -42,16 +42,10 @@ def test_a_truncated_answer_is_not_right():
     assert (found.right, found.of) == (2, 3)
 
 
-def test_the_filter_cuts_no_accepted_answer_and_knows_the_recipes_refusals():
-    """ "38. Mio" is one statement, as in training, and the recipe's own sentence is right where nobody knows."""
-    passage = Passage(title="Li", text="It was 38. Mio.")
-    about = {"question": "?", "style": "list", "source": "t", "passages": (passage,), "answers": (("38. Mio",),)}
-    known = Example(id="k", found=((True,),), **about)
+def test_the_filter_knows_the_recipes_refusals():
     nobody = Example(id="n", question="?", style="closed", source="t", passages=(), answers=(), found=())
-    own = ("Steht nirgends.",)
-    asked = ((known, "- 38. Mio [1]"), (nobody, own[0]), (nobody, "Immer."))
-    found = [tally(e, [Answer(text, truncated=False)], reasoning=False, refusals=own).right for e, text in asked]
-    assert found == [1, 1, 0]
+    answers = [Answer(text, truncated=False) for text in ("Steht nirgends.", "Immer.", REFUSALS[0])]
+    assert tally(nobody, answers, reasoning=False, refusals=("Steht nirgends.",)).right == 1
 
 
 def test_the_filter_on_the_tiny_model(tmp_path, capsys):

@@ -17,6 +17,7 @@ from curriculum.datasets import DataSpec
 from curriculum.sources import load_source
 from grpo.data.example import Example, Passage, load_examples
 from grpo.errors import UserError
+from grpo.telemetry.run_logger import rollout_rows
 from grpo.types import Completion, Group, Score
 from rewards.config import RewardConfig
 from rewards.custom import COLUMNS, TRAINER, BadValues, CustomReward, check_values, load_reward, per_answer
@@ -199,12 +200,36 @@ def test_a_function_for_trl_reads_the_step_and_logs(own: types.ModuleType) -> No
     late = [dataclasses.replace(completion, version=7) for completion in completions()]
     (found,) = logging([Group(example=EXAMPLE, prompt_ids=(), completions=tuple(late))])
     assert [s.parts[NAME] for s in found] == [7.0] * 3
-    assert [s.details["first_word"] for s in found] == ["Ali", "Josef", ""]
+    assert [s.details["log"]["first_word"] for s in found] == ["Ali", "Josef", ""]
     score(logging)
     assert logging.pop_metrics() == {"reward_failures/own_rewards:f": 0.0, "reward_log/longest": 30.0}
     short = scorer(own, lambda completions, log_extra: log_extra("x", [1]) or [0.0] * 3, failure_limit=0)
     with pytest.raises(UserError, match=r"log_extra\('x'\) has 1 values for 3 completions"):
         score(short)
+
+
+def test_what_a_reward_logs_hides_no_field_of_the_row(own: types.ModuleType) -> None:
+    def logs(completions: list[str], log_extra: Any) -> list[float]:
+        for column in ("text", "id", "reward", "step", "statements"):
+            log_extra(column, [7] * 3)
+        return [0.0] * 3
+
+    asked = Group(example=EXAMPLE, prompt_ids=(), completions=tuple(completions()))
+    scored = dataclasses.replace(asked, scores=tuple(scorer(own, logs)([asked])[0]))
+    row = rollout_rows(2, [scored])[0]
+    assert (row["text"], row["id"], row["reward"], row["step"]) == (TEXTS[0], "asqa-1", 3.0, 2)
+    assert row["statements"][0]["cites"] == [1]
+    assert row["log"] == dict.fromkeys(("text", "id", "reward", "step", "statements"), 7)
+
+
+@pytest.mark.parametrize("value", [numpy.float32(1), torch.tensor(1.0), float("nan"), {1, 2}])
+def test_a_logged_value_that_is_no_json_is_a_failure_of_the_reward(own: types.ModuleType, value: object) -> None:
+    logs = lambda completions, log_extra: log_extra("score", [value] * 3) or [0.0] * 3  # noqa: E731
+    forgiving = scorer(own, logs)
+    assert "log" not in score(forgiving)[0].details
+    assert forgiving.pop_metrics()["reward_failures/own_rewards:f"] == 1
+    with pytest.raises(UserError, match=r"log_extra\('score'\): .*; valid: plain numbers, texts and lists"):
+        score(scorer(own, logs, failure_limit=0))
 
 
 def test_a_reward_without_values_is_said_once(own: types.ModuleType) -> None:
