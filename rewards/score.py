@@ -15,19 +15,21 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from grpo.config import load
-from grpo.data.example import STYLES, Example, Style, load_examples, read_example
-from grpo.data.files import Record, read_records, source_name, wrong_field
+from grpo.data.example import STYLES, Example, Flags, Passage, Style, load_examples, read_labels
+from grpo.data.files import read_records, source_name, wrong_field
+from grpo.data.text import contains
 from grpo.errors import UserError
 from grpo.types import Completion, Group, Score
 from rewards.audit import MOST_QUESTIONS, audit, questions_of, table
 from rewards.config import RewardRecipe
-from rewards.judges.base import ENTAILMENT_THRESHOLD, Judge, premise
+from rewards.judges.base import ENTAILMENT_THRESHOLD, Judge, Pair, Verdicts, ask, premise
 from rewards.judges.load import load_judge
 from rewards.scorer import RewardScorer
 
@@ -35,31 +37,49 @@ EQUAL = 1e-6  # rewards of a group that differ by less have zero variance
 
 
 def read_groups(path: Path, *, style: Style, judge: Judge) -> list[Group]:
-    """The record of each line as a group. UserError with file and line for one that has no completion."""
-    groups = []
+    """The record of each line as a group. UserError with file and line for one that has no completion.
+
+    The judge says, in one call, which passages entail the claims of records without `answers_found`.
+    """
+    read: list[tuple[Example, Sequence[Flags | None], list[str]]] = []
     for location, record in read_records(path):
         texts = record.get("completions", [record.get("completion")])
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             raise wrong_field(location, "completion", texts, "a string, or a list of strings in completions")
         rest = {name: value for name, value in record.items() if name not in ("completion", "completions")}
-        example = labelled(location, rest, style=style, source=source_name(path), judge=judge)
-        groups.append(_group(example, [(str(text), "stop") for text in texts]))
-    return groups
+        if record.get("answers") == [] and isinstance(docs := record.get("docs"), list | str):
+            rest["docs"] = _without_answers(docs)
+        form = {"style": style, "source": source_name(path), "blank_answers": True}
+        read.append((*read_labels(location, rest, **form), [str(text) for text in texts]))
+    verdicts = ask(judge, chain.from_iterable(_claims(example, given) for example, given, _ in read))
+    return [_group(labelled(example, given, verdicts), [(t, "stop") for t in texts]) for example, given, texts in read]
 
 
-def labelled(location: str, record: Record, *, style: Style, source: str, judge: Judge) -> Example:
-    """The example in a record; the judge says which passages entail a claim where the record does not."""
-    docs, answers = record.get("docs"), record.get("answers")
-    if (record.get("style") or style) != "claims" or not isinstance(docs, list) or not isinstance(answers, list):
-        return read_example(location, record, style=style, source=source, blank_answers=True)
-    unknown = [n for n, doc in enumerate(docs) if isinstance(doc, dict) and doc.get("answers_found") is None]
-    filled = [{**doc, "answers_found": [0] * len(answers)} if n in unknown else doc for n, doc in enumerate(docs)]
-    example = read_example(location, {**record, "docs": filled}, style=style, source=source, blank_answers=True)
-    found = list(example.found)
-    for n in unknown:
-        pairs = [(premise([example.passages[n]]), spellings[0]) for spellings in example.answers]
-        found[n] = tuple(p > ENTAILMENT_THRESHOLD for p in judge.entails(pairs))
-    return replace(example, found=tuple(found))
+def labelled(example: Example, given: Sequence[Flags | None], verdicts: Verdicts) -> Example:
+    """The example with its labels: those `given`, and for the rest the verdicts on claims, the words of answers."""
+
+    def flags(passage: Passage) -> Flags:
+        if example.style != "claims":
+            return tuple(contains(passage.text, spellings) for spellings in example.answers)
+        return tuple(verdicts[_claim(passage, spellings)] > ENTAILMENT_THRESHOLD for spellings in example.answers)
+
+    rows = zip(example.passages, given, strict=True)
+    return replace(example, found=tuple(flags(passage) if row is None else row for passage, row in rows))
+
+
+def _claims(example: Example, given: Sequence[Flags | None]) -> list[Pair]:
+    unlabelled = [passage for passage, row in zip(example.passages, given, strict=True) if row is None]
+    return [_claim(p, s) for p in unlabelled for s in example.answers] if example.style == "claims" else []
+
+
+def _claim(passage: Passage, spellings: Sequence[str]) -> Pair:
+    return premise([passage]), spellings[0]
+
+
+def _without_answers(docs: list[Any] | str) -> list[Any]:
+    """Documents of a question without answers, whose label is `[]`, as `read_labels` asks for."""
+    rows = [{"text": doc} if isinstance(doc, str) else doc for doc in ([docs] if isinstance(docs, str) else docs)]
+    return [{**row, "answers_found": row.get("answers_found") or []} if isinstance(row, dict) else row for row in rows]
 
 
 def read_run(folder: Path) -> tuple[list[Group], list[list[float]]]:

@@ -1,11 +1,14 @@
 """What a reward gives to answers that one has: records of any label, and the rollouts of a run."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from rewards.score import main
+from rewards.judges.base import Pair
+from rewards.judges.lexical import LexicalJudge
+from rewards.score import main, read_groups
 
 DOCS = [{"title": "Mill", "text": "The mill was built in 1846."}, {"title": "Sea", "text": "The sea is salty."}]
 RECORD = {"id": "q", "question": "When?", "answers": [["1846"]], "docs": DOCS}
@@ -41,6 +44,46 @@ def test_a_claim_without_labels_is_labelled_by_the_judge(tmp_path: Path) -> None
     assert (row["answerable"], row["total"]) == (True, 3.0)
     (row,) = scored(tmp_path, claim, arguments=("--reward.judge=token_subset",))
     assert (row["answerable"], row["total"]) == (False, 2.0)  # "they" is not in the passage
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"style": "claims", "docs": [doc["text"] for doc in DOCS]},
+        {"style": "claims", "docs": DOCS[0]["text"]},
+        {"data_type": "eli5"},
+        {"style": "claims", "docs": [{**DOCS[0], "answers_found": [1]}, DOCS[1]]},
+    ],
+)
+def test_claims_are_labelled_in_every_form_of_a_record(tmp_path: Path, more: dict) -> None:
+    claim = {**RECORD, "answers": [["The mill was built in 1846."], ["The mill was built in 1799."]], **more}
+    if isinstance(claim["docs"][0], dict) and "answers_found" in claim["docs"][0]:
+        claim["answers"] = claim["answers"][:1]
+    (row,) = scored(tmp_path, {**claim, "completion": RIGHT})
+    assert (row["answerable"], row["total"]) == (True, 3.0)
+
+
+@pytest.mark.parametrize("docs", [DOCS, [doc["text"] for doc in DOCS], [{**DOCS[0], "answers_found": []}]])
+@pytest.mark.parametrize("style", ["prose", "list", "claims"])
+def test_a_question_without_answers_needs_no_labels(tmp_path: Path, docs: list, style: str) -> None:
+    (row,) = scored(tmp_path, {**RECORD, "answers": [], "docs": docs, "style": style, "completion": RIGHT})
+    assert (row["answerable"], row["total"]) == (False, 2.0)
+
+
+def test_the_judge_labels_all_records_in_one_call(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    class Counting(LexicalJudge):
+        def entails(self, pairs: Sequence[Pair]) -> list[float]:
+            asked.append(len(pairs))
+            return super().entails(pairs)
+
+    row = {**RECORD, "style": "claims", "answers": [["The mill was built in 1846."]], "completion": RIGHT}
+    other = [{**DOCS[0], "answers_found": [0]}, {"title": "Bay", "text": "The mill was built in 1846."}]
+    path = lines(tmp_path / "r.jsonl", row, {**row, "id": "r", "docs": other}, {**row, "id": "s"})
+    groups = read_groups(path, style="prose", judge=Counting())
+    assert [group.example.found for group in groups] == [((True,), (False,)), ((False,), (True,)), ((True,), (False,))]
+    assert asked == [3]  # the third record has the pairs of the first
 
 
 def test_overrides_and_recipes_count(tmp_path: Path) -> None:
