@@ -59,10 +59,16 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
 
 
 def write_questions(folder: Path, splits: Mapping[str, Sequence[Example]]) -> None:
-    """Write `folder/questions.jsonl`, a line per question with its split: `{"held_out": [...], "train": [...]}`."""
+    """Write `folder/questions.jsonl`, a line per question with its split: `{"held_out": [...], "train": [...]}`.
+
+    A question of several splits has the first one.
+    """
+    seen = set[Example]()
     with (folder / QUESTIONS).open("w", encoding="utf-8") as file:
         for split, examples in splits.items():
-            rows = ({**to_record(example), "split": split} for example in examples)
+            new = [example for example in dict.fromkeys(examples) if example not in seen]
+            seen.update(new)
+            rows = ({**to_record(example), "split": split} for example in new)
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 

@@ -51,7 +51,8 @@ def run_evaluation(recipe: Recipe, console: Console) -> Path:
     check_gold(recipe.data)
     sources = recipe.data_with_refusals
     data = load_sources(sources, recipe.sft, console, choose="first")
-    asked = _without_trained(choose_questions(recipe.eval, recipe.data, data), start, console)
+    possible = _without_trained(possible_questions(recipe.eval, recipe.data, data), start, console)
+    asked = choose_questions(possible, recipe.eval.questions, seed=recipe.data.seed)
     refusals = sum(not example.answerable for example in asked)
     console.line(f"data         {recipe.data.source}: {len(asked)} questions ({refusals} unanswerable)")
     folder = _folder(recipe.run, model.label, asked)
@@ -90,27 +91,38 @@ def run_evaluation(recipe: Recipe, console: Console) -> Path:
     return folder
 
 
-def choose_questions(wanted: EvalConfig, data: DataConfig, examples: Sequence[Example]) -> list[Example]:
-    """The held-out part of the data, or all of it; a random sample where eval.questions asks for fewer."""
-    asked = list(examples) if wanted.split == "all" else train_heldout_split(examples, held_out=data.held_out)[1]
-    if not asked:
+def possible_questions(wanted: EvalConfig, data: DataConfig, examples: Sequence[Example]) -> list[Example]:
+    """The held-out part of the data, or all of it."""
+    found = list(examples) if wanted.split == "all" else train_heldout_split(examples, held_out=data.held_out)[1]
+    if not found:
         raise UserError(
             f"data.held_out = {data.held_out}: no question of {data.source} is held out; valid: "
             "a larger share, or --eval.split=all"
         )
-    count = wanted.questions or len(asked)
-    if count < len(asked):
-        kept = random.Random(data.seed).sample(range(len(asked)), count)
-        asked = [asked[place] for place in sorted(kept)]
-    return asked
+    return found
+
+
+def choose_questions(examples: Sequence[Example], count: int, *, seed: int) -> list[Example]:
+    """A random sample of `count` examples, in their order; all where they are fewer, or where `count` is 0."""
+    if not 0 < count < len(examples):
+        return list(examples)
+    kept = random.Random(seed).sample(range(len(examples)), count)
+    return [examples[place] for place in sorted(kept)]
+
+
+def _run_of(model: str | None) -> Path | None:
+    """The folder of the run that made the model folder `model`; None for other models."""
+    above = Path(model).parents[:3] if model else ()  # as deep as runs/NAME/checkpoints/step-000004/model
+    return next((folder for folder in above if (folder / "recipe.toml").is_file()), None)
 
 
 def _without_trained(asked: Sequence[Example], start: str | None, console: Console) -> list[Example]:
     """The questions that the run of the model was not trained on, by its questions.jsonl."""
-    run = Path(start).parent if start else None
+    run = _run_of(start)
     if run is None or not (run / QUESTIONS).is_file():
         return list(asked)
-    seen = {normalize(example.question) for example in read_questions(run, split="train").values()}
+    trained = {**read_questions(run, split="train"), **read_questions(run, split="warm_up")}
+    seen = {normalize(example.question) for example in trained.values()}
     kept = [example for example in asked if normalize(example.question) not in seen]
     if not kept:
         raise UserError(f"{run / QUESTIONS}: every question was trained on; expected --data.source of other questions")
@@ -190,9 +202,10 @@ def _write(path: Path, predictions: Sequence[Prediction]) -> None:
 
 def _refuse_training_questions(data: DataConfig, wanted: EvalConfig, start: str | None) -> None:
     """UserError where some questions that the run was trained on would be asked."""
-    trained = Path(start).parent / "recipe.toml" if start else None
-    if trained is None or not trained.is_file() or wanted.split != "held_out":
+    run = _run_of(start)
+    if run is None or wanted.split != "held_out":
         return
+    trained = run / "recipe.toml"
     before = tomllib.loads(trained.read_text(encoding="utf-8")).get("data", {})
     source = before.get("source", data.source)
     if (tuple(source) if isinstance(source, list) else source) != data.source:  # TOML has no tuples
@@ -209,10 +222,10 @@ def _refuse_training_questions(data: DataConfig, wanted: EvalConfig, start: str 
 
 def _with_trained_prompt(model: ModelConfig, start: str | None) -> ModelConfig:
     """The section with the system prompt that the run of the model kept, unless the recipe names another."""
-    kept = Path(start).parent / "prompt.txt" if start else None
-    if kept is None or model.prompt or not kept.is_file() or not (kept.parent / "recipe.toml").is_file():
+    run = _run_of(start)
+    if run is None or model.prompt or not (run / "prompt.txt").is_file():
         return model
-    return model.replace(prompt=str(kept))
+    return model.replace(prompt=str(run / "prompt.txt"))
 
 
 def _make_renderer(

@@ -49,7 +49,7 @@ def train_grpo(recipe: Recipe, console: Console, comm: Communicator) -> None:
         curriculum = make_curriculum(recipe.curriculum, questions.train, seed=recipe.run.seed)
         check_judge_name(recipe.held_out.judge)
         form = {"reasoning": recipe.model.reasoning, "refusals": recipe.model.refusals}
-        audited = spread([e for e in questions.train if e.passages], AUDITED) if comm.rank == 0 else []
+        audited = spread([e for e in questions.train if e.passages], AUDITED) if comm.rank == 0 else None
         scorer, judge = make_scorer(recipe.reward, **form, audited=audited, console=console)
         if recipe.held_out.judge != recipe.reward.judge:
             judge = make_judge(recipe.held_out.judge, console=console)
@@ -58,6 +58,7 @@ def train_grpo(recipe: Recipe, console: Console, comm: Communicator) -> None:
             base,
             questions,
             recipe.optim,
+            targets=questions.train,
             updates=steps * recipe.loss.updates_per_step,
             samples=True,
             temperature=recipe.sampling.temperature,
@@ -71,7 +72,7 @@ def train_grpo(recipe: Recipe, console: Console, comm: Communicator) -> None:
         shared = {"curriculum": curriculum, "monitor": monitor, "stage_end": stage_end}
         about, own = {"the questions to train on": digest(questions.train)}, {"scorer": scorer}
         with run.training(steps=steps, engines=engines, shared=shared, own=own, about=about) as start:
-            splits = {"held_out": questions.held_out, "train": questions.train}
+            splits = {"held_out": questions.held_out, "train": questions.train, "warm_up": questions.warm_up}
             comm.on_rank0(lambda: write_questions(run.folder, splits))
             if start == 0:
                 monitor.on_train_begin()

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from grpo.checkpointing.manager import CheckpointManager, Stateful
 from grpo.checkpointing.rng_state import seed_all
 from grpo.checkpointing.store import list_checkpoints, remove_all
 from grpo.config import dump
+from grpo.data.example import Example
 from grpo.data.prompts import load_system_prompt
 from grpo.distributed.communicator import Communicator
 from grpo.distributed.watchdog import Watchdog
@@ -111,9 +112,19 @@ class Run:
         return resume.has_finished(self.folder)
 
     def load_engines(
-        self, base: str, questions: Questions, optim: AdamWConfig, *, updates: int, samples: bool, **policy: Any
+        self,
+        base: str,
+        questions: Questions,
+        optim: AdamWConfig,
+        *,
+        targets: Sequence[Example],
+        updates: int,
+        samples: bool,
+        **policy: Any,
     ) -> Engines:
         """The engines over the weights in `base`, for that many updates; `policy` is for `make_policy`.
+
+        `targets` are the questions whose gold answers are checked, those that the run trains on.
 
         Prompts and a context that are too long, and a rollout engine that cannot be, are refused first.
         """
@@ -122,8 +133,9 @@ class Run:
         codec = make_prompt_codec(recipe.model, base, console, max_tokens=limit)
         for example in (*questions.train, *questions.warm_up, *questions.held_out):
             codec.render(example)
-        examples = spread(questions.train, TARGETS)
-        check_targets(codec, examples, recipe.reward, console, max_tokens=limit, may_lose=recipe.run.max_lost_targets)
+        kinds = sorted(targets, key=lambda example: example.answerable)  # equal distances could leave out all refusals
+        gold, may_lose = spread(kinds, TARGETS), recipe.run.max_lost_targets
+        check_targets(codec, gold, recipe.reward, console, max_tokens=limit, may_lose=may_lose)
         check_context(context, load_shell(base), base)
         engine = choose_rollout(recipe.rollout, base, console) if samples else None
         console.line(f"loading      {base}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from curriculum.samplers import EpochSampler
 from eval.online_metrics import OnlineTrustScore
+from eval.predictions import write_questions
 from grpo.batch import Batch
 from grpo.data.prompts import load_system_prompt
 from grpo.distributed.communicator import Communicator, check_divisible
@@ -92,7 +93,9 @@ def _train(run: Run, questions: Questions) -> None:
     count = f"{settings.steps} supervised steps of {settings.examples_per_step} gold answers"
     console.line(f"warm-up      {count} -> {run.model}")
     optim = AdamWConfig(lr=settings.lr, schedule="linear", warmup_ratio=0.1)
-    engines = run.load_engines(base, questions, optim, updates=settings.steps, samples=bool(held_out))
+    engines = run.load_engines(
+        base, questions, optim, targets=questions.warm_up, updates=settings.steps, samples=bool(held_out)
+    )
     evaluator = None
     if held_out:
         judge, model = make_judge(recipe.held_out.judge, console=console), recipe.model
@@ -110,6 +113,8 @@ def _train(run: Run, questions: Questions) -> None:
         {"the questions of the warm-up": digest(questions.warm_up)},
     )
     with run.training(steps=settings.steps, engines=engines, shared=shared, about=about) as start:
+        splits = {"held_out": held_out, "warm_up": questions.warm_up}
+        comm.on_rank0(lambda: write_questions(run.folder, splits))
         if start == 0:
             monitor.on_train_begin()
         fit(

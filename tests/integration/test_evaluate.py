@@ -23,7 +23,7 @@ from launch.builders.models import write_tiny_model
 from launch.config.recipe import Recipe
 from launch.evaluate import evaluation_recipe
 from launch.runs.answers import FILE
-from launch.runs.evaluation import choose_questions, run_evaluation
+from launch.runs.evaluation import choose_questions, possible_questions, run_evaluation
 from launch.runs.few_shot import choose_demonstrations, with_demonstrations
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,6 +155,25 @@ def test_a_run_is_asked_its_own_questions_with_its_prompt_and_no_demonstrations(
     refused(home, which, "--data.seed=5", match="trained with data.seed = 0; with 5 some of its training questions")
 
 
+def test_the_questions_of_a_warm_up_are_not_asked_of_its_checkpoint_and_others_are(home, trained):
+    """Of the held-out questions of a file that a warm-up has seen all but two of, these two are asked."""
+    asked = choose_questions(load_examples(home / "six.jsonl"), 6, seed=0)
+    run = home / "runs" / "warmed"
+    write_tiny_model(run / "checkpoints" / "step-000001" / "model")
+    (run / "recipe.toml").write_text(dump(recipe("--run.name=warmed")))
+    write_questions(run, {"held_out": asked[:1], "train": asked[1:3], "warm_up": asked[1:5]})
+    write_jsonl(home / "again.jsonl", map(to_record, asked))
+    folder, said = evaluate(
+        home,
+        f"--model.init_from={run / 'checkpoints' / 'step-000001' / 'model'}",
+        *(f"--data.source={home / 'again.jsonl'}", "--eval.split=all", "--eval.shots=0", "--eval.questions=2"),
+        *("--run.name=of-warm-up", "--eval.max_tokens=4"),
+    )
+    assert "4 questions were trained on" in said
+    assert set(read_questions(folder, split="held_out")) == {asked[0].id, asked[5].id}
+    assert list(read_questions(run, split="warm_up")) == [example.id for example in asked[3:5]]  # each question once
+
+
 def test_without_data_an_evaluation_names_the_choices():
     with pytest.raises(UserError, match=r"no questions to ask; valid: --data.source=FILE .*hub:NAME.* CHECKPOINT="):
         evaluation_recipe(["configs/models/qwen3-8b.toml"])
@@ -246,7 +265,9 @@ WORLD = make_world(200, seed=3, unanswerable=0.5)
 
 def questions(*overrides):
     asked = recipe(*overrides)
-    return choose_questions(asked.eval, asked.data, WORLD)
+    return choose_questions(
+        possible_questions(asked.eval, asked.data, WORLD), asked.eval.questions, seed=asked.data.seed
+    )
 
 
 def demonstrations(asked, pool, *overrides):

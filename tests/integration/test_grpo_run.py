@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from eval.predictions import read_questions
 from launch.builders.models import write_tiny_model
 from tests.helpers.forked import ROOT, run_program
 
@@ -87,6 +89,16 @@ def test_a_run_leaves_everything_behind(home, stage1):
     assert notes == ["held_out/before", "held_out/after"]
     assert len((run / "held_out.jsonl").read_text().splitlines()) == 2 * 4
     assert list((run / "wandb").glob("offline-run-*"))  # WANDB_MODE is set, so wandb has its copy
+    assert {split: len(read_questions(run, split=split)) for split in ("train", "held_out")} == {
+        "train": 40,
+        "held_out": 4,
+    }
+    taught = read_questions(warm_up, split="warm_up")
+    assert len(taught) == 2 * 2
+    assert not all(example.answerable for example in taught.values())
+    assert taught.keys() <= {*read_questions(run, split="train"), *read_questions(run, split="warm_up")}
+    checked = re.findall(r"targets +\d+ of (\d+) gold answers", stage1)
+    assert checked == ["4", "40"]  # those of the warm-up, then those of the run
     model = AutoModelForCausalLM.from_pretrained(run / "model")
     ids = AutoTokenizer.from_pretrained(run / "model")("It was 109.", return_tensors="pt").input_ids
     assert torch.isfinite(model(ids).logits).all()
