@@ -179,6 +179,19 @@ class RewardScorer:
         return [Score(total=t, parts=row, details=why) for t, row, why in zip(totals, rows, details, strict=True)]
 
 
+def merge_metrics(ranks: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """One set of metrics from what `RewardScorer.pop_metrics` gave on each rank: sums of failures, means of the rest.
+
+    >>> merge_metrics([{"reward_failures/f": 1.0, "reward_log/n": 2.0}, {"reward_failures/f": 2.0}])
+    {'reward_failures/f': 3.0, 'reward_log/n': 2.0}
+    """
+    found: dict[str, list[float]] = {}
+    for metrics in ranks:
+        for name, value in metrics.items():
+            found.setdefault(name, []).append(value)
+    return {n: sum(v) / (1 if n.startswith("reward_failures/") else len(v)) for n, v in found.items()}
+
+
 def impute_missing(values: Values) -> list[float]:
     """The values with the mean of the others in place of None; zeros if all are None.
 

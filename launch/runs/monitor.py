@@ -27,7 +27,7 @@ from launch.config.recipe import HeldOutConfig
 from launch.runs.resume import checkpoints_of
 from launch.runs.run import Engines, Run
 from rewards.judges.base import pop_metrics
-from rewards.scorer import RewardScorer
+from rewards.scorer import RewardScorer, merge_metrics
 from rewards.zero_variance import count_causes
 
 SHOWN = (*LABEL_METRICS, *TRUST_METRICS)
@@ -127,7 +127,9 @@ class TrainingMonitor(Callbacks):
     def on_step(self, step: int, groups: Sequence[Group], values: Mapping[str, float]) -> dict[str, float]:
         """More metrics of the step: those of its rollouts, and held-out numbers every `held_out.every` steps."""
         settings, done = self._run.recipe.held_out, step + 1
-        metrics = self._run.comm.on_rank0(lambda: self._rollout_metrics(step, groups, values))
+        comm = self._run.comm
+        rewards = merge_metrics(comm.gather([self._scorer.pop_metrics()])) if self._scorer else {}
+        metrics = comm.on_rank0(lambda: self._rollout_metrics(step, groups, values, rewards))
         if settings.every and done % settings.every == 0:
             measured = self._measure(f"step {done}", done)
             metrics |= {f"held_out/{name}": value for name, value in measured.items()}
@@ -149,10 +151,13 @@ class TrainingMonitor(Callbacks):
         self._run.checkpoints.on_step_end(done)
         return stop
 
-    def _rollout_metrics(self, step: int, groups: Sequence[Group], values: Mapping[str, float]) -> dict[str, float]:
-        """Metrics of all ranks' rollouts, and alarms; on rank 0, whose scorer counts its own calls."""
+    def _rollout_metrics(
+        self, step: int, groups: Sequence[Group], values: Mapping[str, float], rewards: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Metrics of all ranks' rollouts with those of their `rewards`, and alarms; on rank 0, whose judge counts its
+        own calls."""
         self._remove_replaced()
-        metrics: dict[str, float] = {}
+        metrics = dict(rewards)
         if self._scorer is not None and self._held_out is not None:
             answers = [(group.example, completion) for group in groups for completion in group.completions]
             model = self._run.recipe.model
@@ -163,7 +168,6 @@ class TrainingMonitor(Callbacks):
             dead = [group for group, found in zip(groups, signal, strict=True) if not found]
             causes = count_causes(dead, **form)
             metrics |= {f"group/{name}": value for name, value in causes.items()}
-            metrics |= self._scorer.pop_metrics()
             metrics |= {f"judge/{name}": value for name, value in pop_metrics(self._scorer.judge).items()}
         for alarm in self._alarms.check({**values, **metrics}):
             self._run.console.line(f"ALARM step {step + 1}: {alarm}")

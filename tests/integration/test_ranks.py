@@ -5,18 +5,28 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
 
+from eval.online_metrics import OnlineTrustScore
 from grpo.config import load
 from grpo.errors import UserError
 from grpo.settings import PolicyConfig
+from grpo.telemetry.console import Console
 from launch.builders.policy import check_ranks, resolve_backend
 from launch.config.recipe import Recipe
+from launch.runs.monitor import HeldOutEvaluator, TrainingMonitor
+from launch.runs.run import Run
+from rewards.config import RewardConfig
+from rewards.judges.lexical import LexicalJudge
+from rewards.scorer import RewardScorer
+from tests.helpers import toy
 from tests.helpers.installed import need
-from tests.helpers.many_ranks import free_port
+from tests.helpers.many_ranks import free_port, run_ranks
+from tests.helpers.scoring import group
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,6 +85,38 @@ def test_one_run_of_two_ranks(home):
     best = dict(AutoModelForCausalLM.from_pretrained(run / "best-step-2").named_parameters())
     assert trained.keys() == best.keys()
     assert all((trained[name] == best[name]).all() for name in trained)
+
+
+def longest(completions, log_metric):
+    """A reward that logs the longest completion, but for completions of one letter."""
+    length = max(map(len, completions))
+    if length > 1:
+        log_metric("longest", length)
+    return [0.0] * len(completions)
+
+
+def a_monitored_step(comm, home, lengths):
+    """The metrics of two steps; each rank scores a group of its own."""
+    recipe = load(Recipe, [f"--run.folder={home / 'runs'}", "--held_out.questions=0"])
+    name = f"{longest.__module__}:longest"
+    scorer = RewardScorer(RewardConfig(weights={name: 1.0}), reasoning=False, judge=LexicalJudge())
+    run = Run(recipe, comm=comm, console=Console())
+    held_out = HeldOutEvaluator(run, [], None, OnlineTrustScore(LexicalJudge(), reasoning=False))
+    monitor = TrainingMonitor(run, None, held_out, scorer=scorer)
+    found = []
+    for step, by_rank in enumerate(lengths):
+        mine = group(toy.example(), ["a" * by_rank[comm.rank]] * 2)
+        scored = replace(mine, scores=tuple(scorer([mine])[0]))
+        found.append(monitor.on_step(step, comm.gather([scored]), {}).get("reward_log/longest"))
+    return found, scorer.pop_metrics()
+
+
+def test_what_a_reward_logs_is_the_mean_over_ranks(tmp_path):
+    ranks = run_ranks(a_monitored_step, tmp_path, [(10, 30), (1, 40), (1, 1)])
+    assert [rank.code for rank in ranks] == [0, 0], ranks
+    for found, left in (rank.value for rank in ranks):
+        assert found == [20.0, 40.0, None]
+        assert list(left) == [f"reward_failures/{longest.__module__}:longest"]  # nothing piles up on either rank
 
 
 def test_what_two_ranks_cannot_do_is_said_once(tmp_path):
