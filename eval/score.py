@@ -2,10 +2,10 @@
 
     python -m eval.score PREDICTIONS.jsonl --style {prose,list,claims} --nli NAME [--reference] --out scores.json
 
-Each line of PREDICTIONS has question, answers, docs (title, text, answers_found) and output. NAME is `lexical`, or a
-folder or hub name of an NLI model. `--reference` repeats trust_eval 0.1.6 with every quirk and adds its metrics under
-its own names; docs/evaluation.md lists the differences. `--style closed` scores closed-book answers, which have no
-docs: correct, not attempted or wrong.
+Each line of PREDICTIONS has question, answers, docs (title, text, answers_found) and output. NAME is `lexical`,
+`token_subset`, or a folder or hub name of an NLI model. `--reference` repeats trust_eval 0.1.6 with every quirk and
+adds its metrics under its own names; docs/evaluation.md lists the differences. `--style closed` scores closed-book
+answers, which have no docs: correct, not attempted or wrong.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.score", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS.jsonl")
     parser.add_argument("--style", required=True, help=f"of the questions: {', '.join(STYLES)}")
-    parser.add_argument("--nli", required=True, metavar="NAME", help="lexical, or a folder or hub name of an NLI model")
+    parser.add_argument("--nli", required=True, metavar="NAME", help="lexical, token_subset, or an NLI model's name")
     parser.add_argument("--cache", type=Path, default=None, metavar="FILE", help="cache of an NLI model's verdicts")
     parser.add_argument("--reference", action="store_true", help="every quirk of trust_eval 0.1.6")
     parser.add_argument("--reasoning", action="store_true", help="score what <answer> holds, and %%Align of <think>")

@@ -4,7 +4,7 @@ The reward is the judge's probability that the thinking entails the decision: th
 refusal sentence if the model refused. Correctness plays no part, and thinking that repeats the answer word for word is
 paid in full. The paper does not give the weight; the default is 1.
 
-The lexical judge knows no paraphrase, so that it finds a refusal entailed only by thinking that has its words.
+The lexical judge counts words: thinking with less than 40 % of a refusal's content words earns nothing.
 """
 
 from collections.abc import Sequence

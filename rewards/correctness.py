@@ -150,7 +150,7 @@ def length_penalty(right: int, allowed: float, statements: Sequence[Statement]) 
 
 
 def token_f1(text: str, alias: str) -> float:
-    """SQuAD's F1 of the normalized tokens (Rajpurkar et al. 2016), in [0, 1].
+    """SQuAD's F1 (Rajpurkar et al. 2016), over `grpo.data.text.words` in place of its tokens, in [0, 1].
 
     >>> token_f1("It was 109 goals", "109 goals"), token_f1("805", "109 goals")
     (0.6666666666666666, 0.0)

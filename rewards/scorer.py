@@ -53,14 +53,7 @@ class ParsedGroup:
     example: Example
     answers: list[ParsedAnswer]
     refusals: Sequence[str]
-
-    @property
-    def rewardable(self) -> list[tuple[Statement, ...]]:
-        """The statements of each answer that R_EM may reward: of well-formed answers to an answerable question."""
-        return [
-            answer.statements if answer.well_formed and self.example.answerable and not answer.refused else ()
-            for answer in self.answers
-        ]
+    rewardable: list[tuple[Statement, ...]]  # of each answer, what R_EM may reward: see rewardable_statements
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +138,7 @@ class RewardScorer:
     def _parse(self, group: Group) -> ParsedGroup:
         form = {"reasoning": self.reasoning, "refusals": self.refusals}
         answers = [parse_completion(group.example, c, **form) for c in group.completions]
-        return ParsedGroup(group.example, answers, self.refusals)
+        return ParsedGroup(group.example, answers, self.refusals, rewardable_statements(group.example, answers))
 
     def _parts(self, groups: Sequence[ParsedGroup]) -> list[list[tuple[Parts, dict[str, Any]]]]:
         """The built-in parts of every completion and their details.
@@ -211,6 +204,12 @@ def tag_count(answer: ParsedAnswer, *, reasoning: bool) -> float:
     """
     expected = 1 if reasoning else 0
     return sum(answer.tags[tag] == expected for tag in TAGS) / len(TAGS)
+
+
+def rewardable_statements(example: Example, answers: Sequence[ParsedAnswer]) -> list[tuple[Statement, ...]]:
+    """The statements of each answer that R_EM may reward: of well-formed answers to an answerable question."""
+    answerable = example.answerable
+    return [answer.statements if answer.well_formed and answerable and not answer.refused else () for answer in answers]
 
 
 def answer_pairs(group: ParsedGroup, config: RewardConfig) -> list[Pair]:
@@ -280,7 +279,7 @@ def ground_grpo_rewards(
         parts = {
             "tag_count": tag_count(answer, reasoning=reasoning),  # eq 3
             "format": float(answer.well_formed),  # eq 4
-            # eqs 1 and 2; 0 unless answerable, well formed and no refusal (ParsedGroup.rewardable)
+            # eqs 1 and 2; 0 unless answerable, well formed and no refusal (rewardable_statements)
             "exact_match": EXACT_MATCH * factor * sum((share for _, share in credited), 0.0),
             "citation": cited,
         }

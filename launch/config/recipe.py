@@ -223,7 +223,8 @@ class HeldOutConfig(Section):
         "auto: trust_score, or right for closed-book questions; empty: none",
     )
     judge: str = Field(
-        default="lexical", description="judge of entailment in the scores: lexical, or an NLI model's name"
+        default="lexical",
+        description="judge of entailment in the scores: lexical, token_subset or an NLI model",
     )
 
 

@@ -52,8 +52,10 @@ class TokenSubsetJudge:
 
 
 class LexicalJudge:
-    """1.0 if the premise has 80 % of the content words of the hypothesis, and every number and name in it; 0.5, which
-    is neither entailed nor a wrong citation, if it has every number and name and 40 % of the words; else 0.0.
+    """A verdict from the share of the content words of a hypothesis that its premise has.
+
+    1.0 needs 80 % of them. 0.5, which is neither entailed nor a wrong citation, needs 40 %. Both need every number and
+    name. Anything else is 0.0.
 
     Inflections of English count as the same word. Names are capitalized words but the first. A negation must be in the
     premise too. Of scripts without blanks, pairs of neighboring signs are the words, and no sign may be missing. A

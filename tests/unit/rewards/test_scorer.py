@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo.data.text import REFUSAL
+from grpo.data.text import REFUSAL, REFUSALS
+from rewards.answer import parse
 from rewards.config import RewardConfig
 from rewards.judges.lexical import LexicalJudge
-from rewards.scorer import RewardScorer
+from rewards.scorer import ParsedGroup, RewardScorer, rewardable_statements
 from tests.helpers.scoring import BICAN, DAEI, group, question, reasoned, score
 
 RIGHT, WRONG_ORDER = f"{DAEI} [1].", f"<answer>{DAEI} [1].</answer><think>a</think>"
@@ -32,6 +33,15 @@ CASES = [  # case, text, answerable, bad-citation penalty, tag, format, refusal,
     ("12", reasoned(RIGHT), False, 0.5, 1, 1, 0, 0, 0, 2.0, 2.0),
     ("13", reasoned(SORRY), False, 0.5, 1, 1, 0, 0, 0, 2.0, 2.0),
 ]
+
+
+def test_what_may_be_rewarded_is_found_once_for_a_group() -> None:
+    answers = [parse(text, style="prose", reasoning=False) for text in (RIGHT, REFUSAL, "")]
+    about = {"example": question(), "answers": answers, "refusals": REFUSALS}
+    asked = ParsedGroup(**about, rewardable=rewardable_statements(question(), answers))
+    assert asked.rewardable is asked.rewardable
+    assert [[statement.cites for statement in row] for row in asked.rewardable] == [[(1,)], [], []]
+    assert rewardable_statements(question(answerable=False), answers) == [(), (), ()]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])
