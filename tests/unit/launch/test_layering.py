@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.source_tree import FOLDERS, ROOT, files, imports
 
-BUDGET = {"grpo": 7300, "rewards": 2900, "curriculum": 3700, "eval": 2100, "launch": 4750}  # lines
+BUDGET = {"grpo": 7300, "rewards": 2900, "curriculum": 3700, "eval": 2100, "launch": 4850}  # lines
 LIGHT = {"grpo.types", "grpo.errors", "grpo.data", "grpo.config"}
 MAY_IMPORT = {  # of ours; a name stands for itself and all below it
     "grpo": {"grpo"},
