@@ -68,10 +68,8 @@ def run_evaluation(recipe: Recipe, console: Console) -> Path:
     console.line(f"answers      {folder / FILE}; to resume after a kill: --run.name={folder.name} (make: NAME=)")
     s, limit = recipe.eval, recipe.eval_max_tokens
     sampling = Sampling(group_size=1, max_tokens=limit, temperature=s.temperature, top_p=s.top_p)
-    rollout = recipe.fixed_rollout
-    answers = FixedModel(
-        folder=base, codec=codec, model=model, policy=recipe.policy, rollout=rollout
-    ).answer(
+    fixed = FixedModel(folder=base, codec=codec, model=model, policy=recipe.policy, rollout=recipe.fixed_rollout)
+    answers = fixed.answer(
         prompts,
         sampling,
         folder,

@@ -56,7 +56,6 @@ def train_grpo(recipe: Recipe, console: Console, comm: Communicator) -> None:
         base = _starting_weights(run, start_from, questions)
         engines = run.load_engines(
             base,
-            questions,
             recipe.optim,
             targets=questions.train,
             updates=steps * recipe.loss.updates_per_step,

@@ -25,7 +25,6 @@ from grpo.rollout.base import RolloutEngine
 from grpo.telemetry.console import Console
 from grpo.telemetry.run_logger import RunLogger, require_new_folder
 from grpo.telemetry.throughput import ThroughputMeter
-from launch.builders.data import Questions
 from launch.builders.models import check_context, load_shell
 from launch.builders.policy import choose_dtype, make_meter, make_policy
 from launch.builders.prompts import PromptCodec, make_prompt_codec
@@ -114,7 +113,6 @@ class Run:
     def load_engines(
         self,
         base: str,
-        questions: Questions,
         optim: AdamWConfig,
         *,
         targets: Sequence[Example],
@@ -124,15 +122,12 @@ class Run:
     ) -> Engines:
         """The engines over the weights in `base`, for that many updates; `policy` is for `make_policy`.
 
-        `targets` are the questions whose gold answers are checked, those that the run trains on.
-
-        Prompts and a context that are too long, and a rollout engine that cannot be, are refused first.
+        `targets` are the questions that the run trains on, with prompts that fit; their gold answers are checked. A
+        context that is too long and a rollout engine that cannot be are refused first.
         """
         recipe, console, comm = self.recipe, self.console, self.comm
         limit, context = recipe.sampling.max_tokens, recipe.model.context
         codec = make_prompt_codec(recipe.model, base, console, max_tokens=limit)
-        for example in (*questions.train, *questions.warm_up, *questions.held_out):
-            codec.render(example)
         kinds = sorted(targets, key=lambda example: example.answerable)  # equal distances could leave out all refusals
         gold, may_lose = spread(kinds, TARGETS), recipe.run.max_lost_targets
         check_targets(codec, gold, recipe.reward, console, max_tokens=limit, may_lose=may_lose)

@@ -93,9 +93,7 @@ def _train(run: Run, questions: Questions) -> None:
     count = f"{settings.steps} supervised steps of {settings.examples_per_step} gold answers"
     console.line(f"warm-up      {count} -> {run.model}")
     optim = AdamWConfig(lr=settings.lr, schedule="linear", warmup_ratio=0.1)
-    engines = run.load_engines(
-        base, questions, optim, targets=questions.warm_up, updates=settings.steps, samples=bool(held_out)
-    )
+    engines = run.load_engines(base, optim, targets=questions.warm_up, updates=settings.steps, samples=bool(held_out))
     evaluator = None
     if held_out:
         judge, model = make_judge(recipe.held_out.judge, console=console), recipe.model
