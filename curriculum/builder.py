@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import floor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from curriculum.datasets import Flags, Row
 from curriculum.datasets.fields import passages_of
@@ -28,14 +28,13 @@ from curriculum.labels import (
     is_sentence,
     items_of,
     label,
-    spelled,
 )
 from curriculum.retrieval import BM25Index, passage_key, rank, shown_text
 from curriculum.transforms import truncate_passage
 from grpo.data.example import Example, Passage, Style, make_id, with_unique_id
 from grpo.data.files import read_records
 from grpo.data.sentences import sentences
-from grpo.data.text import contains, normalize, words
+from grpo.data.text import normalize, spelled, words
 from grpo.errors import UserError
 from rewards.judges.base import Judge
 
@@ -160,30 +159,43 @@ def build_examples(
     if not kept:
         raise _nothing_usable(rows, dropped, judge_name)
     chosen = _choose(kept, unanswerable if variants else "any", random.Random(f"{seed} forms"))
-    as_they_are = {id(without) for whole, without in kept if whole is None}
     examples = _with_unique_ids(chosen)
-    answerable = [example for example in examples if example.answerable]
-    natural = [question for question in supported if not question.supported]
-    crowded = [q for q in supported if passages and q.needed is None and len(q.shown) > passages]
     return examples, BuildReport(
         read=len(rows),
         kept=len(kept),
         dropped=dict(dropped),
         short_answers=short_answers,
-        pool=len(index.passages) if index else 0,
-        duplicate_passages=index.duplicates if index else 0,
-        answerable=len(answerable),
-        unanswerable=len(examples) - len(answerable),
-        natural=sum(id(example) in as_they_are for example in chosen),
-        empty_answers=sum(not q.row.answers and not q.row.unanswerable and None in q.labels for q in natural),
-        without_refusal=sum(without is None for _, without in kept) if variants else 0,
-        distractors_with_answer=sum(len(example.passages_with(0)) > 1 for example in answerable) if index else 0,
-        cut=len(crowded),
-        passages=maker.size if any(question.needed is not None for question in supported) else None,
-        by_judge=sum(question.style == "claims" and None in question.labels for question in supported),
         judge=judge_name,
         agreement=compare(labelled) if relabel else None,
+        **_counts(maker, supported, kept, chosen, index),
     )
+
+
+def _counts(
+    maker: "_Maker",
+    supported: Sequence[Question],
+    kept: Sequence[Variants],
+    chosen: Sequence[Example],
+    index: BM25Index | None,
+) -> dict[str, Any]:
+    """The fields of the report that count the supported questions, their variants, and the examples chosen of them."""
+    as_they_are = {id(without) for whole, without in kept if whole is None}
+    answerable = [example for example in chosen if example.answerable]
+    natural = [question for question in supported if not question.supported]
+    own = [question for question in supported if question.needed is None]
+    return {
+        "pool": len(index.passages) if index else 0,
+        "duplicate_passages": index.duplicates if index else 0,
+        "answerable": len(answerable),
+        "unanswerable": len(chosen) - len(answerable),
+        "natural": sum(id(example) in as_they_are for example in chosen),
+        "empty_answers": sum(not q.row.answers and not q.row.unanswerable and None in q.labels for q in natural),
+        "without_refusal": sum(without is None for _, without in kept) if maker.variants else 0,
+        "distractors_with_answer": sum(len(example.passages_with(0)) > 1 for example in answerable) if index else 0,
+        "cut": sum(len(q.shown) > maker.passages for q in own) if maker.passages else 0,
+        "passages": maker.size if len(own) < len(supported) else None,
+        "by_judge": sum(question.style == "claims" and None in question.labels for question in supported),
+    }
 
 
 def read_pool(path: str | Path) -> list[Passage]:
@@ -362,7 +374,7 @@ class _Maker:
             return own, self._refusal(question, count, unheld, rng) if self.variants else None
         rest = [place for place in range(len(question.shown)) if place not in question.needed]
         shown = [(question.shown[place], question.found[place]) for place in rest]
-        shown += [(passage, spelled(passage, question.answers)) for passage in others]
+        shown += [(passage, spelled(passage.text, question.answers)) for passage in others]
         shown = shown[: count - len(question.needed)]
         rng.shuffle(shown)  # else the nearest distractor would always come first
         for place in sorted(question.needed):
@@ -388,7 +400,7 @@ class _Maker:
             for place, passage in enumerate(question.shown)
             if question.style != "claims"
             and place not in (question.needed or ())
-            and not any(contains(shown_text(passage), a) for a in question.answers)
+            and not any(spelled(shown_text(passage), question.answers))
             and not any(question.found[place])
         ]
         passages = [question.shown[place] for place in self._places(question, own, count)]

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from curriculum.datasets import Flags, Row
+from curriculum.retrieval import shown_text
 from grpo.data.example import Passage, Style
 from grpo.data.sentences import sentences, statements
-from grpo.data.text import STOP_WORDS, contains, normalize, strip_citations, words
+from grpo.data.text import STOP_WORDS, contains, normalize, spelled, strip_citations, words
 from rewards.judges.base import ENTAILMENT_THRESHOLD, Judge, Pair, ask, premise
 
 MIN_SENTENCE = 4  # words: "It was Tove Arden." is a sentence, "Dr. Moss Jr." is a name
@@ -130,7 +131,7 @@ def label(questions: Sequence[Question], judge: Judge, *, relabel: bool) -> list
     made: list[Question] = []
     for question in questions:
         found = [
-            list(spelled(passage, question.answers) if given is None or relabel else given)
+            list(spelled(passage.text, question.answers) if given is None or relabel else given)
             for passage, given in zip(question.shown, question.labels, strict=True)
         ]
         for place, answer, pair in _pairs(question, relabel=relabel):
@@ -173,9 +174,9 @@ def free_of(candidates: Sequence[tuple[Question, Passage]], judge: Judge) -> lis
 
 
 def _mentions(question: Question, passage: Passage) -> bool:
-    text = f"{passage.title}\n{passage.text}"
+    text = shown_text(passage)
     if question.style != "claims":
-        return any(contains(text, spellings) for spellings in question.answers)
+        return any(spelled(text, question.answers))
     there = {*words(text).split()}
     claims = ({*words(spellings[0]).split()} - STOP_WORDS for spellings in question.answers)
     return any(len(claim & there) > len(claim) / 2 for claim in claims)
@@ -203,11 +204,6 @@ def items_of(answer: str) -> tuple[str, ...]:
     parts = cited if len(cited) > 1 else [item for item, _ in statements(answer, listed=True)[0]]
     items = (strip_citations(part).strip(" .\n") for part in parts)
     return tuple(dict.fromkeys(item for item in items if normalize(item)))
-
-
-def spelled(passage: Passage, answers: Sequence[tuple[str, ...]]) -> tuple[bool, ...]:
-    """Which answers the text of a passage spells; titles do not count."""
-    return tuple(contains(passage.text, spellings) for spellings in answers)
 
 
 def claim_pair(passage: Passage, spellings: tuple[str, ...]) -> Pair:

@@ -9,9 +9,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from curriculum.retrieval import rank
+from curriculum.retrieval import rank, shown_text
 from grpo.data.example import Example, Passage, Style, with_unique_id
-from grpo.data.text import contains
+from grpo.data.text import contains, spelled
 from grpo.errors import UserError
 from rewards.judges.lexical import LexicalJudge
 
@@ -21,10 +21,10 @@ def answers_in(style: Style, answers: Sequence[tuple[str, ...]], passage: Passag
 
     This is stricter than `Example.found`, which ignores titles.
     """
-    shown = f"{passage.title}\n{passage.text}"
+    shown = shown_text(passage)
     if style == "claims":
         return tuple(chance >= 0.5 for chance in LexicalJudge().entails([(shown, claim) for claim, *_ in answers]))
-    return tuple(contains(shown, spellings) for spellings in answers)
+    return spelled(shown, answers)
 
 
 def apply_transforms(

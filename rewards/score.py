@@ -24,7 +24,7 @@ from rich.console import Console
 from grpo.config import load
 from grpo.data.example import STYLES, Example, Flags, Passage, Style, load_examples, read_labels
 from grpo.data.files import read_records, source_name, wrong_field
-from grpo.data.text import contains
+from grpo.data.text import spelled
 from grpo.errors import UserError
 from grpo.types import Completion, Group, Score
 from rewards.audit import MOST_QUESTIONS, audit, questions_of, table
@@ -60,7 +60,7 @@ def labelled(example: Example, given: Sequence[Flags | None], verdicts: Verdicts
 
     def flags(passage: Passage) -> Flags:
         if example.style != "claims":
-            return tuple(contains(passage.text, spellings) for spellings in example.answers)
+            return spelled(passage.text, example.answers)
         return tuple(verdicts[_claim(passage, spellings)] > ENTAILMENT_THRESHOLD for spellings in example.answers)
 
     rows = zip(example.passages, given, strict=True)

@@ -27,7 +27,7 @@ from annotated_types import MaxLen, MinLen
 from pydantic import Field, Strict, ValidationInfo, field_validator
 
 from grpo.data.files import Record, Schema, Text, parse_record, read_records, source_name, wrong_field
-from grpo.data.text import contains, normalize
+from grpo.data.text import normalize, spelled
 from grpo.errors import UserError
 
 Style = Literal["prose", "list", "claims", "closed"]
@@ -153,7 +153,7 @@ def read_example(location: str, record: Record, *, style: Style, source: str, bl
         place = f"{location}: docs[{given.index(None)}]"
         raise wrong_field(place, "answers_found", None, "1 per claim that the text entails, else 0")
     found = (
-        tuple(contains(passage.text, aliases) for aliases in example.answers) if row is None else row
+        spelled(passage.text, example.answers) if row is None else row
         for passage, row in zip(example.passages, given, strict=True)
     )
     return replace(example, found=tuple(found))

@@ -7,7 +7,7 @@
 import re
 import string
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import regex
@@ -166,6 +166,15 @@ def contains(text: str, spellings: Sequence[str]) -> bool:
     (True, False, True)
     """
     return any(_contains(text, spelling) for spelling in spellings)
+
+
+def spelled(text: str, answers: Iterable[Sequence[str]]) -> tuple[bool, ...]:
+    """Which of some answers a text contains, each given by its spellings.
+
+    >>> spelled("Ali Daei scored 109 goals.", [("109", "109 goals"), ("Paris",)])
+    (True, False)
+    """
+    return tuple(contains(text, spellings) for spellings in answers)
 
 
 def _contains(text: str, spelling: str) -> bool:
