@@ -55,9 +55,7 @@ def convert(gguf: Path, made: Path, tell: Callable[[str], None]) -> None:
     tell("embedded model: loading transformers to unpack SmolLM2-135M-Instruct, once")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()  # the lines below, and the caller's console, are the signs of life
     where = str(gguf.parent)
     tell("embedded model: reading the tokenizer (about 5 s)")
     tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=gguf.name, trust_remote_code=False)

@@ -51,6 +51,7 @@ def locate(name: str, *, console: Console) -> str:
         from launch.builders.assets import ensure_embedded_model
 
         console.status("embedded model: looking into the cache")
+        quiet_transformers(device())
         with cache_errors():
             return str(ensure_embedded_model(cache_folder(), tell=console.status))
     if name == TINY:
@@ -141,6 +142,15 @@ def load_tokenizer(folder: str) -> Any:
         raise UserError(f"{folder}: no tokenizer can be loaded: {_line(error)}") from None
 
 
+def quiet_transformers(device: str) -> None:
+    """Keep transformers from drawing bars, and from importing a DeepSpeed that warns of finding no GPU on a save."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # the console has its own signs of life
+    if device == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def load_model(folder: str, *, device: str, bf16: bool = False, sharding: Mapping[str, Any] | None = None) -> Any:
     """The weights in float32, or bfloat16, attention through SDPA.
 
@@ -150,11 +160,8 @@ def load_model(folder: str, *, device: str, bf16: bool = False, sharding: Mappin
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # the console has its own signs of life
-    if device == "cpu":  # else transformers, when it first saves, imports a DeepSpeed that warns of finding no GPU
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    quiet_transformers(device)
     dtype = torch.bfloat16 if bf16 else torch.float32
     with _sharded(sharding):
         try:
